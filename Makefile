@@ -1,0 +1,32 @@
+# Every target sets up what it needs (tools/set_up), which costs a moment when it is all there.
+# PYTHON=/path/to/python3.x chooses the interpreter; ARGS="..." goes to the demo or to pytest.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: ## install everything under build/ and stop; then: . build/setup.sh
+	@tools/set_up
+	@echo 'Ready. For this shell: . build/setup.sh'
+
+demo: ## simulated arm, node and a policy: a circle, a move, a cancelled move; results in build/demo
+	@tools/set_up
+	@tools/run python -u -m aiofranka_ros.demo --output build/demo $(ARGS)
+
+test: ## lint, types and all tests
+	@tools/set_up
+	@tools/run tools/check $(ARGS)
+
+lint: ## only ruff and mypy
+	@tools/set_up
+	@tools/run tools/check --lint-only
+
+format: ## rewrite the sources as ruff formats them
+	@tools/set_up
+	@tools/run ruff check --fix . && tools/run ruff format .
+
+clean: ## remove everything that was built or installed here
+	rm -rf build install log .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

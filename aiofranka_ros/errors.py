@@ -1,0 +1,89 @@
+"""Every exception that this package raises on purpose.
+
+Imported by every other module and by users, in every process; it imports nothing itself. Each class is one kind of
+failure and carries its data as attributes, so that callers never match the text of a message.
+
+    FrankaError
+     ├── ConfigurationError       a parameter, gain or option that cannot be used
+     ├── InvalidTarget            a target or goal that was refused at the boundary
+     ├── ConnectionFailed         no arm could be reached, or the connection was lost
+     │    └── IncompatibleRobot   the robot speaks another version of the FCI protocol
+     ├── ArmInUse                 another process on this machine already drives the arm
+     ├── ControlStopped           the 1 kHz loop ended: reflex, lost packets, user stop
+     ├── CommandRefused           libfranka refused a command in the arm's present state
+     ├── ControlProcessDied       the control process is gone or does not answer
+     └── SimulationError          the simulated arm could not be started or died
+"""
+
+from __future__ import annotations
+
+
+class FrankaError(Exception):
+    """Base of everything that this package raises on purpose."""
+
+
+class ConfigurationError(FrankaError, ValueError):
+    """A parameter, gain or option that cannot be used; nothing was changed."""
+
+
+class InvalidTarget(FrankaError, ValueError):
+    """A target or goal that was refused at the boundary; the arm keeps its previous one.
+
+    :ivar reason: the kind of refusal in a word or two, by which refusals are counted.
+    """
+
+    def __init__(self, message: str, *, reason: str = "invalid") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ConnectionFailed(FrankaError, ConnectionError):
+    """No arm could be reached, or the connection was lost."""
+
+
+class IncompatibleRobot(ConnectionFailed):
+    """The robot speaks another version of the FCI protocol than the installed libfranka.
+
+    :ivar robot_version: FCI protocol version of the robot.
+    :ivar library_version: FCI protocol version of the installed libfranka.
+    """
+
+    def __init__(self, message: str, *, robot_version: int, library_version: int) -> None:
+        super().__init__(message)
+        self.robot_version = robot_version
+        self.library_version = library_version
+
+
+class ArmInUse(FrankaError):
+    """Another process on this machine already drives the arm at this address."""
+
+
+class ControlStopped(FrankaError):
+    """The 1 kHz loop ended although nobody asked it to.
+
+    :ivar errors: libfranka's names of what stopped the arm, e.g. ``("joint_velocity_violation",)``; empty when the
+        robot gave none.
+    """
+
+    def __init__(self, message: str, *, errors: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.errors = errors
+
+
+class CommandRefused(FrankaError):
+    """libfranka refused a command in the arm's present state."""
+
+
+class ControlProcessDied(FrankaError):
+    """The control process is gone or does not answer.
+
+    :ivar exit_code: as in :attr:`subprocess.Popen.returncode`; ``None`` while it still exists but does not answer.
+    """
+
+    def __init__(self, message: str, *, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class SimulationError(FrankaError):
+    """The simulated arm could not be started, or died."""

@@ -1,0 +1,57 @@
+"""Package of the ROS 2 build (ament_python); `tools/set_up.py` reads the requirements from here as well.
+
+Both lists must stay plain literals: the set-up reads them without running this file, when nothing is
+installed yet.
+"""
+
+from glob import glob
+
+from setuptools import setup
+
+PACKAGE = "aiofranka_ros"
+
+# What the node needs, next to ROS itself. pylibfranka decides which robot system versions can be driven: see
+# Franka's compatibility table before changing its bounds.
+INSTALL_REQUIRES = [
+    "numpy>=1.22",
+    "numba>=0.59",
+    "ruckig>=0.14",
+    "pylibfranka>=0.20,<0.22",
+]
+
+EXTRAS_REQUIRE = {
+    # The simulated arm. franka-sim pins numpy 1.26.4; ROS works with it, from PyPI or from a distribution.
+    "sim": ["franka-sim~=1.1.7", "mujoco>=3.2,<3.3"],
+    "demo": ["matplotlib>=3.5", "rich>=12"],
+    # The formatter's output is part of the check, so its version is exact.
+    "test": ["pytest>=7.4", "pytest-timeout>=2.2", "hypothesis>=6.80", "scipy>=1.8", "ruff==0.17.5", "mypy>=1.11,<3"],
+}
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    description="Drive a Franka arm from Python and ROS 2, with a 1 kHz loop that nothing else can starve.",
+    author="aiofranka_ros contributors",
+    maintainer="aiofranka_ros contributors",
+    maintainer_email="aiofranka_ros@example.org",
+    license="Apache-2.0",
+    packages=[PACKAGE],
+    python_requires=">=3.10,<3.13",
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (f"share/{PACKAGE}", ["package.xml"]),
+        (f"share/{PACKAGE}/launch", sorted(glob("launch/*.launch.py"))),
+        (f"share/{PACKAGE}/config", sorted(glob("config/*"))),
+    ],
+    zip_safe=False,
+    entry_points={
+        # What `ros2 run aiofranka_ros NAME` starts; installed to lib/aiofranka_ros, not onto the PATH.
+        "console_scripts": [
+            "node = aiofranka_ros.node:main",
+            "simulation = aiofranka_ros.simulation:main",
+            "demo = aiofranka_ros.demo:main",
+        ],
+    },
+)
