@@ -1,0 +1,104 @@
+"""The last word before a torque leaves for the robot, in every mode.
+
+Compiled kernels, called once a cycle by the control cycle in the control process. The order matters: what pushes away
+from joint and velocity limits is added first, then the torque limits cut, then the rate limit, which the robot
+enforces most strictly.
+"""
+
+from __future__ import annotations
+
+import math
+
+from numba import njit
+
+from aiofranka_ros.fr3 import CYCLE, POSITION_LOWER, POSITION_UPPER, velocity_envelope
+from aiofranka_ros.records import Array
+
+#: The soft limits begin this far inside a joint's position limits [rad]; at the limit they push with the whole torque.
+SOFT_LIMIT_MARGIN = 0.1
+#: Share of the allowed velocity above which it is damped.
+_FREE_VELOCITY = 0.85
+#: Damping of the velocity beyond that share, for each Nm of the joint's torque limit [s/rad].
+_VELOCITY_DAMPING = 2.5
+
+
+@njit(cache=True)
+def repel(q: Array, dq: Array, torque_limit: Array, springs: bool, envelope: Array, tau: Array) -> None:
+    """Add to ``tau`` [Nm] (7,) what keeps the joints from their position and velocity limits.
+
+    Near a position limit a spring that only pushes back; beyond a share of the velocity from which a joint can still
+    brake, a damper that only brakes. Away from the limits nothing is added.
+
+    :param springs: whether the springs act. Laws that follow a joint reference do without: their reference stays inside
+        the limits, and a motion may end where a spring would push.
+    :param envelope: scratch (2, 7).
+    """
+    velocity_envelope(q, envelope[0], envelope[1])
+    for i in range(7):
+        depth = q[i] - (POSITION_UPPER[i] - SOFT_LIMIT_MARGIN)
+        if springs and depth > 0.0:
+            tau[i] -= torque_limit[i] * depth / SOFT_LIMIT_MARGIN
+        depth = POSITION_LOWER[i] + SOFT_LIMIT_MARGIN - q[i]
+        if springs and depth > 0.0:
+            tau[i] += torque_limit[i] * depth / SOFT_LIMIT_MARGIN
+        excess = dq[i] - _FREE_VELOCITY * envelope[1, i]
+        if excess > 0.0 and dq[i] > 0.0:
+            tau[i] -= _VELOCITY_DAMPING * torque_limit[i] * excess
+        excess = _FREE_VELOCITY * envelope[0, i] - dq[i]
+        if excess > 0.0 and dq[i] < 0.0:
+            tau[i] += _VELOCITY_DAMPING * torque_limit[i] * excess
+
+
+@njit(cache=True)
+def saturate(tau: Array, torque_limit: Array) -> bool:
+    """Cut ``tau`` [Nm] (7,), in place, to ``torque_limit``; return whether anything was cut."""
+    cut = False
+    for i in range(7):
+        if abs(tau[i]) > torque_limit[i]:
+            tau[i] = math.copysign(torque_limit[i], tau[i])
+            cut = True
+    return cut
+
+
+@njit(cache=True)
+def limit_rate(tau: Array, sent: Array, used: Array, rate: float) -> bool:
+    """Cut the change of ``tau`` [Nm] (7,), in place, to ``rate`` [Nm/s] times one cycle; return whether it was cut.
+
+    Measured against the torque that was sent last *and* the one that the robot says it used last: where a packet was
+    lost they differ, and the robot compares with the latter. One cycle is allowed however long the gap was.
+    """
+    cut = False
+    step = rate * CYCLE
+    for i in range(7):
+        low = max(sent[i], used[i]) - step
+        high = min(sent[i], used[i]) + step
+        if low > high:  # They differ by more than two steps: what the robot compares with decides.
+            low, high = used[i] - step, used[i] + step
+        if tau[i] < low:
+            tau[i] = low
+            cut = True
+        elif tau[i] > high:
+            tau[i] = high
+            cut = True
+    return cut
+
+
+@njit(cache=True)
+def is_finite(vector: Array) -> bool:
+    """Whether all of ``vector`` (n,) is finite."""
+    for i in range(vector.shape[0]):
+        if not math.isfinite(vector[i]):
+            return False
+    return True
+
+
+@njit(cache=True)
+def damped_stop(dq: Array, kd: Array, tau: Array) -> None:
+    """Into ``tau`` [Nm] (7,): brake every joint, or nothing where not even the velocity is a number."""
+    for i in range(7):
+        tau[i] = -kd[i] * dq[i] if math.isfinite(dq[i]) else 0.0
+
+
+def soft_limits() -> tuple[Array, Array]:
+    """Joint positions [rad] (7,), (7,) between which no soft limit acts."""
+    return POSITION_LOWER + SOFT_LIMIT_MARGIN, POSITION_UPPER - SOFT_LIMIT_MARGIN

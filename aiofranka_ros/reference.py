@@ -1,0 +1,305 @@
+"""How targets that arrive at 50 Hz, unevenly and with gaps, become a smooth 1 kHz reference.
+
+Compiled kernels, called by the control cycle in the control process. Three steps:
+
+1. A new target is limited to a step from the reference, and its velocity is estimated: the median of the last three
+   differences between targets, so that one outlier (an action chunk that begins elsewhere) is not taken for speed.
+2. Between targets the target is believed to go on with that velocity for ``extrapolation_time``, then to slow down to
+   rest within as long again: a policy that hiccups is not felt, and one that died leaves the arm standing.
+3. The reference follows that moving target: a critically damped second-order system of ``reference_bandwidth`` ω whose
+   velocity and acceleration are bounded. Far from the target, its speed is the one from which it can still brake
+   (the "square root controller" known from ArduPilot). It has the target's velocity fed forward, so a constant velocity
+   is followed without lag, whatever the damping of the law that follows the reference.
+
+``dt`` is the time since the last cycle [s]; it is longer than 1 ms where robot cycles were lost.
+"""
+
+from __future__ import annotations
+
+import math
+
+from numba import njit
+
+from aiofranka_ros.fr3 import JOINT_MARGIN, POSITION_LOWER, POSITION_UPPER
+from aiofranka_ros.kinematics import rotate, rotation_between
+from aiofranka_ros.records import Array, Record
+
+#: Targets further apart than this are not one movement; no velocity is made of them [s].
+_LONGEST_GAP = 0.5
+#: Targets closer than this are one target as far as velocity goes [s].
+_SHORTEST_GAP = 0.5e-3
+#: Share of the acceleration that braking is planned with; the rest makes up for what the velocity lags behind.
+_BRAKING_SHARE = 0.7
+#: Time constant that keeps the reference's acceleration continuous [s].
+_ACCELERATION_SMOOTHING = 4e-3
+
+
+@njit(cache=True)
+def _median(a: float, b: float, c: float) -> float:
+    return max(min(a, b), min(max(a, b), c))
+
+
+@njit(cache=True)
+def _limit_norm(vector: Array, limit: float) -> float:
+    """Shorten ``vector`` (3,), in place, to ``limit``; return how long it was."""
+    norm = math.sqrt(vector[0] ** 2 + vector[1] ** 2 + vector[2] ** 2)
+    if norm > limit:
+        for i in range(3):
+            vector[i] *= limit / norm
+    return norm
+
+
+@njit(cache=True)
+def _approach_speed(distance: float, bandwidth: float, acceleration: float, velocity: float) -> float:
+    """Speed at which to close ``distance``: proportional near by, then as fast as braking allows, then ``velocity``."""
+    gain = 0.5 * bandwidth
+    braking = _BRAKING_SHARE * acceleration
+    linear = braking / (gain * gain)
+    if distance <= linear:
+        speed = gain * distance
+    else:
+        speed = math.sqrt(2.0 * braking * (distance - 0.5 * linear))
+    return min(speed, velocity)
+
+
+@njit(cache=True)
+def _coast(age: float, duration: float, believed: Array) -> None:
+    """How a target goes on after it came: fill seconds travelled at its velocity, and the share of it that is left."""
+    if age <= duration:
+        believed[0], believed[1] = age, 1.0
+    elif age < 2.0 * duration:
+        slowing = age - duration
+        believed[0] = duration + slowing - 0.5 * slowing * slowing / duration
+        believed[1] = 1.0 - slowing / duration
+    else:
+        believed[0], believed[1] = 1.5 * duration, 0.0
+
+
+@njit(cache=True)
+def seed(memory: Record, q: Array) -> None:
+    """Make target and reference the measured pose and ``q`` [rad] (7,), at rest; forget all velocities."""
+    memory.target_count = 0
+    for i in range(3):
+        memory.target_position[i] = memory.position[i]
+        memory.ref_position[i] = memory.position[i]
+        memory.target_linear[i] = 0.0
+        memory.target_angular[i] = 0.0
+        memory.ref_linear[i] = 0.0
+        memory.ref_angular[i] = 0.0
+        memory.ref_linear_acceleration[i] = 0.0
+        memory.ref_angular_acceleration[i] = 0.0
+        for j in range(3):
+            memory.slope_linear[j, i] = 0.0
+            memory.slope_angular[j, i] = 0.0
+    for i in range(4):
+        memory.target_orientation[i] = memory.orientation[i]
+        memory.ref_orientation[i] = memory.orientation[i]
+    for i in range(7):
+        memory.target_q[i] = q[i]
+        memory.ref_q[i] = q[i]
+        memory.target_dq[i] = 0.0
+        memory.ref_dq[i] = 0.0
+        memory.ref_ddq[i] = 0.0
+        for j in range(3):
+            memory.slope_q[j, i] = 0.0
+
+
+@njit(cache=True)
+def freeze(memory: Record) -> None:
+    """Let the reference come to rest where it would stop anyway, as if the newest target were there."""
+    memory.target_count = 0
+    for i in range(3):
+        memory.target_linear[i] = 0.0
+        memory.target_angular[i] = 0.0
+        memory.target_position[i] = memory.ref_position[i]
+        for j in range(3):
+            memory.slope_linear[j, i] = 0.0
+            memory.slope_angular[j, i] = 0.0
+    for i in range(4):
+        memory.target_orientation[i] = memory.ref_orientation[i]
+    for i in range(7):
+        memory.target_dq[i] = 0.0
+        memory.target_q[i] = memory.ref_q[i]
+        for j in range(3):
+            memory.slope_q[j, i] = 0.0
+
+
+@njit(cache=True)
+def _elapsed_between_targets(memory: Record, stamp: int, now: float) -> float:
+    """Time between this target and the last [s]: by their sender's stamps, else by arrival; 0: not one movement."""
+    elapsed = now - memory.target_seen
+    if memory.target_count == 0 or elapsed > _LONGEST_GAP:
+        return 0.0
+    by_stamp = 1e-9 * (stamp - memory.target_stamp)
+    # A stamp that disagrees with the arrival by more than a late message explains is no clock to trust.
+    if stamp != 0 and memory.target_stamp != 0 and 0.0 < by_stamp < _LONGEST_GAP:
+        elapsed = by_stamp
+    return elapsed if elapsed >= _SHORTEST_GAP else 0.0
+
+
+@njit(cache=True)
+def take_pose(memory: Record, commands: Record, now: float) -> None:
+    """Take the pose in ``commands`` as the newest target; ``now`` is robot time [s]."""
+    elapsed = _elapsed_between_targets(memory, commands.target_stamp, now)
+    slot = memory.target_count % 3
+    if elapsed == 0.0:
+        memory.target_count = 0
+        slot = 0
+        for j in range(3):
+            for i in range(3):
+                memory.slope_linear[j, i] = 0.0
+                memory.slope_angular[j, i] = 0.0
+    else:
+        rotation_between(commands.target_orientation, memory.raw_orientation, memory.slope_angular[slot])
+        for i in range(3):
+            difference = commands.target_position[i] - memory.raw_position[i]
+            memory.slope_linear[slot, i] = difference / elapsed
+            memory.slope_angular[slot, i] /= elapsed
+    for i in range(3):
+        memory.raw_position[i] = commands.target_position[i]
+        memory.target_linear[i] = _median(
+            memory.slope_linear[0, i], memory.slope_linear[1, i], memory.slope_linear[2, i]
+        )
+        memory.target_angular[i] = _median(
+            memory.slope_angular[0, i], memory.slope_angular[1, i], memory.slope_angular[2, i]
+        )
+    for i in range(4):
+        memory.raw_orientation[i] = commands.target_orientation[i]
+    _limit_norm(memory.target_linear, commands.max_linear_velocity)
+    _limit_norm(memory.target_angular, commands.max_angular_velocity)
+
+    step = memory.target_position
+    for i in range(3):
+        step[i] = commands.target_position[i] - memory.ref_position[i]
+    asked = _limit_norm(step, commands.max_linear_step)
+    if asked > commands.max_linear_step:
+        memory.limited_targets += 1
+        memory.limited_target_step = asked
+    for i in range(3):
+        step[i] += memory.ref_position[i]
+
+    turn = memory.scratch[0]
+    rotation_between(commands.target_orientation, memory.ref_orientation, turn)
+    asked = _limit_norm(turn, commands.max_angular_step)
+    if asked > commands.max_angular_step:
+        memory.limited_targets += 1
+        memory.limited_target_step = asked
+    for i in range(4):
+        memory.target_orientation[i] = memory.ref_orientation[i]
+    rotate(memory.target_orientation, turn, 1.0)
+
+    memory.target_count += 1
+    memory.target_seen = now
+    memory.target_stamp = commands.target_stamp
+
+
+@njit(cache=True)
+def take_joints(memory: Record, commands: Record, now: float) -> None:
+    """Take the joint positions in ``commands`` as the newest target; ``now`` is robot time [s]."""
+    elapsed = _elapsed_between_targets(memory, commands.target_stamp, now)
+    slot = memory.target_count % 3
+    if elapsed == 0.0:
+        memory.target_count = 0
+        slot = 0
+    largest = 0.0
+    for i in range(7):
+        if elapsed == 0.0:
+            for j in range(3):
+                memory.slope_q[j, i] = 0.0
+        else:
+            memory.slope_q[slot, i] = (commands.target_q[i] - memory.raw_q[i]) / elapsed
+        memory.raw_q[i] = commands.target_q[i]
+        velocity = _median(memory.slope_q[0, i], memory.slope_q[1, i], memory.slope_q[2, i])
+        limit = commands.max_joint_velocity[i]
+        memory.target_dq[i] = min(max(velocity, -limit), limit)
+        step = commands.target_q[i] - memory.ref_q[i]
+        largest = max(largest, abs(step))
+        step = min(max(step, -commands.max_joint_step), commands.max_joint_step)
+        goal = memory.ref_q[i] + step
+        memory.target_q[i] = min(max(goal, POSITION_LOWER[i] + JOINT_MARGIN), POSITION_UPPER[i] - JOINT_MARGIN)
+    if largest > commands.max_joint_step:
+        memory.limited_targets += 1
+        memory.limited_target_step = largest
+    memory.target_count += 1
+    memory.target_seen = now
+    memory.target_stamp = commands.target_stamp
+
+
+@njit(cache=True)
+def _follow(
+    error: Array, target_velocity: Array, velocity: Array, acceleration: Array,
+    bandwidth: float, max_velocity: float, max_acceleration: float, dt: float,
+) -> None:  # fmt: skip
+    """One step of the reference's ``velocity`` and ``acceleration`` (3,), in place, given what is left to go."""
+    distance = math.sqrt(error[0] ** 2 + error[1] ** 2 + error[2] ** 2)
+    speed = _approach_speed(distance, bandwidth, max_acceleration, max_velocity)
+    scale = speed / distance if distance > 1e-12 else 0.0
+    for i in range(3):
+        error[i] = (target_velocity[i] + scale * error[i] - velocity[i]) * 2.0 * bandwidth
+    _limit_norm(error, max_acceleration)
+    share = dt / (_ACCELERATION_SMOOTHING + dt)
+    for i in range(3):
+        acceleration[i] += share * (error[i] - acceleration[i])
+        velocity[i] += acceleration[i] * dt
+
+
+@njit(cache=True)
+def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> None:
+    """Advance the reference of the control frame by ``dt``."""
+    if commands.smooth_targets == 0:
+        for i in range(3):
+            memory.ref_position[i] = memory.target_position[i]
+            memory.ref_linear[i] = 0.0
+            memory.ref_angular[i] = 0.0
+            memory.ref_linear_acceleration[i] = 0.0
+            memory.ref_angular_acceleration[i] = 0.0
+        for i in range(4):
+            memory.ref_orientation[i] = memory.target_orientation[i]
+        return
+    believed = memory.believed
+    _coast(now - memory.target_seen, commands.extrapolation_time, believed)
+    error, velocity = memory.scratch[0], memory.scratch[1]
+    for i in range(3):
+        error[i] = memory.target_position[i] + believed[0] * memory.target_linear[i] - memory.ref_position[i]
+        velocity[i] = believed[1] * memory.target_linear[i]
+    _follow(
+        error, velocity, memory.ref_linear, memory.ref_linear_acceleration,
+        commands.reference_bandwidth, commands.max_linear_velocity, commands.max_linear_acceleration, dt,
+    )  # fmt: skip
+    for i in range(3):
+        memory.ref_position[i] += memory.ref_linear[i] * dt
+    rotation_between(memory.target_orientation, memory.ref_orientation, error)
+    for i in range(3):
+        error[i] += believed[0] * memory.target_angular[i]
+        velocity[i] = believed[1] * memory.target_angular[i]
+    _follow(
+        error, velocity, memory.ref_angular, memory.ref_angular_acceleration,
+        commands.reference_bandwidth, commands.max_angular_velocity, commands.max_angular_acceleration, dt,
+    )  # fmt: skip
+    rotate(memory.ref_orientation, memory.ref_angular, dt)
+
+
+@njit(cache=True)
+def advance_joints(memory: Record, commands: Record, smooth: bool, now: float, dt: float) -> None:
+    """Advance the joint reference by ``dt``; without ``smooth`` it is the target."""
+    if not smooth:
+        for i in range(7):
+            memory.ref_q[i] = memory.target_q[i]
+            memory.ref_dq[i] = 0.0
+            memory.ref_ddq[i] = 0.0
+        return
+    believed = memory.believed
+    _coast(now - memory.target_seen, commands.extrapolation_time, believed)
+    share = dt / (_ACCELERATION_SMOOTHING + dt)
+    for i in range(7):
+        goal = memory.target_q[i] + believed[0] * memory.target_dq[i]
+        goal = min(max(goal, POSITION_LOWER[i] + JOINT_MARGIN), POSITION_UPPER[i] - JOINT_MARGIN)
+        left = goal - memory.ref_q[i]
+        limit = commands.max_joint_acceleration[i]
+        speed = _approach_speed(abs(left), commands.reference_bandwidth, limit, commands.max_joint_velocity[i])
+        wanted = believed[1] * memory.target_dq[i] + math.copysign(speed, left)
+        wanted = (wanted - memory.ref_dq[i]) * 2.0 * commands.reference_bandwidth
+        wanted = min(max(wanted, -limit), limit)
+        memory.ref_ddq[i] += share * (wanted - memory.ref_ddq[i])
+        memory.ref_dq[i] += memory.ref_ddq[i] * dt
+        memory.ref_q[i] += memory.ref_dq[i] * dt

@@ -1,0 +1,290 @@
+"""Joint-space motions: planned with ruckig by the node, evaluated at 1 kHz by the control process.
+
+A motion travels between the processes as a piecewise polynomial, so no jitter of the node or of DDS can reach the
+arm. :func:`plan` runs in the node and takes about a millisecond; :func:`advance` is a compiled kernel of the control
+cycle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import ruckig
+from numba import njit
+
+from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.fr3 import (
+    ACCELERATION_LIMIT,
+    HOME,
+    JOINT_NAMES,
+    POSITION_LOWER,
+    POSITION_UPPER,
+    READY,
+    VELOCITY_LIMIT,
+    velocity_envelope,
+)
+from aiofranka_ros.records import Array, MotionStatus, Record
+
+#: Stopping a motion takes this long [s]: it slows down along its own path. From 2.62 rad/s the braking peaks at
+#: 1.5 · 2.62 / 0.4 = 9.8 rad/s², within the arm's 10 rad/s².
+STOP_DURATION = 0.4
+#: An arm that is elsewhere than a motion begins is led onto it during this time [s]...
+OFFSET_DURATION = 0.5
+#: ...unless it is further away than this [rad].
+LARGEST_OFFSET = 0.1
+#: Planned velocities keep to this share of what the robot allows at each position, to leave the law room to track.
+_ENVELOPE_SHARE = 0.8
+#: Velocity that is fine everywhere [rad/s]; half of what the robot tolerates at a limit.
+_ENVELOPE_SLACK = 0.05
+#: How often a planned motion is compared with the envelope [s].
+_ENVELOPE_PERIOD = 0.005
+#: Times a joint is slowed down to fit the envelope before giving up; 0.85 to the 20th power is 0.04.
+_ENVELOPE_TRIES = 20
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A joint-space motion as a piecewise polynomial of degree at most five.
+
+    :ivar times: knots [s] (n + 1,), from 0, increasing.
+    :ivar coefficients: (n, 7, 6); in segment k joint j is at ``sum(coefficients[k, j, p] * s**p)`` [rad], ``s``
+        counted from ``times[k]``.
+    """
+
+    times: Array
+    coefficients: Array
+
+    @property
+    def duration(self) -> float:
+        """How long it takes [s]."""
+        return float(self.times[-1])
+
+    def at(self, time: float) -> tuple[Array, Array, Array]:
+        """Positions [rad], velocities [rad/s] and accelerations [rad/s²] (7,) at ``time`` [s], clamped to its ends."""
+        q, dq, ddq = np.empty(7), np.empty(7), np.empty(7)
+        evaluate(self.times, self.coefficients, len(self.times) - 1, time, q, dq, ddq)
+        return q, dq, ddq
+
+    @property
+    def goal(self) -> Array:
+        """Where it ends [rad] (7,)."""
+        return self.at(self.duration)[0]
+
+
+def plan(
+    q: Array,
+    goal: Array,
+    *,
+    dq: Array | None = None,
+    ddq: Array | None = None,
+    max_velocity: Array = VELOCITY_LIMIT,
+    max_acceleration: Array = ACCELERATION_LIMIT,
+    max_jerk: Array,
+) -> Motion:
+    """The fastest motion from a state to rest at ``goal`` within limits of velocity, acceleration and jerk.
+
+    All joints arrive together. Near a joint's position limit the robot allows less velocity than elsewhere
+    (:func:`~aiofranka_ros.fr3.velocity_envelope`); where the motion would exceed that, the joint is slowed down.
+
+    :param q: where it begins [rad] (7,).
+    :param goal: where it ends [rad] (7,).
+    :param dq: velocities at its beginning [rad/s] (7,); ``None``: at rest.
+    :param ddq: accelerations at its beginning [rad/s²] (7,); ``None``: none.
+    :param max_velocity: [rad/s] (7,).
+    :param max_acceleration: [rad/s²] (7,).
+    :param max_jerk: [rad/s³] (7,).
+    :raises InvalidTarget: the goal lies outside the joint limits, or no such motion exists.
+    """
+    check_goal(goal)
+    velocity = np.minimum(max_velocity, VELOCITY_LIMIT)
+    slower = np.ones(7)
+    too_fast = np.zeros(7, dtype=np.bool_)
+    for _ in range(_ENVELOPE_TRIES):
+        # A joint that is slowed down is so at every scale: near its limit it has to brake more gently, too.
+        motion = _plan_once(q, goal, dq, ddq, slower * velocity, slower**2 * max_acceleration, slower**3 * max_jerk)
+        too_fast[:] = False
+        _exceed_envelope(motion.times, motion.coefficients, too_fast)
+        if not too_fast.any():
+            return motion
+        slower[too_fast] *= 0.85
+    raise InvalidTarget(
+        "no motion to this goal keeps "
+        + ", ".join(name for name, bad in zip(JOINT_NAMES, too_fast, strict=True) if bad)
+        + " slow enough near its position limit"
+    )
+
+
+def warm_up() -> None:
+    """Compile what :func:`plan` needs, or load it from the cache, so that the first real call takes no longer."""
+    plan(HOME, READY, max_jerk=np.full(7, 100.0))
+
+
+def check_goal(goal: Array) -> None:
+    """Refuse a goal [rad] (7,) outside of the joints' position limits.
+
+    :raises InvalidTarget: it names every joint that is outside, and its limits.
+    """
+    outside = [
+        f"{name} = {value:.4f} rad is outside [{low:.4f}, {high:.4f}]"
+        for name, value, low, high in zip(JOINT_NAMES, goal, POSITION_LOWER, POSITION_UPPER, strict=True)
+        if not low <= value <= high
+    ]
+    if outside:
+        raise InvalidTarget("; ".join(outside))
+
+
+def _plan_once(
+    q: Array, goal: Array, dq: Array | None, ddq: Array | None, velocity: Array, acceleration: Array, jerk: Array
+) -> Motion:
+    request = ruckig.InputParameter(7)
+    request.current_position = list(q)
+    request.current_velocity = list(np.zeros(7) if dq is None else dq)
+    request.current_acceleration = list(np.zeros(7) if ddq is None else ddq)
+    request.target_position = list(goal)
+    request.max_velocity = list(velocity)
+    request.max_acceleration = list(acceleration)
+    request.max_jerk = list(jerk)
+    trajectory = ruckig.Trajectory(7)
+    result = ruckig.Ruckig(7).calculate(request, trajectory)
+    if result not in (ruckig.Result.Working, ruckig.Result.Finished):
+        raise InvalidTarget(f"no motion to this goal could be planned ({result.name})")
+    return _polynomials(trajectory)
+
+
+def _polynomials(trajectory: ruckig.Trajectory) -> Motion:
+    """A ruckig trajectory as polynomials: between the knots of all joints each one has a constant jerk."""
+    duration = trajectory.duration
+    knots = {0.0, duration}
+    for profile in trajectory.profiles[0]:
+        time = 0.0
+        for step in (*profile.brake.t, *profile.t):
+            time += step
+            knots.add(min(time, duration))
+    times = np.array(sorted(knots))
+    # Knots closer than a tenth of a microsecond are one knot that rounding made two.
+    times = np.concatenate([times[:1], times[1:][np.diff(times) > 1e-7]])
+    if len(times) == 1:  # Already there.
+        times = np.array([0.0, 1e-3])
+    coefficients = np.zeros((len(times) - 1, 7, 6))
+    for k, (begin, end) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        q, dq, ddq = (np.array(values) for values in trajectory.at_time(begin))
+        # Accelerations at a knot are those after it or before it, depending on rounding: take two inner ones.
+        third = (end - begin) / 3.0
+        first, second = (np.array(trajectory.at_time(begin + part * third)[2]) for part in (1.0, 2.0))
+        jerk = (second - first) / third
+        coefficients[k, :, 0], coefficients[k, :, 1] = q, dq
+        coefficients[k, :, 2] = 0.5 * (first - jerk * third)
+        coefficients[k, :, 3] = jerk / 6.0
+    return Motion(times, coefficients)
+
+
+@njit(cache=True)
+def evaluate(times: Array, coefficients: Array, segments: int, time: float, q: Array, dq: Array, ddq: Array) -> None:
+    """Positions, velocities and accelerations (7,) of a motion at ``time`` [s]; at rest before and after it."""
+    end = times[segments]
+    clamped = min(max(time, 0.0), end)
+    low, high = 0, segments - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if times[middle] <= clamped:
+            low = middle
+        else:
+            high = middle - 1
+    s = clamped - times[low]
+    inside = 0.0 <= time <= end
+    for j in range(7):
+        c = coefficients[low, j]
+        q[j] = c[0] + s * (c[1] + s * (c[2] + s * (c[3] + s * (c[4] + s * c[5]))))
+        if inside:
+            dq[j] = c[1] + s * (2.0 * c[2] + s * (3.0 * c[3] + s * (4.0 * c[4] + s * 5.0 * c[5])))
+            ddq[j] = 2.0 * c[2] + s * (6.0 * c[3] + s * (12.0 * c[4] + s * 20.0 * c[5]))
+        else:
+            dq[j] = 0.0
+            ddq[j] = 0.0
+
+
+@njit(cache=True)
+def _exceed_envelope(times: Array, coefficients: Array, exceeding: npt.NDArray[np.bool_]) -> None:
+    """Mark the joints (7,) that move faster somewhere than a share of what the robot allows there."""
+    q, dq, ddq, low, high = np.empty(7), np.empty(7), np.empty(7), np.empty(7), np.empty(7)
+    segments = len(times) - 1
+    samples = int(times[segments] / _ENVELOPE_PERIOD) + 1
+    for k in range(samples):
+        evaluate(times, coefficients, segments, k * _ENVELOPE_PERIOD, q, dq, ddq)
+        velocity_envelope(q, low, high)
+        for i in range(7):
+            if (
+                dq[i] > _ENVELOPE_SHARE * high[i] + _ENVELOPE_SLACK
+                or dq[i] < _ENVELOPE_SHARE * low[i] - _ENVELOPE_SLACK
+            ):
+                exceeding[i] = True
+
+
+@njit(cache=True)
+def begin(memory: Record, motion: Record, q: Array, dq: Array, late: float = 0.0) -> None:
+    """Begin ``motion`` from a reference at ``q`` [rad], ``dq`` [rad/s] (7,), or refuse it where that is too far away.
+
+    :param late: how much later than planned [s]. The motion is joined where it would be by now: one that replaces
+        another was planned to leave it at a certain time, and later they are apart.
+    """
+    evaluate(
+        motion.times, motion.coefficients, motion.segments, late,
+        memory.motion_offset, memory.motion_offset_rate, memory.ref_ddq,
+    )  # fmt: skip
+    memory.motion_id = motion.id
+    memory.motion_status = MotionStatus.EXECUTING
+    memory.motion_time = late
+    memory.motion_rate = 1.0
+    memory.motion_stopping = 0.0
+    memory.motion_offset_time = 0.0
+    for i in range(7):
+        memory.motion_offset[i] = q[i] - memory.motion_offset[i]
+        memory.motion_offset_rate[i] = dq[i] - memory.motion_offset_rate[i]
+        if abs(memory.motion_offset[i]) > LARGEST_OFFSET:
+            memory.motion_status = MotionStatus.REFUSED
+
+
+@njit(cache=True)
+def advance(memory: Record, motion: Record, dt: float) -> None:
+    """Advance the joint reference along the motion by ``dt`` [s].
+
+    While stopping, time along the motion slows down (``motion_rate`` goes from 1 to 0 as a cubic of zero slope at both
+    ends), so the arm keeps to the path. What the arm was beside the motion's beginning fades out as a quintic.
+    """
+    rate_change = 0.0
+    if memory.motion_status == MotionStatus.STOPPING:
+        memory.motion_stopping += dt
+        u = min(memory.motion_stopping / STOP_DURATION, 1.0)
+        memory.motion_rate = 1.0 - u * u * (3.0 - 2.0 * u)
+        rate_change = -6.0 * u * (1.0 - u) / STOP_DURATION
+    memory.motion_time += memory.motion_rate * dt
+    evaluate(
+        motion.times, motion.coefficients, motion.segments, memory.motion_time,
+        memory.ref_q, memory.ref_dq, memory.ref_ddq,
+    )  # fmt: skip
+    rate = memory.motion_rate
+    for i in range(7):
+        memory.ref_ddq[i] = memory.ref_ddq[i] * rate * rate + memory.ref_dq[i] * rate_change
+        memory.ref_dq[i] *= rate
+
+    memory.motion_offset_time += dt
+    u = memory.motion_offset_time / OFFSET_DURATION
+    if u < 1.0:
+        # Quintic from (offset, offset_rate, 0) to rest at 0, by its value and derivatives at u.
+        d = OFFSET_DURATION
+        for i in range(7):
+            p, v = memory.motion_offset[i], memory.motion_offset_rate[i] * d
+            c3, c4, c5 = -10.0 * p - 6.0 * v, 15.0 * p + 8.0 * v, -6.0 * p - 3.0 * v
+            memory.ref_q[i] += p + u * (v + u * u * (c3 + u * (c4 + u * c5)))
+            memory.ref_dq[i] += (v + u * u * (3.0 * c3 + u * (4.0 * c4 + u * 5.0 * c5))) / d
+            memory.ref_ddq[i] += u * (6.0 * c3 + u * (12.0 * c4 + u * 20.0 * c5)) / (d * d)
+
+    if memory.motion_status == MotionStatus.STOPPING and rate == 0.0 and u >= 1.0:
+        memory.motion_status = MotionStatus.STOPPED
+    elif memory.motion_time >= motion.times[motion.segments] and u >= 1.0:
+        if memory.motion_status == MotionStatus.STOPPING:
+            memory.motion_status = MotionStatus.STOPPED
+        elif memory.motion_status == MotionStatus.EXECUTING:
+            memory.motion_status = MotionStatus.DONE

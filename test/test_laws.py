@@ -1,0 +1,128 @@
+"""The control laws against formulas written down independently, with numpy's own linear algebra."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from aiofranka_ros import fr3, kinematics, laws
+from aiofranka_ros.records import COMMANDS, MEMORY, SCRATCH, new
+
+seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)
+
+
+def inertia(rng: np.random.Generator) -> np.ndarray:
+    """A symmetric positive definite matrix with the eigenvalues of an arm's inertia [kg m²]."""
+    basis, _ = np.linalg.qr(rng.normal(size=(7, 7)))
+    return basis @ np.diag(np.geomspace(0.05, 4.0, 7)) @ basis.T
+
+
+def somewhere(rng: np.random.Generator) -> np.ndarray:
+    return rng.uniform(0.7 * fr3.POSITION_LOWER + 0.3 * fr3.HOME, 0.7 * fr3.POSITION_UPPER + 0.3 * fr3.HOME)
+
+
+@given(seeds)
+def test_impedance_is_spring_damper_and_feed_forward(rng):
+    q, dq, ref_q, ref_dq, ref_ddq = rng.normal(size=(5, 7))
+    kp, kd = rng.uniform(0, 500, (2, 7))
+    mass, tau = inertia(rng), np.empty(7)
+    laws.impedance(q, dq, ref_q, ref_dq, ref_ddq, mass, kp, kd, tau)
+    expected = np.diag(kp) @ (ref_q - q) + np.diag(kd) @ (ref_dq - dq) + mass @ ref_ddq
+    np.testing.assert_allclose(tau, expected, rtol=1e-9, atol=1e-9)
+
+
+class OperationalSpace:
+    """The law with random state, and its textbook form."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.q, self.dq, self.mass = somewhere(rng), rng.normal(size=7), inertia(rng)
+        self.commands, self.memory, self.scratch = new(COMMANDS), new(MEMORY), new(SCRATCH)
+        c, m = self.commands, self.memory
+        for name, scale in (("ee_kp", 400.0), ("ee_kd", 40.0), ("null_kp", 10.0), ("null_kd", 6.0)):
+            c[name] = rng.uniform(0.1, 1.0, c[name].shape) * scale
+        tcp = np.empty((4, 4))
+        kinematics.forward(self.q, np.eye(4), np.empty((4, 4)), tcp, m["jacobian"][0])
+        m["twist"][0] = m["jacobian"][0] @ self.dq
+        m["position"][0] = tcp[:3, 3]
+        self.rotation = Rotation.from_matrix(tcp[:3, :3])
+        m["orientation"][0] = self.rotation.as_quat()
+        self.ref_rotation = Rotation.from_rotvec(rng.uniform(-0.5, 0.5, 3)) * self.rotation
+        m["ref_orientation"][0] = self.ref_rotation.as_quat()
+        m["ref_position"][0] = tcp[:3, 3] + rng.uniform(-0.1, 0.1, 3)
+        for name in ("ref_linear", "ref_angular", "ref_linear_acceleration", "ref_angular_acceleration"):
+            m[name][0] = rng.normal(size=3)
+        m["null_q"][0] = somewhere(rng)
+
+    def computed(self) -> np.ndarray:
+        tau = np.empty(7)
+        laws.operational_space(self.q, self.dq, self.mass, self.commands[0], self.memory[0], self.scratch[0], tau)
+        return tau
+
+    def textbook(self, posture: bool = True) -> np.ndarray:
+        c, m, jacobian = self.commands[0], self.memory[0], self.memory["jacobian"][0]
+        error = np.concatenate(
+            [m["ref_position"] - m["position"], (self.ref_rotation * self.rotation.inv()).as_rotvec()]
+        )
+        velocity = np.concatenate([m["ref_linear"], m["ref_angular"]])
+        acceleration = np.concatenate([m["ref_linear_acceleration"], m["ref_angular_acceleration"]])
+        inverse = np.linalg.inv(self.mass)
+        task = np.linalg.inv(jacobian @ inverse @ jacobian.T + laws._SINGULARITY_DAMPING * np.eye(6))
+        force = task @ (c["ee_kp"] * error + c["ee_kd"] * (velocity - jacobian @ self.dq) + acceleration)
+        pull = self.mass @ (c["null_kp"] * (m["null_q"] - self.q) - c["null_kd"] * self.dq) * posture
+        return jacobian.T @ force + (np.eye(7) - jacobian.T @ task @ jacobian @ inverse) @ pull
+
+
+@given(seeds)
+def test_operational_space_control_is_khatib_s(rng):
+    law = OperationalSpace(rng)
+    expected = law.textbook()
+    np.testing.assert_allclose(law.computed(), expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+
+@given(seeds)
+def test_the_posture_does_not_accelerate_the_hand(rng):
+    law = OperationalSpace(rng)
+    jacobian, inverse = law.memory["jacobian"][0], np.linalg.inv(law.mass)
+    singular = np.linalg.svd(jacobian @ inverse @ jacobian.T, compute_uv=False)[-1]
+    if singular < 0.05:
+        return  # Near a singularity the damping gives up some of the decoupling, as it must.
+    both, task_only = law.computed(), law.textbook(posture=False)
+    effect = jacobian @ inverse @ (both - task_only)
+    posture = inverse @ (both - task_only)
+    # What is left is the damping's share: its size relative to the smallest direction of the task.
+    assert np.abs(effect).max() <= laws._SINGULARITY_DAMPING / singular * 10.0 * (1.0 + np.abs(posture).max())
+
+
+def test_at_a_singularity_the_torque_stays_bounded():
+    law = OperationalSpace(np.random.default_rng(1))
+    law.q = np.zeros(7)  # Stretched out.
+    law.dq[:] = 0.0
+    kinematics.forward(law.q, np.eye(4), np.empty((4, 4)), np.empty((4, 4)), law.memory["jacobian"][0])
+    law.memory["twist"][0] = 0.0
+    law.memory["ref_position"][0] = law.memory["position"][0] + [0.0, 0.0, 0.05]
+    tau = law.computed()
+    assert np.all(np.isfinite(tau)) and np.abs(tau).max() < 1000.0
+
+
+def test_the_integral_grows_with_the_error_up_to_its_limit():
+    integral, limit = np.zeros(7), np.full(7, 2.0)
+    q, ref_q, ki = np.zeros(7), np.full(7, 0.1), np.full(7, 50.0)
+    for _ in range(100):
+        laws.integrate(q, ref_q, ki, limit, np.zeros(7), integral, 1e-3)
+    np.testing.assert_allclose(integral, 0.1 * 50.0 * 0.1, rtol=1e-9)
+    for _ in range(1000):
+        laws.integrate(q, ref_q, ki, limit, np.zeros(7), integral, 1e-3)
+    np.testing.assert_array_equal(integral, 2.0)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_integral_does_not_wind_up_while_the_torque_is_cut(sign):
+    integral, limit, ki = np.zeros(7), np.full(7, 2.0), np.full(7, 50.0)
+    cut = np.full(7, sign)  # More was asked for, in this direction, than was sent.
+    laws.integrate(np.zeros(7), sign * np.full(7, 0.1), ki, limit, cut, integral, 1e-3)
+    np.testing.assert_array_equal(integral, 0.0)
+    laws.integrate(np.zeros(7), -sign * np.full(7, 0.1), ki, limit, cut, integral, 1e-3)
+    assert np.all(sign * integral < 0.0), "it may always move back"

@@ -1,0 +1,236 @@
+"""Streamed targets: smooth between them, no lag behind them, at rest after them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from aiofranka_ros import fr3, reference
+from aiofranka_ros.records import COMMANDS, MEMORY, new
+
+CYCLE = 1e-3
+
+
+class Stream:
+    """The reference of the control frame under targets that arrive at chosen cycles."""
+
+    def __init__(self, **settings: float) -> None:
+        self.commands, self.memory = new(COMMANDS), new(MEMORY)
+        defaults = {
+            "smooth_targets": 1,
+            "reference_bandwidth": 40.0,
+            "extrapolation_time": 0.15,
+            "max_linear_velocity": 1.0,
+            "max_linear_acceleration": 8.0,
+            "max_angular_velocity": 2.0,
+            "max_angular_acceleration": 16.0,
+            "max_joint_velocity": 2.0,
+            "max_joint_acceleration": 8.0,
+            "max_linear_step": 0.15,
+            "max_angular_step": 0.5,
+            "max_joint_step": 0.5,
+        }
+        for name, value in (defaults | settings).items():
+            self.commands[name] = value
+        self.memory["orientation"][0] = self.memory["ref_orientation"][0] = [0, 0, 0, 1]
+        self.commands["target_orientation"] = [0, 0, 0, 1]
+        reference.seed(self.memory[0], fr3.HOME)
+        self.cycle = 0
+        self.rows: list[tuple[np.ndarray, ...]] = []
+
+    def target(self, position, *, stamp: float | None = None, orientation=(0, 0, 0, 1)) -> None:
+        self.commands["target_position"], self.commands["target_orientation"] = position, orientation
+        self.commands["target_stamp"] = 0 if stamp is None else int(1e18 + stamp * 1e9)
+        reference.take_pose(self.memory[0], self.commands[0], self.cycle * CYCLE)
+
+    def advance(self, cycles: int) -> None:
+        for _ in range(cycles):
+            self.cycle += 1
+            reference.advance_pose(self.memory[0], self.commands[0], self.cycle * CYCLE, CYCLE)
+            names = ("ref_position", "ref_linear", "ref_linear_acceleration", "ref_orientation")
+            self.rows.append(tuple(self.memory[name][0].copy() for name in names))
+
+    @property
+    def positions(self) -> np.ndarray:
+        return np.array([row[0] for row in self.rows])
+
+    @property
+    def velocities(self) -> np.ndarray:
+        return np.array([row[1] for row in self.rows])
+
+    @property
+    def accelerations(self) -> np.ndarray:
+        return np.array([row[2] for row in self.rows])
+
+
+def line(t: float) -> np.ndarray:
+    return np.array([0.1 * t, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("jitter", [0, 5])
+def test_a_steady_stream_is_followed_without_lag(jitter):
+    stream, rng = Stream(), np.random.default_rng(3)
+    due = 0
+    for k in range(100):
+        due = 20 * k + int(rng.integers(-jitter, jitter + 1)) if k else 0
+        stream.advance(due - stream.cycle)
+        stream.target(line(20e-3 * k), stamp=20e-3 * k)
+    times = CYCLE * np.arange(1, stream.cycle + 1)
+    lag = 0.1 * times - stream.positions[:, 0]
+    # Arrivals 5 ms late or early look like targets 0.5 mm off at 0.1 m/s; a lag of one period would be 2 mm.
+    assert np.abs(lag[-500:]).max() < 0.1e-3 + 0.1 * jitter * CYCLE
+
+
+def test_between_targets_the_reference_moves_in_every_cycle_instead_of_in_steps():
+    smooth, raw = Stream(), Stream(smooth_targets=0)
+    for stream in (smooth, raw):
+        for k in range(100):
+            stream.target(line(20e-3 * k), stamp=20e-3 * k)
+            stream.advance(20)
+    steps = {name: np.abs(np.diff(s.positions[1000:, 0])) for name, s in (("smooth", smooth), ("raw", raw))}
+    assert steps["raw"].max() == pytest.approx(2e-3), "without smoothing, a step of 2 mm every 20 ms"
+    assert steps["smooth"].max() < 0.15e-3, "with it, 0.1 mm in each of them"
+
+
+def test_the_acceleration_of_the_reference_has_no_steps():
+    """A step of acceleration would be a step of torque."""
+    stream = Stream()
+    for k in range(100):
+        angle = 2 * np.pi * 0.25 * 20e-3 * k
+        stream.target([0.05 * np.cos(angle) - 0.05, 0.05 * np.sin(angle), 0.0], stamp=20e-3 * k)
+        stream.advance(20)
+    change = np.abs(np.diff(stream.accelerations[1000:], axis=0)).max()
+    assert change < 0.2  # 0.2 m/s² in one cycle: some 0.6 N of an arm that weighs 3 kg at its hand.
+
+
+def test_a_gap_is_bridged_by_the_velocity_of_the_targets_before_it():
+    stream = Stream()
+    for k in range(50):
+        stream.target(line(20e-3 * k), stamp=20e-3 * k)
+        stream.advance(20)
+    begin = stream.positions[-1, 0]
+    stream.advance(130)  # One period passed already; extrapolation lasts 150 ms.
+    assert stream.positions[-1, 0] - begin == pytest.approx(0.1 * 0.130, abs=0.2e-3)
+
+
+def test_after_the_last_target_the_reference_comes_to_rest_and_stays():
+    stream = Stream()
+    for k in range(50):
+        stream.target(line(20e-3 * k), stamp=20e-3 * k)
+        stream.advance(20)
+    last = line(20e-3 * 49)[0]
+    stream.advance(1000)
+    assert np.abs(stream.velocities[-300:]).max() < 1e-3
+    # The whole velocity for the extrapolation time, half of it for as long again.
+    assert stream.positions[-1, 0] == pytest.approx(last + 0.1 * 1.5 * 0.15, abs=0.2e-3)
+
+
+def test_one_target_alone_is_a_place_and_not_a_speed():
+    stream = Stream()
+    stream.target([0.1, 0.0, 0.0])
+    stream.advance(2000)
+    assert stream.positions[:, 0].max() < 0.1 + 0.5e-3
+    assert stream.positions[-1, 0] == pytest.approx(0.1, abs=1e-4)
+
+
+def test_an_outlier_is_not_taken_for_speed():
+    stream = Stream()
+    for k in range(50):
+        outlier = 0.05 if k == 40 else 0.0
+        stream.target(line(20e-3 * k) + [0.0, outlier, 0.0], stamp=20e-3 * k)
+        stream.advance(20)
+    # 50 mm for 20 ms: accelerating at 8 m/s² one way and braking again, the arm feels a few millimetres of it.
+    assert np.abs(stream.positions[:, 1]).max() < 8e-3
+    assert np.abs(stream.positions[-1, 1]) < 1e-3
+
+
+def test_velocity_and_acceleration_of_the_reference_stay_within_their_bounds():
+    stream = Stream(max_linear_velocity=0.3, max_linear_acceleration=2.0, max_linear_step=1.0)
+    stream.target([0.4, 0.3, 0.0])
+    stream.advance(4000)
+    assert np.linalg.norm(stream.velocities, axis=1).max() <= 0.3 * 1.02
+    assert np.linalg.norm(stream.accelerations, axis=1).max() <= 2.0 + 1e-9
+    np.testing.assert_allclose(stream.positions[-1], [0.4, 0.3, 0.0], atol=1e-4)
+    overshoot = (stream.positions @ [0.8, 0.6, 0.0]).max() - 0.5
+    assert overshoot < 1e-3
+
+
+@pytest.mark.parametrize(("distance", "limited"), [(0.149, False), (0.151, True), (0.5, True)])
+def test_a_target_further_away_than_a_step_is_limited_and_counted(distance, limited):
+    stream = Stream()
+    stream.target([0.0, distance, 0.0])
+    assert stream.memory["limited_targets"][0] == int(limited)
+    np.testing.assert_allclose(stream.memory["target_position"][0], [0.0, min(distance, 0.15), 0.0], atol=1e-12)
+    if limited:
+        assert stream.memory["limited_target_step"][0] == pytest.approx(distance)
+
+
+def test_a_turn_further_than_a_step_is_limited_about_its_own_axis():
+    stream = Stream()
+    axis = np.array([0.6, 0.0, 0.8])
+    stream.target([0, 0, 0], orientation=Rotation.from_rotvec(1.0 * axis).as_quat())
+    turned = Rotation.from_quat(stream.memory["target_orientation"][0]).as_rotvec()
+    np.testing.assert_allclose(turned, 0.5 * axis, atol=1e-9)
+    assert stream.memory["limited_targets"][0] == 1
+
+
+def test_orientations_are_followed_without_lag_too():
+    stream = Stream()
+    for k in range(100):
+        stream.target([0, 0, 0], stamp=20e-3 * k, orientation=Rotation.from_rotvec([0, 0.5 * 20e-3 * k, 0]).as_quat())
+        stream.advance(20)
+    reached = Rotation.from_quat(stream.rows[-1][3]).as_rotvec()
+    np.testing.assert_allclose(reached, [0.0, 0.5 * stream.cycle * CYCLE, 0.0], atol=1e-3)
+
+
+def joints(stream: Stream, q: np.ndarray, stamp: float = 0.0) -> None:
+    stream.commands["target_q"], stream.commands["target_stamp"] = q, int(1e18 + stamp * 1e9)
+    reference.take_joints(stream.memory[0], stream.commands[0], stream.cycle * CYCLE)
+
+
+def advance_joints(stream: Stream, cycles: int) -> np.ndarray:
+    rows = []
+    for _ in range(cycles):
+        stream.cycle += 1
+        reference.advance_joints(stream.memory[0], stream.commands[0], True, stream.cycle * CYCLE, CYCLE)
+        rows.append(stream.memory["ref_q"][0].copy())
+    return np.array(rows)
+
+
+def test_joint_targets_are_followed_without_lag():
+    stream = Stream()
+    for k in range(100):
+        joints(stream, fr3.HOME + 0.2 * 20e-3 * k, 20e-3 * k)
+        rows = advance_joints(stream, 20)
+    np.testing.assert_allclose(rows[-1], fr3.HOME + 0.2 * stream.cycle * CYCLE, atol=1e-3)
+
+
+def test_joint_targets_end_inside_the_position_limits():
+    stream = Stream(max_joint_step=10.0)
+    joints(stream, fr3.POSITION_UPPER + 0.3)
+    rows = advance_joints(stream, 5000)
+    assert np.all(rows <= fr3.POSITION_UPPER - fr3.JOINT_MARGIN + 2e-3)
+    np.testing.assert_allclose(rows[-1], fr3.POSITION_UPPER - fr3.JOINT_MARGIN, atol=1e-3)
+
+
+def test_a_joint_target_further_away_than_a_step_is_limited_and_counted():
+    stream = Stream()
+    q = fr3.HOME.copy()
+    q[0] += 1.0
+    joints(stream, q)
+    assert stream.memory["limited_targets"][0] == 1
+    assert stream.memory["limited_target_step"][0] == pytest.approx(1.0)
+    assert stream.memory["target_q"][0, 0] == pytest.approx(fr3.HOME[0] + 0.5)
+
+
+def test_freezing_ends_the_movement_where_it_can_be_stopped():
+    stream = Stream()
+    for k in range(50):
+        stream.target(line(20e-3 * k), stamp=20e-3 * k)
+        stream.advance(20)
+    frozen = stream.memory["ref_position"][0, 0]
+    reference.freeze(stream.memory[0])
+    stream.advance(1000)
+    assert abs(stream.positions[-1, 0] - frozen) < 2e-3
+    assert np.abs(stream.velocities[-1]).max() < 1e-4

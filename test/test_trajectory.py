@@ -1,0 +1,165 @@
+"""Motions: fast, within every limit, and stopping on their own path."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiofranka_ros import fr3, trajectory
+from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.records import MEMORY, MOTION, MotionStatus, new
+from aiofranka_ros.shared_memory import fill_motion
+
+JERK = np.full(7, 100.0)
+ACCELERATION = np.full(7, 5.0)
+configurations = st.tuples(
+    *(st.floats(low, high) for low, high in zip(fr3.POSITION_LOWER, fr3.POSITION_UPPER, strict=True))
+).map(np.array)
+
+
+def plan(q, goal, **limits) -> trajectory.Motion:
+    return trajectory.plan(q, goal, max_acceleration=ACCELERATION, max_jerk=JERK, **limits)
+
+
+def sampled(motion: trajectory.Motion, step: float = 1e-3):
+    times = np.arange(0.0, motion.duration + step, step)
+    q, dq, ddq = (np.array(column) for column in zip(*(motion.at(t) for t in times), strict=True))
+    return times, q, dq, ddq
+
+
+@settings(max_examples=40)
+@given(configurations, configurations)
+def test_a_motion_leads_from_rest_to_rest_within_all_limits(q, goal):
+    motion = plan(q, goal)
+    times, position, velocity, acceleration = sampled(motion, 5e-3)
+    np.testing.assert_allclose(position[0], q, atol=1e-9)
+    np.testing.assert_allclose(motion.goal, goal, atol=1e-6)
+    np.testing.assert_allclose(velocity[[0, -1]], 0.0, atol=1e-6)
+    assert np.all(np.abs(velocity) <= fr3.VELOCITY_LIMIT + 1e-6)
+    assert np.all(np.abs(acceleration) <= ACCELERATION + 1e-6)
+    low, high = np.empty(7), np.empty(7)
+    for row, speed in zip(position, velocity, strict=True):
+        fr3.velocity_envelope(row, low, high)
+        # 0.1 rad/s is what the robot itself tolerates beyond the envelope.
+        assert np.all(speed <= high + 0.1) and np.all(speed >= low - 0.1)
+
+
+@settings(max_examples=40)
+@given(configurations, configurations)
+def test_position_velocity_and_acceleration_are_derivatives_of_each_other(q, goal):
+    motion = plan(q, goal)
+    times, position, velocity, acceleration = sampled(motion)
+    middle = slice(1, -2)
+    numeric = (position[2:] - position[:-2]) / (times[2:] - times[:-2])[:, None]
+    np.testing.assert_allclose(numeric[middle], velocity[1:-1][middle], atol=JERK[0] * 1e-6)
+    jumps = np.abs(np.diff(acceleration, axis=0))[:-1]
+    assert jumps.max(initial=0.0) <= JERK[0] * 1e-3 * 1.01, "the acceleration jumps"
+
+
+def test_a_motion_is_as_fast_as_its_slowest_joint_may_be():
+    goal = fr3.HOME.copy()
+    goal[0] += 1.0
+    slow = np.full(7, 0.5)
+    motion = plan(fr3.HOME, goal, max_velocity=slow)
+    _, _, velocity, _ = sampled(motion)
+    assert velocity[:, 0].max() == pytest.approx(0.5, abs=1e-6)
+    # Trapezoid with rounded corners: distance / v + v / a + a / j.
+    assert motion.duration == pytest.approx(1.0 / 0.5 + 0.5 / 5.0 + 5.0 / 100.0, rel=0.01)
+
+
+def test_velocities_above_the_arm_s_limits_are_not_used():
+    goal = fr3.HOME.copy()
+    goal[0] += 2.5
+    _, _, velocity, _ = sampled(plan(fr3.HOME, goal, max_velocity=np.full(7, 100.0)))
+    assert np.abs(velocity).max() <= fr3.VELOCITY_LIMIT[0] + 1e-6
+
+
+def test_a_motion_may_begin_while_the_arm_moves():
+    dq, ddq = np.full(7, 0.2), np.full(7, 0.5)
+    motion = plan(fr3.HOME, fr3.READY, dq=dq, ddq=ddq)
+    _, velocity, acceleration = motion.at(0.0)
+    np.testing.assert_allclose(velocity, dq, atol=1e-9)
+    np.testing.assert_allclose(acceleration, ddq, atol=1e-6)
+    np.testing.assert_allclose(motion.goal, fr3.READY, atol=1e-6)
+
+
+def test_a_motion_to_where_the_arm_is_ends_at_once():
+    assert plan(fr3.HOME, fr3.HOME).duration < 0.01
+
+
+@pytest.mark.parametrize("joint", range(7))
+def test_a_goal_outside_the_limits_is_refused_with_the_joint_s_name(joint):
+    goal = fr3.HOME.copy()
+    goal[joint] = fr3.POSITION_UPPER[joint] + 1e-3
+    with pytest.raises(InvalidTarget, match=f"fr3_joint{joint + 1} .* is outside"):
+        plan(fr3.HOME, goal)
+    goal[joint] = fr3.POSITION_UPPER[joint] - 1e-3
+    plan(fr3.HOME, goal)
+
+
+def executed(motion: trajectory.Motion, *, stop_at: float | None = None, q=None, dq=None):
+    """Run a motion in the kernels, cycle by cycle, until it is done or stopped."""
+    record, memory = new(MOTION), new(MEMORY)
+    fill_motion(record, 1, 0.0, motion.times, motion.coefficients)
+    trajectory.begin(
+        memory[0], record[0], motion.at(0.0)[0] if q is None else q, motion.at(0.0)[1] if dq is None else dq
+    )
+    rows = []
+    for cycle in range(60_000):
+        if stop_at is not None and cycle * 1e-3 >= stop_at and memory["motion_status"][0] == MotionStatus.EXECUTING:
+            memory["motion_status"] = MotionStatus.STOPPING
+        if memory["motion_status"][0] not in (MotionStatus.EXECUTING, MotionStatus.STOPPING):
+            break
+        trajectory.advance(memory[0], record[0], 1e-3)
+        rows.append([memory[name][0].copy() for name in ("ref_q", "ref_dq", "ref_ddq")])
+    q_rows, dq_rows, ddq_rows = (np.array(column) for column in zip(*rows, strict=True))
+    return MotionStatus(int(memory["motion_status"][0])), q_rows, dq_rows, ddq_rows
+
+
+def test_the_control_thread_follows_the_plan_and_holds_its_end():
+    motion = plan(fr3.HOME, fr3.READY)
+    status, q, dq, _ = executed(motion)
+    assert status is MotionStatus.DONE
+    np.testing.assert_allclose(q[-1], fr3.READY, atol=1e-6)
+    np.testing.assert_allclose(dq[-1], 0.0, atol=1e-6)
+    np.testing.assert_allclose(q[499], motion.at(0.5)[0], atol=1e-9)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.8, 0.97])
+def test_stopping_keeps_to_the_path_and_to_what_the_arm_can_do(share):
+    motion = plan(fr3.HOME, fr3.READY)
+    at = share * motion.duration
+    status, q, dq, ddq = executed(motion, stop_at=at)
+    assert status is MotionStatus.STOPPED
+    np.testing.assert_allclose(dq[-1], 0.0, atol=1e-9)
+    # On the path: every row is a row of the plan.
+    _, path, _, _ = sampled(motion, 1e-4)
+    for row in q[:: max(1, len(q) // 20)]:
+        assert np.abs(path - row).max(axis=1).min() < 1e-3
+    after = int(at * 1e3)
+    assert np.abs(ddq[after:]).max() <= fr3.ACCELERATION_LIMIT[0] + ACCELERATION[0]
+    assert np.abs(np.diff(dq, axis=0)).max() <= (fr3.ACCELERATION_LIMIT[0] + ACCELERATION[0]) * 1e-3
+    assert len(q) * 1e-3 <= at + trajectory.STOP_DURATION + 0.01 or len(q) * 1e-3 <= trajectory.OFFSET_DURATION + 0.01
+
+
+def test_an_arm_a_little_beside_the_beginning_is_led_onto_the_motion_without_a_jump():
+    motion = plan(fr3.HOME, fr3.READY)
+    beside, moving = fr3.HOME + 0.02, np.full(7, 0.1)
+    status, q, dq, _ = executed(motion, q=beside, dq=moving)
+    assert status is MotionStatus.DONE
+    np.testing.assert_allclose(q[0], beside, atol=1e-3)
+    np.testing.assert_allclose(dq[0], moving, atol=0.02)
+    np.testing.assert_allclose(q[-1], fr3.READY, atol=1e-6)
+    assert np.abs(np.diff(q, axis=0)).max() < 3e-3
+
+
+def test_an_arm_far_from_the_beginning_refuses_the_motion():
+    record, memory = new(MOTION), new(MEMORY)
+    motion = plan(fr3.HOME, fr3.READY)
+    fill_motion(record, 1, 0.0, motion.times, motion.coefficients)
+    q = fr3.HOME.copy()
+    q[3] += trajectory.LARGEST_OFFSET * 1.01
+    trajectory.begin(memory[0], record[0], q, np.zeros(7), 0.0)
+    assert memory["motion_status"][0] == MotionStatus.REFUSED
