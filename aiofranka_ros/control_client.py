@@ -1,0 +1,386 @@
+"""The node's handle on its control process: start it, tell it what to do, read what it measured.
+
+Used by the node (and by whoever drives an arm without ROS) in one thread. Requests that take time block that thread
+and keep the heartbeat going meanwhile; everything that concerns the running arm goes through shared memory and
+returns at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from aiofranka_ros import errors
+from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, ControlStopped, FrankaError
+from aiofranka_ros.records import COMMANDS, MOTION, STATE, Array, Mode, Phase, Record, new
+from aiofranka_ros.shared_memory import SharedMemory, fill_motion, motion_size
+from aiofranka_ros.trajectory import Motion, warm_up
+
+_log = logging.getLogger(__name__)
+
+#: Largest message of the control process [bytes].
+_MESSAGE_SIZE = 65536
+#: How often a waiting request gives a sign of life [s].
+_BEAT_PERIOD = 0.01
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The loop ended.
+
+    :ivar reason: ``asked``, ``node_silent``, ``node_gone``, ``robot`` or ``connection``.
+    :ivar error: what happened, unless it was asked for.
+    """
+
+    reason: str
+    error: FrankaError | None
+
+
+class ControlClient:
+    """A control process and the arm that it drives.
+
+    Use it as a context manager, or :meth:`start` and :meth:`close` it.
+
+    Fields of :attr:`commands` (see :data:`~aiofranka_ros.records.COMMANDS`) may be set at any time; they reach the
+    control process together, with the next :meth:`send` or any of the methods below that call it.
+
+    :param priority: SCHED_FIFO priority of the control process; 0: none.
+    :param cpu: the CPU to keep the control process on, where real-time scheduling is permitted; ``None``: any.
+    """
+
+    def __init__(self, *, priority: int = 80, cpu: int | None = None) -> None:
+        self._priority = priority
+        self._cpu = cpu
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+        self._shared: SharedMemory | None = None
+        self._inbox: list[dict[str, Any]] = []
+        self._motion = new(MOTION)
+        self._state = new(STATE)
+        self._commands = new(COMMANDS)
+        self._activation = 0
+        self.commands["flange_to_tcp"] = np.eye(4)
+
+    @property
+    def commands(self) -> Record:
+        """What the control process shall do, with the next :meth:`send`."""
+        return self._commands[0]
+
+    @property
+    def shared(self) -> SharedMemory:
+        """The memory shared with the control process.
+
+        :raises ControlProcessDied: it was not started, or was closed.
+        """
+        if self._shared is None:
+            raise ControlProcessDied("the control process is not running")
+        return self._shared
+
+    def start(self, timeout: float = 180.0) -> None:
+        """Start the control process and wait until it is ready, which takes long only where it compiles its kernels.
+
+        :raises ControlProcessDied: it did not come up.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel = ours
+        self._shared = SharedMemory.create()
+        self._activation = 0
+        self.commands["activation"] = 0
+        self.send()
+        command = [sys.executable, "-m", "aiofranka_ros.control_process"]
+        command += ["--shared-memory", str(self._shared.descriptor), "--channel", str(theirs.fileno())]
+        command += ["--parent", str(os.getpid()), "--priority", str(self._priority)]
+        if self._cpu is not None:
+            command += ["--cpu", str(self._cpu)]
+        # One thread for linear algebra: starting others would stall a cycle.
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        with theirs:
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=(self._shared.descriptor, theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+            )
+        try:
+            warm_up()  # Both processes compile the same kernels for the same cache; the second one only loads them.
+            self._wait(lambda message: message.get("event") == "ready", timeout, "become ready")
+        except BaseException:
+            self.close()
+            raise
+
+    def connect(self, address: str, timeout: float = 30.0) -> dict[str, Any]:
+        """Connect to the robot at ``address``.
+
+        :returns: ``library_version`` and ``protocol_version``.
+        :raises ConnectionFailed: no robot answers, its FCI is not active, or (``IncompatibleRobot``) it speaks
+            another protocol version.
+        :raises ArmInUse: another process on this machine already drives it.
+        :raises ControlProcessDied: the control process is gone.
+        """
+        try:
+            return self._request("connect", timeout, address=address)
+        except TimeoutError:
+            # libfranka waits for a minute where somebody else holds the robot; a killed process waits no longer.
+            self.close()
+            raise ConnectionFailed(
+                f"no answer from the robot at {address} within {timeout:.0f} s: is another program connected to it?"
+            ) from None
+
+    def activate(self, timeout: float = 10.0) -> bool:
+        """Clear a reflex if there is one, take torque control and hold where the arm is.
+
+        :returns: whether a reflex was cleared.
+        :raises CommandRefused: the robot did not allow it.
+        :raises ControlStopped: it stopped at once.
+        """
+        self._activation += 1
+        commands = self.commands
+        commands["activation"] = self._activation
+        # What was asked for before does not count any more: the arm shall hold, not return to an old target.
+        commands["mode_id"] += 1
+        commands["motion_stop"] = commands["motion_release"] = commands["motion_id"]
+        self.shared.beat()
+        self.send()
+        reply = self._request("activate", timeout, activation=self._activation)
+        return bool(reply["recovered"])
+
+    def deactivate(self, timeout: float = 5.0) -> None:
+        """Stop smoothly and release the arm; nothing happens where it is not active.
+
+        :raises ControlProcessDied: the control process is gone.
+        """
+        if self.phase is not Phase.ACTIVE:
+            return
+        self.commands["activation"] = 0
+        self.send()
+        self._wait(lambda message: message.get("event") == "ended", timeout, "release the arm")
+
+    def set_collision_behavior(self, torque: Array, force: Array, timeout: float = 5.0) -> None:
+        """Set the robot's thresholds of contact and collision, [Nm] (7,) and [N, Nm] (6,); only while not active.
+
+        :raises CommandRefused: the robot does not accept them.
+        """
+        self._request("set_collision_behavior", timeout, torque=torque.tolist(), force=force.tolist())
+
+    def disconnect(self, timeout: float = 5.0) -> None:
+        """Let go of the robot.
+
+        :raises ControlProcessDied: the control process is gone.
+        """
+        self._request("disconnect", timeout)
+
+    def close(self) -> None:
+        """End the control process, the arm first coming to rest where it is active; idempotent, never raises."""
+        if self._channel is not None:
+            self.commands["activation"] = 0
+            self.send()
+            self._channel.close()
+            self._channel = None
+        if self._process is not None:
+            try:
+                self._process.wait(5.0)
+            except subprocess.TimeoutExpired:
+                _log.warning("the control process does not end by itself; it is killed")
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
+        self._inbox.clear()
+
+    def beat(self) -> None:
+        """Give a sign of life; due several times within ``heartbeat_timeout`` while the arm is active."""
+        self.shared.beat()
+
+    def send(self) -> None:
+        """Let :attr:`commands` take effect, all of them together, at the beginning of the next cycle."""
+        self.shared.commands.write(self._commands)
+
+    def switch(self, mode: Mode) -> None:
+        """Change the control law, without a step in the torque; targets begin where the arm is."""
+        commands = self.commands
+        commands["mode"] = mode
+        commands["mode_id"] += 1
+        commands["law_id"] += 1
+        self.send()
+
+    def change_law(self) -> None:
+        """Let changed gains or a changed control frame take effect, without a step in the torque."""
+        self.commands["law_id"] += 1
+        self.send()
+
+    def set_target(self, stamp: int, **fields: Array) -> int:
+        """Give the mode a new target.
+
+        :param stamp: when its sender made it [ns, system clock]; 0: unknown.
+        :param fields: ``target_q`` [rad] (7,) for impedance and PID; ``target_position`` [m] (3,) and
+            ``target_orientation`` (x, y, z, w) for OSC; ``target_torque`` [Nm] (7,) for torque mode.
+        :returns: the target's number.
+        """
+        commands = self.commands
+        for name, value in fields.items():
+            commands[name] = value
+        commands["target_stamp"] = stamp
+        commands["target_mode_id"] = commands["mode_id"]
+        commands["target_id"] += 1
+        self.send()
+        return int(commands["target_id"])
+
+    def start_motion(self, motion: Motion, *, start: float = 0.0) -> int:
+        """Execute a motion, instead of one that runs.
+
+        It goes on until :meth:`release_motion`, holding its end.
+
+        :param start: robot time at which it begins [s]; in the past: at once.
+        :returns: the motion's number, with which :meth:`state` tells of it.
+        """
+        number = int(self.commands["motion_id"]) + 1
+        fill_motion(self._motion, number, start, motion.times, motion.coefficients)
+        self.shared.motion.write(self._motion, motion_size(len(motion.coefficients)))
+        self.commands["motion_id"] = number
+        self.send()
+        return number
+
+    def stop_motion(self, number: int) -> None:
+        """Let motion ``number`` come to a stop on its path, and hold."""
+        self.commands["motion_stop"] = number
+        self.send()
+
+    def release_motion(self, number: int) -> None:
+        """Give the arm back to the mode, which continues from where the arm is."""
+        self.commands["motion_release"] = number
+        self.send()
+
+    def state(self) -> Record:
+        """The newest measured state, a record of :data:`~aiofranka_ros.records.STATE` that the next call overwrites."""
+        for _ in range(100):
+            if self.shared.state.read(self._state):
+                break
+            time.sleep(0)  # The writer was just at it; it needs some microseconds.
+        return self._state[0]
+
+    @property
+    def phase(self) -> Phase:
+        """What the control process does at the moment."""
+        if self._shared is None:
+            return Phase.DISCONNECTED
+        return Phase(int(self.state()["phase"]))
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the control process; ``None`` while there is none."""
+        return None if self._process is None else self._process.pid
+
+    def poll(self) -> Ended | None:
+        """Whether the loop ended since the last call, without waiting.
+
+        :raises ControlProcessDied: the control process is gone.
+        """
+        self._receive(0.0)
+        for index, message in enumerate(self._inbox):
+            if message.get("event") == "ended":
+                del self._inbox[index]
+                return self._ended(message)
+        self._check_alive()
+        return None
+
+    def _ended(self, message: dict[str, Any]) -> Ended:
+        if "error" in message:
+            return Ended(message["reason"], _exception(message))
+        explanation = {
+            "node_silent": "the node gave no sign of life: the arm came to rest and was released",
+            "node_gone": "the node died",
+        }.get(message["reason"])
+        return Ended(message["reason"], ControlStopped(explanation) if explanation else None)
+
+    def _request(self, name: str, timeout: float, **arguments: Any) -> dict[str, Any]:
+        self._send_message({"do": name, **arguments})
+        reply = self._wait(lambda message: name in (message.get("done"), message.get("failed")), timeout, name)
+        if "failed" in reply:
+            raise _exception(reply)
+        return reply
+
+    def _send_message(self, message: dict[str, Any]) -> None:
+        if self._channel is None:
+            raise ControlProcessDied("the control process is not running")
+        try:
+            self._channel.send(json.dumps(message).encode())
+        except OSError:
+            self._check_alive()
+            raise ControlProcessDied("the control process does not listen any more") from None
+
+    def _wait(self, wanted: Any, timeout: float, what: str) -> dict[str, Any]:
+        """The first message that is ``wanted``; beats meanwhile."""
+        deadline = time.monotonic() + timeout
+        while True:
+            for index, message in enumerate(self._inbox):
+                if wanted(message):
+                    return self._inbox.pop(index)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the control process did not {what} within {timeout:.0f} s")
+            self.shared.beat()
+            if not self._receive(_BEAT_PERIOD):
+                self._check_alive()
+
+    def _receive(self, timeout: float) -> bool:
+        """Take messages from the channel; return whether there were any."""
+        if self._channel is None:
+            raise ControlProcessDied("the control process is not running")
+        received = False
+        while select.select([self._channel], [], [], 0.0 if received else timeout)[0]:
+            try:
+                data = self._channel.recv(_MESSAGE_SIZE)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                self._check_alive(gone=True)
+                return received
+            message = json.loads(data)
+            received = True
+            if message.get("event") == "warning":
+                _log.warning("%s", message["message"])
+            else:
+                self._inbox.append(message)
+        return received
+
+    def _check_alive(self, gone: bool = False) -> None:
+        if self._process is None:
+            raise ControlProcessDied("the control process is not running")
+        if gone:
+            try:
+                self._process.wait(1.0)
+            except subprocess.TimeoutExpired:
+                raise ControlProcessDied("the control process closed its channel") from None
+        code = self._process.poll()
+        if code is not None:
+            how = f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
+            raise ControlProcessDied(f"the control process {how}", exit_code=code)
+
+    def __enter__(self) -> ControlClient:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _exception(message: dict[str, Any]) -> FrankaError:
+    """The exception that the control process described."""
+    kind: type[FrankaError] = getattr(errors, message["error"])
+    data = {key: tuple(value) if isinstance(value, list) else value for key, value in message["data"].items()}
+    return kind(message["message"], **data)

@@ -1,0 +1,205 @@
+"""The 1 kHz loop: read the state, compute the torque, write it; then, and only then, everything else.
+
+Runs in the control process, in its only thread, so nothing can hold the interpreter's lock while a torque is due. It
+is paced by libfranka's ``readOnce`` and by nothing else: no timer, no sleep. It never waits for the node: commands
+that cannot be read just now are those of the cycle before.
+"""
+
+from __future__ import annotations
+
+import enum
+import gc
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from aiofranka_ros import control_cycle, fr3
+from aiofranka_ros.arm import Arm, MeasuredViews, TorqueControl
+from aiofranka_ros.records import (
+    COMMANDS,
+    CYCLE_RECORD,
+    MEASURED,
+    MEMORY,
+    MOTION,
+    SCRATCH,
+    STATE,
+    Hold,
+    Law,
+    Mode,
+    MotionStatus,
+    Phase,
+    new,
+)
+from aiofranka_ros.shared_memory import SharedMemory
+
+#: A node that stays silent this much longer than its heartbeat's timeout has lost the arm: the motion ends [s].
+SILENCE_GRACE = 0.5
+#: Fastest joint at which torque control may end [rad/s], and how long the arm gets to become that slow [s].
+_REST_VELOCITY = 0.02
+_REST_TIMEOUT = 1.5
+
+
+class End(enum.Enum):
+    """Why the loop ended without the robot ending it."""
+
+    ASKED = "asked"
+    NODE_SILENT = "node_silent"
+    NODE_GONE = "node_gone"
+
+
+class ControlLoop:
+    """The loop and its memory; one for each control process.
+
+    :param shared: the memory shared with the node.
+    :param parent: process id of the node.
+    """
+
+    def __init__(self, shared: SharedMemory, parent: int) -> None:
+        self._shared = shared
+        self._parent = parent
+        self.commands, self.motion, self.measured = new(COMMANDS), new(MOTION), new(MEASURED)
+        self.memory, self._scratch, self.state = new(MEMORY), new(SCRATCH), new(STATE)
+        self._next_commands = new(COMMANDS)
+        self._views = MeasuredViews(self.measured)
+
+    def run(self, arm: Arm, activation: int, started: Callable[[], None]) -> End:
+        """Control the arm until the node asks to stop, falls silent or dies; then leave the arm at rest and released.
+
+        :param activation: the node's number of this activation.
+        :param started: called once, after the first torque was sent.
+        :raises ControlStopped: the robot ended the motion: a reflex, lost packets, the user stop.
+        :raises CommandRefused: the robot did not allow torque control.
+        """
+        shared, commands, memory, measured, state = (
+            self._shared, self.commands, self.memory, self.measured, self.state,
+        )  # fmt: skip
+        if not shared.commands.read(commands):
+            raise RuntimeError("activated without commands")
+        version = shared.commands.version
+        memory[:] = np.zeros(1, MEMORY)
+        state["activation"], state["phase"] = activation, Phase.ACTIVE
+        for field in ("cycles", "cycles_lost", "longest_gap"):
+            state[field] = 0
+        state["success_rate_min"] = 1.0
+        measured["time"] = arm.read().time.to_sec()
+        tau = memory["tau"][0]
+        first = True
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        control = arm.start_torque_control()
+        watch = _Watch(shared, self._parent, activation)
+        try:
+            while True:
+                robot, duration = control.read()
+                arrived = time.perf_counter_ns()
+                control.measure(robot, duration, measured, self._views)
+                if shared.commands.version != version:
+                    version = self._take_commands(version)
+                stop = watch.reason(self.commands, arrived)
+                control_cycle.step(self.commands, self.motion, measured, memory, self._scratch, stop)
+                if watch.end is not None and self._at_rest(watch, arrived):
+                    control.finish(tau.tolist())
+                    return watch.end
+                control.write(tau.tolist())
+                departed = time.perf_counter_ns()
+
+                # The torque is on its way; what follows has the rest of the millisecond.
+                self._report(robot, departed - arrived)
+                if first:
+                    first = False
+                    started()
+        except TorqueControl.Ended as error:
+            raise arm.stopped(error) from error
+        finally:
+            gc.enable()
+            gc.unfreeze()
+
+    def _take_commands(self, version: int) -> int:
+        """Take new commands whole, with the motion that they speak of; else keep the ones there are."""
+        newest = self._shared.commands.version
+        fresh = self._next_commands
+        if not self._shared.commands.read(fresh):
+            return version
+        if fresh["motion_id"][0] != self.motion["id"][0] and not self._shared.motion.read(self.motion):
+            self.motion["id"] = 0  # Half read: not to be used.
+            return version
+        self.commands, self._next_commands = fresh, self.commands
+        return newest
+
+    def _report(self, robot: object, response: int) -> None:
+        shared, state = self._shared, self.state
+        record = shared.cycles.next()
+        control_cycle.report(
+            self.commands, self.measured, self.memory, state, record,
+            time.time_ns(), response * 1e-9, robot.control_command_success_rate,  # type: ignore[attr-defined]
+        )  # fmt: skip
+        shared.cycles.commit()
+        copy_robot_state(robot, state)
+        shared.state.write(state)
+
+    def _at_rest(self, watch: _Watch, now: int) -> bool:
+        moving = self.memory["motion_status"][0] == MotionStatus.STOPPING and self.memory["law"][0] == Law.MOTION
+        slow = np.abs(self.measured["dq"][0]).max() < _REST_VELOCITY
+        return (slow and not moving) or now - watch.end_since > _REST_TIMEOUT * 1e9
+
+
+def warm_up() -> None:
+    """Compile every kernel of the cycle, or load it from the cache: nothing of that may happen while a torque is due."""
+    commands, measured, motion = new(COMMANDS), new(MEASURED), new(MOTION)
+    memory, scratch = new(MEMORY), new(SCRATCH)
+    measured["q"], measured["mass"], measured["elapsed"] = fr3.HOME, np.eye(7), fr3.CYCLE
+    commands["flange_to_tcp"], commands["reference_bandwidth"] = np.eye(4), 1.0
+    commands["max_joint_acceleration"] = commands["max_linear_acceleration"] = 1.0
+    commands["max_angular_acceleration"] = commands["extrapolation_time"] = 1.0
+    commands["target_orientation"][0, 3] = 1.0
+    motion["segments"], motion["id"] = 1, 1
+    for mode in Mode:
+        commands["mode"] = mode
+        commands["mode_id"] += 1
+        for _ in range(3):
+            commands["target_id"] += 1
+            control_cycle.step(commands, motion, measured, memory, scratch, 0)
+    commands["motion_id"] = 1
+    control_cycle.step(commands, motion, measured, memory, scratch, int(Hold.FINISHING))
+    control_cycle.report(commands, measured, memory, new(STATE), new(CYCLE_RECORD), 0, 0.0, 1.0)
+
+
+class _Watch:
+    """Whether the node is still to be followed: its heartbeat, its wish, its life."""
+
+    def __init__(self, shared: SharedMemory, parent: int, activation: int) -> None:
+        self._shared, self._parent, self._activation = shared, parent, activation
+        self._beat, self._beaten = shared.heartbeat, time.perf_counter_ns()
+        self.end: End | None = None
+        self.end_since = 0
+
+    def reason(self, commands: np.ndarray, now: int) -> int:
+        """The reason not to follow the node in this cycle, as a Hold flag; 0: there is none."""
+        if self.end is not None:
+            return int(Hold.FINISHING)
+        beat = self._shared.heartbeat
+        if beat != self._beat:
+            self._beat, self._beaten = beat, now
+        silence = 1e-9 * (now - self._beaten)
+        timeout = commands["heartbeat_timeout"][0]
+        if commands["activation"][0] != self._activation:
+            self.end = End.ASKED
+        elif os.getppid() != self._parent:
+            self.end = End.NODE_GONE
+        elif silence > timeout + SILENCE_GRACE:
+            self.end = End.NODE_SILENT
+        if self.end is not None:
+            self.end_since = now
+            return int(Hold.FINISHING)
+        return int(Hold.NODE_SILENT) if silence > timeout else 0
+
+
+def copy_robot_state(robot: object, state: np.ndarray) -> None:
+    """Copy from libfranka's state what is reported but not computed with."""
+    state["robot_mode"] = robot.robot_mode.value  # type: ignore[attr-defined]
+    state["tau_measured"][0] = robot.tau_J  # type: ignore[attr-defined]
+    state["tau_external"][0] = robot.tau_ext_hat_filtered  # type: ignore[attr-defined]
+    state["external_wrench"][0] = robot.O_F_ext_hat_K  # type: ignore[attr-defined]

@@ -1,0 +1,224 @@
+"""The control process: ``python -m aiofranka_ros.control_process``, started by the node and by nobody else.
+
+It has one thread. While the arm is not active, that thread waits for requests on a socket and reports the measured
+state a hundred times a second; while it is active, the same thread is the 1 kHz loop and the node's wishes come
+through shared memory alone. See :mod:`aiofranka_ros.control_client` for the other side.
+
+Messages are JSON objects over a Unix socket that keeps their boundaries, so nothing is unpickled. Requests are
+``{"do": name, ...}``; each is answered by ``{"done": name, ...}`` or ``{"failed": name, "error": class, ...}``.
+Without being asked it says ``{"event": "ready" | "ended" | "warning", ...}``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from aiofranka_ros import arm as arm_module
+from aiofranka_ros.arm import Arm
+from aiofranka_ros.control_loop import ControlLoop, copy_robot_state, warm_up
+from aiofranka_ros.errors import ConnectionFailed, FrankaError
+from aiofranka_ros.kinematics import forward, quaternion_from_matrix
+from aiofranka_ros.records import Phase
+from aiofranka_ros.shared_memory import SharedMemory
+
+#: How often the measured state is reported while the arm is not active [s].
+_IDLE_PERIOD = 0.01
+#: ``mlockall`` flags, ``<sys/mman.h>``.
+_MCL_CURRENT, _MCL_FUTURE = 1, 2
+#: Largest message [bytes].
+MESSAGE_SIZE = 65536
+
+
+class Server:
+    """Answers the node's requests until it is gone.
+
+    :param shared: the memory shared with the node.
+    :param channel: the socket to the node.
+    :param parent: process id of the node.
+    """
+
+    def __init__(self, shared: SharedMemory, channel: socket.socket, parent: int) -> None:
+        self._shared = shared
+        self._channel = channel
+        self._parent = parent
+        self._loop = ControlLoop(shared, parent)
+        self._arm: Arm | None = None
+
+    def serve(self) -> None:
+        """Warm up, then answer requests until the node closes the socket or dies."""
+        self._publish_phase(Phase.STARTING)
+        warm_up()
+        self._publish_phase(Phase.DISCONNECTED)
+        self._say(event="ready")
+        poller = select.poll()
+        poller.register(self._channel, select.POLLIN)
+        while os.getppid() == self._parent:
+            # Without an arm there is nothing to report; wake up only to see whether the node still lives.
+            if poller.poll(1e3 * (_IDLE_PERIOD if self._arm else 0.2)):
+                try:
+                    message = self._channel.recv(MESSAGE_SIZE)
+                except ConnectionResetError:  # Closed before it read all that it was told.
+                    message = b""
+                if not message:
+                    break
+                self._answer(json.loads(message))
+            if self._arm is not None:
+                self._report_idle_state(self._arm)
+        if self._arm is not None:
+            self._arm.close()
+
+    def _answer(self, request: dict[str, Any]) -> None:
+        name = request.pop("do")
+        handlers: dict[str, Callable[..., dict[str, Any] | None]] = {
+            "connect": self._connect,
+            "activate": self._activate,
+            "disconnect": self._disconnect,
+            "set_collision_behavior": self._set_collision_behavior,
+        }
+        try:
+            result = handlers[name](**request)
+        except FrankaError as error:
+            self._say(failed=name, **describe(error))
+        else:
+            if result is not None:
+                self._say(done=name, **result)
+
+    def _connect(self, address: str) -> dict[str, Any]:
+        self._disconnect()
+        self._arm = Arm(address)
+        self._loop.state["robot_tcp"][0] = arm_module.matrix(self._arm.read().F_T_EE)
+        self._report_idle_state(self._arm)
+        return {"library_version": arm_module.library_version(), "protocol_version": arm_module.FCI_VERSION}
+
+    def _disconnect(self) -> dict[str, Any]:
+        if self._arm is not None:
+            self._arm.close()
+            self._arm = None
+        self._publish_phase(Phase.DISCONNECTED)
+        return {}
+
+    def _set_collision_behavior(self, torque: list[float], force: list[float]) -> dict[str, Any]:
+        self._connected().set_collision_behavior(torque, force)
+        return {}
+
+    def _activate(self, activation: int) -> None:
+        """Control the arm; answered once the first torque was sent, and once more, as an event, at its end."""
+        arm = self._connected()
+        recovered = arm.recover()
+        self._loop.state["robot_tcp"][0] = arm_module.matrix(arm.read().F_T_EE)
+        running = False
+
+        def started() -> None:
+            nonlocal running
+            running = True
+            self._say(done="activate", recovered=recovered)
+
+        try:
+            end = self._loop.run(arm, activation, started)
+        except FrankaError as error:
+            if not running:
+                raise
+            self._say(event="ended", activation=activation, reason="robot", **describe(error))
+        else:
+            self._say(event="ended", activation=activation, reason=end.value)
+        finally:
+            self._publish_phase(Phase.CONNECTED)
+
+    def _connected(self) -> Arm:
+        if self._arm is None:
+            raise ConnectionFailed("not connected to an arm")
+        return self._arm
+
+    def _report_idle_state(self, arm: Arm) -> None:
+        try:
+            robot = arm.read()
+        except ConnectionFailed as error:
+            self._disconnect()
+            self._say(event="ended", activation=0, reason="connection", **describe(error))
+            return
+        state, memory = self._loop.state, self._loop.memory
+        state["phase"], state["stamp"], state["time"] = Phase.CONNECTED, time.time_ns(), robot.time.to_sec()
+        state["q"][0], state["dq"][0], state["tau"][0] = robot.q, robot.dq, 0.0
+        copy_robot_state(robot, state)
+        self._shared.commands.read(self._loop.commands)
+        forward(
+            state["q"][0], self._loop.commands["flange_to_tcp"][0],
+            memory["flange"][0], memory["tcp"][0], state["jacobian"][0],
+        )  # fmt: skip
+        quaternion_from_matrix(memory["tcp"][0], state["orientation"][0])
+        state["position"][0] = memory["tcp"][0, :3, 3]
+        state["twist"][0] = state["jacobian"][0] @ state["dq"][0]
+        self._shared.state.write(state)
+
+    def _publish_phase(self, phase: Phase) -> None:
+        self._loop.state["phase"] = phase
+        self._shared.state.write(self._loop.state)
+
+    def _say(self, **message: Any) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._channel.send(json.dumps(message).encode())
+
+
+def describe(error: FrankaError) -> dict[str, Any]:
+    """An exception as JSON, to be raised again by the other side."""
+    data = {key: value for key, value in vars(error).items() if not key.startswith("_")}
+    return {"error": type(error).__name__, "message": str(error), "data": data}
+
+
+def _prefer_real_time(priority: int, cpu: int | None) -> list[str]:
+    """Ask the system for real-time scheduling and locked memory; return what it refused, and how to get it.
+
+    Without real-time scheduling the process stays on no particular CPU: it would share it with everybody else.
+    """
+    refused = []
+    if priority > 0:
+        try:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+            if cpu is not None:
+                os.sched_setaffinity(0, {cpu})
+        except OSError:
+            refused.append(
+                "no real-time scheduling (SCHED_FIFO): give this user the rtprio limit in "
+                "/etc/security/limits.d, see the README"
+            )
+    if ctypes.CDLL(None, use_errno=True).mlockall(_MCL_CURRENT | _MCL_FUTURE) != 0:
+        refused.append("memory is not locked: raise this user's memlock limit in /etc/security/limits.d")
+    return refused
+
+
+def main() -> int:
+    """Serve one node until it is gone."""
+    parser = argparse.ArgumentParser(description="The control process of aiofranka_ros; started by the node.")
+    parser.add_argument("--shared-memory", type=int, required=True, help="descriptor of the shared memory")
+    parser.add_argument("--channel", type=int, required=True, help="descriptor of the socket to the node")
+    parser.add_argument("--parent", type=int, required=True, help="process id of the node")
+    parser.add_argument("--priority", type=int, default=80, help="SCHED_FIFO priority; 0: none")
+    parser.add_argument("--cpu", type=int, help="CPU to stay on, where real-time scheduling is permitted")
+    options = parser.parse_args()
+    # A terminal's Ctrl-C reaches every process of the group: the node decides when this one ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    np.seterr(all="ignore")
+    channel = socket.socket(fileno=options.channel)
+    with SharedMemory.open(options.shared_memory) as shared:
+        server = Server(shared, channel, options.parent)
+        for refused in _prefer_real_time(options.priority, options.cpu):
+            channel.send(json.dumps({"event": "warning", "message": refused}).encode())
+        server.serve()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""The memory that node and control process share: who writes what, and why no reader ever sees half of it.
+
+The memory is anonymous (``memfd_create``): it has no name that could collide or be left behind, only processes of the
+same user can open it, and it is gone with the last process that has it. The node creates it and hands its descriptor to
+the control process; an observer attaches through ``/proc`` while the node lives.
+
+Each :class:`Block` has one writer and any number of readers, and nobody waits: a reader that meets a writer keeps what
+it had. The writer makes the block's sequence number odd, writes, and makes it even again (a seqlock). Python cannot
+order the stores and loads of different processors, so the sequence number alone would prove nothing on ARM: the payload
+also carries a CRC-32, and a reader accepts it only if that fits.
+
+The :class:`Ring` keeps one record of every control cycle; a reader that falls behind by more than its capacity is told
+how many it missed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import zlib
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aiofranka_ros.errors import ControlProcessDied
+from aiofranka_ros.records import COMMANDS, CYCLE_RECORD, LAYOUT, MOTION, STATE, Array, Record
+
+#: Cycles that the ring keeps: sixteen seconds.
+RING_CAPACITY = 16384
+#: Bytes between the writers' words, so that they do not share a cache line.
+_LINE = 64
+
+
+class Block:
+    """One record with one writer, which readers see whole or not at all.
+
+    :param memory: the bytes to use, :meth:`size` of them, aligned to 64.
+    :param dtype: what it holds.
+    """
+
+    def __init__(self, memory: memoryview, dtype: np.dtype[Any]) -> None:
+        self._head = np.frombuffer(memory[:_LINE], np.uint64)
+        self._payload = memory[_LINE : _LINE + dtype.itemsize]
+        self._view = np.frombuffer(self._payload, np.uint8)
+
+    @staticmethod
+    def size(dtype: np.dtype[Any]) -> int:
+        """Bytes that a block of ``dtype`` needs."""
+        return _LINE + -(-dtype.itemsize // _LINE) * _LINE
+
+    @property
+    def version(self) -> int:
+        """Changes with every write; odd during one."""
+        return int(self._head[0])
+
+    def write(self, record: npt.NDArray[Any], size: int | None = None) -> None:
+        """Publish ``record``, an array of one; with ``size``, only its first so many bytes."""
+        data = record.view(np.uint8)
+        size = len(data) if size is None else size
+        version = int(self._head[0])
+        self._head[0] = version + 1
+        self._view[:size] = data[:size]
+        self._head[1] = size
+        self._head[2] = zlib.crc32(data[:size].data)
+        self._head[0] = version + 2
+
+    def read(self, record: npt.NDArray[Any]) -> bool:
+        """Copy what was published last into ``record``, an array of one.
+
+        :returns: ``False`` where nothing was ever published or a write is going on; ``record`` may then hold anything.
+        """
+        version = int(self._head[0])
+        if version == 0 or version & 1:
+            return False
+        size, check = int(self._head[1]), int(self._head[2])
+        data = record.view(np.uint8)
+        if size > len(data):
+            return False
+        data[:size] = self._view[:size]
+        return int(self._head[0]) == version and zlib.crc32(data[:size].data) == check
+
+
+class Ring:
+    """The last :data:`RING_CAPACITY` cycles, one writer, any number of readers.
+
+    :param memory: the bytes to use, :meth:`size` of them.
+    """
+
+    def __init__(self, memory: memoryview) -> None:
+        self._count = np.frombuffer(memory[:8], np.uint64)
+        self.records = np.frombuffer(memory[_LINE:], CYCLE_RECORD, count=RING_CAPACITY)
+
+    @staticmethod
+    def size() -> int:
+        """Bytes that the ring needs."""
+        return _LINE + RING_CAPACITY * CYCLE_RECORD.itemsize
+
+    @property
+    def count(self) -> int:
+        """Cycles recorded since the memory was made."""
+        return int(self._count[0])
+
+    def next(self) -> npt.NDArray[Any]:
+        """The record to fill now, an array of one; :meth:`commit` publishes it. Writer only."""
+        index = int(self._count[0]) % RING_CAPACITY
+        return self.records[index : index + 1]
+
+    def commit(self) -> None:
+        """Publish the record that :meth:`next` gave. Writer only."""
+        self._count[0] += np.uint64(1)
+
+    def since(self, position: int) -> tuple[npt.NDArray[Any], int, int]:
+        """Copies of the cycles recorded after the first ``position`` ones.
+
+        :returns: the records, the position to ask for next, and how many were overwritten before they could be read.
+        """
+        count = self.count
+        first = max(position, count - RING_CAPACITY + 1)
+        copies = self.records[np.arange(first, count) % RING_CAPACITY]
+        # What was overwritten during the copy, or is just being, is not to be trusted.
+        intact = max(first, self.count - RING_CAPACITY + 1)
+        return copies[intact - first :], count, intact - position
+
+
+class SharedMemory:
+    """All that one node and its control process share.
+
+    Use :meth:`create`, :meth:`open` or :meth:`observe`; ``with`` or :meth:`close` give it back.
+    """
+
+    def __init__(self, descriptor: int, *, writable: bool = True) -> None:
+        self.descriptor = descriptor
+        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        self._map = mmap.mmap(descriptor, _total(), access=access)
+        memory = memoryview(self._map)
+        self._words = np.frombuffer(memory[: 3 * _LINE], np.uint64)
+        position = 3 * _LINE
+        self.commands = Block(memory[position:], COMMANDS)
+        position += Block.size(COMMANDS)
+        self.motion = Block(memory[position:], MOTION)
+        position += Block.size(MOTION)
+        self.state = Block(memory[position:], STATE)
+        position += Block.size(STATE)
+        self.cycles = Ring(memory[position:])
+
+    @classmethod
+    def create(cls) -> SharedMemory:
+        """New memory, owned by the caller.
+
+        :raises OSError: the system has no memory for it.
+        """
+        descriptor = os.memfd_create("aiofranka_ros")
+        try:
+            os.ftruncate(descriptor, _total())
+            memory = cls(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        memory._words[0] = LAYOUT
+        return memory
+
+    @classmethod
+    def open(cls, descriptor: int) -> SharedMemory:
+        """The memory behind an inherited ``descriptor``, which is owned from now on."""
+        return cls._checked(cls(descriptor))
+
+    @classmethod
+    def observe(cls, address: str) -> SharedMemory:
+        """Read along, in any process of the same user; ``address`` is the other side's :attr:`address`.
+
+        :raises OSError: the process that made it is gone.
+        """
+        descriptor = os.open(address, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return cls._checked(cls(descriptor, writable=False))
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    @staticmethod
+    def _checked(memory: SharedMemory) -> SharedMemory:
+        if int(memory._words[0]) != LAYOUT:
+            raise ControlProcessDied("node and control process come from different versions of aiofranka_ros")
+        return memory
+
+    @property
+    def address(self) -> str:
+        """Where other processes of this user find this memory as long as this process lives."""
+        return f"/proc/{os.getpid()}/fd/{self.descriptor}"
+
+    def beat(self) -> None:
+        """Give a sign of life. Node only."""
+        self._words[_LINE // 8] += np.uint64(1)
+
+    @property
+    def heartbeat(self) -> int:
+        """Counts the node's signs of life."""
+        return int(self._words[_LINE // 8])
+
+    def close(self) -> None:
+        """Give the memory back. Arrays that still look into it keep it mapped until they are gone."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def __enter__(self) -> SharedMemory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _total() -> int:
+    return 3 * _LINE + Block.size(COMMANDS) + Block.size(MOTION) + Block.size(STATE) + Ring.size()
+
+
+def motion_size(segments: int) -> int:
+    """Bytes at the beginning of a motion record that carry ``segments`` segments."""
+    fields = MOTION.fields
+    assert fields is not None
+    return int(fields["coefficients"][1]) + segments * 7 * 6 * 8
+
+
+def fill_motion(record: Record, number: int, start: float, times: Array, coefficients: Array) -> None:
+    """Write a motion into a motion record: its number, robot time of its beginning [s], knots and coefficients."""
+    record["id"], record["segments"], record["start"] = number, len(times) - 1, start
+    record["times"][0, : len(times)] = times
+    record["coefficients"][0, : len(coefficients)] = coefficients
