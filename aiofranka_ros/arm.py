@@ -43,8 +43,8 @@ _LIBFRANKA_FOR_PROTOCOL = {
 #: How long a question to the robot outside of libfranka may take [s].
 _PROBE_TIMEOUT = 2.0
 
-#: All that libfranka raises: most of its exceptions are RuntimeErrors in the bindings, without a base class of their own,
-#: and what its network library throws arrives as a bare RuntimeError.
+#: All that libfranka raises: most of its exceptions are RuntimeErrors in the bindings, without a base class of their
+#: own, and what its network library throws arrives as a bare RuntimeError.
 LIBFRANKA_ERRORS = (pylibfranka.FrankaException, RuntimeError)
 
 _ERROR_NAMES = tuple(name for name, member in vars(pylibfranka.Errors).items() if isinstance(member, property))
@@ -169,16 +169,16 @@ class TorqueControl:
         self._model = model
         self.read = control.readOnce
 
-    def measure(self, state: Any, duration: Any, measured: Record, views: MeasuredViews) -> None:
-        """Copy what the control cycle needs of a robot state into ``measured``, through its ``views``."""
+    def measure(self, state: Any, duration: Any, views: MeasuredViews) -> None:
+        """Copy what the control cycle needs of a robot state into a measured record, through its ``views``."""
         views.q[:] = state.q
         views.dq[:] = state.dq
         views.tau_last[:] = state.tau_J_d
         views.mass[:] = self._model.mass(state)
         views.coriolis[:] = self._model.coriolis(state)
         elapsed = duration.to_sec()
-        measured["elapsed"] = elapsed
-        measured["time"] += elapsed
+        views.elapsed[0] = elapsed
+        views.time[0] += elapsed
 
     def write(self, tau: Any) -> None:
         """Send torques [Nm] (7,)."""
@@ -195,6 +195,8 @@ class MeasuredViews:
     """Flat views into one measured record, made once: looking fields up by name every cycle would cost time."""
 
     def __init__(self, measured: Record) -> None:
+        self.time = measured["time"]
+        self.elapsed = measured["elapsed"]
         self.q = measured["q"][0]
         self.dq = measured["dq"][0]
         self.tau_last = measured["tau_last"][0]

@@ -56,18 +56,16 @@ class ControlClient:
     control process together, with the next :meth:`send` or any of the methods below that call it.
 
     :param priority: SCHED_FIFO priority of the control process; 0: none.
-    :param cpu: the CPU to keep the control process on, where real-time scheduling is permitted; ``None``: any.
     """
 
-    def __init__(self, *, priority: int = 80, cpu: int | None = None) -> None:
+    def __init__(self, *, priority: int = 80) -> None:
         self._priority = priority
-        self._cpu = cpu
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._shared: SharedMemory | None = None
         self._inbox: list[dict[str, Any]] = []
         self._motion = new(MOTION)
-        self._state = new(STATE)
+        self._state, self._next_state = new(STATE), new(STATE)
         self._commands = new(COMMANDS)
         self._activation = 0
         self.commands["flange_to_tcp"] = np.eye(4)
@@ -101,8 +99,6 @@ class ControlClient:
         command = [sys.executable, "-m", "aiofranka_ros.control_process"]
         command += ["--shared-memory", str(self._shared.descriptor), "--channel", str(theirs.fileno())]
         command += ["--parent", str(os.getpid()), "--priority", str(self._priority)]
-        if self._cpu is not None:
-            command += ["--cpu", str(self._cpu)]
         # One thread for linear algebra: starting others would stall a cycle.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         with theirs:
@@ -120,9 +116,10 @@ class ControlClient:
             self.close()
             raise
 
-    def connect(self, address: str, timeout: float = 30.0) -> dict[str, Any]:
+    def connect(self, address: str, *, cpu: int | None = None, timeout: float = 30.0) -> dict[str, Any]:
         """Connect to the robot at ``address``.
 
+        :param cpu: the CPU to drive it on, where real-time scheduling is permitted; ``None``: any.
         :returns: ``library_version`` and ``protocol_version``.
         :raises ConnectionFailed: no robot answers, its FCI is not active, or (``IncompatibleRobot``) it speaks
             another protocol version.
@@ -130,7 +127,7 @@ class ControlClient:
         :raises ControlProcessDied: the control process is gone.
         """
         try:
-            return self._request("connect", timeout, address=address)
+            return self._request("connect", timeout, address=address, cpu=cpu)
         except TimeoutError:
             # libfranka waits for a minute where somebody else holds the robot; a killed process waits no longer.
             self.close()
@@ -265,9 +262,13 @@ class ControlClient:
         self.send()
 
     def state(self) -> Record:
-        """The newest measured state, a record of :data:`~aiofranka_ros.records.STATE` that the next call overwrites."""
+        """The newest measured state, a record of :data:`~aiofranka_ros.records.STATE`.
+
+        The next call but one overwrites it: copy what is to be kept.
+        """
         for _ in range(100):
-            if self.shared.state.read(self._state):
+            if self.shared.state.read(self._next_state):
+                self._state, self._next_state = self._next_state, self._state
                 break
             time.sleep(0)  # The writer was just at it; it needs some microseconds.
         return self._state[0]

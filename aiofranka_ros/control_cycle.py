@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
 from aiofranka_ros import laws, limits, reference, trajectory
 from aiofranka_ros.fr3 import CYCLE, LOST_PACKETS_LIMIT, VELOCITY_LIMIT
 from aiofranka_ros.kinematics import forward, quaternion_from_matrix
-from aiofranka_ros.records import Array, Hold, Law, Mode, MotionStatus, Record
+from aiofranka_ros.records import Array, Hold, Law, Mode, MotionStatus, Record, kernel
 
 # Flags as plain integers: compiled code knows no operators of enum.IntFlag.
 _NODE_SILENT = int(Hold.NODE_SILENT)
@@ -30,7 +28,7 @@ _BLEND_TIME = 0.1
 _SUCCESS_WINDOW = 100
 
 
-@njit(cache=True)
+@kernel
 def step(commands: Record, motion: Record, measured: Record, memory: Record, scratch: Record, stop: int) -> None:
     """Compute the torque of one cycle into ``memory.tau`` [Nm] (7,).
 
@@ -40,6 +38,14 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
         there is a reason, motions stop, targets come to rest and the arm holds.
     """
     c, p, m, r, s = commands[0], motion[0], measured[0], memory[0], scratch[0]
+    if not _is_measured(m):
+        r.hold |= _NOT_FINITE
+        r.not_finite += 1
+        limits.damped_stop(m.dq, c.kd, s.torque)
+        limits.saturate(s.torque, c.torque_limit)
+        limits.limit_rate(s.torque, r.tau, r.tau, c.torque_rate_limit)
+        r.tau[:] = s.torque
+        return
     dt = min(max(m.elapsed, CYCLE), LOST_PACKETS_LIMIT * CYCLE)
     forward(m.q, c.flange_to_tcp, r.flange, r.tcp, r.jacobian)
     quaternion_from_matrix(r.tcp, r.orientation)
@@ -91,13 +97,22 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
     _make_safe(law, c, m, r, s, tau)
 
 
-@njit(cache=True)
+@kernel
+def _is_measured(measured: Record) -> bool:
+    """Whether everything that was measured is a number; if not, nothing may be computed, let alone kept, from it."""
+    whole = limits.is_finite(measured.q) and limits.is_finite(measured.dq) and limits.is_finite(measured.tau_last)
+    for i in range(7):
+        whole = whole and limits.is_finite(measured.mass[i])
+    return whole and limits.is_finite(measured.coriolis) and math.isfinite(measured.elapsed)
+
+
+@kernel
 def _in_motion(memory: Record) -> bool:
     status = memory.motion_status
     return status != MotionStatus.NONE and status != MotionStatus.REFUSED
 
 
-@njit(cache=True)
+@kernel
 def _settle(commands: Record, measured: Record, memory: Record) -> None:
     """Let the mode begin from where the arm is: its targets, its posture, its integral; older targets are dropped."""
     reference.seed(memory, measured.q)
@@ -111,7 +126,7 @@ def _settle(commands: Record, measured: Record, memory: Record) -> None:
         memory.saturated[i] = 0.0
 
 
-@njit(cache=True)
+@kernel
 def _stop_or_go_on(memory: Record, stop: int) -> None:
     if stop == 0:
         memory.hold &= ~_STOPS
@@ -124,7 +139,7 @@ def _stop_or_go_on(memory: Record, stop: int) -> None:
             memory.motion_status = MotionStatus.STOPPING
 
 
-@njit(cache=True)
+@kernel
 def _take_target(commands: Record, memory: Record, now: float) -> None:
     if commands.mode == Mode.OSC:
         reference.take_pose(memory, commands, now)
@@ -138,10 +153,9 @@ def _take_target(commands: Record, memory: Record, now: float) -> None:
         reference.take_joints(memory, commands, now)
 
 
-@njit(cache=True)
+@kernel
 def _update_motion(commands: Record, motion: Record, measured: Record, memory: Record) -> None:
-    due = measured.time >= motion.start
-    if commands.motion_id != memory.motion_id and motion.id == commands.motion_id and due:
+    if commands.motion_id != memory.motion_id and motion.id == commands.motion_id:
         late = measured.time - motion.start if motion.start > 0.0 else 0.0
         replacing = _in_motion(memory)
         if memory.law == Law.OSC or memory.law == Law.TORQUE:
@@ -161,7 +175,7 @@ def _update_motion(commands: Record, motion: Record, measured: Record, memory: R
         _settle(commands, measured, memory)
 
 
-@njit(cache=True)
+@kernel
 def _choose_law(commands: Record, measured: Record, memory: Record) -> int:
     if _in_motion(memory):
         return Law.MOTION
@@ -183,7 +197,7 @@ def _choose_law(commands: Record, measured: Record, memory: Record) -> int:
     return Law.HOLD
 
 
-@njit(cache=True)
+@kernel
 def _make_torque(
     law: int, commands: Record, motion: Record, measured: Record, memory: Record, scratch: Record, dt: float
 ) -> None:
@@ -221,12 +235,12 @@ def _make_torque(
         tau[i] += measured.coriolis[i]
 
 
-@njit(cache=True)
+@kernel
 def _make_safe(law: int, commands: Record, measured: Record, memory: Record, scratch: Record, tau: Array) -> None:
     """Check and limit ``tau`` [Nm] (7,); what remains is sent."""
     asked = scratch.asked
     springs = law == Law.OSC or law == Law.TORQUE
-    if limits.is_finite(tau) and limits.is_finite(measured.q) and limits.is_finite(measured.dq):
+    if limits.is_finite(tau):
         memory.hold &= ~_NOT_FINITE
         limits.repel(measured.q, measured.dq, commands.torque_limit, springs, scratch.envelope, tau)
     else:
@@ -248,7 +262,7 @@ def _make_safe(law: int, commands: Record, measured: Record, memory: Record, scr
         memory.limited_torques += 1
 
 
-@njit(cache=True)
+@kernel
 def report(
     commands: Record, measured: Record, memory: Record, state: Record, cycle: Record,
     written: int, response: float, success_rate: float,

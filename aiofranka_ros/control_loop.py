@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import gc
+import math
 import os
 import time
 from collections.abc import Callable
@@ -62,6 +63,8 @@ class ControlLoop:
         self.commands, self.motion, self.measured = new(COMMANDS), new(MOTION), new(MEASURED)
         self.memory, self._scratch, self.state = new(MEMORY), new(SCRATCH), new(STATE)
         self._next_commands = new(COMMANDS)
+        # A motion that replaces another waits here until its time, because that one goes on until then.
+        self._next_motion, self._due = new(MOTION), math.inf
         self._views = MeasuredViews(self.measured)
 
     def run(self, arm: Arm, activation: int, started: Callable[[], None]) -> End:
@@ -85,7 +88,8 @@ class ControlLoop:
         state["success_rate_min"] = 1.0
         measured["time"] = arm.read().time.to_sec()
         tau = memory["tau"][0]
-        first = True
+        first, stop = True, 0
+        self._due = math.inf
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -95,12 +99,13 @@ class ControlLoop:
             while True:
                 robot, duration = control.read()
                 arrived = time.perf_counter_ns()
-                control.measure(robot, duration, measured, self._views)
+                control.measure(robot, duration, self._views)
                 if shared.commands.version != version:
                     version = self._take_commands(version)
-                stop = watch.reason(self.commands, arrived)
+                if self._views.time[0] >= self._due:
+                    self._take_motion()
                 control_cycle.step(self.commands, self.motion, measured, memory, self._scratch, stop)
-                if watch.end is not None and self._at_rest(watch, arrived):
+                if stop and watch.end is not None and self._at_rest(watch, arrived):
                     control.finish(tau.tolist())
                     return watch.end
                 control.write(tau.tolist())
@@ -108,6 +113,7 @@ class ControlLoop:
 
                 # The torque is on its way; what follows has the rest of the millisecond.
                 self._report(robot, departed - arrived)
+                stop = watch.reason(self.commands, departed)
                 if first:
                     first = False
                     started()
@@ -118,16 +124,26 @@ class ControlLoop:
             gc.unfreeze()
 
     def _take_commands(self, version: int) -> int:
-        """Take new commands whole, with the motion that they speak of; else keep the ones there are."""
+        """Take new commands whole, with the motion that they speak of; else keep the ones there are.
+
+        :returns: the version of the commands that are in force.
+        """
         newest = self._shared.commands.version
         fresh = self._next_commands
         if not self._shared.commands.read(fresh):
             return version
-        if fresh["motion_id"][0] != self.motion["id"][0] and not self._shared.motion.read(self.motion):
-            self.motion["id"] = 0  # Half read: not to be used.
-            return version
+        if fresh["motion_id"][0] not in (self.motion["id"][0], self._next_motion["id"][0]):
+            if not self._shared.motion.read(self._next_motion):
+                self._next_motion["id"] = 0  # Half read: not to be used.
+                return version
+            self._due = float(self._next_motion["start"][0])
         self.commands, self._next_commands = fresh, self.commands
         return newest
+
+    def _take_motion(self) -> None:
+        self._due = math.inf
+        if self._next_motion["id"][0] == self.commands["motion_id"][0]:
+            self.motion, self._next_motion = self._next_motion, self.motion
 
     def _report(self, robot: object, response: int) -> None:
         shared, state = self._shared, self.state
@@ -147,7 +163,7 @@ class ControlLoop:
 
 
 def warm_up() -> None:
-    """Compile every kernel of the cycle, or load it from the cache: nothing of that may happen while a torque is due."""
+    """Compile every kernel of the cycle, or load it from the cache: not to happen while a torque is due."""
     commands, measured, motion = new(COMMANDS), new(MEASURED), new(MOTION)
     memory, scratch = new(MEMORY), new(SCRATCH)
     measured["q"], measured["mass"], measured["elapsed"] = fr3.HOME, np.eye(7), fr3.CYCLE
@@ -177,7 +193,7 @@ class _Watch:
         self.end_since = 0
 
     def reason(self, commands: np.ndarray, now: int) -> int:
-        """The reason not to follow the node in this cycle, as a Hold flag; 0: there is none."""
+        """The reason not to follow the node in the next cycle, as a Hold flag; 0: there is none."""
         if self.end is not None:
             return int(Hold.FINISHING)
         beat = self._shared.heartbeat

@@ -57,10 +57,18 @@ class Server:
         self._loop = ControlLoop(shared, parent)
         self._arm: Arm | None = None
 
-    def serve(self) -> None:
-        """Warm up, then answer requests until the node closes the socket or dies."""
+    def warm_up(self) -> None:
+        """Get everything ready that takes time."""
         self._publish_phase(Phase.STARTING)
         warm_up()
+
+    def warn(self, messages: list[str]) -> None:
+        """Have the node log warnings."""
+        for message in messages:
+            self._say(event="warning", message=message)
+
+    def serve(self) -> None:
+        """Answer requests until the node closes the socket or dies."""
         self._publish_phase(Phase.DISCONNECTED)
         self._say(event="ready")
         poller = select.poll()
@@ -96,8 +104,11 @@ class Server:
             if result is not None:
                 self._say(done=name, **result)
 
-    def _connect(self, address: str) -> dict[str, Any]:
+    def _connect(self, address: str, cpu: int | None) -> dict[str, Any]:
         self._disconnect()
+        # Without real-time scheduling it would have to share that CPU with everybody else.
+        if cpu is not None and os.sched_getscheduler(0) == os.SCHED_FIFO:
+            os.sched_setaffinity(0, {cpu})
         self._arm = Arm(address)
         self._loop.state["robot_tcp"][0] = arm_module.matrix(self._arm.read().F_T_EE)
         self._report_idle_state(self._arm)
@@ -178,17 +189,12 @@ def describe(error: FrankaError) -> dict[str, Any]:
     return {"error": type(error).__name__, "message": str(error), "data": data}
 
 
-def _prefer_real_time(priority: int, cpu: int | None) -> list[str]:
-    """Ask the system for real-time scheduling and locked memory; return what it refused, and how to get it.
-
-    Without real-time scheduling the process stays on no particular CPU: it would share it with everybody else.
-    """
+def _prefer_real_time(priority: int) -> list[str]:
+    """Ask the system for real-time scheduling and locked memory; return what it refused, and how to get it."""
     refused = []
     if priority > 0:
         try:
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-            if cpu is not None:
-                os.sched_setaffinity(0, {cpu})
         except OSError:
             refused.append(
                 "no real-time scheduling (SCHED_FIFO): give this user the rtprio limit in "
@@ -206,7 +212,6 @@ def main() -> int:
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the socket to the node")
     parser.add_argument("--parent", type=int, required=True, help="process id of the node")
     parser.add_argument("--priority", type=int, default=80, help="SCHED_FIFO priority; 0: none")
-    parser.add_argument("--cpu", type=int, help="CPU to stay on, where real-time scheduling is permitted")
     options = parser.parse_args()
     # A terminal's Ctrl-C reaches every process of the group: the node decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -214,8 +219,9 @@ def main() -> int:
     channel = socket.socket(fileno=options.channel)
     with SharedMemory.open(options.shared_memory) as shared:
         server = Server(shared, channel, options.parent)
-        for refused in _prefer_real_time(options.priority, options.cpu):
-            channel.send(json.dumps({"event": "warning", "message": refused}).encode())
+        server.warm_up()
+        # Only now: starting up at this priority would keep a CPU from everybody for seconds.
+        server.warn(_prefer_real_time(options.priority))
         server.serve()
     return 0
 

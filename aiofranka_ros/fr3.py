@@ -3,8 +3,8 @@
 Imported by everything that needs a constant of the arm, in every process. Units are SI: rad, rad/s, Nm, m.
 
 Sources: "Limits for Franka Research 3" in the page "Robot and interface specifications" of Franka's FCI documentation
-(August 2025), franka_description's ``fr3`` URDF (the robot serves the same one through ``GetRobotModel``), and libfranka
-0.21, ``rate_limiting.h`` and ``joint_velocity_limits.cpp``.
+(August 2025), franka_description's ``fr3`` URDF (the robot serves the same one through ``GetRobotModel``), and
+libfranka 0.21, ``rate_limiting.h`` and ``joint_velocity_limits.cpp``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
-from aiofranka_ros.records import Array
+from aiofranka_ros.records import Array, kernel
 
 JOINT_NAMES: tuple[str, ...] = tuple(f"fr3_joint{i}" for i in range(1, 8))
 #: Frame of the robot's base, in which every pose of this package is expressed unless it says otherwise.
@@ -43,8 +42,8 @@ LOST_PACKETS_LIMIT = 20
 #: Length of a control cycle [s].
 CYCLE = 1e-3
 
-#: ``limit`` [rad] and ``position_based_velocity_limits``, offset [rad/s] and deceleration [rad/s²], of the FR3 URDF, (7,)
-#: each: what the robot computes the velocity limits at a position from.
+#: ``limit`` [rad] and ``position_based_velocity_limits``, offset [rad/s] and deceleration [rad/s²], of the FR3 URDF,
+#: (7,) each: what the robot computes the velocity limits at a position from.
 _ENVELOPE_LOWER = np.array([-2.7501, -1.7918, -2.9065, -3.0481, -2.8101, 0.54092, -3.0196])
 _ENVELOPE_UPPER = np.array([2.7501, 1.7918, 2.9065, -0.1458, 2.8101, 4.5205, 3.0196])
 _ENVELOPE_OFFSET = np.array([0.30, 0.20, 0.20, 0.30, 0.35, 0.35, 0.35])
@@ -72,7 +71,7 @@ HOME = np.array([0.0, 0.0, 0.0, -math.pi / 2, 0.0, math.pi / 2, -math.pi / 4])
 READY = np.array([0.0, -math.pi / 4, 0.0, -3 * math.pi / 4, 0.0, math.pi / 2, math.pi / 4])
 
 
-@njit(cache=True)
+@kernel
 def velocity_envelope(q: Array, lower: Array, upper: Array) -> None:
     """Velocities that leave each joint room to brake before its position limit.
 

@@ -12,16 +12,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from aiofranka_ros.fr3 import JOINT_ORIGIN, JOINT_ROLL
-from aiofranka_ros.records import Array
+from aiofranka_ros.records import Array, kernel
 
 _COS_ROLL = np.cos(JOINT_ROLL)
 _SIN_ROLL = np.sin(JOINT_ROLL)
 
 
-@njit(cache=True)
+@kernel
 def forward(q: Array, flange_to_tcp: Array, flange: Array, tcp: Array, jacobian: Array) -> None:
     """Pose of flange and control frame, and the Jacobian of the latter.
 
@@ -73,7 +72,7 @@ def forward(q: Array, flange_to_tcp: Array, flange: Array, tcp: Array, jacobian:
         jacobian[2, i] = jacobian[3, i] * y - jacobian[4, i] * x
 
 
-@njit(cache=True)
+@kernel
 def quaternion_from_matrix(matrix: Array, quaternion: Array) -> None:
     """Fill ``quaternion`` (x, y, z, w) from the rotation in the upper left of ``matrix``.
 
@@ -110,7 +109,7 @@ def quaternion_from_matrix(matrix: Array, quaternion: Array) -> None:
     quaternion[0], quaternion[1], quaternion[2], quaternion[3] = x * n, y * n, z * n, w * n
 
 
-@njit(cache=True)
+@kernel
 def rotation_between(target: Array, current: Array, vector: Array) -> None:
     """Fill ``vector`` with the rotation vector [rad] (3,), in the base, that turns ``current`` into ``target``.
 
@@ -128,7 +127,7 @@ def rotation_between(target: Array, current: Array, vector: Array) -> None:
     vector[0], vector[1], vector[2] = x * scale, y * scale, z * scale
 
 
-@njit(cache=True)
+@kernel
 def rotate(quaternion: Array, vector: Array, factor: float) -> None:
     """Turn ``quaternion`` (x, y, z, w), in place, by ``factor`` times the rotation vector (3,) given in the base."""
     rx, ry, rz = vector[0] * factor, vector[1] * factor, vector[2] * factor

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
 from aiofranka_ros.kinematics import rotation_between
-from aiofranka_ros.records import Array, Record
+from aiofranka_ros.records import Array, Record, kernel
 
 #: Added to the diagonal of Λ⁻¹ = J M⁻¹ Jᵀ [1/kg, 1/(kg m²)]: bounds the force near a singularity, where a direction
 #: would otherwise feel infinitely heavy. Elsewhere Λ⁻¹ is 0.1 and more.
 _SINGULARITY_DAMPING = 5e-3
 
 
-@njit(cache=True)
+@kernel
 def impedance(
     q: Array, dq: Array, ref_q: Array, ref_dq: Array, ref_ddq: Array, inertia: Array, kp: Array, kd: Array, tau: Array
 ) -> None:
@@ -34,7 +32,7 @@ def impedance(
         tau[i] = total
 
 
-@njit(cache=True)
+@kernel
 def integrate(q: Array, ref_q: Array, ki: Array, limit: Array, saturated: Array, integral: Array, dt: float) -> None:
     """Integral part of the PID law [Nm] (7,), in place, with anti-windup.
 
@@ -48,7 +46,7 @@ def integrate(q: Array, ref_q: Array, ki: Array, limit: Array, saturated: Array,
             integral[i] = min(max(integral[i] + step, -limit[i]), limit[i])
 
 
-@njit(cache=True)
+@kernel
 def _cholesky(matrix: Array, n: int) -> None:
     """Replace the lower triangle of the symmetric positive definite ``matrix`` (n, n) by its Cholesky factor."""
     for j in range(n):
@@ -64,7 +62,7 @@ def _cholesky(matrix: Array, n: int) -> None:
             matrix[i, j] = total / pivot
 
 
-@njit(cache=True)
+@kernel
 def _solve(factor: Array, n: int, vector: Array) -> None:
     """Solve ``L Lᵀ x = vector`` in place, given the Cholesky factor L in the lower triangle of ``factor``."""
     for i in range(n):
@@ -79,7 +77,7 @@ def _solve(factor: Array, n: int, vector: Array) -> None:
         vector[i] = total / factor[i, i]
 
 
-@njit(cache=True)
+@kernel
 def operational_space(
     q: Array, dq: Array, inertia: Array, commands: Record, memory: Record, scratch: Record, tau: Array
 ) -> None:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
 from aiofranka_ros.fr3 import CYCLE, POSITION_LOWER, POSITION_UPPER, velocity_envelope
-from aiofranka_ros.records import Array
+from aiofranka_ros.records import Array, kernel
 
 #: The soft limits begin this far inside a joint's position limits [rad]; at the limit they push with the whole torque.
 SOFT_LIMIT_MARGIN = 0.1
@@ -22,7 +20,7 @@ _FREE_VELOCITY = 0.85
 _VELOCITY_DAMPING = 2.5
 
 
-@njit(cache=True)
+@kernel
 def repel(q: Array, dq: Array, torque_limit: Array, springs: bool, envelope: Array, tau: Array) -> None:
     """Add to ``tau`` [Nm] (7,) what keeps the joints from their position and velocity limits.
 
@@ -49,7 +47,7 @@ def repel(q: Array, dq: Array, torque_limit: Array, springs: bool, envelope: Arr
             tau[i] += _VELOCITY_DAMPING * torque_limit[i] * excess
 
 
-@njit(cache=True)
+@kernel
 def saturate(tau: Array, torque_limit: Array) -> bool:
     """Cut ``tau`` [Nm] (7,), in place, to ``torque_limit``; return whether anything was cut."""
     cut = False
@@ -60,7 +58,7 @@ def saturate(tau: Array, torque_limit: Array) -> bool:
     return cut
 
 
-@njit(cache=True)
+@kernel
 def limit_rate(tau: Array, sent: Array, used: Array, rate: float) -> bool:
     """Cut the change of ``tau`` [Nm] (7,), in place, to ``rate`` [Nm/s] times one cycle; return whether it was cut.
 
@@ -83,7 +81,7 @@ def limit_rate(tau: Array, sent: Array, used: Array, rate: float) -> bool:
     return cut
 
 
-@njit(cache=True)
+@kernel
 def is_finite(vector: Array) -> bool:
     """Whether all of ``vector`` (n,) is finite."""
     for i in range(vector.shape[0]):
@@ -92,7 +90,7 @@ def is_finite(vector: Array) -> bool:
     return True
 
 
-@njit(cache=True)
+@kernel
 def damped_stop(dq: Array, kd: Array, tau: Array) -> None:
     """Into ``tau`` [Nm] (7,): brake every joint, or nothing where not even the velocity is a number."""
     for i in range(7):

@@ -16,6 +16,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
+
+#: Decorator of the compiled kernels. Compiled code is cached beside the source (or in the user's cache directory); a
+#: division by zero gives infinity, which the limits catch, instead of an exception in the middle of a cycle.
+kernel = njit(cache=True, error_model="numpy")
 
 Array: TypeAlias = npt.NDArray[np.float64]
 #: A numpy record of one of the dtypes below.
@@ -143,7 +148,7 @@ MOTION = np.dtype(
     [
         ("id", "u8"),
         ("segments", "i8"),
-        ("start", "f8"),  # robot time at which it begins [s]; in the past: at once
+        ("start", "f8"),  # robot time at which it begins [s]; 0: at once
         ("times", "f8", (MAX_SEGMENTS + 1,)),  # [s], from the beginning of the motion
         ("coefficients", "f8", (MAX_SEGMENTS, 7, 6)),
     ]

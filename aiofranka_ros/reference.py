@@ -18,11 +18,9 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
 from aiofranka_ros.fr3 import JOINT_MARGIN, POSITION_LOWER, POSITION_UPPER
 from aiofranka_ros.kinematics import rotate, rotation_between
-from aiofranka_ros.records import Array, Record
+from aiofranka_ros.records import Array, Record, kernel
 
 #: Targets further apart than this are not one movement; no velocity is made of them [s].
 _LONGEST_GAP = 0.5
@@ -34,12 +32,12 @@ _BRAKING_SHARE = 0.7
 _ACCELERATION_SMOOTHING = 4e-3
 
 
-@njit(cache=True)
+@kernel
 def _median(a: float, b: float, c: float) -> float:
     return max(min(a, b), min(max(a, b), c))
 
 
-@njit(cache=True)
+@kernel
 def _limit_norm(vector: Array, limit: float) -> float:
     """Shorten ``vector`` (3,), in place, to ``limit``; return how long it was."""
     norm = math.sqrt(vector[0] ** 2 + vector[1] ** 2 + vector[2] ** 2)
@@ -49,7 +47,7 @@ def _limit_norm(vector: Array, limit: float) -> float:
     return norm
 
 
-@njit(cache=True)
+@kernel
 def _approach_speed(distance: float, bandwidth: float, acceleration: float, velocity: float) -> float:
     """Speed at which to close ``distance``: proportional near by, then as fast as braking allows, then ``velocity``."""
     gain = 0.5 * bandwidth
@@ -62,7 +60,7 @@ def _approach_speed(distance: float, bandwidth: float, acceleration: float, velo
     return min(speed, velocity)
 
 
-@njit(cache=True)
+@kernel
 def _coast(age: float, duration: float, believed: Array) -> None:
     """How a target goes on after it came: fill seconds travelled at its velocity, and the share of it that is left."""
     if age <= duration:
@@ -75,7 +73,7 @@ def _coast(age: float, duration: float, believed: Array) -> None:
         believed[0], believed[1] = 1.5 * duration, 0.0
 
 
-@njit(cache=True)
+@kernel
 def seed(memory: Record, q: Array) -> None:
     """Make target and reference the measured pose and ``q`` [rad] (7,), at rest; forget all velocities."""
     memory.target_count = 0
@@ -104,7 +102,7 @@ def seed(memory: Record, q: Array) -> None:
             memory.slope_q[j, i] = 0.0
 
 
-@njit(cache=True)
+@kernel
 def freeze(memory: Record) -> None:
     """Let the reference come to rest where it would stop anyway, as if the newest target were there."""
     memory.target_count = 0
@@ -124,7 +122,7 @@ def freeze(memory: Record) -> None:
             memory.slope_q[j, i] = 0.0
 
 
-@njit(cache=True)
+@kernel
 def _elapsed_between_targets(memory: Record, stamp: int, now: float) -> float:
     """Time between this target and the last [s]: by their sender's stamps, else by arrival; 0: not one movement."""
     elapsed = now - memory.target_seen
@@ -137,7 +135,7 @@ def _elapsed_between_targets(memory: Record, stamp: int, now: float) -> float:
     return elapsed if elapsed >= _SHORTEST_GAP else 0.0
 
 
-@njit(cache=True)
+@kernel
 def take_pose(memory: Record, commands: Record, now: float) -> None:
     """Take the pose in ``commands`` as the newest target; ``now`` is robot time [s]."""
     elapsed = _elapsed_between_targets(memory, commands.target_stamp, now)
@@ -193,7 +191,7 @@ def take_pose(memory: Record, commands: Record, now: float) -> None:
     memory.target_stamp = commands.target_stamp
 
 
-@njit(cache=True)
+@kernel
 def take_joints(memory: Record, commands: Record, now: float) -> None:
     """Take the joint positions in ``commands`` as the newest target; ``now`` is robot time [s]."""
     elapsed = _elapsed_between_targets(memory, commands.target_stamp, now)
@@ -225,7 +223,7 @@ def take_joints(memory: Record, commands: Record, now: float) -> None:
     memory.target_stamp = commands.target_stamp
 
 
-@njit(cache=True)
+@kernel
 def _follow(
     error: Array, target_velocity: Array, velocity: Array, acceleration: Array,
     bandwidth: float, max_velocity: float, max_acceleration: float, dt: float,
@@ -243,7 +241,7 @@ def _follow(
         velocity[i] += acceleration[i] * dt
 
 
-@njit(cache=True)
+@kernel
 def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> None:
     """Advance the reference of the control frame by ``dt``."""
     if commands.smooth_targets == 0:
@@ -279,7 +277,7 @@ def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> Non
     rotate(memory.ref_orientation, memory.ref_angular, dt)
 
 
-@njit(cache=True)
+@kernel
 def advance_joints(memory: Record, commands: Record, smooth: bool, now: float, dt: float) -> None:
     """Advance the joint reference by ``dt``; without ``smooth`` it is the target."""
     if not smooth:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import ruckig
-from numba import njit
 
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.fr3 import (
@@ -25,7 +24,7 @@ from aiofranka_ros.fr3 import (
     VELOCITY_LIMIT,
     velocity_envelope,
 )
-from aiofranka_ros.records import Array, MotionStatus, Record
+from aiofranka_ros.records import Array, MotionStatus, Record, kernel
 
 #: Stopping a motion takes this long [s]: it slows down along its own path. From 2.62 rad/s the braking peaks at
 #: 1.5 · 2.62 / 0.4 = 9.8 rad/s², within the arm's 10 rad/s².
@@ -180,7 +179,7 @@ def _polynomials(trajectory: ruckig.Trajectory) -> Motion:
     return Motion(times, coefficients)
 
 
-@njit(cache=True)
+@kernel
 def evaluate(times: Array, coefficients: Array, segments: int, time: float, q: Array, dq: Array, ddq: Array) -> None:
     """Positions, velocities and accelerations (7,) of a motion at ``time`` [s]; at rest before and after it."""
     end = times[segments]
@@ -205,7 +204,7 @@ def evaluate(times: Array, coefficients: Array, segments: int, time: float, q: A
             ddq[j] = 0.0
 
 
-@njit(cache=True)
+@kernel
 def _exceed_envelope(times: Array, coefficients: Array, exceeding: npt.NDArray[np.bool_]) -> None:
     """Mark the joints (7,) that move faster somewhere than a share of what the robot allows there."""
     q, dq, ddq, low, high = np.empty(7), np.empty(7), np.empty(7), np.empty(7), np.empty(7)
@@ -222,7 +221,7 @@ def _exceed_envelope(times: Array, coefficients: Array, exceeding: npt.NDArray[n
                 exceeding[i] = True
 
 
-@njit(cache=True)
+@kernel
 def begin(memory: Record, motion: Record, q: Array, dq: Array, late: float = 0.0) -> None:
     """Begin ``motion`` from a reference at ``q`` [rad], ``dq`` [rad/s] (7,), or refuse it where that is too far away.
 
@@ -246,7 +245,7 @@ def begin(memory: Record, motion: Record, q: Array, dq: Array, late: float = 0.0
             memory.motion_status = MotionStatus.REFUSED
 
 
-@njit(cache=True)
+@kernel
 def advance(memory: Record, motion: Record, dt: float) -> None:
     """Advance the joint reference along the motion by ``dt`` [s].
 

@@ -1,0 +1,163 @@
+"""ROS messages to the arrays that the control process takes, and what it measured back to messages.
+
+Called by the node, in its process and its one thread. This is the boundary: what comes from the graph is
+checked here, completely and once, and whatever is wrong with it raises
+:class:`~aiofranka_ros.errors.InvalidTarget` with a sentence for its sender. Behind this module every array
+has its shape and is finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PoseStamped, WrenchStamped
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Header
+
+from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.fr3 import BASE_FRAME, JOINT_NAMES
+from aiofranka_ros.records import Array, Record
+
+#: Frames in which a pose may be given: all of them are the robot's base. ``base`` differs from ``fr3_link0``
+#: in name alone (franka_description), and an empty one means the base.
+BASE_FRAMES = ("", BASE_FRAME, "base")
+#: Largest deviation of a quaternion's norm from 1 that is taken for rounding and normalised away.
+QUATERNION_TOLERANCE = 0.01
+
+_NANOSECONDS = 1_000_000_000
+
+
+def nanoseconds(stamp: Time) -> int:
+    """A time stamp as nanoseconds; 0 where its sender left it empty."""
+    return int(stamp.sec) * _NANOSECONDS + int(stamp.nanosec)
+
+
+def pose_target(message: PoseStamped) -> dict[str, Array]:
+    """The pose of the control frame that ``message`` asks for.
+
+    :returns: ``target_position`` [m] (3,) and ``target_orientation``, a unit quaternion (x, y, z, w), in the
+        base.
+    :raises InvalidTarget: its frame is not the base, it is not finite, or its quaternion is not a unit one.
+    """
+    frame = message.header.frame_id
+    if frame not in BASE_FRAMES:
+        raise InvalidTarget(
+            f"its frame is {frame!r}; poses are taken in {BASE_FRAME!r}, 'base' or an empty frame_id alone",
+            reason="unknown frame",
+        )
+    p, o = message.pose.position, message.pose.orientation
+    position = np.array([p.x, p.y, p.z])
+    orientation = np.array([o.x, o.y, o.z, o.w])
+    _require_finite("position", position)
+    _require_finite("orientation", orientation)
+    return {"target_position": position, "target_orientation": unit_quaternion(orientation)}
+
+
+def unit_quaternion(quaternion: Array) -> Array:
+    """``quaternion`` (x, y, z, w) with a norm of exactly 1.
+
+    :raises InvalidTarget: its norm is further from 1 than rounding explains.
+    """
+    norm = float(np.linalg.norm(quaternion))
+    if abs(norm - 1.0) > QUATERNION_TOLERANCE:
+        raise InvalidTarget(
+            f"its quaternion has a norm of {norm:.3f}: only {1 - QUATERNION_TOLERANCE:.2f} to "
+            f"{1 + QUATERNION_TOLERANCE:.2f} is taken for a unit quaternion (x, y, z, w)",
+            reason="not a unit quaternion",
+        )
+    return quaternion / norm
+
+
+def position_target(message: JointState) -> dict[str, Array]:
+    """The joint positions that ``message`` asks for.
+
+    :returns: ``target_q`` [rad] (7,).
+    :raises InvalidTarget: joints are missing, unknown or named twice, or a position is not finite.
+    """
+    return {"target_q": _by_joint(message.name, message.position, "position")}
+
+
+def torque_target(message: JointState) -> dict[str, Array]:
+    """The joint torques that ``message`` asks for, gravity and coriolis excluded as in libfranka.
+
+    :returns: ``target_torque`` [Nm] (7,).
+    :raises InvalidTarget: joints are missing, unknown or named twice, or a torque is not finite.
+    """
+    return {"target_torque": _by_joint(message.name, message.effort, "effort")}
+
+
+def joint_values(values: Sequence[float], what: str) -> Array:
+    """``values`` as an array (7,), from joint 1 on.
+
+    :param what: what they are, for the message of the exception.
+    :raises InvalidTarget: they are not seven, or not finite.
+    """
+    if len(values) != len(JOINT_NAMES):
+        raise InvalidTarget(
+            f"{what} has {len(values)} values, but the arm has {len(JOINT_NAMES)} joints", reason="wrong size"
+        )
+    array = np.array(values, dtype=float)
+    _require_finite(what, array)
+    return array
+
+
+def joint_state(state: Record) -> JointState:
+    """Measured positions [rad], velocities [rad/s] and torques [Nm] of ``state``."""
+    return JointState(
+        header=_header(state),
+        name=list(JOINT_NAMES),
+        position=state["q"].tolist(),
+        velocity=state["dq"].tolist(),
+        effort=state["tau_measured"].tolist(),
+    )
+
+
+def measured_pose(state: Record) -> PoseStamped:
+    """Measured pose of the control frame in the base."""
+    message = PoseStamped(header=_header(state))
+    position, orientation = message.pose.position, message.pose.orientation
+    position.x, position.y, position.z = state["position"].tolist()
+    orientation.x, orientation.y, orientation.z, orientation.w = state["orientation"].tolist()
+    return message
+
+
+def external_wrench(state: Record) -> WrenchStamped:
+    """Estimated external wrench on the stiffness frame, expressed in the base (``O_F_ext_hat_K``)."""
+    message = WrenchStamped(header=_header(state))
+    force, torque = message.wrench.force, message.wrench.torque
+    force.x, force.y, force.z, torque.x, torque.y, torque.z = state["external_wrench"].tolist()
+    return message
+
+
+def _header(state: Record) -> Header:
+    """In the base, at the time of the measurement."""
+    seconds, rest = divmod(int(state["stamp"]), _NANOSECONDS)
+    return Header(stamp=Time(sec=seconds, nanosec=rest), frame_id=BASE_FRAME)
+
+
+def _by_joint(names: Sequence[str], values: Sequence[float], field: str) -> Array:
+    """``values`` (7,) from joint 1 on, in whatever order they are named; without names, they are in order."""
+    if not names:
+        return joint_values(values, field)
+    if len(values) != len(names):
+        raise InvalidTarget(f"it names {len(names)} joints, but {field} has {len(values)} values", reason="wrong size")
+    problems = [
+        f"{problem} {', '.join(which)}"
+        for problem, which in (
+            ("unknown joint", sorted(set(names) - set(JOINT_NAMES))),
+            ("named twice:", sorted({name for name in names if list(names).count(name) > 1})),
+            ("missing joint", [name for name in JOINT_NAMES if name not in names]),
+        )
+        if which
+    ]
+    if problems:
+        raise InvalidTarget("; ".join(problems), reason="wrong joints")
+    by_name = dict(zip(names, values, strict=True))
+    return joint_values([by_name[name] for name in JOINT_NAMES], field)
+
+
+def _require_finite(what: str, values: Array) -> None:
+    if not np.isfinite(values).all():
+        raise InvalidTarget(f"{what} is not finite: {values.tolist()}", reason="not finite")

@@ -1,0 +1,483 @@
+"""The lifecycle node: it owns the control process, listens to the graph, and tells people what happens.
+
+``ros2 run aiofranka_ros node``, or ``python -m aiofranka_ros.node``. One process and one thread: everything
+runs on one ``SingleThreadedExecutor``, so nothing here needs a lock. Nothing here is fast either, and need
+not be: the arm is driven by the control process (:mod:`aiofranka_ros.control_process`), which goes on,
+safely, whatever happens here.
+
+    configure    start the simulated arm if there is one, start the control process, connect
+    activate     take torque control and hold where the arm is
+    deactivate   stop smoothly and release
+    cleanup      disconnect, end the control process and the simulated arm
+
+After each of them, successful or not, the arm is either held or released.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped, WrenchStamped
+from lifecycle_msgs.srv import ChangeState
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.rcutils_logger import RcutilsLogger
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+from sensor_msgs.msg import JointState
+
+from aiofranka_ros import conversions, diagnostics
+from aiofranka_ros.control_client import ControlClient, Ended
+from aiofranka_ros.diagnostics import LoopStatistics, Trouble
+from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, FrankaError
+from aiofranka_ros.move_action import MoveAction
+from aiofranka_ros.parameters import Lock, Parameters
+from aiofranka_ros.records import Record
+from aiofranka_ros.simulation import SimulatedArm, cpu_for
+from aiofranka_ros.targets import TargetTopics
+
+SUCCESS, FAILURE, ERROR = (
+    TransitionCallbackReturn.SUCCESS,
+    TransitionCallbackReturn.FAILURE,
+    TransitionCallbackReturn.ERROR,
+)
+#: Niceness of the node, where the system permits it.
+_NICENESS = -10
+#: How long results of aborted goals may take to leave at the end [s].
+_LAST_WORDS = 0.3
+
+
+class FrankaNode(LifecycleNode):
+    """The node ``aiofranka``.
+
+    :param interruptible: a context inside which a signal raises ``KeyboardInterrupt``, for what takes long.
+    :raises rclpy.exceptions.ParameterException: a parameter from a file or the command line cannot be used.
+    """
+
+    def __init__(
+        self, interruptible: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    ) -> None:
+        super().__init__("aiofranka")
+        self._interruptible = interruptible
+        self._client: ControlClient | None = None
+        self._arm: SimulatedArm | None = None
+        self._active = False
+        self._measured: Record | None = None
+        self._trouble: Trouble | None = None
+        self._versions: dict[str, Any] = {}
+        self._ticked: Future = Future()
+        self._settings = Parameters(self, self._reached)
+        # Measured state goes out while the node is inactive too, because an arm that is guided by hand is of
+        # interest; a lifecycle publisher would be silent then.
+        self._joint_states = self.create_publisher(JointState, "joint_states", QoSProfile(depth=10))
+        self._ee_pose = self.create_publisher(PoseStamped, "~/ee_pose", qos_profile_sensor_data)
+        self._wrench = self.create_publisher(WrenchStamped, "~/external_wrench", qos_profile_sensor_data)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
+        self._targets = TargetTopics(self, self)
+        self._move = MoveAction(self, self)
+        self._statistics = LoopStatistics()
+        self._survive_illegal_transitions()
+        # Not the node's clock: simulated time may stand still, the control process's patience doesn't.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1.0 / self._settings["state_rate"], self._tick, clock=steady)
+        self.create_timer(1.0 / self._settings["diagnostics_rate"], self._publish_diagnostics, clock=steady)
+        if self._settings["autostart"]:
+            self._autostart_timer = self.create_timer(0.0, self._autostart, clock=steady)
+
+    # What targets and moves ask for.
+
+    @property
+    def active_client(self) -> ControlClient | None:
+        """The control process while the arm is active, else ``None``."""
+        return self._client if self._active else None
+
+    @property
+    def why_inactive(self) -> str:
+        """Why the arm is not active, as the end of a sentence; empty where nothing went wrong."""
+        return "" if self._trouble is None else f": {self._trouble.message}"
+
+    @property
+    def moving(self) -> bool:
+        """Whether the move action owns the arm."""
+        return self._move.owns_arm
+
+    @property
+    def busy(self) -> bool:
+        """Whether a goal was accepted whose result is still to come."""
+        return self._move.busy
+
+    def parameter(self, name: str) -> Any:
+        """Value of a parameter."""
+        return self._settings[name]
+
+    def next_tick(self) -> Awaitable[None]:
+        """Done at the next tick."""
+        return self._ticked
+
+    # Lifecycle.
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start what has to run and connect; on failure nothing of it is left."""
+        return self._attempt(self._configure, FAILURE)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Take torque control and hold."""
+        return self._attempt(self._activate, FAILURE)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop smoothly and release; where that fails, by ending the control process."""
+        return self._attempt(self._deactivate, ERROR)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Disconnect and end the other processes."""
+        self.release()
+        return SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop smoothly, release, and end the other processes."""
+        self.release()
+        return SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Release the arm the safe way; the node can be configured again."""
+        self.release()
+        return SUCCESS
+
+    def release(self) -> None:
+        """End the control process, which brings the arm to rest first, and the simulated arm; idempotent."""
+        self._active = False
+        self._measured = None
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+        arm, self._arm = self._arm, None
+        if arm is not None:
+            arm.close()
+
+    def _survive_illegal_transitions(self) -> None:
+        """Answer a request for an illegal transition with a refusal, as Kilted does.
+
+        Up to Jazzy, rclpy lets the exception through, and the executor would end the node with an active arm.
+        """
+        service = self._service_change_state
+        answer = service.callback
+
+        def change_state(request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+            try:
+                return answer(request, response)
+            except RuntimeError as error:  # rclpy's RCLError is one.
+                self.get_logger().warning(f"refused a transition: {error}")
+                response.success = False
+                return response
+
+        service.callback = change_state
+
+    def _attempt(self, transition: Callable[[], None], outcome: TransitionCallbackReturn) -> TransitionCallbackReturn:
+        """Run a transition; where it fails, say why, because rclpy wouldn't, and return ``outcome``."""
+        try:
+            transition()
+        except (FrankaError, TimeoutError) as error:
+            self._report(error)
+            # After a timeout nobody knows what the control process does: it has to go.
+            return ERROR if isinstance(error, TimeoutError) else outcome
+        except Exception as error:
+            self._report(error)
+            self.get_logger().error(traceback.format_exc())
+            return ERROR
+        return SUCCESS
+
+    def _configure(self) -> None:
+        self._settings.changes()
+        address = self._settings["robot_ip"]
+        what = "a simulated arm" if address == "sim" else f"the robot at {address}"
+        self.get_logger().info(f"connecting to {what}")
+        cpu = self._settings["realtime_cpu"] if self._settings["realtime_cpu"] >= 0 else None
+        self._client = ControlClient(priority=self._settings["realtime_priority"])
+        try:
+            with self._interruptible():
+                if address == "sim":
+                    address = self._start_both(self._client)
+                    cpu = cpu_for(address) if cpu is None else cpu
+                else:
+                    self._client.start()
+                answer = self._client.connect(address, cpu=cpu)
+            self._settings.write(self._client.commands, self._client.state()["robot_tcp"])
+            self._client.commands["mode"] = self._settings.mode
+            self._client.send()
+            self._settings.apply_collision_behavior(self._client)
+        except BaseException:
+            self.release()
+            raise
+        self._versions = {"libfranka": answer["library_version"], "FCI protocol": answer["protocol_version"]}
+        self._trouble = None
+        self.get_logger().info(f"connected to the robot at {address}, libfranka {answer['library_version']}")
+
+    def _start_both(self, client: ControlClient) -> str:
+        """Start simulated arm and control process at the same time, each of which takes seconds.
+
+        :returns: the simulated arm's address.
+        """
+        self._arm = SimulatedArm()
+        with ThreadPoolExecutor(1, "simulated-arm") as pool:
+            started = pool.submit(self._arm.start)
+            client.start()
+        started.result()
+        return self._arm.host
+
+    def _activate(self) -> None:
+        client = self._require_client()
+        client.poll()  # What ended before is history.
+        self._settings.apply(client, self._settings.changes())
+        with self._interruptible():
+            recovered = client.activate()
+        # The end effector may have been changed in Desk since.
+        self._settings.apply(client, ["tcp_from_robot"])
+        self._active = True
+        self._trouble = None
+        note = " after clearing a reflex" if recovered else ""
+        self.get_logger().info(f"active{note}, the arm holds; mode {self._settings['mode']}")
+
+    def _deactivate(self) -> None:
+        self._active = False
+        with contextlib.suppress(ControlProcessDied):  # Nobody drives the arm then; the tick tells of it.
+            self._require_client().deactivate()
+
+    def _require_client(self) -> ControlClient:
+        if self._client is None:
+            raise ControlProcessDied("the control process is not running")
+        return self._client
+
+    def _reached(self) -> Lock:
+        """The node's state, as far as it decides which parameters may change."""
+        if self._active:
+            return Lock.ACTIVE
+        return Lock.STARTED if self._client is None else Lock.CONFIGURED
+
+    def _autostart(self) -> None:
+        self._autostart_timer.cancel()
+        if self._client is not None:  # Somebody was faster.
+            return
+        if self.trigger_configure() != SUCCESS or self.trigger_activate() != SUCCESS:
+            self.get_logger().error(f"autostart failed; to try again: {self._trouble.remedy if self._trouble else ''}")
+
+    # The tick.
+
+    def _tick(self) -> None:
+        """Give a sign of life, learn what happened, publish, and let those go on who wait for it."""
+        if self._client is not None:
+            try:
+                self._client.beat()
+                self._follow(self._client, self._client.poll())
+            except ControlProcessDied as error:
+                self._fall_back(error, disconnected=True)
+            else:
+                self._publish_state()
+        self._apply_changes()
+        ticked, self._ticked = self._ticked, Future()
+        ticked.set_result(None)
+
+    def _follow(self, client: ControlClient, ended: Ended | None) -> None:
+        """Come down to the state that the control process is in."""
+        if ended is not None and ended.error is not None:
+            self._fall_back(ended.error, disconnected=ended.reason == "connection")
+
+    def _fall_back(self, error: FrankaError, *, disconnected: bool) -> None:
+        """The arm was stopped or lost: become inactive, or unconfigured where there is no arm any more."""
+        if self._arm is not None and not self._arm.alive and isinstance(error, ConnectionFailed):
+            error = ConnectionFailed("the simulated arm died")
+        self._report(error)
+        if self._active:
+            self.trigger_deactivate()
+        if disconnected and self._client is not None:
+            self.trigger_cleanup()
+
+    def _report(self, error: BaseException) -> None:
+        """Keep what went wrong for the diagnostics, and say it, once, with what to do about it."""
+        self._trouble = Trouble.of(error, self.get_fully_qualified_name())
+        self.get_logger().error(f"{self._trouble.message} ({self._trouble.remedy})")
+
+    def _apply_changes(self) -> None:
+        """Let changed parameters take effect."""
+        changed = self._settings.changes()
+        if not changed or self._client is None:
+            return
+        try:
+            self._settings.apply(self._client, changed)
+        except FrankaError as error:
+            self._report(error)
+
+    # What the node says.
+
+    def _publish_state(self) -> None:
+        if self._client is None:
+            return
+        state = self._measured = self._client.state()
+        self._joint_states.publish(conversions.joint_state(state))
+        self._ee_pose.publish(conversions.measured_pose(state))
+        self._wrench.publish(conversions.external_wrench(state))
+        if self._active:
+            self._targets.check_limited(state)
+
+    def _publish_diagnostics(self) -> None:
+        client, state = self._client, self._measured
+        statistics = self._statistics.collect(client.shared) if client is not None and state is not None else {}
+        statuses = {
+            "control loop": diagnostics.loop_status(client, state, statistics),
+            "targets": diagnostics.targets_status(
+                state,
+                self._active,
+                accepted=self._targets.accepted,
+                refused=self._targets.refused,
+                limited=self._targets.limited,
+                rejected=self._move.rejected,
+            ),
+            "robot": diagnostics.robot_status(
+                state, address=self._settings["robot_ip"], versions=self._versions, trouble=self._trouble
+            ),
+        }
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        for name, status in statuses.items():
+            # With its namespace, because viewers tell statuses apart by their names.
+            status.name = f"{self.get_fully_qualified_name().lstrip('/')}: {name}"
+            status.hardware_id = self._settings["robot_ip"]
+            message.status.append(status)
+        self._diagnostics.publish(message)
+
+    def close(self) -> None:
+        """Release the arm, then everything of ROS."""
+        self.release()
+        self._move.destroy()
+        self.destroy_node()
+
+
+class StopRequest:
+    """Ctrl-C or SIGTERM: noted for the main loop, and raised only where something takes long.
+
+    rclpy's own handlers would shut the context down under the node, before it could bring the arm to rest.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._raise = False
+
+    def install(self) -> None:
+        """Handle the signals from now on."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    @contextlib.contextmanager
+    def interrupts(self) -> Iterator[None]:
+        """Inside of this context, a signal raises ``KeyboardInterrupt``."""
+        if self.requested:
+            raise KeyboardInterrupt
+        self._raise = True
+        try:
+            yield
+        finally:
+            self._raise = False
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        if self._raise:
+            self._raise = False  # A second signal must not interrupt the cleaning up.
+            raise KeyboardInterrupt
+
+
+class _RosLog(logging.Handler):
+    """Passes on what this package's modules say that know nothing of ROS."""
+
+    def __init__(self, logger: RcutilsLogger) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # A line for each level, because rclpy allows a line of source only one.
+        message = record.getMessage()
+        if record.levelno >= logging.ERROR:
+            self._logger.error(message)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(message)
+        else:
+            self._logger.info(message)
+
+
+def _spin(node: FrankaNode, stop: StopRequest) -> None:
+    """Run the node until a signal asks to stop, then bring the arm to rest and let the last results leave."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    # What was built so far stays; a collection that looks through all of it would delay targets by many cycles.
+    gc.collect()
+    gc.freeze()
+    try:
+        # The tick's timer ends every wait soon enough for a signal to be noticed.
+        while not stop.requested:
+            executor.spin_once()
+    except KeyboardInterrupt:
+        node.get_logger().info("interrupted")
+    finally:
+        try:
+            node.release()
+            deadline = time.monotonic() + _LAST_WORDS
+            while node.busy and time.monotonic() < deadline:
+                executor.spin_once(timeout_sec=0.01)
+            # Sending a result is a task of its own.
+            for _ in range(3):
+                executor.spin_once(timeout_sec=0.01)
+        finally:
+            executor.shutdown()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the node until Ctrl-C or SIGTERM.
+
+    :returns: exit status: 0 after either of them, 1 if the node could not start or failed.
+    """
+    stop = StopRequest()
+    with contextlib.suppress(PermissionError):
+        # Before DDS starts its threads, which inherit it: what policies do on this computer shall not delay their
+        # own targets, nor the signs of life that the control process waits for.
+        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    stop.install()
+    log = logging.getLogger("aiofranka_ros")
+    handler: logging.Handler | None = None
+    try:
+        node = FrankaNode(stop.interrupts)
+        handler = _RosLog(node.get_logger())
+        log.addHandler(handler)
+        log.propagate = False
+        try:
+            _spin(node, stop)
+        finally:
+            log.removeHandler(handler)
+            node.close()
+    except ParameterException as error:
+        rclpy.logging.get_logger("aiofranka").fatal(f"cannot start: {error}")
+        return 1
+    except Exception:
+        rclpy.logging.get_logger("aiofranka").fatal(f"the node failed:\n{traceback.format_exc()}")
+        return 1
+    finally:
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Bring an arm up: the node, its robot description where there is one, and RViz where asked for.
+
+    ros2 launch aiofranka_ros bringup.launch.py                          # a simulated arm
+    ros2 launch aiofranka_ros bringup.launch.py robot_ip:=172.16.0.2
+
+The launch ends with the node: with exit status 0 where the node ended with 0, else with 1, which is all that launch can
+say. The node is an ordinary ``Node`` action and starts itself through ``autostart``, because ``LifecycleNode`` got an
+argument for that only with Kilted; ``ros2 lifecycle`` works on it all the same.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+)
+from launch.conditions import IfCondition
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch.events.process import ProcessExited
+from launch.substitutions import Command, LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+
+SHARE = get_package_share_directory("aiofranka_ros")
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Entry point of ``ros2 launch``."""
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                "robot_ip",
+                default_value="sim",
+                description="address of the robot's FCI; sim starts a simulated arm; wins over config_file",
+            ),
+            DeclareLaunchArgument(
+                "namespace", default_value="", description="namespace of the node, for more than one arm"
+            ),
+            DeclareLaunchArgument(
+                "mode",
+                default_value="",
+                description="control law: osc, impedance, pid or torque; empty: as in config_file",
+            ),
+            DeclareLaunchArgument(
+                "config_file",
+                default_value=os.path.join(SHARE, "config", "fr3.yaml"),
+                description="parameters of the node",
+            ),
+            DeclareLaunchArgument(
+                "autostart",
+                default_value="true",
+                choices=["true", "false"],
+                description="configure and activate the node; false: leave that to ros2 lifecycle",
+            ),
+            DeclareLaunchArgument(
+                "rviz", default_value="false", choices=["true", "false"], description="show the arm in RViz"
+            ),
+            OpaqueFunction(function=_node),
+            OpaqueFunction(function=_robot_description),
+            Node(
+                package="rviz2",
+                executable="rviz2",
+                namespace=LaunchConfiguration("namespace"),
+                arguments=["-d", os.path.join(SHARE, "config", "bringup.rviz")],
+                condition=IfCondition(LaunchConfiguration("rviz")),
+            ),
+        ]
+    )
+
+
+def _node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """The node, with what was given on the command line on top of its configuration file."""
+    given = {name: context.launch_configurations[name] for name in ("robot_ip", "mode")}
+    overrides: dict[str, Any] = {name: value for name, value in given.items() if value}
+    overrides["autostart"] = context.launch_configurations["autostart"] == "true"
+    node = Node(
+        package="aiofranka_ros",
+        executable="node",
+        name="aiofranka",
+        namespace=LaunchConfiguration("namespace"),
+        parameters=[LaunchConfiguration("config_file"), overrides],
+        output="screen",
+        emulate_tty=True,
+    )
+    return [node, RegisterEventHandler(OnProcessExit(target_action=node, on_exit=_end_with_node))]
+
+
+def _end_with_node(event: ProcessExited, context: LaunchContext) -> EmitEvent | None:
+    """Take everything else down. Launch ends with a status other than 0 only after an exception."""
+    if event.returncode != 0:
+        raise RuntimeError(f"the node ended with status {event.returncode}")
+    return None if context.is_shutdown else EmitEvent(event=Shutdown(reason="the node ended"))
+
+
+def _robot_description(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """robot_state_publisher, where Franka's description of the arm is installed; the node does without."""
+    missing = [name for name in ("franka_description", "robot_state_publisher") if not _installed(name)]
+    if shutil.which("xacro") is None:
+        missing.append("xacro")
+    if missing:
+        return [LogInfo(msg=f"no robot description is published, for lack of: {', '.join(missing)}")]
+    model = os.path.join(get_package_share_directory("franka_description"), "robots", "fr3", "fr3.urdf.xacro")
+    urdf = Command(["xacro ", model, " hand:=false"])
+    return [
+        Node(
+            package="robot_state_publisher",
+            executable="robot_state_publisher",
+            namespace=LaunchConfiguration("namespace"),
+            # Without ParameterValue, launch reads the URDF as YAML.
+            parameters=[{"robot_description": ParameterValue(urdf, value_type=str)}],
+        )
+    ]
+
+
+def _installed(package: str) -> bool:
+    try:
+        get_package_share_directory(package)
+    except PackageNotFoundError:
+        return False
+    return True

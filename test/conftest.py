@@ -1,0 +1,47 @@
+"""What several tests share: the surroundings of ROS, and a node with a client."""
+
+from __future__ import annotations
+
+import os
+
+# Before rclpy is imported: a domain of this run's own, visible on this machine alone.
+os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+if os.environ.get("ROS_DISTRO") == "humble":
+    os.environ["ROS_LOCALHOST_ONLY"] = "1"
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import settings
+from node_harness import Client, NodeProcess, started
+
+# The first call of a compiled kernel takes as long as its compilation.
+settings.register_profile("compiled", deadline=None)
+settings.load_profile("compiled")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeProcess, Client]]:
+    """An active node with a simulated arm, and its client; shared by the tests of a module."""
+    with started(tmp_path_factory.mktemp("node"), autostart=True, diagnostics_rate=10.0) as (process, client):
+        assert client.becomes("active"), process.log
+        yield process, client
+
+
+@pytest.fixture
+def robot(running: tuple[NodeProcess, Client]) -> Client:
+    """The client of the module's node, which is active, at rest and in its default mode."""
+    process, client = running
+    assert process.process.poll() is None, process.log
+    assert client.state == "active", process.log
+    assert client.set(mode="osc") == ""
+    return client
+
+
+@pytest.fixture
+def log(running: tuple[NodeProcess, Client]) -> Callable[[str], bool]:
+    """Whether the module's node has said something since the test began."""
+    process, _ = running
+    after = len(process.log)
+    return lambda text: text in process.log[after:]

@@ -1,0 +1,304 @@
+"""The control process on the simulated arm, driven by its client alone: no ROS."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from aiofranka_ros import fr3
+from aiofranka_ros.control_client import ControlClient, Ended
+from aiofranka_ros.errors import ArmInUse, CommandRefused, ConnectionFailed, ControlProcessDied
+from aiofranka_ros.records import Mode, MotionStatus, Phase
+from aiofranka_ros.simulation import SimulatedArm, cpu_for
+from aiofranka_ros.trajectory import plan
+
+#: Generous: a busy machine makes the simulated arm slower than real time.
+TIMEOUT = 20.0
+
+
+@pytest.fixture(scope="module")
+def arm() -> Iterator[SimulatedArm]:
+    with SimulatedArm() as simulated:
+        yield simulated
+
+
+@contextlib.contextmanager
+def connected(arm: SimulatedArm) -> Iterator[ControlClient]:
+    with ControlClient() as client:
+        c = client.commands
+        c["kp"] = c["motion_kp"] = [600.0, 600.0, 600.0, 600.0, 250.0, 250.0, 150.0]
+        c["kd"] = c["motion_kd"] = [50.0, 50.0, 50.0, 50.0, 30.0, 25.0, 10.0]
+        c["ki"], c["integral_limit"] = 50.0, 5.0
+        c["ee_kp"] = [400.0] * 3 + [1000.0] * 3
+        c["ee_kd"] = 2.0 * np.sqrt(c["ee_kp"])
+        c["null_kp"], c["null_kd"], c["motor_inertia"] = 10.0, 6.3, 0.1
+        c["torque_limit"], c["torque_rate_limit"] = fr3.TORQUE_LIMIT, 990.0
+        c["smooth_targets"], c["reference_bandwidth"], c["extrapolation_time"] = 1, 40.0, 0.15
+        for name in ("max_linear_velocity", "max_angular_velocity", "max_joint_velocity"):
+            c[name] = 1.0
+        for name in ("max_linear_acceleration", "max_angular_acceleration", "max_joint_acceleration"):
+            c[name] = 8.0
+        c["max_linear_step"], c["max_angular_step"], c["max_joint_step"] = 0.15, 0.5, 0.5
+        # The test's own process may be kept waiting by others; what happens at 0.1 s is tested below.
+        c["torque_timeout"], c["heartbeat_timeout"] = 0.1, 2.0
+        client.switch(Mode.OSC)
+        client.connect(arm.host, cpu=cpu_for(arm.host))
+        yield client
+
+
+@pytest.fixture
+def client(arm: SimulatedArm) -> Iterator[ControlClient]:
+    with connected(arm) as connection:
+        yield connection
+
+
+def wait_for(client: ControlClient, condition: Callable[[], object], *, beat: bool = True) -> None:
+    """Go on beating until ``condition`` holds; the loop must not end meanwhile."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        if beat:
+            client.beat()
+        ended = client.poll()
+        assert ended is None, ended
+        time.sleep(0.005)
+
+
+def wait_for_end(client: ControlClient, *, beat: bool = True) -> Ended:
+    deadline = time.monotonic() + TIMEOUT
+    while (ended := client.poll()) is None:
+        assert time.monotonic() < deadline, "the loop goes on"
+        if beat:
+            client.beat()
+        time.sleep(0.005)
+    return ended
+
+
+def cycles(client: ControlClient) -> int:
+    return int(client.state()["cycles"])
+
+
+def run_cycles(client: ControlClient, count: int) -> None:
+    until = cycles(client) + count
+    wait_for(client, lambda: cycles(client) >= until)
+
+
+def move(client: ControlClient, goal: np.ndarray, velocity: float = 1.0) -> int:
+    motion = plan(
+        client.state()["q"].copy(),
+        goal,
+        max_velocity=np.full(7, velocity),
+        max_acceleration=np.full(7, 5.0),
+        max_jerk=np.full(7, 100.0),
+    )
+    return client.start_motion(motion)
+
+
+def status(client: ControlClient, number: int) -> MotionStatus:
+    state = client.state()
+    return MotionStatus(int(state["motion_status"])) if state["motion_id"] == number else MotionStatus.WAITING
+
+
+def test_a_connected_arm_is_measured_before_it_is_active(client):
+    assert client.phase is Phase.CONNECTED
+    first = client.state()["stamp"].copy()
+    wait_for(client, lambda: client.state()["stamp"] > first)
+    state = client.state()
+    assert np.all(state["q"] > fr3.POSITION_LOWER) and np.all(state["q"] < fr3.POSITION_UPPER)
+    assert np.linalg.norm(state["orientation"]) == pytest.approx(1.0)
+
+
+def test_an_active_arm_holds_where_it_is_and_is_released_at_rest(client):
+    client.activate()
+    assert client.phase is Phase.ACTIVE
+    q = client.state()["q"].copy()
+    run_cycles(client, 500)
+    np.testing.assert_allclose(client.state()["q"], q, atol=1e-3)
+    client.deactivate()
+    assert client.phase is Phase.CONNECTED
+    client.deactivate()  # Nothing to do, and no error.
+
+
+def test_the_arm_may_be_activated_as_often_as_one_likes(client):
+    for _ in range(3):
+        assert client.activate() is False, "there is no reflex to clear"
+        run_cycles(client, 50)
+        client.deactivate()
+    assert client.poll() is None
+
+
+def test_a_move_arrives_and_the_mode_continues_from_there(client):
+    client.activate()
+    for goal in (fr3.READY, fr3.HOME):
+        number = move(client, goal)
+        wait_for(client, lambda number=number: status(client, number) is MotionStatus.DONE)
+        run_cycles(client, 300)
+        np.testing.assert_allclose(client.state()["q"], goal, atol=0.01)
+        client.release_motion(number)
+        run_cycles(client, 300)
+        np.testing.assert_allclose(client.state()["q"], goal, atol=0.02)
+    client.deactivate()
+
+
+def test_deactivating_during_a_move_first_stops_it(client):
+    client.activate()
+    number = move(client, fr3.READY)
+    wait_for(client, lambda: np.abs(client.state()["dq"]).max() > 0.4)
+    first = client.shared.cycles.count
+    client.deactivate()
+    records, _, missed = client.shared.cycles.since(first)
+    assert missed == 0 and records["motion_id"][-1] == number
+    assert np.abs(records["dq"][-1]).max() < 0.05, "it was let go while it moved"
+    assert np.abs(np.diff(records["tau"], axis=0)).max() <= 0.99 + 1e-9
+
+
+def test_poses_torques_and_modes_change_on_the_way_without_a_reflex(client):
+    client.activate()
+    first = client.shared.cycles.count
+    state = client.state()
+    position, orientation = state["position"].copy(), state["orientation"].copy()
+    client.set_target(0, target_position=position + [0.0, 0.05, 0.0], target_orientation=orientation)
+    run_cycles(client, 100)
+    for mode in (Mode.IMPEDANCE, Mode.TORQUE, Mode.PID, Mode.OSC):
+        client.switch(mode)
+        if mode is Mode.TORQUE:
+            client.set_target(0, target_torque=np.zeros(7))
+        run_cycles(client, 150)
+        assert client.state()["mode"] == mode
+    records, _, _ = client.shared.cycles.since(first)
+    assert np.abs(np.diff(records["tau"], axis=0)).max() <= 0.99 + 1e-9
+    client.deactivate()
+
+
+def test_every_cycle_is_recorded_with_its_response_and_its_target(client):
+    client.activate()
+    first = client.shared.cycles.count
+    state = client.state()
+    number = client.set_target(
+        time.time_ns(), target_position=state["position"].copy(), target_orientation=state["orientation"].copy()
+    )
+    run_cycles(client, 200)
+    records, _, missed = client.shared.cycles.since(first)
+    assert missed == 0 and len(records) >= 200
+    steps = np.rint(np.diff(records["time"]) * 1e3).astype(int)
+    np.testing.assert_array_equal(steps, 1 + records["lost"][1:])
+    assert np.all(records["response"] > 0.0) and np.all(np.diff(records["written"]) > 0)
+    assert number in records["target_id"]
+    client.deactivate()
+
+
+def test_a_node_that_falls_silent_is_waited_for_a_moment_then_the_arm_is_released(client):
+    client.commands["heartbeat_timeout"] = 0.1
+    client.activate()
+    move(client, fr3.READY, velocity=0.5)
+    ended = wait_for_end(client, beat=False)
+    assert ended.reason == "node_silent" and ended.error is not None
+    state = client.state()
+    assert state["silent_holds"] == 1
+    records, _, _ = client.shared.cycles.since(0)
+    assert np.abs(records["dq"][-1]).max() < 0.05, "it came to rest first"
+    client.activate()
+    run_cycles(client, 50)
+    client.deactivate()
+
+
+def test_packets_lost_in_a_row_end_the_loop_with_the_robot_s_own_name_for_it(client):
+    client.activate()
+    run_cycles(client, 50)
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGSTOP)
+    time.sleep(0.2)  # The fault itself: nothing is sent for far longer than twenty cycles.
+    os.kill(client.pid, signal.SIGCONT)
+    ended = wait_for_end(client)
+    assert ended.reason == "robot"
+    assert ended.error.errors == ("communication_constraints_violation",)
+    assert client.activate() is True, "activating clears the reflex"
+    run_cycles(client, 50)
+    client.deactivate()
+
+
+def test_a_killed_control_process_is_noticed_and_can_be_replaced(arm):
+    with connected(arm) as client:
+        client.activate()
+        os.kill(client.pid, signal.SIGKILL)
+        with pytest.raises(ControlProcessDied, match="killed by signal 9") as caught:
+            wait_for(client, lambda: False)
+        assert caught.value.exit_code == -signal.SIGKILL
+        client.close()
+        client.start()
+        client.connect(arm.host)
+        client.activate()
+        run_cycles(client, 50)
+        client.deactivate()
+
+
+def test_the_control_process_does_not_outlive_a_killed_parent(arm):
+    script = (
+        "import sys, time\n"
+        "sys.path.insert(0, {tests!r})\n"
+        "from test_control import connected\n"
+        "from types import SimpleNamespace\n"
+        "with connected(SimpleNamespace(host={host!r})) as client:\n"
+        "    client.activate()\n"
+        "    print(client.pid, flush=True)\n"
+        "    while True:\n"
+        "        client.beat()\n"
+        "        time.sleep(0.005)\n"
+    ).format(tests=os.path.dirname(__file__), host=arm.host)
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    try:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+    deadline = time.monotonic() + TIMEOUT
+    while os.path.exists(f"/proc/{pid}"):
+        assert time.monotonic() < deadline, "the control process lives on"
+        time.sleep(0.01)
+    with connected(arm) as client:  # It ended the motion properly: the arm is there for the next one.
+        assert client.activate() is False
+        client.deactivate()
+
+
+def test_a_second_process_is_told_that_the_arm_is_in_use(arm, client):
+    with ControlClient() as other, pytest.raises(ArmInUse, match="already drives the arm"):
+        other.connect(arm.host)
+    client.activate()
+    client.deactivate()
+
+
+def test_an_arm_that_goes_away_ends_the_loop_and_leaves_the_process(arm):
+    with SimulatedArm() as fragile, connected(fragile) as client:
+        client.activate()
+        run_cycles(client, 50)
+        os.kill(fragile.pid, signal.SIGKILL)
+        ended = wait_for_end(client)
+        assert ended.reason == "robot" and "lost the robot" in str(ended.error)
+        with pytest.raises((ConnectionFailed, CommandRefused)):
+            client.activate()
+
+
+def test_nothing_is_possible_without_a_connection():
+    with ControlClient() as client, pytest.raises(ConnectionFailed, match="not connected"):
+        client.activate()
+
+
+def test_use_before_start_and_after_close_raises():
+    client = ControlClient()
+    with pytest.raises(ControlProcessDied, match="not running"):
+        client.beat()
+    client.start()
+    client.close()
+    client.close()
+    with pytest.raises(ControlProcessDied, match="not running"):
+        client.connect("127.0.0.1")

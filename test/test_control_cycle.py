@@ -1,0 +1,351 @@
+"""One cycle after the other, without a robot: what is sent when modes, gains, targets and nodes come and go."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiofranka_ros import control_cycle, fr3
+from aiofranka_ros.records import (
+    COMMANDS,
+    CYCLE_RECORD,
+    MEASURED,
+    MEMORY,
+    MOTION,
+    SCRATCH,
+    STATE,
+    Hold,
+    Law,
+    Mode,
+    MotionStatus,
+    new,
+)
+from aiofranka_ros.shared_memory import fill_motion
+from aiofranka_ros.trajectory import plan
+
+#: Share of the rate limit's step that rounding may add.
+ROUNDING = 1e-9
+
+
+class Bench:
+    """The cycle with a toy arm: seven independent masses, which is enough to see torques."""
+
+    def __init__(self, mode: Mode = Mode.IMPEDANCE, **settings: object) -> None:
+        names = (COMMANDS, MOTION, MEASURED, MEMORY, SCRATCH)
+        self.commands, self.motion, self.measured, self.memory, self.scratch = map(new, names)
+        c, m = self.commands, self.measured
+        c["flange_to_tcp"], c["mode"], c["mode_id"] = np.eye(4), mode, 1
+        c["kp"] = c["motion_kp"] = 400.0
+        c["kd"] = c["motion_kd"] = 40.0
+        c["ki"], c["integral_limit"] = 50.0, 5.0
+        c["ee_kp"], c["ee_kd"], c["null_kp"], c["null_kd"] = 400.0, 40.0, 10.0, 6.0
+        c["torque_limit"], c["torque_rate_limit"] = fr3.TORQUE_LIMIT, 990.0
+        c["smooth_targets"], c["reference_bandwidth"], c["extrapolation_time"] = 1, 40.0, 0.15
+        for name in ("max_linear_velocity", "max_angular_velocity", "max_joint_velocity"):
+            c[name] = 1.0
+        for name in ("max_linear_acceleration", "max_angular_acceleration", "max_joint_acceleration"):
+            c[name] = 8.0
+        c["max_linear_step"], c["max_angular_step"], c["max_joint_step"] = 0.15, 0.5, 0.5
+        c["torque_timeout"] = 0.1
+        c["target_orientation"][0, 3] = 1.0
+        for name, value in settings.items():
+            c[name] = value
+        m["q"], m["mass"], m["elapsed"] = fr3.HOME, np.eye(7), fr3.CYCLE
+        self.sent: list[np.ndarray] = []
+
+    def run(self, cycles: int = 1, *, stop: Hold = Hold.NONE, moving: bool = True) -> np.ndarray:
+        """Run cycles; return the torques sent in them (cycles, 7)."""
+        m = self.measured
+        for _ in range(cycles):
+            control_cycle.step(self.commands, self.motion, m, self.memory, self.scratch, int(stop))
+            tau = self.memory["tau"][0].copy()
+            self.sent.append(tau)
+            m["tau_last"], m["time"] = tau, m["time"] + fr3.CYCLE
+            if moving:
+                m["dq"] += tau * fr3.CYCLE
+                m["q"] += m["dq"] * fr3.CYCLE
+        return np.array(self.sent[-cycles:])
+
+    def switch(self, mode: Mode) -> None:
+        self.commands["mode"] = mode
+        self.commands["mode_id"] += 1
+        self.commands["law_id"] += 1
+
+    def target(self, **fields: object) -> None:
+        for name, value in fields.items():
+            self.commands[name] = value
+        self.commands["target_mode_id"] = self.commands["mode_id"]
+        self.commands["target_id"] += 1
+
+    def move(self, goal: np.ndarray, number: int = 1) -> float:
+        motion = plan(self.measured["q"][0].copy(), goal, max_acceleration=np.full(7, 5.0), max_jerk=np.full(7, 100.0))
+        fill_motion(self.motion, number, 0.0, motion.times, motion.coefficients)
+        self.commands["motion_id"] = number
+        return motion.duration
+
+    @property
+    def law(self) -> Law:
+        return Law(int(self.memory["law"][0]))
+
+    @property
+    def hold(self) -> Hold:
+        return Hold(int(self.memory["hold"][0]))
+
+    @property
+    def status(self) -> MotionStatus:
+        return MotionStatus(int(self.memory["motion_status"][0]))
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_the_arm_holds_where_it_is_until_a_target_comes(mode):
+    bench = Bench(mode)
+    tau = bench.run(500)
+    np.testing.assert_allclose(tau, 0.0, atol=1e-6)
+    np.testing.assert_allclose(bench.measured["q"][0], fr3.HOME, atol=1e-6)
+
+
+@pytest.mark.parametrize("before", Mode)
+@pytest.mark.parametrize("after", Mode)
+def test_the_first_torque_of_a_new_law_continues_from_the_last_one_sent(before, after):
+    bench = Bench(before)
+    bench.measured["coriolis"] = [3.0, -2.0, 1.0, 0.5, -0.5, 0.2, 0.1]
+    bench.run()
+    offset = np.array([0.1, -0.05, 0.1, 0.05, 0.02, -0.1, 0.1])
+    bench.measured["q"][0] += offset  # Somebody leans on the arm: the law pushes back.
+    if before is Mode.TORQUE:
+        bench.target(target_torque=np.array([5.0, -4.0, 3.0, 2.0, 1.0, 0.5, -1.0]))
+    last = bench.run(80, moving=False)[-1]
+    assert np.abs(last).max() > 1.0, "nothing to be continuous with"
+    bench.switch(after)
+    first = bench.run(1, moving=False)[0]
+    np.testing.assert_allclose(first, last, atol=0.05)
+    later = bench.run(1000, moving=False)
+    # What is faded out goes down by 1 % of itself in each cycle.
+    allowed = 0.011 * np.abs(last - later[-1]).max()
+    assert np.abs(np.diff(np.vstack([last, later]), axis=0)).max() < allowed, "it fades, it does not jump"
+
+
+def test_other_gains_are_blended_in_too():
+    bench = Bench(Mode.IMPEDANCE)
+    bench.run()
+    bench.measured["q"][0] += 0.02
+    last = bench.run(200, moving=False)[-1]
+    bench.commands["kp"] = 100.0
+    bench.commands["law_id"] += 1
+    torques = bench.run(1000, moving=False)
+    np.testing.assert_allclose(torques[0], last, atol=1e-9)
+    np.testing.assert_allclose(torques[-1], 0.25 * last, rtol=1e-3)
+
+
+def test_another_control_frame_begins_from_where_it_is():
+    bench = Bench(Mode.OSC)
+    bench.run(10)
+    tool = np.eye(4)
+    tool[:3, 3] = [0.0, 0.05, 0.2]
+    bench.commands["flange_to_tcp"], bench.commands["law_id"] = tool, 1
+    np.testing.assert_allclose(bench.run(300), 0.0, atol=1e-6)
+    np.testing.assert_allclose(bench.memory["ref_position"][0], bench.memory["position"][0], atol=1e-6)
+
+
+def test_a_target_made_for_another_mode_is_dropped():
+    bench = Bench(Mode.IMPEDANCE)
+    bench.run()
+    bench.target(target_q=fr3.HOME + 0.1)
+    bench.switch(Mode.PID)
+    np.testing.assert_allclose(bench.run(200), 0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", [Mode.IMPEDANCE, Mode.PID])
+def test_joint_targets_are_reached(mode):
+    bench = Bench(mode)
+    bench.run()
+    bench.target(target_q=fr3.HOME + 0.1)
+    bench.run(3000)
+    np.testing.assert_allclose(bench.measured["q"][0], fr3.HOME + 0.1, atol=2e-3)
+
+
+def test_pid_removes_the_error_that_impedance_leaves():
+    errors = {}
+    for mode in (Mode.IMPEDANCE, Mode.PID):
+        bench = Bench(mode)
+        bench.run()
+        push = np.full(7, -2.0)  # [Nm], on every joint, all the time.
+        for _ in range(8000):
+            bench.run(1)
+            bench.measured["dq"] += push * fr3.CYCLE
+        errors[mode] = np.abs(bench.measured["q"][0] - fr3.HOME).max()
+    assert errors[Mode.IMPEDANCE] == pytest.approx(2.0 / 400.0, rel=0.05)
+    assert errors[Mode.PID] < 0.5 * errors[Mode.IMPEDANCE]
+
+
+def test_poses_are_reached():
+    bench = Bench(Mode.OSC)
+    bench.run()
+    goal = bench.memory["position"][0] + [0.05, -0.05, 0.05]
+    bench.target(target_position=goal, target_orientation=bench.memory["orientation"][0].copy())
+    bench.run(4000)
+    np.testing.assert_allclose(bench.memory["position"][0], goal, atol=2e-3)
+
+
+def test_torques_pass_through_and_fall_back_to_a_damped_hold_when_they_stop_coming():
+    bench = Bench(Mode.TORQUE)
+    bench.run(10)
+    assert bench.law is Law.HOLD and bench.hold is Hold.NONE, "no torque came yet: that is no fault"
+    wanted = np.array([0.5, 0.0, 0.0, -0.5, 0.0, 0.1, 0.0])
+    for _ in range(40):
+        bench.target(target_torque=wanted)
+        bench.run(20, moving=False)
+    np.testing.assert_allclose(bench.sent[-1], wanted, atol=1e-3)
+    bench.target(target_torque=wanted)
+    bench.measured["dq"][0] = [0.5, 0, 0, -0.5, 0, 0, 0]
+    bench.run(95)
+    assert bench.law is Law.TORQUE
+    bench.run(10)
+    assert bench.law is Law.HOLD and bench.hold is Hold.TORQUE_STALE
+    bench.run(4000)
+    np.testing.assert_allclose(bench.measured["dq"][0], 0.0, atol=1e-3)
+    bench.target(target_torque=wanted)
+    bench.run()
+    assert bench.law is Law.TORQUE and bench.hold is Hold.NONE
+
+
+def test_a_move_follows_its_plan_holds_its_end_and_gives_the_arm_back_where_it_is():
+    bench = Bench(Mode.OSC)
+    bench.run()
+    cycles = int(bench.move(fr3.READY) * 1e3)
+    bench.run(cycles - 10)
+    assert bench.status is MotionStatus.EXECUTING and bench.law is Law.MOTION
+    bench.run(500)
+    assert bench.status is MotionStatus.DONE
+    np.testing.assert_allclose(bench.measured["q"][0], fr3.READY, atol=1e-3)
+    bench.commands["motion_release"] = 1
+    bench.run(1000)
+    assert bench.status is MotionStatus.NONE and bench.law is Law.OSC
+    np.testing.assert_allclose(bench.measured["q"][0], fr3.READY, atol=2e-3)
+
+
+def test_targets_that_come_during_a_move_do_not_wait_for_its_end():
+    bench = Bench(Mode.IMPEDANCE)
+    bench.run()
+    cycles = int(bench.move(fr3.READY) * 1e3)
+    bench.run(100)
+    bench.target(target_q=fr3.HOME)
+    bench.run(cycles + 500)
+    bench.commands["motion_release"] = 1
+    bench.run(500)
+    np.testing.assert_allclose(bench.measured["q"][0], fr3.READY, atol=2e-3)
+
+
+def test_a_move_replaced_on_the_way_goes_on_without_a_jump():
+    bench = Bench(Mode.IMPEDANCE)
+    bench.run()
+    motion_time = 0.5 * bench.move(fr3.READY)
+    bench.run(int(motion_time * 1e3))
+    q, dq, ddq = (bench.memory[name][0].copy() for name in ("ref_q", "ref_dq", "ref_ddq"))
+    motion = plan(q, fr3.HOME, dq=dq, ddq=ddq, max_acceleration=np.full(7, 5.0), max_jerk=np.full(7, 100.0))
+    before = bench.sent[-1]
+    fill_motion(bench.motion, 2, 0.0, motion.times, motion.coefficients)
+    bench.commands["motion_id"] = 2
+    after = bench.run(int(motion.duration * 1e3) + 500)
+    assert np.abs(np.diff(np.vstack([before, after]), axis=0)).max() < 0.5
+    np.testing.assert_allclose(bench.measured["q"][0], fr3.HOME, atol=1e-3)
+
+
+@pytest.mark.parametrize("reason", [Hold.NODE_SILENT, Hold.FINISHING])
+def test_when_the_node_is_not_to_be_followed_a_move_stops_and_the_arm_holds(reason):
+    bench = Bench(Mode.OSC)
+    bench.run()
+    cycles = int(bench.move(fr3.READY) * 1e3)
+    bench.run(cycles // 2)
+    assert np.abs(bench.measured["dq"]).max() > 0.5
+    bench.run(1500, stop=reason)
+    assert bench.hold & reason and bench.status is MotionStatus.STOPPED
+    np.testing.assert_allclose(bench.measured["dq"][0], 0.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_while_the_node_is_silent_targets_are_not_taken_and_the_arm_rests(mode):
+    bench = Bench(mode)
+    bench.run(10)
+    bench.measured["dq"][0, 0] = 0.3
+    bench.target(target_q=fr3.READY, target_position=[0.4, 0.2, 0.5], target_torque=np.full(7, 2.0))
+    bench.run(3000, stop=Hold.NODE_SILENT)
+    assert bench.hold & Hold.NODE_SILENT and bench.memory["silent_holds"][0] == 1
+    np.testing.assert_allclose(bench.measured["dq"][0], 0.0, atol=2e-3)
+    np.testing.assert_allclose(bench.measured["q"][0], fr3.HOME, atol=0.1)
+
+
+@pytest.mark.parametrize("field", ["q", "dq", "mass", "coriolis", "tau_last"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_number_that_is_none_never_leaves_for_the_robot(field, bad):
+    bench = Bench(Mode.OSC)
+    bench.measured["dq"][0] = 0.2
+    bench.run(20, moving=False)
+    last = bench.sent[-1]
+    before = bench.measured[field].copy()
+    bench.measured[field].reshape(-1)[3] = bad
+    tau = bench.run(1, moving=False)[0]
+    assert np.all(np.isfinite(tau))
+    assert np.all(np.abs(tau - last) <= 0.99 + ROUNDING)
+    assert bench.memory["not_finite"][0] == 1 and bench.hold & Hold.NOT_FINITE
+    bench.measured[field] = before
+    assert np.all(np.isfinite(bench.run(100, moving=False))), "nothing of it was kept"
+    assert bench.hold is Hold.NONE
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32 - 1))
+def test_whatever_is_commanded_torque_and_its_rate_stay_within_the_limits(seed):
+    """Random walks of modes, gains, frames, targets and motions, on an arm that is thrown about."""
+    rng = np.random.default_rng(seed)
+    bench = Bench(Mode(int(rng.integers(4))))
+    bench.run()
+    number = 0
+    for _ in range(30):
+        action = rng.integers(6)
+        if action == 0:
+            bench.switch(Mode(int(rng.integers(4))))
+        elif action == 1:
+            for name in ("kp", "kd", "ee_kp", "ee_kd", "null_kp", "null_kd", "ki"):
+                bench.commands[name] = rng.uniform(0.0, 2000.0, bench.commands[name].shape)
+            bench.commands["law_id"] += 1
+        elif action == 2:
+            bench.commands["flange_to_tcp"][0, :3, 3] = rng.uniform(-0.3, 0.3, 3)
+            bench.commands["law_id"] += 1
+        elif action == 3:
+            orientation = rng.normal(size=4)
+            bench.target(
+                target_q=rng.uniform(-10, 10, 7),
+                target_position=rng.uniform(-2, 2, 3),
+                target_orientation=orientation / np.linalg.norm(orientation),
+                target_torque=rng.uniform(-1e6, 1e6, 7),
+            )
+        elif action == 4:
+            number += 1
+            fill_motion(bench.motion, number, 0.0, np.array([0.0, 1.0]), rng.uniform(-3, 3, (1, 7, 6)))
+            bench.commands["motion_id"] = number
+        else:
+            bench.commands["motion_release"] = bench.commands["motion_stop"] = number
+        bench.measured["q"][0] = rng.uniform(fr3.POSITION_LOWER, fr3.POSITION_UPPER)
+        bench.measured["dq"][0] = rng.uniform(-3, 3, 7)
+        bench.measured["elapsed"] = rng.choice([1, 1, 1, 5, 19]) * fr3.CYCLE
+        bench.run(3, moving=False)
+    torques = np.array(bench.sent)
+    assert np.all(np.isfinite(torques))
+    assert np.all(np.abs(torques) <= fr3.TORQUE_LIMIT + ROUNDING)
+    assert np.abs(np.diff(torques, axis=0)).max() <= 0.99 + ROUNDING
+
+
+def test_the_report_counts_lost_cycles_and_the_longest_gap():
+    bench, state, record = Bench(), new(STATE), new(CYCLE_RECORD)
+    state["success_rate_min"] = 1.0
+    for elapsed, rate in [(0, 0.0), (1, 0.0), (1, 0.01), (4, 0.5), (2, 0.9), (1, 0.9)] + [(1, 0.97)] * 200:
+        bench.measured["elapsed"] = elapsed * fr3.CYCLE
+        bench.run(moving=False)
+        control_cycle.report(bench.commands, bench.measured, bench.memory, state, record, 123, 1e-4, rate)
+    assert state["cycles"][0] == 206
+    assert state["cycles_lost"][0] == 4 and state["longest_gap"][0] == 3
+    assert state["success_rate_min"][0] == pytest.approx(0.97), "the first hundred say nothing"
+    assert record["written"][0] == 123 and record["response"][0] == 1e-4

@@ -1,0 +1,118 @@
+"""The boundary between the graph and the arm: what is taken, and what is refused with which words."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PoseStamped
+from hypothesis import given
+from hypothesis import strategies as st
+from sensor_msgs.msg import JointState
+
+from aiofranka_ros import conversions
+from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.fr3 import JOINT_NAMES
+from aiofranka_ros.records import STATE, new
+
+
+def pose(orientation: tuple[float, ...] = (0.0, 0.0, 0.0, 1.0), frame: str = "") -> PoseStamped:
+    message = PoseStamped()
+    message.header.frame_id = frame
+    message.pose.position.x, message.pose.position.y, message.pose.position.z = 0.1, 0.2, 0.3
+    o = message.pose.orientation
+    o.x, o.y, o.z, o.w = orientation
+    return message
+
+
+@pytest.mark.parametrize("frame", ["", "fr3_link0", "base"])
+def test_a_pose_in_the_base_is_taken_as_it_is(frame: str) -> None:
+    target = conversions.pose_target(pose(frame=frame))
+    assert target["target_position"].tolist() == [0.1, 0.2, 0.3]
+    assert target["target_orientation"].tolist() == [0.0, 0.0, 0.0, 1.0]
+
+
+def test_another_frame_is_refused_by_name_with_those_that_are_accepted() -> None:
+    with pytest.raises(InvalidTarget, match="'camera'.*'fr3_link0', 'base'") as refusal:
+        conversions.pose_target(pose(frame="camera"))
+    assert refusal.value.reason == "unknown frame"
+
+
+@given(st.floats(0.9901, 1.0099), st.tuples(*[st.floats(-1.0, 1.0)] * 4))
+def test_a_quaternion_within_one_per_cent_is_normalised(norm: float, direction: tuple[float, ...]) -> None:
+    length = float(np.linalg.norm(direction))
+    if length < 1e-3:
+        return
+    orientation = tuple(norm * value / length for value in direction)
+    result = conversions.pose_target(pose(orientation))["target_orientation"]
+    assert abs(np.linalg.norm(result) - 1.0) < 1e-12
+    np.testing.assert_allclose(result, np.array(direction) / length, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", [0.0, 0.98, 1.02, 5.0])
+def test_a_quaternion_further_off_is_refused(norm: float) -> None:
+    with pytest.raises(InvalidTarget, match=f"norm of {norm:.3f}"):
+        conversions.pose_target(pose((0.0, norm, 0.0, 0.0)))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_refused(bad: float) -> None:
+    message = pose()
+    message.pose.position.y = bad
+    with pytest.raises(InvalidTarget, match="position is not finite"):
+        conversions.pose_target(message)
+    with pytest.raises(InvalidTarget, match="orientation is not finite"):
+        conversions.pose_target(pose((bad, 0.0, 0.0, 1.0)))
+    with pytest.raises(InvalidTarget, match="effort is not finite"):
+        conversions.torque_target(JointState(effort=[bad] * 7))
+
+
+@given(st.permutations(range(7)))
+def test_joints_are_matched_by_name_in_any_order(order: list[int]) -> None:
+    message = JointState(name=[JOINT_NAMES[i] for i in order], position=[float(i) for i in order])
+    assert conversions.position_target(message)["target_q"].tolist() == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_joints_without_names_are_in_order() -> None:
+    message = JointState(effort=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    assert conversions.torque_target(message)["target_torque"].tolist() == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "text"),
+    [
+        (JOINT_NAMES[1:], 6, "missing joint fr3_joint1"),
+        ((*JOINT_NAMES, "fr3_finger_joint1"), 8, "unknown joint fr3_finger_joint1"),
+        ((*JOINT_NAMES[:6], "fr3_joint1"), 7, "named twice: fr3_joint1; missing joint fr3_joint7"),
+        (JOINT_NAMES, 6, "names 7 joints, but position has 6 values"),
+        ((), 8, "position has 8 values, but the arm has 7 joints"),
+        ((), 0, "position has 0 values"),
+    ],
+)
+def test_other_joints_than_the_arms_are_named(names: tuple[str, ...], count: int, text: str) -> None:
+    with pytest.raises(InvalidTarget, match=text):
+        conversions.position_target(JointState(name=list(names), position=[0.0] * count))
+
+
+def test_stamps_are_nanoseconds_and_an_empty_one_is_zero() -> None:
+    assert conversions.nanoseconds(Time()) == 0
+    assert conversions.nanoseconds(Time(sec=1_700_000_000, nanosec=5)) == 1_700_000_000_000_000_005
+
+
+def test_measurements_become_messages_with_their_own_time() -> None:
+    state = new(STATE)[0]
+    state["stamp"] = 1_700_000_000_123_456_789
+    state["q"], state["dq"], state["tau_measured"] = np.arange(7), np.arange(7) + 0.5, -np.arange(7)
+    state["position"], state["orientation"] = (0.1, 0.2, 0.3), (0.5, 0.5, 0.5, 0.5)
+    state["external_wrench"] = (1, 2, 3, 4, 5, 6)
+    joints = conversions.joint_state(state)
+    assert tuple(joints.name) == JOINT_NAMES
+    assert list(joints.position) == list(range(7)) and joints.velocity[6] == 6.5 and joints.effort[6] == -6
+    measured = conversions.measured_pose(state)
+    assert (measured.header.stamp.sec, measured.header.stamp.nanosec) == (1_700_000_000, 123_456_789)
+    assert measured.header.frame_id == "fr3_link0"
+    assert (measured.pose.position.z, measured.pose.orientation.w) == (0.3, 0.5)
+    wrench = conversions.external_wrench(state).wrench
+    assert (wrench.force.x, wrench.torque.z) == (1.0, 6.0)

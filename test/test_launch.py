@@ -1,0 +1,187 @@
+"""The launch file: what it offers, and, where ``launch`` is installed, that it does so.
+
+PyPI has no ``launch``. Where it is missing, the tests that run the launch file are skipped and say so; the others read
+it, and what it starts is what the other tests start without it.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from node_harness import PATIENCE, ROOT, Client, alive, descendants, wait_until
+
+LAUNCH_FILE = ROOT / "launch" / "bringup.launch.py"
+ARGUMENTS = {
+    "robot_ip": "sim",
+    "namespace": "",
+    "mode": "",
+    "config_file": None,
+    "autostart": "true",
+    "rviz": "false",
+}
+
+needs_launch = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("launch", "launch_ros")),
+    reason="launch and launch_ros are not installed: they come with a ROS distribution, not from PyPI",
+)
+
+#: What ``ros2 launch`` does with a file and ``name:=value`` arguments.
+RUNNER = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import AnyLaunchDescriptionSource
+
+path, *arguments = sys.argv[1:]
+service = LaunchService(argv=arguments)
+source = AnyLaunchDescriptionSource(path)
+values = [tuple(argument.split(":=", 1)) for argument in arguments]
+service.include_launch_description(LaunchDescription([IncludeLaunchDescription(source, launch_arguments=values)]))
+sys.exit(service.run())
+"""
+
+
+def declared() -> dict[str, dict[str, ast.expr]]:
+    """Name and keywords of every DeclareLaunchArgument in the file."""
+    calls = [
+        node
+        for node in ast.walk(ast.parse(LAUNCH_FILE.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "DeclareLaunchArgument"
+    ]
+    return {
+        ast.literal_eval(call.args[0]): {str(keyword.arg): keyword.value for keyword in call.keywords} for call in calls
+    }
+
+
+def test_the_launch_file_declares_its_arguments_and_describes_them() -> None:
+    arguments = declared()
+    assert arguments.keys() == ARGUMENTS.keys()
+    for name, keywords in arguments.items():
+        assert ast.literal_eval(keywords["description"])
+        if ARGUMENTS[name] is not None:
+            assert ast.literal_eval(keywords["default_value"]) == ARGUMENTS[name]
+
+
+def test_rviz_shows_the_topics_of_the_node() -> None:
+    settings = yaml.safe_load((ROOT / "config" / "bringup.rviz").read_text())["Visualization Manager"]
+    assert settings["Global Options"]["Fixed Frame"] == "fr3_link0"
+    topics = {display["Topic"]["Value"] for display in settings["Displays"] if "Topic" in display}
+    # Relative, so that they follow the namespace.
+    assert topics == {"aiofranka/ee_pose", "aiofranka/ee_desired", "aiofranka/external_wrench"}
+
+
+class Launch:
+    """A running launch, and all that it says."""
+
+    def __init__(self, prefix: Path, *arguments: str) -> None:
+        self._log = prefix / "launch.log"
+        paths = [str(prefix), os.environ.get("AMENT_PREFIX_PATH", "")]
+        with self._log.open("w") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", RUNNER, str(LAUNCH_FILE), *arguments],
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=os.environ
+                | {"AMENT_PREFIX_PATH": os.pathsep.join(filter(None, paths)), "ROS_LOG_DIR": str(prefix)},
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def says(self, text: str) -> bool:
+        """Whether ``text`` appears in time."""
+        return wait_until(lambda: text in self.log or self.process.poll() is not None) and text in self.log
+
+    def close(self) -> None:
+        """End it, if it still runs."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(PATIENCE)
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    """The package as it is installed."""
+    share, index = tmp_path / "share", tmp_path / "share" / "ament_index" / "resource_index" / "packages"
+    index.mkdir(parents=True)
+    (index / "aiofranka_ros").touch()
+    shutil.copytree(ROOT / "config", share / "aiofranka_ros" / "config")
+    executable = tmp_path / "lib" / "aiofranka_ros" / "node"
+    executable.parent.mkdir(parents=True)
+    executable.write_text(
+        f'#!/bin/sh\nPYTHONPATH="{ROOT}:$PYTHONPATH" exec "{sys.executable}" -m aiofranka_ros.node "$@"\n'
+    )
+    executable.chmod(0o755)
+    return tmp_path
+
+
+@pytest.fixture
+def launch(prefix: Path) -> Iterator[Launch]:
+    """A launch whose node is active."""
+    launch = Launch(prefix, "namespace:=launched", "mode:=impedance")
+    try:
+        assert launch.says("the arm holds; mode impedance"), launch.log
+        yield launch
+    finally:
+        launch.close()
+
+
+def node_of(launch: Launch) -> int:
+    """Process id of the node."""
+    for pid in descendants(launch.process.pid):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if b"aiofranka_ros.node" in command:
+            return pid
+    raise AssertionError("no node")
+
+
+@needs_launch
+def test_launching_brings_up_an_active_node_in_its_namespace_and_ctrl_c_ends_it(launch: Launch) -> None:
+    client = Client("/launched/aiofranka")
+    try:
+        assert client.becomes("active")
+        assert client.get("robot_ip") == "sim"
+    finally:
+        client.close()
+    children = descendants(launch.process.pid)
+    # Ctrl-C in a terminal reaches the node as well.
+    for pid in (node_of(launch), launch.process.pid):
+        os.kill(pid, signal.SIGINT)
+    assert launch.process.wait(PATIENCE) == 0, launch.log
+    assert not [pid for pid in children if alive(pid)]
+
+
+@needs_launch
+def test_a_node_that_dies_ends_the_launch_with_an_error(launch: Launch) -> None:
+    os.kill(node_of(launch), signal.SIGKILL)
+    assert launch.process.wait(PATIENCE) == 1, launch.log
+    assert "the node ended with status -9" in launch.log
+
+
+@needs_launch
+def test_a_node_that_is_asked_to_end_ends_the_launch_without_one(launch: Launch) -> None:
+    os.kill(node_of(launch), signal.SIGTERM)
+    assert launch.process.wait(PATIENCE) == 0, launch.log
+
+
+@needs_launch
+def test_a_configuration_that_cannot_be_used_ends_the_launch_with_an_error(prefix: Path) -> None:
+    config = prefix / "bad.yaml"
+    config.write_text("/**:\n  ros__parameters:\n    kp: [1.0]\n")
+    launch = Launch(prefix, f"config_file:={config}")
+    try:
+        assert launch.process.wait(PATIENCE) == 1, launch.log
+    finally:
+        launch.close()
+    assert "kp has 1 values" in launch.log

@@ -1,0 +1,357 @@
+"""The package as a whole: what it declares, installs and is made of, and the tools that set it up.
+
+No arm, no ROS graph. Sources are read, not run, wherever that answers the question.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import aiofranka_ros
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "aiofranka_ros"
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+# Each module may import those before it. A new one gets the place that its purpose gives it.
+LAYERS = """
+    errors records fr3 kinematics limits reference laws trajectory control_cycle shared_memory
+    arm control_loop control_process control_client simulation_model simulation warm_up
+    parameters conversions targets diagnostics move_action node
+    demo_policy demo_evaluation demo_screen demo
+""".split()
+FIRST_LAYER_WITH_ROS = "parameters"
+ROS_MODULE = re.compile(r"rclpy|launch(_ros)?|tf2_ros|ament_index_python|\w+_(msgs|interfaces)")
+
+
+def tree_of(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{module}.py").read_text())
+
+
+def imports_of(tree: ast.AST) -> Iterator[str]:
+    """Every module that a source imports, inside functions too; `from package import x` as package.x."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            if node.module == "aiofranka_ros":
+                yield from (f"aiofranka_ros.{alias.name}" for alias in node.names)
+            else:
+                yield str(node.module)
+
+
+def requirements() -> set[str]:
+    """Names of the distributions in setup.py's requirements, with underscores."""
+    names = (re.match(r"[\w.-]+", requirement) for requirement in load_set_up().package_requirements())
+    return {name[0].lower().replace("-", "_") for name in names if name}
+
+
+def manifest() -> ElementTree.Element:
+    return ElementTree.parse(ROOT / "package.xml").getroot()
+
+
+def load_set_up() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("set_up", ROOT / "tools" / "set_up.py")
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def entry_points() -> dict[str, tuple[str, str]]:
+    """Console scripts of setup.py: name to (module, function)."""
+    text = (ROOT / "setup.py").read_text()
+    return {script: (module, name) for script, module, name in re.findall(r'"(\w+) = ([\w.]+):(\w+)"', text)}
+
+
+# --- What it declares
+
+
+def test_the_version_is_the_same_wherever_it_is_written() -> None:
+    setup_py = re.search(r'version="([^"]+)"', (ROOT / "setup.py").read_text())
+    changelog = re.search(r"^(\d+\.\d+\.\d+) ", (ROOT / "CHANGELOG.rst").read_text(), re.MULTILINE)
+    assert setup_py is not None and changelog is not None
+    assert manifest().findtext("version") == aiofranka_ros.__version__
+    assert setup_py[1] == aiofranka_ros.__version__
+    assert changelog[1] == aiofranka_ros.__version__
+
+
+def test_package_xml_is_valid() -> None:
+    package = pytest.importorskip("catkin_pkg.package", reason="catkin_pkg comes with colcon-ros")
+    package.parse_package(str(ROOT)).validate()
+
+
+def test_every_executable_is_a_main_function_that_exists() -> None:
+    scripts = entry_points()
+    assert set(scripts) == {"node", "simulation", "demo"}
+    for module, function in scripts.values():
+        body = tree_of(module.removeprefix("aiofranka_ros.")).body
+        assert function in [node.name for node in body if isinstance(node, ast.FunctionDef)]
+
+
+def test_everything_that_is_imported_is_declared() -> None:
+    """What is part of ROS in package.xml, what pip can install in setup.py."""
+    manifest_names = {str(element.text) for element in manifest() if element.tag.endswith("depend")}
+    undeclared = set()
+    for module in MODULES:
+        for name in {imported.split(".")[0] for imported in imports_of(tree_of(module))}:
+            if ROS_MODULE.fullmatch(name):
+                undeclared |= {name} - manifest_names
+            elif name not in sys.stdlib_module_names:
+                undeclared |= {name} - requirements() - {"aiofranka_ros"}
+    assert not undeclared
+
+
+def test_package_xml_names_every_python_requirement() -> None:
+    """By its rosdep key, or in the comment about those that have none."""
+    text = (ROOT / "package.xml").read_text()
+    assert [name for name in requirements() if name.replace("_", "-") not in text] == []
+
+
+# --- What it is made of
+
+
+def test_every_module_has_its_place_in_the_order_of_layers() -> None:
+    assert [module for module in MODULES if module not in LAYERS] == []
+
+
+def test_modules_import_only_from_the_layers_below() -> None:
+    upward = []
+    for module in MODULES:
+        below = LAYERS[: LAYERS.index(module)]
+        for imported in imports_of(tree_of(module)):
+            package, _, name = imported.partition(".")
+            if package == "aiofranka_ros" and name.split(".")[0] not in [*below, "__version__"]:
+                upward.append(f"{module} imports {imported}")
+    assert not upward
+
+
+def test_only_the_arm_imports_libfranka() -> None:
+    assert [module for module in MODULES if "pylibfranka" in imports_of(tree_of(module))] == ["arm"]
+
+
+def test_nothing_imports_torch() -> None:
+    assert not [m for m in MODULES for name in imports_of(tree_of(m)) if name.split(".")[0] == "torch"]
+
+
+def test_the_layers_below_ros_work_without_it() -> None:
+    below = [name for name in LAYERS[: LAYERS.index(FIRST_LAYER_WITH_ROS)] if name in MODULES]
+    for module in below:  # not inside a function either
+        assert not [name for name in imports_of(tree_of(module)) if ROS_MODULE.fullmatch(name.split(".")[0])]
+    code = "import sys, importlib\nsys.modules['rclpy'] = None\n"  # importing it raises ImportError
+    code += "".join(f"importlib.import_module('aiofranka_ros.{name}')\n" for name in below)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    """In more than a line: why it exists, who calls it, in which process and thread it runs."""
+    assert not [m for m in MODULES if len((ast.get_docstring(tree_of(m)) or "").splitlines()) < 2]
+
+
+def test_library_code_neither_prints_nor_exits() -> None:
+    """Only `main()` and what calls it may: a library raises and logs."""
+    calls = []
+    for module in MODULES:
+        for statement in tree_of(module).body:
+            if isinstance(statement, ast.If) or getattr(statement, "name", None) == "main":
+                continue
+            names = [ast.unparse(node.func) for node in ast.walk(statement) if isinstance(node, ast.Call)]
+            calls += [f"{module}: {name}" for name in names if name in ("print", "sys.exit", "exit", "quit")]
+    assert not calls
+
+
+# --- What it installs
+
+
+@pytest.mark.skipif("COLCON" in os.environ, reason="runs inside colcon already")
+def test_colcon_installs_what_ros2_run_and_ros2_launch_look_for(tmp_path: Path) -> None:
+    pytest.importorskip("colcon_core")
+    command = [sys.executable, "-m", "colcon", "--log-base", str(tmp_path / "log")]
+    bases = ["--build-base", str(tmp_path / "build"), "--install-base", str(tmp_path / "install")]
+    subprocess.run(
+        [*command, "build", "--base-paths", str(ROOT), *bases], check=True, cwd=tmp_path, timeout=100
+    )
+
+    prefix = tmp_path / "install" / "aiofranka_ros"
+    share = prefix / "share" / "aiofranka_ros"
+    assert (prefix / "share" / "ament_index" / "resource_index" / "packages" / "aiofranka_ros").exists()
+    assert (share / "package.xml").exists()
+    for folder in ("launch", "config"):
+        sources = {path.name for path in (ROOT / folder).glob("*.*")}
+        assert {path.name for path in (share / folder).glob("*")} == sources
+    for script in entry_points():
+        executable = prefix / "lib" / "aiofranka_ros" / script
+        assert os.access(executable, os.X_OK)
+        assert executable.read_text().startswith("#!/usr/bin/env python3\n")
+
+
+def test_colcon_finds_this_package_alone() -> None:
+    """Not the interface definitions, which a workspace may have from franka_ros2, nor anything in build/."""
+    pytest.importorskip("colcon_core")
+    command = [
+        sys.executable,
+        "-m",
+        "colcon",
+        "--log-base",
+        os.devnull,
+        "list",
+        "--names-only",
+        "--base-paths",
+    ]
+    paths = [str(ROOT), str(ROOT / "underlay"), str(ROOT / "build" / "venv")]
+    listing = subprocess.run([*command, *paths], check=True, capture_output=True, text=True, timeout=60)
+    assert listing.stdout.split() == ["aiofranka_ros"]
+
+
+# --- The interface definitions: what makes them the same on the wire as those of franka_ros2
+
+
+def test_the_move_action_is_that_of_franka_ros2() -> None:
+    action = pytest.importorskip("franka_msgs.action").PTPMotion
+    status = {"target_status": "franka_msgs/TargetStatus"}
+    assert list(action.Goal.get_fields_and_field_types().items()) == [
+        ("goal_joint_configuration", "sequence<double>"),
+        ("maximum_joint_velocities", "sequence<double>"),
+        ("goal_tolerance", "double"),
+    ]
+    assert list(action.Result.get_fields_and_field_types().items()) == [
+        *status.items(),
+        ("error_message", "string"),
+    ]
+    assert action.Feedback.get_fields_and_field_types() == status
+
+
+def test_the_motion_status_is_that_of_franka_ros2() -> None:
+    status = pytest.importorskip("franka_msgs.msg").TargetStatus
+    assert status.get_fields_and_field_types() == {"status": "uint8"}
+    assert (status.IDLE, status.EXECUTING, status.TARGET_REACHED, status.ABORTED) == (0, 1, 2, 3)
+
+
+# --- The set-up
+
+
+def test_make_without_a_target_lists_them_all() -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    listing = subprocess.run([make], check=True, cwd=ROOT, capture_output=True, text=True, timeout=30).stdout
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert targets is not None
+    assert re.findall(r"make (\w+)", listing) == targets[1].split()
+
+
+def test_another_python_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\ncase \"$3\" in *print*) echo 'Python 3.9' ;; *) exit 1 ;; esac\n")
+    python.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(python)}
+    result = subprocess.run(
+        [ROOT / "tools" / "set_up"], env=environment, capture_output=True, text=True, timeout=30
+    )
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "Python 3.10, 3.11 or 3.12 is needed" in result.stderr and "is Python 3.9" in result.stderr
+
+
+def make_prefix(path: Path, *packages: str) -> Path:
+    index = path / "share" / "ament_index" / "resource_index" / "packages"
+    index.mkdir(parents=True)
+    for package in packages:
+        (index / package).touch()
+    return path
+
+
+def test_a_sourced_distribution_is_the_prefix_that_has_rclpy(tmp_path: Path) -> None:
+    workspace, distribution = make_prefix(tmp_path / "ws", "my_robot"), make_prefix(tmp_path / "ros", "rclpy")
+    find = load_set_up().find_distribution
+    assert find({"AMENT_PREFIX_PATH": f"{workspace}:{distribution}"}) == distribution
+    assert find({"AMENT_PREFIX_PATH": str(workspace)}) is None
+    assert find({}) is None
+
+
+def test_the_environment_of_this_project_is_not_taken_for_a_distribution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up = load_set_up()
+    monkeypatch.setattr(set_up, "BUILD", tmp_path)
+    own = make_prefix(tmp_path / "venv", "rclpy")
+    assert set_up.find_distribution({"AMENT_PREFIX_PATH": str(own)}) is None
+
+
+def test_interfaces_of_the_distribution_are_not_built_again(tmp_path: Path) -> None:
+    set_up = load_set_up()
+    bare = make_prefix(tmp_path / "bare", "rclpy")
+    assert set_up.missing_interfaces({"AMENT_PREFIX_PATH": str(bare)}, bare) == ["franka_msgs"]
+
+    full = make_prefix(tmp_path / "full", "rclpy", "franka_msgs")
+    with pytest.raises(set_up.SetUpError, match="has no action/PTPMotion.action"):
+        set_up.missing_interfaces({"AMENT_PREFIX_PATH": str(full)}, full)
+
+    (full / "share" / "franka_msgs" / "action").mkdir(parents=True)
+    (full / "share" / "franka_msgs" / "action" / "PTPMotion.action").touch()
+    assert set_up.missing_interfaces({"AMENT_PREFIX_PATH": str(full)}, full) == []
+
+
+def test_with_a_distribution_no_ros_wheel_is_asked_for(tmp_path: Path) -> None:
+    set_up = load_set_up()
+    names = set_up.list_requirements(make_prefix(tmp_path, "rclpy"), ["franka_msgs"])
+    assert names and not [name for name in names if name.startswith("ros-")]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_sourcing_the_environment_twice_adds_it_once(shell: str, tmp_path: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    prefix = tmp_path / "with space"
+    prefix.mkdir()
+    load_set_up().write_local_setup(prefix, Path("/opt/ros/some"))
+    source = f'. "{prefix}/local_setup.{shell}"'
+    script = f'set -u; {source}; {source}; echo "$AMENT_PREFIX_PATH"'
+    environment = {"PATH": os.environ["PATH"], "AMENT_PREFIX_PATH": "/opt/ros/some"}
+    answer = subprocess.run(
+        [shell, "-c", script], env=environment, capture_output=True, text=True, timeout=30
+    )
+    assert answer.stdout == f"{prefix}:/opt/ros/some\n", answer.stderr
+
+
+def test_a_step_is_repeated_only_when_its_inputs_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_up = load_set_up()
+    monkeypatch.setattr(set_up, "STAMPS", tmp_path)
+    done = []
+    for key in ("a", "a", "b"):
+        set_up.once("step", key, "some step", lambda: done.append(True))
+    assert len(done) == 2
+
+    def fail() -> None:
+        raise set_up.SetUpError("no network")
+
+    with pytest.raises(set_up.SetUpError):
+        set_up.once("step", "c", "some step", fail)
+    set_up.once("step", "b", "some step", lambda: done.append(True))
+    assert len(done) == 3, "a failed step must not leave the stamp of the one before"
+
+
+def test_a_failed_command_says_why_and_where_to_read_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up = load_set_up()
+    monkeypatch.setattr(set_up, "ROOT", tmp_path)
+    monkeypatch.setattr(set_up, "LOG", tmp_path / "set_up.log")
+    with pytest.raises(set_up.SetUpError, match="index cannot be reached") as raised:
+        set_up.run(["sh", "-c", "echo 'Temporary failure in name resolution'; exit 1"])
+    assert "set_up.log" in str(raised.value)

@@ -1,0 +1,183 @@
+"""The table of parameters: consistent in itself, with the configuration file, and with what validation says."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rclpy
+import yaml
+from rclpy.context import Context
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from aiofranka_ros import kinematics
+from aiofranka_ros.errors import ConfigurationError
+from aiofranka_ros.parameters import SETTINGS, Effect, Lock, Parameters, Setting, pose_matrix
+from aiofranka_ros.records import COMMANDS, Mode, new
+
+CONFIG = Path(__file__).resolve().parent.parent / "config" / "fr3.yaml"
+BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    context = Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("parameters", context=context, use_global_arguments=False)
+    yield node
+    node.destroy_node()
+    context.try_shutdown()
+
+
+@pytest.fixture(scope="module")
+def reached() -> list[Lock]:
+    """The state that the node claims to be in; the only element."""
+    return [Lock.STARTED]
+
+
+@pytest.fixture(scope="module")
+def parameters(node: Node, reached: list[Lock]) -> Parameters:
+    return Parameters(node, lambda: reached[0])
+
+
+def change(node: Node, **values: Any) -> str:
+    """Set parameters together; return the reason why they were refused, or an empty string."""
+    result = node.set_parameters_atomically([Parameter(name, value=value) for name, value in values.items()])
+    return "" if result.successful else result.reason
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_every_default_is_valid_and_every_parameter_is_explained(setting: Setting) -> None:
+    default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
+    np.testing.assert_array_equal(setting.parse(default), setting.default)
+    assert setting.text.endswith(".")
+    is_number = isinstance(setting.default, (float, tuple))
+    assert bool(setting.unit) == is_number, "numbers have units"
+    if is_number:
+        assert np.isfinite(setting.low).all() and np.isfinite(setting.high).all()
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_the_configuration_file_lists_every_parameter_as_the_table_has_it(setting: Setting) -> None:
+    values = yaml.safe_load(CONFIG.read_text())["/**"]["ros__parameters"]
+    assert values.keys() == BY_NAME.keys()
+    np.testing.assert_array_equal(values[setting.name], setting.default)
+    assert type(values[setting.name]) is (list if setting.size else type(setting.default))
+    # The comment above it says what it does, its range with its unit, and its source.
+    above = re.search(rf"((?:^    #.*\n)+)    {setting.name}:", CONFIG.read_text(), re.MULTILINE)
+    assert above is not None
+    comment = " ".join(line.strip(" #") for line in above[1].splitlines())
+    assert comment == f"{setting.text} {setting.terms}"
+
+
+def test_every_field_that_a_parameter_sets_exists_and_has_its_size() -> None:
+    fields = COMMANDS.fields
+    assert fields is not None
+    for setting in SETTINGS:
+        if setting.effect in (Effect.COMMAND, Effect.LAW):
+            assert fields[setting.field or setting.name][0].shape == ((setting.size,) if setting.size else ())
+
+
+def test_the_modes_are_those_of_the_control_process() -> None:
+    assert sorted(BY_NAME["mode"].choices) == sorted(Mode.names())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("kp", [600.0] * 6, "kp has 6 values; allowed: 7 values, each in [0, 3000] Nm/rad"),
+        ("kp", [600.0] * 6 + [-1.0], "kp is -1 Nm/rad at index 6"),
+        ("kp", [600.0] * 6 + [math.nan], "kp is nan Nm/rad at index 6"),
+        ("kp", 600.0, "kp is 600.0; allowed"),
+        ("kp", "stiff", "kp is 'stiff'"),
+        ("torque_limit", [87.0] * 7, "torque_limit is 87 Nm at index 4; allowed: 7 values, each in [0, (87"),
+        ("max_linear_step", -0.1, "max_linear_step is -0.1 m; allowed: in [0.001, 1] m"),
+        ("max_linear_step", math.inf, "max_linear_step is inf m"),
+        ("max_linear_step", "far", "max_linear_step is 'far'"),
+        ("max_linear_step", True, "max_linear_step is True"),
+        ("torque_diff_limit", 1000.1, "torque_diff_limit is 1000.1 Nm/s; allowed: in [1, 1000] Nm/s"),
+        ("realtime_priority", 99, "realtime_priority is 99"),
+        ("realtime_priority", 1.5, "realtime_priority is 1.5, which is not whole"),
+        ("mode", "gravity", "mode is 'gravity'; allowed: one of osc, impedance, pid, torque"),
+        ("robot_ip", " ", "robot_ip is ' '; allowed: not empty"),
+        ("smooth_targets", 1, "smooth_targets is 1; allowed: true or false"),
+        ("smooth_targets", None, "smooth_targets is None"),
+    ],
+)
+def test_what_is_refused_is_told_with_value_range_and_unit(name: str, value: Any, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(text)):
+        BY_NAME[name].parse(value)
+
+
+def test_whole_numbers_stand_for_floats() -> None:
+    assert BY_NAME["max_linear_step"].parse(1) == 1.0
+    assert BY_NAME["kp"].parse([1, 2, 3, 4, 5, 6, 7]).dtype == np.float64
+
+
+def test_a_refused_change_changes_nothing(node: Node, parameters: Parameters) -> None:
+    assert "kp has 1 values" in change(node, max_linear_step=0.3, kp=[600.0])
+    assert parameters.changes() == set()
+    assert node.get_parameter("max_linear_step").value == 0.15
+
+
+def test_a_change_is_used_only_once_asked_for(node: Node, parameters: Parameters) -> None:
+    assert change(node, max_linear_step=0.3, mode="pid") == ""
+    assert parameters["max_linear_step"] == 0.15
+    assert parameters.changes() == {"max_linear_step", "mode"}
+    assert (parameters["max_linear_step"], parameters.mode) == (0.3, Mode.PID)
+    assert parameters.changes() == set()
+    assert change(node, max_linear_step=0.15, mode="osc") == ""
+    parameters.changes()
+
+
+def test_what_cannot_change_in_a_state_says_what_to_do(node: Node, parameters: Parameters, reached: list[Lock]) -> None:
+    try:
+        reached[0] = Lock.CONFIGURED
+        assert "robot_ip can be changed only while the node is unconfigured" in change(node, robot_ip="a")
+        assert change(node, collision_force_thresholds=[30.0] * 6) == ""
+        reached[0] = Lock.ACTIVE
+        assert "deactivate it first" in change(node, collision_force_thresholds=[40.0] * 6)
+        assert "read-only" in change(node, state_rate=50.0)
+        assert change(node, kp=[500.0] * 7) == ""
+    finally:
+        reached[0] = Lock.STARTED
+
+
+def test_a_control_frame_needs_a_unit_quaternion(node: Node, parameters: Parameters) -> None:
+    assert "norm of 0.500" in change(node, tcp_in_flange=[0.0, 0.0, 0.1, 0.0, 0.0, 0.0, 0.5])
+
+
+def test_the_commands_get_every_value_and_the_control_frame(node: Node, parameters: Parameters) -> None:
+    commands, robot_tcp = new(COMMANDS)[0], np.diag([1.0, -1.0, -1.0, 1.0])
+    parameters.write(commands, robot_tcp)
+    assert commands["torque_rate_limit"] == 990.0 and commands["smooth_targets"] == 1
+    np.testing.assert_array_equal(commands["flange_to_tcp"], robot_tcp)
+    pose = [0.1, 0.2, 0.3, 0.5, -0.5, 0.5, 0.5]
+    assert change(node, tcp_from_robot=False, tcp_in_flange=pose) == ""
+    parameters.changes()
+    parameters.write(commands, robot_tcp)
+    np.testing.assert_array_equal(commands["flange_to_tcp"], pose_matrix(np.array(pose)))
+
+
+def test_a_pose_becomes_the_matrix_of_its_quaternion() -> None:
+    pose = np.array([1.0, 2.0, 3.0, 0.1, -0.2, 0.3, 0.9])
+    matrix = pose_matrix(pose)
+    np.testing.assert_allclose(matrix[:3, :3] @ matrix[:3, :3].T, np.eye(3), atol=1e-12)
+    quaternion = np.empty(4)
+    kinematics.quaternion_from_matrix(matrix, quaternion)
+    np.testing.assert_allclose(quaternion, pose[3:] / np.linalg.norm(pose[3:]), atol=1e-12)
+    assert matrix[:3, 3].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_every_parameter_describes_itself(node: Node, parameters: Parameters) -> None:
+    for setting in SETTINGS:
+        descriptor = node.describe_parameter(setting.name)
+        assert descriptor.description == setting.text
+        assert setting.range.lower() in descriptor.additional_constraints.lower()
+        assert descriptor.read_only == (setting.lock is Lock.STARTED)

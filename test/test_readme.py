@@ -1,0 +1,122 @@
+"""The README is true: its client runs as it stands, its tables are those of the code.
+
+``python test/test_readme.py`` writes the table of parameters anew.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from node_harness import ROOT, Client, NodeProcess, descendants, wait_until
+from rclpy.action import get_action_server_names_and_types_by_node
+
+from aiofranka_ros.parameters import SETTINGS, Lock, Setting
+
+README = ROOT / "README.md"
+#: In one word, when a parameter can be changed.
+_WHEN = {
+    Lock.NEVER: "any time",
+    Lock.ACTIVE: "inactive",
+    Lock.CONFIGURED: "unconfigured",
+    Lock.STARTED: "start",
+}
+
+
+def section(name: str) -> re.Match[str]:
+    """What stands between the marks ``name: begin`` and ``name: end``, as the group ``text``."""
+    text = README.read_text()
+    found = re.search(rf"<!-- {name}: begin.*?-->\n(?P<text>.*?)<!-- {name}: end -->", text, re.DOTALL)
+    assert found is not None, f"the README has no section {name!r}"
+    return found
+
+
+def parameter_table() -> str:
+    """The table of parameters as it should be."""
+    lines = ["| parameter | default | allowed | when | meaning |", "|---|---|---|---|---|"]
+    for setting in SETTINGS:
+        cells = [f"`{setting.name}`", default(setting), setting.range, _WHEN[setting.lock], setting.text]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def default(setting: Setting) -> str:
+    """The default of a parameter, in short."""
+    value = setting.default
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, tuple):
+        return f"{value:g}" if isinstance(value, float) else f"{value}"
+    if len(set(value)) == 1:
+        return f"{len(value)} times {value[0]:g}"
+    return " ".join(f"{element:g}" for element in value)
+
+
+def test_the_table_of_parameters_is_that_of_the_node() -> None:
+    assert section("parameters")["text"] == parameter_table(), "run: python test/test_readme.py"
+
+
+def test_every_topic_and_action_of_the_node_is_in_a_table(running: tuple[NodeProcess, Client]) -> None:
+    process, client = running
+    namespace, _, name = process.name.rpartition("/")
+    offered = [
+        *client.node.get_publisher_names_and_types_by_node(name, namespace),
+        *client.node.get_subscriber_names_and_types_by_node(name, namespace),
+        *get_action_server_names_and_types_by_node(client.node, name, namespace),
+    ]
+    # Those that every node of ROS has, and those that actions are made of.
+    common = re.compile(r"/(rosout|parameter_events|transition_event|clock)$|/_action/")
+    rows = set(re.findall(r"^\| `(\S+)` \| `(\w+/\w+)` \|", README.read_text(), re.MULTILINE))
+    for topic, (kind,) in offered:
+        if not common.search(topic):
+            short = topic.replace(process.name, "~").removeprefix(f"{namespace}/")
+            assert (short, re.sub("/(msg|action)/", "/", kind)) in rows
+
+
+def test_the_client_activates_streams_moves_and_cancels(tmp_path: Path) -> None:
+    code = re.fullmatch(r"```python\n(.*)```\n", section("client")["text"], re.DOTALL)
+    assert code is not None
+    script = tmp_path / "client.py"
+    script.write_text(code[1])
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    with (tmp_path / "node.log").open("w") as log:
+        node = subprocess.Popen(
+            [sys.executable, "-m", "aiofranka_ros.node"], stdout=log, stderr=subprocess.STDOUT, env=environment
+        )
+    try:
+        client = subprocess.run(
+            [sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=90.0
+        )
+        said = (tmp_path / "node.log").read_text()
+        assert client.returncode == 0, client.stderr + said
+        assert client.stdout.split() == ["arrived", "cancelled"]
+        assert "refused" not in said and "limited" not in said
+        children = descendants(node.pid)
+    finally:
+        node.terminate()
+        status = node.wait(30.0)
+    assert status == 0
+    assert len(children) == 2  # The control process and the simulated arm.
+    assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
+
+
+def test_joint_values_in_the_text_are_the_packages() -> None:
+    from aiofranka_ros.fr3 import HOME, READY
+
+    names: dict[str, object] = {"math": __import__("math")}
+    for name in ("home", "ready"):
+        line = re.search(rf"^{name} = (.*)$", README.read_text(), re.MULTILINE)
+        assert line is not None
+        names[name] = eval(line[1], names)
+    np.testing.assert_allclose(names["home"], HOME)  # type: ignore[arg-type]
+    np.testing.assert_allclose(names["ready"], READY)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    span = section("parameters").span("text")
+    text = README.read_text()
+    README.write_text(text[: span[0]] + parameter_table() + text[span[1] :])

@@ -1,0 +1,91 @@
+"""Every way in which the node can end: in every state, asked or killed, it leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from node_harness import NodeProcess, alive, descendants, started, wait_until
+
+from aiofranka_ros.fr3 import HOME
+
+STATES = ("unconfigured", "configuring", "inactive", "active", "moving")
+
+
+def served_address(process: NodeProcess) -> str:
+    """Where the node's simulated arm is."""
+    return process.log.partition("connected to the robot at ")[2].partition(",")[0]
+
+
+def is_free(address: str) -> bool:
+    """Whether a simulated arm could be served at ``address`` again."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, 1337))
+        except OSError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("state", "number"),
+    [(state, signal.SIGINT) for state in STATES] + [("configuring", signal.SIGTERM), ("moving", signal.SIGTERM)],
+)
+def test_a_signal_ends_the_node_in_every_state(tmp_path: Path, state: str, number: signal.Signals) -> None:
+    autostart = state in ("configuring", "active", "moving")
+    with started(tmp_path, autostart=autostart) as (process, client):
+        if state == "configuring":
+            assert process.says("connecting to a simulated arm")
+            assert wait_until(lambda: descendants(process.process.pid))
+        elif state == "inactive":
+            assert client.change("configure")
+        else:
+            assert client.becomes("active" if autostart else "unconfigured")
+        if state == "moving":
+            assert client.send_goal(HOME + 0.3).accepted
+            assert client.spin_until(lambda: client.speed() > 0.3)
+        children = descendants(process.process.pid)
+        assert process.end(number) == 0, process.log
+        assert not [pid for pid in children if alive(pid)]
+        assert "Traceback" not in process.log
+        if state in ("inactive", "active", "moving"):
+            assert is_free(served_address(process))
+
+
+def test_a_killed_node_takes_its_processes_with_it(tmp_path: Path) -> None:
+    process = NodeProcess(tmp_path / "node.log", autostart=True)
+    try:
+        assert process.says("the arm holds"), process.log
+        children = descendants(process.process.pid)
+        assert len(children) >= 2
+    finally:
+        process.process.kill()
+        process.process.wait()
+    assert wait_until(lambda: not [pid for pid in children if alive(pid)])
+    assert is_free(served_address(process))
+
+
+def test_a_parameter_that_cannot_be_used_ends_the_node_with_the_reason(tmp_path: Path) -> None:
+    process = NodeProcess(tmp_path / "node.log", kp="[600.0]")
+    try:
+        assert process.process.wait(40.0) == 1
+    finally:
+        process.close()
+    assert "kp has 1 values; allowed: 7 values" in process.log
+    assert "Traceback" not in process.log
+
+
+def test_a_results_last_words_reach_the_client_when_the_node_ends(tmp_path: Path) -> None:
+    with started(tmp_path, autostart=True) as (process, client):
+        assert client.becomes("active"), process.log
+        handle = client.send_goal(HOME + 0.3)
+        assert client.spin_until(lambda: client.speed() > 0.3)
+        result = handle.get_result_async()
+        client.spin_for(0.1)
+        os.kill(process.process.pid, signal.SIGINT)
+        assert "not active any more" in client.result(result).result.error_message
+        assert process.process.wait(40.0) == 0
