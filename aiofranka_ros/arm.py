@@ -174,11 +174,14 @@ class TorqueControl:
         views.q[:] = state.q
         views.dq[:] = state.dq
         views.tau_last[:] = state.tau_J_d
-        views.mass[:] = self._model.mass(state)
-        views.coriolis[:] = self._model.coriolis(state)
         elapsed = duration.to_sec()
         views.elapsed[0] = elapsed
         views.time[0] += elapsed
+
+    def model(self, state: Any, views: MeasuredViews) -> None:
+        """Compute mass matrix and coriolis torques at a robot state into a measured record, through its ``views``."""
+        views.mass[:] = self._model.mass(state)
+        views.coriolis[:] = self._model.coriolis(state)
 
     def write(self, tau: Any) -> None:
         """Send torques [Nm] (7,)."""

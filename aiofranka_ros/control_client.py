@@ -120,7 +120,7 @@ class ControlClient:
         """Connect to the robot at ``address``.
 
         :param cpu: the CPU to drive it on, where real-time scheduling is permitted; ``None``: any.
-        :returns: ``library_version`` and ``protocol_version``.
+        :returns: ``library_version``, ``protocol_version``, and ``cpu``, ``None`` where it may be any.
         :raises ConnectionFailed: no robot answers, its FCI is not active, or (``IncompatibleRobot``) it speaks
             another protocol version.
         :raises ArmInUse: another process on this machine already drives it.

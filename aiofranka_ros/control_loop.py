@@ -100,6 +100,8 @@ class ControlLoop:
                 robot, duration = control.read()
                 arrived = time.perf_counter_ns()
                 control.measure(robot, duration, self._views)
+                if first:
+                    control.model(robot, self._views)
                 if shared.commands.version != version:
                     version = self._take_commands(version)
                 if self._views.time[0] >= self._due:
@@ -111,7 +113,9 @@ class ControlLoop:
                 control.write(tau.tolist())
                 departed = time.perf_counter_ns()
 
-                # The torque is on its way; what follows has the rest of the millisecond.
+                # The torque is on its way; what follows has the rest of the millisecond. The next cycle uses the mass
+                # matrix of this one: within a millisecond the arm turns by a few thousandths of a radian at the most.
+                control.model(robot, self._views)
                 self._report(robot, departed - arrived)
                 stop = watch.reason(self.commands, departed)
                 if first:

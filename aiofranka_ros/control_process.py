@@ -19,6 +19,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -106,13 +107,14 @@ class Server:
 
     def _connect(self, address: str, cpu: int | None) -> dict[str, Any]:
         self._disconnect()
-        # Without real-time scheduling it would have to share that CPU with everybody else.
-        if cpu is not None and os.sched_getscheduler(0) == os.SCHED_FIFO:
+        if os.sched_getscheduler(0) != os.SCHED_FIFO:
+            cpu = None  # It would have to share that CPU with everybody else.
+        if cpu is not None:
             os.sched_setaffinity(0, {cpu})
         self._arm = Arm(address)
         self._loop.state["robot_tcp"][0] = arm_module.matrix(self._arm.read().F_T_EE)
         self._report_idle_state(self._arm)
-        return {"library_version": arm_module.library_version(), "protocol_version": arm_module.FCI_VERSION}
+        return {"library_version": arm_module.library_version(), "protocol_version": arm_module.FCI_VERSION, "cpu": cpu}
 
     def _disconnect(self) -> dict[str, Any]:
         if self._arm is not None:
@@ -200,6 +202,10 @@ def _prefer_real_time(priority: int) -> list[str]:
                 "no real-time scheduling (SCHED_FIFO): give this user the rtprio limit in "
                 "/etc/security/limits.d, see the README"
             )
+    with contextlib.suppress(OSError):
+        # A core that fell asleep between two cycles takes a while to wake up. The request for 0 µs holds while the
+        # descriptor is open: until this process ends. Nothing to warn of: few systems permit it, and few need it.
+        os.write(os.open("/dev/cpu_dma_latency", os.O_WRONLY | os.O_CLOEXEC), struct.pack("i", 0))
     if ctypes.CDLL(None, use_errno=True).mlockall(_MCL_CURRENT | _MCL_FUTURE) != 0:
         refused.append("memory is not locked: raise this user's memlock limit in /etc/security/limits.d")
     return refused

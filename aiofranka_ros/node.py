@@ -37,6 +37,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
@@ -75,6 +76,7 @@ class FrankaNode(LifecycleNode):
     ) -> None:
         super().__init__("aiofranka")
         self._interruptible = interruptible
+        self._cpus = os.sched_getaffinity(0)
         self._client: ControlClient | None = None
         self._arm: SimulatedArm | None = None
         self._active = False
@@ -85,9 +87,14 @@ class FrankaNode(LifecycleNode):
         self._settings = Parameters(self, self._reached)
         # Measured state goes out while the node is inactive too, because an arm that is guided by hand is of
         # interest; a lifecycle publisher would be silent then.
-        self._joint_states = self.create_publisher(JointState, "joint_states", QoSProfile(depth=10))
-        self._ee_pose = self.create_publisher(PoseStamped, "~/ee_pose", qos_profile_sensor_data)
-        self._wrench = self.create_publisher(WrenchStamped, "~/external_wrench", qos_profile_sensor_data)
+        self._measurements: list[tuple[Publisher, Callable[[Record], Any]]] = [
+            (self.create_publisher(kind, name, qos), message_of)
+            for kind, name, qos, message_of in (
+                (JointState, "joint_states", QoSProfile(depth=10), conversions.joint_state),
+                (PoseStamped, "~/ee_pose", qos_profile_sensor_data, conversions.measured_pose),
+                (WrenchStamped, "~/external_wrench", qos_profile_sensor_data, conversions.external_wrench),
+            )
+        ]
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         self._targets = TargetTopics(self, self)
         self._move = MoveAction(self, self)
@@ -169,6 +176,7 @@ class FrankaNode(LifecycleNode):
         arm, self._arm = self._arm, None
         if arm is not None:
             arm.close()
+        _run_on(self._cpus)
 
     def _survive_illegal_transitions(self) -> None:
         """Answer a request for an illegal transition with a refusal, as Kilted does.
@@ -224,6 +232,8 @@ class FrankaNode(LifecycleNode):
         except BaseException:
             self.release()
             raise
+        if answer["cpu"] is not None:
+            _run_on(self._cpus - {answer["cpu"]})
         self._versions = {"libfranka": answer["library_version"], "FCI protocol": answer["protocol_version"]}
         self._trouble = None
         self.get_logger().info(f"connected to the robot at {address}, libfranka {answer['library_version']}")
@@ -328,9 +338,10 @@ class FrankaNode(LifecycleNode):
         if self._client is None:
             return
         state = self._measured = self._client.state()
-        self._joint_states.publish(conversions.joint_state(state))
-        self._ee_pose.publish(conversions.measured_pose(state))
-        self._wrench.publish(conversions.external_wrench(state))
+        for publisher, message_of in self._measurements:
+            # Making a message takes time that a target may be waiting for.
+            if publisher.get_subscription_count() > 0:
+                publisher.publish(message_of(state))
         if self._active:
             self._targets.check_limited(state)
 
@@ -365,6 +376,16 @@ class FrankaNode(LifecycleNode):
         self.release()
         self._move.destroy()
         self.destroy_node()
+
+
+def _run_on(cpus: set[int]) -> None:
+    """Let all threads of this process, those of DDS too, run on ``cpus`` alone; on any where there are none.
+
+    The control process has a higher priority than everybody: whoever shares its CPU waits for it in every cycle.
+    """
+    for thread in os.listdir("/proc/self/task") if cpus else ():
+        with contextlib.suppress(OSError):  # It ended meanwhile.
+            os.sched_setaffinity(int(thread), cpus)
 
 
 class StopRequest:

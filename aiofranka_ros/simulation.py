@@ -210,9 +210,7 @@ class SimulatedArm:
         while READY.encode() not in said:
             readable, _, _ = select.select([output], [], [], max(0.0, deadline - time.monotonic()))
             if not readable:
-                raise SimulationError(
-                    f"the simulated arm at {self._host} was not ready after {START_TIMEOUT:.0f} s"
-                )
+                raise SimulationError(f"the simulated arm at {self._host} was not ready after {START_TIMEOUT:.0f} s")
             chunk = os.read(output.fileno(), 4096)
             if not chunk:
                 status = process.wait()
@@ -432,9 +430,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="pretend to speak version N of the robot's protocol, to see how clients take it",
     )
-    parser.add_argument(
-        "--parent", type=int, metavar="PID", help="exit when this process, the parent, is gone"
-    )
+    parser.add_argument("--parent", type=int, metavar="PID", help="exit when this process, the parent, is gone")
     parser.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),

@@ -242,9 +242,7 @@ class ArmServer(FrankaSimServer):
         self._hand = hand  # before the base class, whose constructor may already ask for the end effector
         self._client_version: int | None = None
         self._accepting = threading.Event()
-        super().__init__(
-            host=host, physics_sim=physics, enforce_comm_constraints=True, enforce_motion_limits=True
-        )
+        super().__init__(host=host, physics_sim=physics, enforce_comm_constraints=True, enforce_motion_limits=True)
         if protocol_version is not None:
             self.library_version = protocol_version
 

@@ -181,9 +181,7 @@ def test_colcon_installs_what_ros2_run_and_ros2_launch_look_for(tmp_path: Path) 
     pytest.importorskip("colcon_core")
     command = [sys.executable, "-m", "colcon", "--log-base", str(tmp_path / "log")]
     bases = ["--build-base", str(tmp_path / "build"), "--install-base", str(tmp_path / "install")]
-    subprocess.run(
-        [*command, "build", "--base-paths", str(ROOT), *bases], check=True, cwd=tmp_path, timeout=100
-    )
+    subprocess.run([*command, "build", "--base-paths", str(ROOT), *bases], check=True, cwd=tmp_path, timeout=100)
 
     prefix = tmp_path / "install" / "aiofranka_ros"
     share = prefix / "share" / "aiofranka_ros"
@@ -258,9 +256,7 @@ def test_another_python_is_refused_in_one_sentence(tmp_path: Path) -> None:
     python.write_text("#!/bin/sh\ncase \"$3\" in *print*) echo 'Python 3.9' ;; *) exit 1 ;; esac\n")
     python.chmod(0o755)
     environment = {**os.environ, "PYTHON": str(python)}
-    result = subprocess.run(
-        [ROOT / "tools" / "set_up"], env=environment, capture_output=True, text=True, timeout=30
-    )
+    result = subprocess.run([ROOT / "tools" / "set_up"], env=environment, capture_output=True, text=True, timeout=30)
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert "Python 3.10, 3.11 or 3.12 is needed" in result.stderr and "is Python 3.9" in result.stderr
@@ -321,9 +317,7 @@ def test_sourcing_the_environment_twice_adds_it_once(shell: str, tmp_path: Path)
     source = f'. "{prefix}/local_setup.{shell}"'
     script = f'set -u; {source}; {source}; echo "$AMENT_PREFIX_PATH"'
     environment = {"PATH": os.environ["PATH"], "AMENT_PREFIX_PATH": "/opt/ros/some"}
-    answer = subprocess.run(
-        [shell, "-c", script], env=environment, capture_output=True, text=True, timeout=30
-    )
+    answer = subprocess.run([shell, "-c", script], env=environment, capture_output=True, text=True, timeout=30)
     assert answer.stdout == f"{prefix}:/opt/ros/some\n", answer.stderr
 
 
@@ -346,9 +340,7 @@ def test_a_step_is_repeated_only_when_its_inputs_change(
     assert len(done) == 3, "a failed step must not leave the stamp of the one before"
 
 
-def test_a_failed_command_says_why_and_where_to_read_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_command_says_why_and_where_to_read_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_up = load_set_up()
     monkeypatch.setattr(set_up, "ROOT", tmp_path)
     monkeypatch.setattr(set_up, "LOG", tmp_path / "set_up.log")

@@ -146,9 +146,7 @@ def test_a_taken_address_is_named_in_the_error(arm: SimulatedArm) -> None:
     assert arm.alive
 
 
-def test_without_an_address_the_first_free_one_is_taken(
-    arm: SimulatedArm, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_an_address_the_first_free_one_is_taken(arm: SimulatedArm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulation, "_loopback_hosts", lambda: iter((arm.host, OTHER, SPARE)))
     with SimulatedArm() as chosen:
         assert chosen.host == OTHER
@@ -301,9 +299,7 @@ def test_around_ordinary_poses_nothing_touches(physics: ArmPhysics, pose: np.nda
         ([0.0, 0.9, 0.0, -2.9, 0.0, 3.0, 0.0], {"link1", "link6"}),
     ],
 )
-def test_an_arm_folded_onto_itself_is_noticed(
-    physics: ArmPhysics, pose: list[float], links: set[str]
-) -> None:
+def test_an_arm_folded_onto_itself_is_noticed(physics: ArmPhysics, pose: list[float], links: set[str]) -> None:
     pose_at(physics, np.array(pose))
     contact = physics.self_collision()
     assert contact is not None
