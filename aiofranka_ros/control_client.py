@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 
 #: Largest message of the control process [bytes].
 _MESSAGE_SIZE = 65536
+#: Fields of the commands that a target consists of.
+_TARGET_FIELDS = tuple(name for name in COMMANDS.names or () if name.startswith("target_"))
 #: How often a waiting request gives a sign of life [s].
 _BEAT_PERIOD = 0.01
 
@@ -67,6 +69,8 @@ class ControlClient:
         self._motion = new(MOTION)
         self._state, self._next_state = new(STATE), new(STATE)
         self._commands = new(COMMANDS)
+        # Looking fields of a record up by name takes long, compared with the time that a target has.
+        self._target_views = {name: self._commands[name] for name in (*_TARGET_FIELDS, "mode_id")}
         self._activation = 0
         self.commands["flange_to_tcp"] = np.eye(4)
 
@@ -227,14 +231,14 @@ class ControlClient:
             ``target_orientation`` (x, y, z, w) for OSC; ``target_torque`` [Nm] (7,) for torque mode.
         :returns: the target's number.
         """
-        commands = self.commands
+        views = self._target_views
         for name, value in fields.items():
-            commands[name] = value
-        commands["target_stamp"] = stamp
-        commands["target_mode_id"] = commands["mode_id"]
-        commands["target_id"] += 1
+            views[name][0] = value
+        views["target_stamp"][0] = stamp
+        views["target_mode_id"][0] = views["mode_id"][0]
+        views["target_id"][0] += np.uint64(1)
         self.send()
-        return int(commands["target_id"])
+        return int(views["target_id"][0])
 
     def start_motion(self, motion: Motion, *, start: float = 0.0) -> int:
         """Execute a motion, instead of one that runs.

@@ -57,14 +57,15 @@ class Block:
 
     def write(self, record: npt.NDArray[Any], size: int | None = None) -> None:
         """Publish ``record``, an array of one; with ``size``, only its first so many bytes."""
-        data = record.view(np.uint8)
-        size = len(data) if size is None else size
-        version = int(self._head[0])
-        self._head[0] = version + 1
-        self._view[:size] = data[:size]
-        self._head[1] = size
-        self._head[2] = zlib.crc32(data[:size].data)
-        self._head[0] = version + 2
+        data = record.view(np.uint8)[:size]
+        head = self._head
+        check = zlib.crc32(data.data)
+        version = int(head[0])
+        head[0] = version + 1
+        self._view[: len(data)] = data
+        head[1] = len(data)
+        head[2] = check
+        head[0] = version + 2
 
     def read(self, record: npt.NDArray[Any]) -> bool:
         """Copy what was published last into ``record``, an array of one.
