@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -82,7 +81,6 @@ class Arm:
         except BaseException:
             self._lock.close()
             raise
-        self._control: Any = None
 
     def read(self) -> Any:
         """The robot's next state, while no motion runs; waits for it up to libfranka's timeout.
@@ -149,14 +147,6 @@ class Arm:
         self._robot = self._model = None
         self._lock.close()
 
-    def __enter__(self) -> Arm:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 class TorqueControl:
     """Torque control of a robot, cycle by cycle; see :meth:`Arm.start_torque_control`."""
@@ -219,8 +209,8 @@ def _claim(address: str) -> socket.socket:
     """
     try:
         resolved = socket.gethostbyname(address)
-    except OSError as error:
-        raise ConnectionFailed(f"no robot at {address!r}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # The latter where it cannot even be a host name.
+        raise ConnectionFailed(f"no robot at {address!r}: {getattr(error, 'strerror', None) or error}") from error
     lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         lock.bind(f"\0aiofranka_ros/arm/{resolved}")

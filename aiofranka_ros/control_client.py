@@ -23,14 +23,12 @@ import numpy as np
 
 from aiofranka_ros import errors
 from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, ControlStopped, FrankaError
-from aiofranka_ros.records import COMMANDS, MOTION, STATE, Array, Mode, Phase, Record, new
+from aiofranka_ros.records import COMMANDS, MESSAGE_SIZE, MOTION, STATE, Array, Mode, Phase, Record, new
 from aiofranka_ros.shared_memory import SharedMemory, fill_motion, motion_size
 from aiofranka_ros.trajectory import Motion, warm_up
 
 _log = logging.getLogger(__name__)
 
-#: Largest message of the control process [bytes].
-_MESSAGE_SIZE = 65536
 #: Fields of the commands that a target consists of.
 _TARGET_FIELDS = tuple(name for name in COMMANDS.names or () if name.startswith("target_"))
 #: How often a waiting request gives a sign of life [s].
@@ -114,7 +112,7 @@ class ControlClient:
                 start_new_session=True,
             )
         try:
-            warm_up()  # Both processes compile the same kernels for the same cache; the second one only loads them.
+            warm_up()  # Planning later must not wait for a compiler: the signs of life would stop meanwhile.
             self._wait(lambda message: message.get("event") == "ready", timeout, "become ready")
         except BaseException:
             self.close()
@@ -160,13 +158,22 @@ class ControlClient:
     def deactivate(self, timeout: float = 5.0) -> None:
         """Stop smoothly and release the arm; nothing happens where it is not active.
 
+        :raises ControlStopped: the robot stopped before it came to that.
         :raises ControlProcessDied: the control process is gone.
+        :raises TimeoutError: the arm was not released in time.
         """
         if self.phase is not Phase.ACTIVE:
             return
         self.commands["activation"] = 0
         self.send()
-        self._wait(lambda message: message.get("event") == "ended", timeout, "release the arm")
+        message = self._wait(
+            lambda message: message.get("event") == "ended" and message["activation"] == self._activation,
+            timeout,
+            "release the arm",
+        )
+        error = self._ended(message).error
+        if error is not None:
+            raise error
 
     def set_collision_behavior(self, torque: Array, force: Array, timeout: float = 5.0) -> None:
         """Set the robot's thresholds of contact and collision, [Nm] (7,) and [N, Nm] (6,); only while not active.
@@ -347,7 +354,7 @@ class ControlClient:
         received = False
         while select.select([self._channel], [], [], 0.0 if received else timeout)[0]:
             try:
-                data = self._channel.recv(_MESSAGE_SIZE)
+                data = self._channel.recv(MESSAGE_SIZE)
             except ConnectionResetError:
                 data = b""
             if not data:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from aiofranka_ros import laws, limits, reference, trajectory
-from aiofranka_ros.fr3 import CYCLE, LOST_PACKETS_LIMIT, VELOCITY_LIMIT
+from aiofranka_ros.fr3 import CYCLE, JOINT_MARGIN, LOST_PACKETS_LIMIT, VELOCITY_LIMIT
 from aiofranka_ros.kinematics import forward, quaternion_from_matrix
 from aiofranka_ros.records import Array, Hold, Law, Mode, MotionStatus, Record, kernel
 
@@ -41,7 +41,7 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
     if not _is_measured(m):
         r.hold |= _NOT_FINITE
         r.not_finite += 1
-        limits.damped_stop(m.dq, c.kd, s.torque)
+        limits.damped_stop(m.dq, c.motion_kd, s.torque)
         limits.saturate(s.torque, c.torque_limit)
         limits.limit_rate(s.torque, r.tau, r.tau, c.torque_rate_limit)
         r.tau[:] = s.torque
@@ -82,6 +82,8 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
         if stop == 0 and c.target_mode_id == r.mode_id and not _in_motion(r):
             _take_target(c, r, m.time)
     _update_motion(c, p, m, r)
+    if stop != 0 and r.motion_status == MotionStatus.EXECUTING:
+        r.motion_status = MotionStatus.STOPPING
     law = _choose_law(c, m, r)
     _make_torque(law, c, p, m, r, s, dt)
 
@@ -135,8 +137,6 @@ def _stop_or_go_on(memory: Record, stop: int) -> None:
         if stop == _NODE_SILENT:
             memory.silent_holds += 1
         reference.freeze(memory)
-        if memory.motion_status == MotionStatus.EXECUTING:
-            memory.motion_status = MotionStatus.STOPPING
 
 
 @kernel
@@ -216,12 +216,14 @@ def _make_torque(
         laws.operational_space(measured.q, measured.dq, scratch.inertia, commands, memory, scratch, tau)
     else:
         kp, kd = commands.kp, commands.kd
+        if law == Law.MOTION or law == Law.HOLD:
+            kp, kd = commands.motion_kp, commands.motion_kd
         if law == Law.MOTION:
             trajectory.advance(memory, motion, dt)
-            kp, kd = commands.motion_kp, commands.motion_kd
         else:
             smooth = commands.smooth_targets != 0 or law == Law.HOLD
             reference.advance_joints(memory, commands, smooth, measured.time, dt)
+            reference.keep_near_joints(memory, measured.q, measured.dq)
         laws.impedance(
             measured.q, measured.dq, memory.ref_q, memory.ref_dq, memory.ref_ddq, scratch.inertia, kp, kd, tau
         )
@@ -239,16 +241,22 @@ def _make_torque(
 def _make_safe(law: int, commands: Record, measured: Record, memory: Record, scratch: Record, tau: Array) -> None:
     """Check and limit ``tau`` [Nm] (7,); what remains is sent."""
     asked = scratch.asked
-    springs = law == Law.OSC or law == Law.TORQUE
+    # A joint reference stays outside of JOINT_MARGIN, and a motion's may end inside: springs that reach further would
+    # keep the arm from it. They are needed all the same, for an arm that is pushed, or has hardly any stiffness.
+    margin = limits.SOFT_LIMIT_MARGIN if law == Law.OSC or law == Law.TORQUE else JOINT_MARGIN
+    if law == Law.MOTION:
+        margin = 0.0
     if limits.is_finite(tau):
         memory.hold &= ~_NOT_FINITE
-        limits.repel(measured.q, measured.dq, commands.torque_limit, springs, scratch.envelope, tau)
+        limits.repel(measured.q, measured.dq, commands.torque_limit, margin, scratch.ahead, scratch.envelope, tau)
     else:
         memory.hold |= _NOT_FINITE
         memory.not_finite += 1
-        limits.damped_stop(measured.dq, commands.kd, tau)
+        limits.damped_stop(measured.dq, commands.motion_kd, tau)
         for i in range(7):
             memory.blend[i] = 0.0
+        # Whatever went wrong in the reference, the next cycle holds from what was measured, which was checked.
+        _settle(commands, measured, memory)
     for i in range(7):
         asked[i] = tau[i]
     limits.saturate(tau, commands.torque_limit)
@@ -290,8 +298,8 @@ def report(
     s.target_id = r.target_id
     s.target_age = m.time - r.target_seen if r.target_count > 0 else math.inf
     s.motion_id, s.motion_status, s.motion_time = r.motion_id, r.motion_status, r.motion_time
-    s.limited_targets, s.limited_target_step = r.limited_targets, r.limited_target_step
-    s.limited_torques, s.not_finite, s.silent_holds = r.limited_torques, r.not_finite, r.silent_holds
+    s.limited_targets, s.limited_torques = r.limited_targets, r.limited_torques
+    s.not_finite, s.silent_holds = r.not_finite, r.silent_holds
     s.q[:], s.dq[:], s.tau[:] = m.q, m.dq, r.tau
     s.ref_q[:], s.ref_dq[:], s.ref_ddq[:] = r.ref_q, r.ref_dq, r.ref_ddq
     s.position[:], s.orientation[:], s.twist[:] = r.position, r.orientation, r.twist

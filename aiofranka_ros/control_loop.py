@@ -18,6 +18,8 @@ import numpy as np
 
 from aiofranka_ros import control_cycle, fr3
 from aiofranka_ros.arm import Arm, MeasuredViews, TorqueControl
+from aiofranka_ros.errors import CommandRefused
+from aiofranka_ros.kinematics import forward, quaternion_from_matrix
 from aiofranka_ros.records import (
     COMMANDS,
     CYCLE_RECORD,
@@ -27,7 +29,6 @@ from aiofranka_ros.records import (
     SCRATCH,
     STATE,
     Hold,
-    Law,
     Mode,
     MotionStatus,
     Phase,
@@ -79,7 +80,7 @@ class ControlLoop:
             self._shared, self.commands, self.memory, self.measured, self.state,
         )  # fmt: skip
         if not shared.commands.read(commands):
-            raise RuntimeError("activated without commands")
+            raise CommandRefused("the node's commands could not be read")
         version = shared.commands.version
         memory[:] = np.zeros(1, MEMORY)
         state["activation"], state["phase"] = activation, Phase.ACTIVE
@@ -93,30 +94,32 @@ class ControlLoop:
         gc.collect()
         gc.freeze()
         gc.disable()
-        control = arm.start_torque_control()
-        watch = _Watch(shared, self._parent, activation)
         try:
+            control = arm.start_torque_control()
+            watch = _Watch(shared, self._parent, activation)
             while True:
                 robot, duration = control.read()
                 arrived = time.perf_counter_ns()
                 control.measure(robot, duration, self._views)
                 if first:
                     control.model(robot, self._views)
-                if shared.commands.version != version:
-                    version = self._take_commands(version)
-                if self._views.time[0] >= self._due:
-                    self._take_motion()
+                # Once the end has come, nothing that the node still says may set the arm in motion again.
+                if watch.end is None:
+                    if shared.commands.version != version:
+                        version = self._take_commands(version)
+                    if self._views.time[0] >= self._due:
+                        self._take_motion()
                 control_cycle.step(self.commands, self.motion, measured, memory, self._scratch, stop)
                 if stop and watch.end is not None and self._at_rest(watch, arrived):
                     control.finish(tau.tolist())
                     return watch.end
                 control.write(tau.tolist())
-                departed = time.perf_counter_ns()
+                departed, written = time.perf_counter_ns(), time.time_ns()
 
                 # The torque is on its way; what follows has the rest of the millisecond. The next cycle uses the mass
                 # matrix of this one: within a millisecond the arm turns by a few thousandths of a radian at the most.
                 control.model(robot, self._views)
-                self._report(robot, departed - arrived)
+                self._report(robot, written, departed - arrived)
                 stop = watch.reason(self.commands, departed)
                 if first:
                     first = False
@@ -136,9 +139,12 @@ class ControlLoop:
         fresh = self._next_commands
         if not self._shared.commands.read(fresh):
             return version
-        if fresh["motion_id"][0] not in (self.motion["id"][0], self._next_motion["id"][0]):
-            if not self._shared.motion.read(self._next_motion):
-                self._next_motion["id"] = 0  # Half read: not to be used.
+        number = fresh["motion_id"][0]
+        if number not in (self.motion["id"][0], self._next_motion["id"][0]):
+            whole = self._shared.motion.read(self._next_motion)
+            if not whole or self._next_motion["id"][0] != number:
+                # Half read, or the node is already writing the next one: its commands will follow.
+                self._next_motion["id"] = 0
                 return version
             self._due = float(self._next_motion["start"][0])
         self.commands, self._next_commands = fresh, self.commands
@@ -146,22 +152,21 @@ class ControlLoop:
 
     def _take_motion(self) -> None:
         self._due = math.inf
-        if self._next_motion["id"][0] == self.commands["motion_id"][0]:
-            self.motion, self._next_motion = self._next_motion, self.motion
+        self.motion, self._next_motion = self._next_motion, self.motion
 
-    def _report(self, robot: object, response: int) -> None:
+    def _report(self, robot: object, written: int, response: int) -> None:
         shared, state = self._shared, self.state
         record = shared.cycles.next()
         control_cycle.report(
             self.commands, self.measured, self.memory, state, record,
-            time.time_ns(), response * 1e-9, robot.control_command_success_rate,  # type: ignore[attr-defined]
+            written, response * 1e-9, robot.control_command_success_rate,  # type: ignore[attr-defined]
         )  # fmt: skip
         shared.cycles.commit()
         copy_robot_state(robot, state)
         shared.state.write(state)
 
     def _at_rest(self, watch: _Watch, now: int) -> bool:
-        moving = self.memory["motion_status"][0] == MotionStatus.STOPPING and self.memory["law"][0] == Law.MOTION
+        moving = self.memory["motion_status"][0] in (MotionStatus.EXECUTING, MotionStatus.STOPPING)
         slow = np.abs(self.measured["dq"][0]).max() < _REST_VELOCITY
         return (slow and not moving) or now - watch.end_since > _REST_TIMEOUT * 1e9
 
@@ -184,7 +189,11 @@ def warm_up() -> None:
             control_cycle.step(commands, motion, measured, memory, scratch, 0)
     commands["motion_id"] = 1
     control_cycle.step(commands, motion, measured, memory, scratch, int(Hold.FINISHING))
-    control_cycle.report(commands, measured, memory, new(STATE), new(CYCLE_RECORD), 0, 0.0, 1.0)
+    state = new(STATE)
+    control_cycle.report(commands, measured, memory, state, new(CYCLE_RECORD), 0, 0.0, 1.0)
+    # What the control process reports of an arm that is not active.
+    forward(state["q"][0], commands["flange_to_tcp"][0], memory["flange"][0], memory["tcp"][0], state["jacobian"][0])
+    quaternion_from_matrix(memory["tcp"][0], state["orientation"][0])
 
 
 class _Watch:

@@ -30,17 +30,15 @@ import numpy as np
 from aiofranka_ros import arm as arm_module
 from aiofranka_ros.arm import Arm
 from aiofranka_ros.control_loop import ControlLoop, copy_robot_state, warm_up
-from aiofranka_ros.errors import ConnectionFailed, FrankaError
+from aiofranka_ros.errors import ConfigurationError, ConnectionFailed, FrankaError
 from aiofranka_ros.kinematics import forward, quaternion_from_matrix
-from aiofranka_ros.records import Phase
+from aiofranka_ros.records import MESSAGE_SIZE, Phase
 from aiofranka_ros.shared_memory import SharedMemory
 
 #: How often the measured state is reported while the arm is not active [s].
 _IDLE_PERIOD = 0.01
 #: ``mlockall`` flags, ``<sys/mman.h>``.
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
-#: Largest message [bytes].
-MESSAGE_SIZE = 65536
 
 
 class Server:
@@ -110,7 +108,10 @@ class Server:
         if os.sched_getscheduler(0) != os.SCHED_FIFO:
             cpu = None  # It would have to share that CPU with everybody else.
         if cpu is not None:
-            os.sched_setaffinity(0, {cpu})
+            try:
+                os.sched_setaffinity(0, {cpu})
+            except OSError:
+                raise ConfigurationError(f"realtime_cpu is {cpu}, but this process may not run there") from None
         self._arm = Arm(address)
         self._loop.state["robot_tcp"][0] = arm_module.matrix(self._arm.read().F_T_EE)
         self._report_idle_state(self._arm)
@@ -142,13 +143,13 @@ class Server:
         try:
             end = self._loop.run(arm, activation, started)
         except FrankaError as error:
+            self._publish_phase(Phase.CONNECTED)
             if not running:
                 raise
             self._say(event="ended", activation=activation, reason="robot", **describe(error))
         else:
-            self._say(event="ended", activation=activation, reason=end.value)
-        finally:
             self._publish_phase(Phase.CONNECTED)
+            self._say(event="ended", activation=activation, reason=end.value)
 
     def _connected(self) -> Arm:
         if self._arm is None:
@@ -220,7 +221,9 @@ def main() -> int:
     parser.add_argument("--priority", type=int, default=80, help="SCHED_FIFO priority; 0: none")
     options = parser.parse_args()
     # A terminal's Ctrl-C reaches every process of the group: the node decides when this one ends.
+    # A service manager's SIGTERM may, too; the arm is brought to rest first, and that takes longer than dying.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     np.seterr(all="ignore")
     channel = socket.socket(fileno=options.channel)
     with SharedMemory.open(options.shared_memory) as shared:

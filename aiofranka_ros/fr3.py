@@ -18,8 +18,6 @@ from aiofranka_ros.records import Array, kernel
 JOINT_NAMES: tuple[str, ...] = tuple(f"fr3_joint{i}" for i in range(1, 8))
 #: Frame of the robot's base, in which every pose of this package is expressed unless it says otherwise.
 BASE_FRAME = "fr3_link0"
-#: Frame of the flange, the last one that belongs to the arm itself.
-FLANGE_FRAME = "fr3_link8"
 
 #: Joint position limits [rad] (7,): FCI documentation. Some 0.006 rad inside those of the URDF, just where the
 #: velocity that the robot allows becomes 0.

@@ -12,12 +12,23 @@ from __future__ import annotations
 
 import math
 
+from aiofranka_ros.fr3 import velocity_envelope
 from aiofranka_ros.kinematics import rotation_between
 from aiofranka_ros.records import Array, Record, kernel
 
-#: Added to the diagonal of Λ⁻¹ = J M⁻¹ Jᵀ [1/kg, 1/(kg m²)]: bounds the force near a singularity, where a direction
-#: would otherwise feel infinitely heavy. Elsewhere Λ⁻¹ is 0.1 and more.
-_SINGULARITY_DAMPING = 5e-3
+#: The Cholesky factor of Λ⁻¹ = J M⁻¹ Jᵀ has pivots above these [1/kg], [1/(kg m²)] nearly everywhere within the arm's
+#: reach, the motors' inertia included; where the arm is stretched, a rotational one goes to 0...
+_REGULAR_TRANSLATION, _REGULAR_ROTATION = 0.05, 1.0
+#: ...and these are added to the diagonal: a direction that feels infinitely heavy would else get any force.
+_SINGULAR_TRANSLATION, _SINGULAR_ROTATION = 0.3, 3.0
+#: What the task gives up there is left to the posture, which is damped that much more [1/s]: it would otherwise swing.
+_SINGULAR_DAMPING = 60.0
+#: Share of the allowed joint velocities that following the reference may take, and a joint velocity that is always
+#: allowed, so that the reference never gets stuck [rad/s]; judged by where the joints will be a moment later [s], as
+#: reference and arm take time to slow down.
+_PACE_SHARE = 0.6
+_PACE_SLACK = 0.05
+_PACE_LOOK_AHEAD = 0.1
 
 
 @kernel
@@ -47,19 +58,29 @@ def integrate(q: Array, ref_q: Array, ki: Array, limit: Array, saturated: Array,
 
 
 @kernel
-def _cholesky(matrix: Array, n: int) -> None:
-    """Replace the lower triangle of the symmetric positive definite ``matrix`` (n, n) by its Cholesky factor."""
+def _cholesky(matrix: Array, n: int, factor: Array) -> None:
+    """Cholesky factor of the symmetric positive definite ``matrix`` (n, n) into the lower triangle of ``factor``."""
     for j in range(n):
         total = matrix[j, j]
         for k in range(j):
-            total -= matrix[j, k] * matrix[j, k]
+            total -= factor[j, k] * factor[j, k]
         pivot = math.sqrt(max(total, 1e-12))
-        matrix[j, j] = pivot
+        factor[j, j] = pivot
         for i in range(j + 1, n):
             total = matrix[i, j]
             for k in range(j):
-                total -= matrix[i, k] * matrix[j, k]
-            matrix[i, j] = total / pivot
+                total -= factor[i, k] * factor[j, k]
+            factor[i, j] = total / pivot
+
+
+@kernel
+def _singularity(factor: Array) -> float:
+    """How singular the task is, from its Cholesky factor (6, 6): 0 anywhere regular, 1 at a singularity."""
+    regular = 1.0
+    for i in range(3):
+        regular = min(regular, factor[i, i] ** 2 / _REGULAR_TRANSLATION)
+        regular = min(regular, factor[i + 3, i + 3] ** 2 / _REGULAR_ROTATION)
+    return (1.0 - regular) ** 2
 
 
 @kernel
@@ -83,16 +104,13 @@ def operational_space(
 ) -> None:
     """Operational space control with a posture task in its null space, into ``tau`` [Nm] (7,).
 
-    ``tau = Jᵀ F + (1 - Jᵀ Λ J M⁻¹) M (null_kp (null_q - q) - null_kd dq)`` with
-    ``F = Λ (ee_kp e + ee_kd (v_ref - J dq) + a_ref)`` and ``Λ = (J M⁻¹ Jᵀ + damping)⁻¹``; ``e`` is the position error
-    [m] and the rotation vector [rad] from the control frame to its reference, in the base.
+    ``tau = Jᵀ F + (1 - Jᵀ Λ J M⁻¹) M (null_kp (null_q - q) - null_kd dq)``,
+    ``F = Λ (ee_kp e + ee_kd (v_ref - J dq) + a_ref)``, ``Λ = (J M⁻¹ Jᵀ)⁻¹``, damped near singularities; ``e`` is the
+    position error [m] and the rotation vector [rad] from the control frame to its reference, in the base.
     """
-    jacobian, factor, task = memory.jacobian, scratch.factor, scratch.task
+    jacobian, factor, task, task_factor = memory.jacobian, scratch.factor, scratch.task, scratch.task_factor
     inverse_times_jacobian, force, posture = scratch.inverse_times_jacobian, scratch.force, scratch.posture
-    for i in range(7):
-        for j in range(7):
-            factor[i, j] = inertia[i, j]
-    _cholesky(factor, 7)
+    _cholesky(inertia, 7, factor)
     # Row i of inverse_times_jacobian is M⁻¹ times the transposed row i of J.
     for i in range(6):
         for j in range(7):
@@ -104,8 +122,14 @@ def operational_space(
             for k in range(7):
                 total += jacobian[i, k] * inverse_times_jacobian[j, k]
             task[i, j] = total
-        task[i, i] += _SINGULARITY_DAMPING
-    _cholesky(task, 6)
+    _cholesky(task, 6, task_factor)
+    singularity = _singularity(task_factor)
+    memory.singularity = singularity
+    if singularity > 0.0:
+        for i in range(3):
+            task[i, i] += singularity * _SINGULAR_TRANSLATION
+            task[i + 3, i + 3] += singularity * _SINGULAR_ROTATION
+        _cholesky(task, 6, task_factor)
 
     rotation_between(memory.ref_orientation, memory.orientation, force[3:])
     for i in range(3):
@@ -123,11 +147,12 @@ def operational_space(
         )
     # The posture's acceleration, less what of it the task would feel: both become one task force.
     for i in range(7):
-        posture[i] = commands.null_kp[i] * (memory.null_q[i] - q[i]) - commands.null_kd[i] * dq[i]
+        damping = commands.null_kd[i] + singularity * _SINGULAR_DAMPING
+        posture[i] = commands.null_kp[i] * (memory.null_q[i] - q[i]) - damping * dq[i]
     for i in range(6):
         for k in range(7):
             force[i] -= jacobian[i, k] * posture[k]
-    _solve(task, 6, force)
+    _solve(task_factor, 6, force)
     for i in range(7):
         total = 0.0
         for k in range(6):
@@ -135,3 +160,36 @@ def operational_space(
         for k in range(7):
             total += inertia[i, k] * posture[k]
         tau[i] = total
+    _find_pace(q, dq, memory, scratch)
+
+
+@kernel
+def _find_pace(q: Array, dq: Array, memory: Record, scratch: Record) -> None:
+    """How fast the reference may move so that no joint gets too fast following it: more slowly the more the arm is
+    stretched, or near a position limit.
+
+    The joint velocities that follow the reference's are ``M⁻¹ Jᵀ Λ v_ref``, which :func:`operational_space` has the
+    factors of in ``scratch``.
+    """
+    follow, envelope, ahead = scratch.force, scratch.envelope, scratch.ahead
+    for i in range(7):
+        ahead[i] = q[i] + _PACE_LOOK_AHEAD * dq[i]
+    velocity_envelope(ahead, envelope[0], envelope[1])
+    linear, angular = 0.0, 0.0
+    for i in range(3):
+        follow[i], follow[i + 3] = memory.ref_linear[i], memory.ref_angular[i]
+        linear += memory.ref_linear[i] ** 2
+        angular += memory.ref_angular[i] ** 2
+    _solve(scratch.task_factor, 6, follow)
+    room = math.inf
+    for i in range(7):
+        speed = 0.0
+        for k in range(6):
+            speed += scratch.inverse_times_jacobian[k, i] * follow[k]
+        allowed = _PACE_SHARE * (envelope[1, i] if speed > 0.0 else -envelope[0, i])
+        if abs(speed) > _PACE_SLACK:
+            room = min(room, max(allowed, _PACE_SLACK) / abs(speed))
+    # Far below what is allowed, the pace of the moment says nothing about that of a faster reference.
+    near = room < 2.0
+    memory.pace_linear = room * math.sqrt(linear) if near else math.inf
+    memory.pace_angular = room * math.sqrt(angular) if near else math.inf

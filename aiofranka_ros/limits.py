@@ -12,8 +12,14 @@ import math
 from aiofranka_ros.fr3 import CYCLE, POSITION_LOWER, POSITION_UPPER, velocity_envelope
 from aiofranka_ros.records import Array, kernel
 
-#: The soft limits begin this far inside a joint's position limits [rad]; at the limit they push with the whole torque.
+#: Where the soft limits begin for laws without a joint reference, from a joint's position limit inwards [rad].
 SOFT_LIMIT_MARGIN = 0.1
+#: Damping within the springs' reach, for each Nm of the joint's torque limit [s/rad]: about critical for an inertia of
+#: 1 kg m² and a reach of 0.1 rad, so that the arm does not bounce back.
+_SPRING_DAMPING = 0.7
+#: Velocities are judged by what will be allowed this much later [s]: until then, the rate limit lets a torque change by
+#: some 50 Nm, which it takes to brake a joint.
+_LOOK_AHEAD = 0.05
 #: Share of the allowed velocity above which it is damped.
 _FREE_VELOCITY = 0.85
 #: Damping of the velocity beyond that share, for each Nm of the joint's torque limit [s/rad].
@@ -21,24 +27,27 @@ _VELOCITY_DAMPING = 2.5
 
 
 @kernel
-def repel(q: Array, dq: Array, torque_limit: Array, springs: bool, envelope: Array, tau: Array) -> None:
+def repel(q: Array, dq: Array, torque_limit: Array, margin: float, ahead: Array, envelope: Array, tau: Array) -> None:
     """Add to ``tau`` [Nm] (7,) what keeps the joints from their position and velocity limits.
 
-    Near a position limit a spring that only pushes back; beyond a share of the velocity from which a joint can still
+    Near a position limit a damped spring; beyond a share of the velocity from which a joint can still
     brake, a damper that only brakes. Away from the limits nothing is added.
 
-    :param springs: whether the springs act. Laws that follow a joint reference do without: their reference stays inside
-        the limits, and a motion may end where a spring would push.
+    :param margin: where the springs begin, from the position limit inwards [rad]; at the limit they push with the whole
+        torque. 0: none.
+    :param ahead: scratch (7,).
     :param envelope: scratch (2, 7).
     """
-    velocity_envelope(q, envelope[0], envelope[1])
     for i in range(7):
-        depth = q[i] - (POSITION_UPPER[i] - SOFT_LIMIT_MARGIN)
-        if springs and depth > 0.0:
-            tau[i] -= torque_limit[i] * depth / SOFT_LIMIT_MARGIN
-        depth = POSITION_LOWER[i] + SOFT_LIMIT_MARGIN - q[i]
-        if springs and depth > 0.0:
-            tau[i] += torque_limit[i] * depth / SOFT_LIMIT_MARGIN
+        ahead[i] = q[i] + _LOOK_AHEAD * dq[i]
+    velocity_envelope(ahead, envelope[0], envelope[1])
+    for i in range(7):
+        depth = q[i] - (POSITION_UPPER[i] - margin)
+        if margin > 0.0 and depth > 0.0:
+            tau[i] -= torque_limit[i] * (depth / margin + _SPRING_DAMPING * dq[i])
+        depth = POSITION_LOWER[i] + margin - q[i]
+        if margin > 0.0 and depth > 0.0:
+            tau[i] += torque_limit[i] * (depth / margin - _SPRING_DAMPING * dq[i])
         excess = dq[i] - _FREE_VELOCITY * envelope[1, i]
         if excess > 0.0 and dq[i] > 0.0:
             tau[i] -= _VELOCITY_DAMPING * torque_limit[i] * excess
@@ -95,8 +104,3 @@ def damped_stop(dq: Array, kd: Array, tau: Array) -> None:
     """Into ``tau`` [Nm] (7,): brake every joint, or nothing where not even the velocity is a number."""
     for i in range(7):
         tau[i] = -kd[i] * dq[i] if math.isfinite(dq[i]) else 0.0
-
-
-def soft_limits() -> tuple[Array, Array]:
-    """Joint positions [rad] (7,), (7,) between which no soft limit acts."""
-    return POSITION_LOWER + SOFT_LIMIT_MARGIN, POSITION_UPPER - SOFT_LIMIT_MARGIN

@@ -22,7 +22,7 @@ from rclpy.lifecycle import LifecycleNode
 from aiofranka_ros.control_client import ControlClient
 from aiofranka_ros.conversions import joint_values
 from aiofranka_ros.errors import InvalidTarget
-from aiofranka_ros.fr3 import HOME, JOINT_NAMES, VELOCITY_LIMIT
+from aiofranka_ros.fr3 import JOINT_NAMES, VELOCITY_LIMIT
 from aiofranka_ros.records import Array, Mode, MotionStatus, Record
 from aiofranka_ros.trajectory import Motion, check_goal, plan
 
@@ -95,8 +95,6 @@ class MoveAction:
         self._pursued = 0
         #: Rejected goals by reason, since the node was started.
         self.rejected: Counter[str] = Counter()
-        # Compile what planning needs, or load it: later, the signs of life would wait for it.
-        plan(HOME, HOME, max_jerk=np.full(7, 100.0))
         self._server = ActionServer(
             node,
             PTPMotion,

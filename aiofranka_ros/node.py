@@ -46,7 +46,7 @@ from sensor_msgs.msg import JointState
 from aiofranka_ros import conversions, diagnostics
 from aiofranka_ros.control_client import ControlClient, Ended
 from aiofranka_ros.diagnostics import LoopStatistics, Trouble
-from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, FrankaError
+from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, ControlStopped, FrankaError
 from aiofranka_ros.move_action import MoveAction
 from aiofranka_ros.parameters import Lock, Parameters
 from aiofranka_ros.records import Record
@@ -265,8 +265,12 @@ class FrankaNode(LifecycleNode):
 
     def _deactivate(self) -> None:
         self._active = False
-        with contextlib.suppress(ControlProcessDied):  # Nobody drives the arm then; the tick tells of it.
+        try:
             self._require_client().deactivate()
+        except ControlProcessDied:
+            pass  # Nobody drives the arm then; the tick tells of it.
+        except ControlStopped as error:
+            self._report(error)  # Not as it was meant, but the arm is released.
 
     def _require_client(self) -> ControlClient:
         if self._client is None:

@@ -22,7 +22,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from aiofranka_ros.control_client import ControlClient
-from aiofranka_ros.errors import ConfigurationError
+from aiofranka_ros.errors import ConfigurationError, FrankaError
 from aiofranka_ros.fr3 import ACCELERATION_LIMIT, TORQUE_LIMIT, TORQUE_RATE_LIMIT, VELOCITY_LIMIT
 from aiofranka_ros.records import Array, Mode, Record
 
@@ -291,18 +291,18 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "torque_diff_limit", 990.0, "Largest change of the commanded torque.",
-        unit="Nm/s", low=1.0, high=TORQUE_RATE_LIMIT, effect=Effect.COMMAND, field="torque_rate_limit",
+        unit="Nm/s", low=1.0, high=TORQUE_RATE_LIMIT - 1.0, effect=Effect.COMMAND, field="torque_rate_limit",
         source="1 % below kMaxTorqueRate, libfranka rate_limiting.h",
     ),
     # Streamed targets.
     Setting(
         "smooth_targets", True, "Make a smooth reference of the targets; false: use them as they come.",
-        effect=Effect.COMMAND,
+        effect=Effect.LAW,
     ),
     Setting(
         "reference_bandwidth", 40.0, "How fast the reference closes in on the target.",
-        unit="rad/s", low=1.0, high=200.0, effect=Effect.COMMAND,
-        source="twice the natural frequency of the default ee_kp",
+        unit="rad/s", low=1.0, high=60.0, effect=Effect.COMMAND,
+        source="twice the natural frequency of the default ee_kp; beyond 60 it would overshoot",
     ),
     Setting(
         "extrapolation_time", 0.15, "How long a target goes on at its velocity where the next one is late.",
@@ -484,7 +484,15 @@ class Parameters:
 
         :raises CommandRefused: the robot does not accept them.
         """
-        client.set_collision_behavior(self["collision_torque_thresholds"], self["collision_force_thresholds"])
+        names = ("collision_torque_thresholds", "collision_force_thresholds")
+        try:
+            client.set_collision_behavior(*(self[name] for name in names))
+        except FrankaError:
+            # The robot still uses the old ones: these count as changed until it takes them.
+            for name in names:
+                del self._used[name]
+            self._dirty = True
+            raise
 
     @property
     def mode(self) -> Mode:

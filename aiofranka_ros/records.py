@@ -26,6 +26,8 @@ Array: TypeAlias = npt.NDArray[np.float64]
 #: A numpy record of one of the dtypes below.
 Record: TypeAlias = Any
 
+#: Largest message between node and control process [bytes].
+MESSAGE_SIZE = 65536
 #: Most segments that one motion may have.
 MAX_SEGMENTS = 1024
 
@@ -65,12 +67,11 @@ class MotionStatus(enum.IntEnum):
     """How far a motion is."""
 
     NONE = 0
-    WAITING = 1
-    EXECUTING = 2
-    DONE = 3
-    STOPPING = 4
-    STOPPED = 5
-    REFUSED = 6
+    EXECUTING = 1
+    DONE = 2
+    STOPPING = 3
+    STOPPED = 4
+    REFUSED = 5
 
 
 class Law(enum.IntEnum):
@@ -218,6 +219,9 @@ MEMORY = np.dtype(
         ("ref_q", "f8", (7,)),
         ("ref_dq", "f8", (7,)),
         ("ref_ddq", "f8", (7,)),
+        ("singularity", "f8"),  # how singular the task is: 0 anywhere regular, 1 at a singularity
+        ("pace_linear", "f8"),  # fastest that the joints can follow the reference [m/s]
+        ("pace_angular", "f8"),  # [rad/s]
         # The motion.
         ("motion_id", "u8"),
         ("motion_status", "i8"),
@@ -229,7 +233,6 @@ MEMORY = np.dtype(
         ("motion_offset_time", "f8"),
         # Counters that the node turns into diagnostics.
         ("limited_targets", "u8"),
-        ("limited_target_step", "f8"),  # the newest such step, as it was asked for [m, rad or rad]
         ("limited_torques", "u8"),
         ("not_finite", "u8"),
         ("silent_holds", "u8"),
@@ -241,10 +244,12 @@ SCRATCH = np.dtype(
     [
         ("inertia", "f8", (7, 7)),  # mass matrix with the motors' inertia
         ("factor", "f8", (7, 7)),
-        ("task", "f8", (6, 6)),
+        ("task", "f8", (6, 6)),  # Λ⁻¹
+        ("task_factor", "f8", (6, 6)),
         ("inverse_times_jacobian", "f8", (6, 7)),
         ("force", "f8", (6,)),
         ("posture", "f8", (7,)),
+        ("ahead", "f8", (7,)),
         ("envelope", "f8", (2, 7)),
         ("torque", "f8", (7,)),
         ("asked", "f8", (7,)),
@@ -284,7 +289,6 @@ STATE = np.dtype(
         ("motion_status", "i8"),
         ("motion_time", "f8"),
         ("limited_targets", "u8"),
-        ("limited_target_step", "f8"),
         ("limited_torques", "u8"),
         ("not_finite", "u8"),
         ("silent_holds", "u8"),

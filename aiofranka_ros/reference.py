@@ -24,8 +24,16 @@ from aiofranka_ros.records import Array, Record, kernel
 
 #: Targets further apart than this are not one movement; no velocity is made of them [s].
 _LONGEST_GAP = 0.5
+#: Stamps that are closer together than this share of the time between the arrivals are not believed: a velocity made of
+#: them would be as many times too high.
+_STAMP_TRUST = 0.25
 #: Targets closer than this are one target as far as velocity goes [s].
 _SHORTEST_GAP = 0.5e-3
+#: Farthest that the reference may be from the arm [m], [rad], [rad]: many times what following a target takes, and with
+#: the default gains less than what would call for all of the arm's torque.
+_LEASH_LINEAR, _LEASH_ANGULAR, _LEASH_JOINT = 0.05, 0.2, 0.1
+#: Share of that distance which is lost at a singularity: where the arm is stretched, pulling on makes it swing.
+_SINGULAR_LEASH = 0.9
 #: Share of the acceleration that braking is planned with; the rest makes up for what the velocity lags behind.
 _BRAKING_SHARE = 0.7
 #: Time constant that keeps the reference's acceleration continuous [s].
@@ -77,6 +85,9 @@ def _coast(age: float, duration: float, believed: Array) -> None:
 def seed(memory: Record, q: Array) -> None:
     """Make target and reference the measured pose and ``q`` [rad] (7,), at rest; forget all velocities."""
     memory.target_count = 0
+    memory.singularity = 0.0
+    memory.pace_linear = math.inf
+    memory.pace_angular = math.inf
     for i in range(3):
         memory.target_position[i] = memory.position[i]
         memory.ref_position[i] = memory.position[i]
@@ -130,7 +141,7 @@ def _elapsed_between_targets(memory: Record, stamp: int, now: float) -> float:
         return 0.0
     by_stamp = 1e-9 * (stamp - memory.target_stamp)
     # A stamp that disagrees with the arrival by more than a late message explains is no clock to trust.
-    if stamp != 0 and memory.target_stamp != 0 and 0.0 < by_stamp < _LONGEST_GAP:
+    if stamp != 0 and memory.target_stamp != 0 and _STAMP_TRUST * elapsed < by_stamp < _LONGEST_GAP:
         elapsed = by_stamp
     return elapsed if elapsed >= _SHORTEST_GAP else 0.0
 
@@ -172,7 +183,6 @@ def take_pose(memory: Record, commands: Record, now: float) -> None:
     asked = _limit_norm(step, commands.max_linear_step)
     if asked > commands.max_linear_step:
         memory.limited_targets += 1
-        memory.limited_target_step = asked
     for i in range(3):
         step[i] += memory.ref_position[i]
 
@@ -181,7 +191,6 @@ def take_pose(memory: Record, commands: Record, now: float) -> None:
     asked = _limit_norm(turn, commands.max_angular_step)
     if asked > commands.max_angular_step:
         memory.limited_targets += 1
-        memory.limited_target_step = asked
     for i in range(4):
         memory.target_orientation[i] = memory.ref_orientation[i]
     rotate(memory.target_orientation, turn, 1.0)
@@ -217,7 +226,6 @@ def take_joints(memory: Record, commands: Record, now: float) -> None:
         memory.target_q[i] = min(max(goal, POSITION_LOWER[i] + JOINT_MARGIN), POSITION_UPPER[i] - JOINT_MARGIN)
     if largest > commands.max_joint_step:
         memory.limited_targets += 1
-        memory.limited_target_step = largest
     memory.target_count += 1
     memory.target_seen = now
     memory.target_stamp = commands.target_stamp
@@ -233,7 +241,10 @@ def _follow(
     speed = _approach_speed(distance, bandwidth, max_acceleration, max_velocity)
     scale = speed / distance if distance > 1e-12 else 0.0
     for i in range(3):
-        error[i] = (target_velocity[i] + scale * error[i] - velocity[i]) * 2.0 * bandwidth
+        error[i] = target_velocity[i] + scale * error[i]
+    _limit_norm(error, max_velocity)
+    for i in range(3):
+        error[i] = (error[i] - velocity[i]) * 2.0 * bandwidth
     _limit_norm(error, max_acceleration)
     share = dt / (_ACCELERATION_SMOOTHING + dt)
     for i in range(3):
@@ -242,8 +253,42 @@ def _follow(
 
 
 @kernel
+def _keep_near_pose(memory: Record) -> None:
+    """Keep the reference near the arm: one that is held fast, or cannot reach further, shall not be torn at."""
+    apart = memory.scratch[0]
+    slack = 1.0 - _SINGULAR_LEASH * memory.singularity
+    linear, angular = slack * _LEASH_LINEAR, slack * _LEASH_ANGULAR
+    for i in range(3):
+        apart[i] = memory.ref_position[i] - memory.position[i]
+    if _limit_norm(apart, linear) > linear:
+        for i in range(3):
+            memory.ref_position[i] = memory.position[i] + apart[i]
+            memory.ref_linear[i] = memory.twist[i]
+            memory.ref_linear_acceleration[i] = 0.0
+    rotation_between(memory.ref_orientation, memory.orientation, apart)
+    if _limit_norm(apart, angular) > angular:
+        for i in range(4):
+            memory.ref_orientation[i] = memory.orientation[i]
+        rotate(memory.ref_orientation, apart, 1.0)
+        for i in range(3):
+            memory.ref_angular[i] = memory.twist[i + 3]
+            memory.ref_angular_acceleration[i] = 0.0
+
+
+@kernel
+def keep_near_joints(memory: Record, q: Array, dq: Array) -> None:
+    """Keep the joint reference near the arm, for the same reason; q [rad] and dq [rad/s] (7,) are measured."""
+    for i in range(7):
+        apart = memory.ref_q[i] - q[i]
+        if abs(apart) > _LEASH_JOINT:
+            memory.ref_q[i] = q[i] + math.copysign(_LEASH_JOINT, apart)
+            memory.ref_dq[i] = dq[i]
+            memory.ref_ddq[i] = 0.0
+
+
+@kernel
 def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> None:
-    """Advance the reference of the control frame by ``dt``."""
+    """Advance the reference of the control frame by ``dt``, but not away from where the arm can follow."""
     if commands.smooth_targets == 0:
         for i in range(3):
             memory.ref_position[i] = memory.target_position[i]
@@ -253,6 +298,7 @@ def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> Non
             memory.ref_angular_acceleration[i] = 0.0
         for i in range(4):
             memory.ref_orientation[i] = memory.target_orientation[i]
+        _keep_near_pose(memory)
         return
     believed = memory.believed
     _coast(now - memory.target_seen, commands.extrapolation_time, believed)
@@ -262,7 +308,8 @@ def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> Non
         velocity[i] = believed[1] * memory.target_linear[i]
     _follow(
         error, velocity, memory.ref_linear, memory.ref_linear_acceleration,
-        commands.reference_bandwidth, commands.max_linear_velocity, commands.max_linear_acceleration, dt,
+        commands.reference_bandwidth, min(commands.max_linear_velocity, memory.pace_linear),
+        commands.max_linear_acceleration, dt,
     )  # fmt: skip
     for i in range(3):
         memory.ref_position[i] += memory.ref_linear[i] * dt
@@ -272,9 +319,11 @@ def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> Non
         velocity[i] = believed[1] * memory.target_angular[i]
     _follow(
         error, velocity, memory.ref_angular, memory.ref_angular_acceleration,
-        commands.reference_bandwidth, commands.max_angular_velocity, commands.max_angular_acceleration, dt,
+        commands.reference_bandwidth, min(commands.max_angular_velocity, memory.pace_angular),
+        commands.max_angular_acceleration, dt,
     )  # fmt: skip
     rotate(memory.ref_orientation, memory.ref_angular, dt)
+    _keep_near_pose(memory)
 
 
 @kernel
@@ -296,6 +345,7 @@ def advance_joints(memory: Record, commands: Record, smooth: bool, now: float, d
         limit = commands.max_joint_acceleration[i]
         speed = _approach_speed(abs(left), commands.reference_bandwidth, limit, commands.max_joint_velocity[i])
         wanted = believed[1] * memory.target_dq[i] + math.copysign(speed, left)
+        wanted = min(max(wanted, -commands.max_joint_velocity[i]), commands.max_joint_velocity[i])
         wanted = (wanted - memory.ref_dq[i]) * 2.0 * commands.reference_bandwidth
         wanted = min(max(wanted, -limit), limit)
         memory.ref_ddq[i] += share * (wanted - memory.ref_ddq[i])

@@ -97,7 +97,7 @@ def plan(
     :raises InvalidTarget: the goal lies outside the joint limits, or no such motion exists.
     """
     check_goal(goal)
-    velocity = np.minimum(max_velocity, VELOCITY_LIMIT)
+    velocity = np.minimum(max_velocity, _ENVELOPE_SHARE * VELOCITY_LIMIT + _ENVELOPE_SLACK)
     slower = np.ones(7)
     too_fast = np.zeros(7, dtype=np.bool_)
     for _ in range(_ENVELOPE_TRIES):

@@ -104,7 +104,7 @@ def move(client: ControlClient, goal: np.ndarray, velocity: float = 1.0) -> int:
 
 def status(client: ControlClient, number: int) -> MotionStatus:
     state = client.state()
-    return MotionStatus(int(state["motion_status"])) if state["motion_id"] == number else MotionStatus.WAITING
+    return MotionStatus(int(state["motion_status"])) if state["motion_id"] == number else MotionStatus.NONE
 
 
 def test_a_connected_arm_is_measured_before_it_is_active(client):
@@ -178,6 +178,29 @@ def test_poses_torques_and_modes_change_on_the_way_without_a_reflex(client):
     client.deactivate()
 
 
+@pytest.mark.parametrize("direction", [(0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (-1.0, 0.0, 0.0)])
+def test_a_policy_that_pulls_beyond_the_arm_s_reach_gets_a_stretched_arm_at_rest(client, direction):
+    client.activate()
+    orientation = client.state()["orientation"].copy()
+    beginning = client.state()["position"].copy()
+
+    def pull() -> bool:
+        target = client.state()["position"] + 0.08 * np.array(direction)
+        client.set_target(0, target_position=target, target_orientation=orientation)
+        return cycles(client) > 4000
+
+    wait_for(client, pull)
+    client.deactivate()
+    records, _, _ = client.shared.cycles.since(0)
+    travelled = (records["position"][-1] - beginning) @ np.array(direction)
+    assert travelled > 0.1, "it did not go there"
+    assert np.abs(records["dq"][-500:]).max() < 0.5, "it swings"
+    client.activate()
+    number = move(client, fr3.HOME)
+    wait_for(client, lambda: status(client, number) is MotionStatus.DONE)
+    client.deactivate()
+
+
 def test_every_cycle_is_recorded_with_its_response_and_its_target(client):
     client.activate()
     first = client.shared.cycles.count
@@ -243,16 +266,16 @@ def test_a_killed_control_process_is_noticed_and_can_be_replaced(arm):
 def test_the_control_process_does_not_outlive_a_killed_parent(arm):
     script = (
         "import sys, time\n"
-        "sys.path.insert(0, {tests!r})\n"
+        f"sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
         "from test_control import connected\n"
         "from types import SimpleNamespace\n"
-        "with connected(SimpleNamespace(host={host!r})) as client:\n"
+        f"with connected(SimpleNamespace(host={arm.host!r})) as client:\n"
         "    client.activate()\n"
         "    print(client.pid, flush=True)\n"
         "    while True:\n"
         "        client.beat()\n"
         "        time.sleep(0.005)\n"
-    ).format(tests=os.path.dirname(__file__), host=arm.host)
+    )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     try:
         assert parent.stdout is not None

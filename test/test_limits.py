@@ -36,9 +36,9 @@ def test_after_a_lost_packet_the_change_fits_what_the_robot_used_last(tau, used,
     assert np.all(np.abs(tau - sent)[close] <= 0.99 + 1e-12), "unless it is late, what was sent will be used"
 
 
-def repelled(q: np.ndarray, dq: np.ndarray, springs: bool = True) -> np.ndarray:
+def repelled(q: np.ndarray, dq: np.ndarray, margin: float = limits.SOFT_LIMIT_MARGIN) -> np.ndarray:
     tau = np.zeros(7)
-    limits.repel(q, dq, fr3.TORQUE_LIMIT, springs, np.empty((2, 7)), tau)
+    limits.repel(q, dq, fr3.TORQUE_LIMIT, margin, np.empty(7), np.empty((2, 7)), tau)
     return tau
 
 
@@ -47,14 +47,14 @@ def test_away_from_all_limits_nothing_is_added():
 
 
 def test_just_inside_the_soft_limit_nothing_pushes_just_beyond_something_does():
-    low, high = limits.soft_limits()
+    low, high = fr3.POSITION_LOWER + limits.SOFT_LIMIT_MARGIN, fr3.POSITION_UPPER - limits.SOFT_LIMIT_MARGIN
     inside, beyond = fr3.HOME.copy(), fr3.HOME.copy()
     inside[0], beyond[0] = high[0] - 1e-6, high[0] + 1e-3
     assert repelled(inside, np.zeros(7))[0] == 0.0
     assert repelled(beyond, np.zeros(7))[0] < 0.0
     beyond[0] = low[0] - 1e-3
     assert repelled(beyond, np.zeros(7))[0] > 0.0
-    assert repelled(beyond, np.zeros(7), springs=False)[0] == 0.0
+    assert repelled(beyond, np.zeros(7), margin=0.02)[0] == 0.0
 
 
 def test_at_a_position_limit_the_whole_torque_pushes_back():
@@ -71,8 +71,8 @@ def test_too_fast_a_joint_is_braked_and_only_braked():
     # Near its limit a joint may still go away from it at full speed.
     q, back = fr3.HOME.copy(), np.zeros(7)
     q[0], back[0] = fr3.POSITION_UPPER[0] - 0.01, -1.0
-    assert repelled(q, back, springs=False)[0] == 0.0
-    assert repelled(q, -back, springs=False)[0] < 0.0
+    assert repelled(q, back, margin=0.0)[0] == 0.0
+    assert repelled(q, -back, margin=0.0)[0] < 0.0
 
 
 def test_numbers_that_are_none_are_noticed():

@@ -101,7 +101,7 @@ def test_the_modes_are_those_of_the_control_process() -> None:
         ("max_linear_step", math.inf, "max_linear_step is inf m"),
         ("max_linear_step", "far", "max_linear_step is 'far'"),
         ("max_linear_step", True, "max_linear_step is True"),
-        ("torque_diff_limit", 1000.1, "torque_diff_limit is 1000.1 Nm/s; allowed: in [1, 1000] Nm/s"),
+        ("torque_diff_limit", 1000.1, "torque_diff_limit is 1000.1 Nm/s; allowed: in [1, 999] Nm/s"),
         ("realtime_priority", 99, "realtime_priority is 99"),
         ("realtime_priority", 1.5, "realtime_priority is 1.5, which is not whole"),
         ("mode", "gravity", "mode is 'gravity'; allowed: one of osc, impedance, pid, torque"),

@@ -33,7 +33,7 @@ def is_free(address: str) -> bool:
 
 @pytest.mark.parametrize(
     ("state", "number"),
-    [(state, signal.SIGINT) for state in STATES] + [("configuring", signal.SIGTERM), ("moving", signal.SIGTERM)],
+    [(state, number) for state in STATES for number in (signal.SIGINT, signal.SIGTERM)],
 )
 def test_a_signal_ends_the_node_in_every_state(tmp_path: Path, state: str, number: signal.Signals) -> None:
     autostart = state in ("configuring", "active", "moving")
