@@ -192,8 +192,9 @@ class ControlClient:
     def close(self) -> None:
         """End the control process, the arm first coming to rest where it is active; idempotent, never raises."""
         if self._channel is not None:
-            self.commands["activation"] = 0
-            self.send()
+            if self._shared is not None:
+                self.commands["activation"] = 0
+                self.send()
             self._channel.close()
             self._channel = None
         if self._process is not None:

@@ -165,9 +165,11 @@ class Server:
             return
         state, memory = self._loop.state, self._loop.memory
         state["phase"], state["stamp"], state["time"] = Phase.CONNECTED, time.time_ns(), robot.time.to_sec()
+        state["hold"] = state["motion_status"] = 0  # Of the last activation; it is over.
         state["q"][0], state["dq"][0], state["tau"][0] = robot.q, robot.dq, 0.0
         copy_robot_state(robot, state)
-        self._shared.commands.read(self._loop.commands)
+        if not self._shared.commands.read(self._loop.commands):
+            return  # The node is just writing; the next report is due in a moment.
         forward(
             state["q"][0], self._loop.commands["flange_to_tcp"][0],
             memory["flange"][0], memory["tcp"][0], state["jacobian"][0],

@@ -239,7 +239,7 @@ SETTINGS: tuple[Setting, ...] = (
         unit="Nm/rad", low=0.0, high=_MAX_STIFFNESS, source=_EXAMPLE, effect=Effect.LAW,
     ),
     Setting(
-        "kd", _JOINT_KD, "Joint damping of the modes impedance and pid, and of holding.",
+        "kd", _JOINT_KD, "Joint damping of the modes impedance and pid.",
         unit="Nm s/rad", low=0.0, high=_MAX_DAMPING, source=_EXAMPLE, effect=Effect.LAW,
     ),
     Setting(
@@ -386,11 +386,11 @@ SETTINGS: tuple[Setting, ...] = (
         unit="s", low=0.0, high=30.0,
     ),
     Setting(
-        "motion_kp", _JOINT_KP, "Joint stiffness during ~/move.",
+        "motion_kp", _JOINT_KP, "Joint stiffness during ~/move, and of holding in mode torque.",
         unit="Nm/rad", low=0.0, high=_MAX_STIFFNESS, source=_EXAMPLE, effect=Effect.LAW,
     ),
     Setting(
-        "motion_kd", _JOINT_KD, "Joint damping during ~/move.",
+        "motion_kd", _JOINT_KD, "Joint damping during ~/move, and of holding in mode torque.",
         unit="Nm s/rad", low=0.0, high=_MAX_DAMPING, source=_EXAMPLE, effect=Effect.LAW,
     ),
     # The robot's own reactions.

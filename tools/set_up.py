@@ -191,9 +191,7 @@ def missing_interfaces(environment: Mapping[str, str], distribution: Path | None
         if provider is None:
             missing.append(package)
         elif not (provider / "share" / package / definition).exists():
-            raise SetUpError(
-                f"{package} in {provider} has no {definition}: update the package that provides it."
-            )
+            raise SetUpError(f"{package} in {provider} has no {definition}: update the package that provides it.")
     return missing
 
 
@@ -250,9 +248,7 @@ def recent_cmake() -> bool:
     """Return whether there is a CMake on the PATH that can build interface packages."""
     if shutil.which("cmake", path=outer_path()) is None:
         return False
-    answer = subprocess.run(
-        ["cmake", "--version"], capture_output=True, text=True, env={"PATH": outer_path()}
-    )
+    answer = subprocess.run(["cmake", "--version"], capture_output=True, text=True, env={"PATH": outer_path()})
     version = re.search(r"version (\d+)\.(\d+)", answer.stdout)
     return version is not None and (int(version[1]), int(version[2])) >= CMAKE_OLDEST
 
@@ -282,8 +278,7 @@ def make_venv(python: Path, distribution: Path | None, compiles: bool) -> None:
         missing[f"Python's headers ({python})"] = f"python{version}-dev"
     if missing:
         raise SetUpError(
-            f"{' and '.join(missing)} not found. "
-            f"On Debian and Ubuntu: sudo apt install {' '.join(missing.values())}"
+            f"{' and '.join(missing)} not found. On Debian and Ubuntu: sudo apt install {' '.join(missing.values())}"
         )
     if distribution is not None:
         probe = [str(python), "-c", "import rclpy"]
@@ -469,9 +464,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
             log.seek(start)
             output = log.read()
         end = "\n".join(output.splitlines()[-15:])
-        raise SetUpError(
-            f"{explain(output) or shlex.join(command[:4])}\n{end}\n(all of it: {LOG.relative_to(ROOT)})"
-        )
+        raise SetUpError(f"{explain(output) or shlex.join(command[:4])}\n{end}\n(all of it: {LOG.relative_to(ROOT)})")
 
 
 def explain(output: str) -> str | None:
