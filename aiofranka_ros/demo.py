@@ -215,6 +215,7 @@ class Demo:
 
     def __init__(self, output: Path, duration: float, screen: Screen) -> None:
         self._output = output
+        self._targets = output / "targets.json"
         self._duration = duration
         self._screen = screen
         self._children: list[Child] = []
@@ -238,10 +239,12 @@ class Demo:
         stage = self._screen.stage
         with stage("starting the node and the simulated arm", _STAGES["start"]):
             node = self._start_node()
+            # As with any policy: it loads what it needs before the arm is active, and waits for that.
+            policy = self._start_policy()
             recorder = self._recorder = self._attach(node)
             system = self._describe_system()
         with stage("a policy draws a circle, blocking itself", self._duration + _STAGES["circle"]):
-            circle, stamps = self._draw_circle()
+            circle, stamps = self._draw_circle(policy)
         gains = recorder.gains()
         with stage("moving home", _STAGES["move"]):
             home = self._move(HOME)
@@ -334,16 +337,18 @@ class Demo:
             "libfranka": self._value("robot", "libfranka"),
         }
 
-    def _draw_circle(self) -> tuple[Circle, Stamps]:
-        """Let the policy draw its circle.
+    def _start_policy(self) -> Child:
+        self._targets.unlink(missing_ok=True)
+        options = ["--duration", str(self._duration), "--robot", _ROBOT, "--report", str(self._targets)]
+        policy = Child("policy", "aiofranka_ros.demo_policy", options, self._output / "policy.log")
+        self._children.append(policy)
+        return policy
+
+    def _draw_circle(self, policy: Child) -> tuple[Circle, Stamps]:
+        """Wait until the policy has drawn its circle.
 
         :returns: the circle, and when targets were published on it [ns, system clock].
         """
-        report = self._output / "targets.json"
-        report.unlink(missing_ok=True)
-        options = ["--duration", str(self._duration), "--robot", _ROBOT, "--report", str(report)]
-        policy = Child("policy", "aiofranka_ros.demo_policy", options, self._output / "policy.log")
-        self._children.append(policy)
 
         def finished() -> bool:
             if policy.process.poll() not in (None, 0):
@@ -352,7 +357,7 @@ class Demo:
 
         self._wait(finished, self._duration + _POLICY_MARGIN, "the policy did not end")
         self._children.remove(policy)
-        said = json.loads(report.read_text())
+        said = json.loads(self._targets.read_text())
         circle = Circle(**said["circle"])
         return circle, np.array(said["stamps"], dtype=np.int64)
 

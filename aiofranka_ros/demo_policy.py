@@ -31,6 +31,8 @@ import numpy as np
 import numpy.typing as npt
 import rclpy
 from geometry_msgs.msg import PoseStamped
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import qos_profile_sensor_data
@@ -44,8 +46,8 @@ RATE = 50.0
 BLOCKED = (0.5, 0.8)
 #: How long the circle takes to come to its speed, and to rest again [s]; less for a short one.
 RAMP = 1.0
-#: How long to wait for the node [s].
-_TIMEOUT = 10.0
+#: How long to wait for the arm to become active [s]: its node may have to compile its kernels first.
+_TIMEOUT = 180.0
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class Policy:
         self._robot = robot
         self._pose: PoseStamped | None = None
         self._publisher: Publisher = node.create_publisher(PoseStamped, f"{robot}/ee_desired", 1)
+        self._get_state = node.create_client(GetState, f"{robot}/get_state")
         node.create_subscription(PoseStamped, f"{robot}/ee_pose", self._on_pose, qos_profile_sensor_data)
 
     def draw(self, duration: float) -> tuple[Circle, list[int]]:
@@ -151,13 +154,28 @@ class Policy:
         return stamp
 
     def _wait_for_robot(self) -> PoseStamped:
-        """A measured pose, once the robot's node also listens to targets."""
+        """A measured pose, once the arm is active and its node listens to targets."""
         deadline = time.monotonic() + _TIMEOUT
-        while self._pose is None or self._publisher.get_subscription_count() == 0:
+        while not self._is_active() or self._publisher.get_subscription_count() == 0:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self._robot} publishes no pose, or does not listen to {self._robot}/ee_desired")
+                raise TimeoutError(f"{self._robot} is not active, or does not listen to {self._robot}/ee_desired")
+        self._pose = None
+        while self._pose is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self._robot} publishes no pose")
             rclpy.spin_once(self._node, timeout_sec=0.1)
         return self._pose
+
+    def _is_active(self) -> bool:
+        """Ask the robot's node for its lifecycle state; takes a tenth of a second where it does not answer."""
+        if not self._get_state.wait_for_service(0.1):
+            return False
+        answer = self._get_state.call_async(GetState.Request())
+        rclpy.spin_until_future_complete(self._node, answer, timeout_sec=1.0)
+        if answer.done() and answer.result().current_state.id == State.PRIMARY_STATE_ACTIVE:
+            return True
+        time.sleep(0.1)
+        return False
 
     def _on_pose(self, message: PoseStamped) -> None:
         self._pose = message
