@@ -61,7 +61,7 @@ SUCCESS, FAILURE, ERROR = (
 #: Niceness of the node, where the system permits it.
 _NICENESS = -10
 #: How long results of aborted goals may take to leave at the end [s].
-_LAST_WORDS = 0.3
+_LAST_WORDS = 0.8
 
 
 class FrankaNode(LifecycleNode):
@@ -459,11 +459,9 @@ def _spin(node: FrankaNode, stop: StopRequest) -> None:
     finally:
         try:
             node.release()
-            deadline = time.monotonic() + _LAST_WORDS
-            while node.busy and time.monotonic() < deadline:
-                executor.spin_once(timeout_sec=0.01)
-            # Sending a result is a task of its own.
-            for _ in range(3):
+            # Ending a goal, sending its result and delivering it take several rounds; how many, nobody tells.
+            deadline = time.monotonic() + (_LAST_WORDS if node.busy else 0.0)
+            while time.monotonic() < deadline:
                 executor.spin_once(timeout_sec=0.01)
         finally:
             executor.shutdown()
