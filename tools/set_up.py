@@ -420,6 +420,7 @@ def once(name: str, key: str, title: str, action: Callable[[], None]) -> None:
     stamp.unlink(missing_ok=True)
     start = time.monotonic()
     action()
+    os.sync()  # what was installed reaches the disk now, not while an arm moves
     stamp.write_text(key)
     print(f"   {time.monotonic() - start:.0f} s", flush=True)
 
