@@ -11,6 +11,7 @@ failure and carries its data as attributes, so that callers never match the text
      ├── ArmInUse                 another process on this machine already drives the arm
      ├── ControlStopped           the 1 kHz loop ended: reflex, lost packets, user stop
      ├── CommandRefused           libfranka refused a command in the arm's present state
+     ├── MoveFailed               a move did not arrive
      ├── ControlProcessDied       the control process is gone or does not answer
      └── SimulationError          the simulated arm could not be started or died
 """
@@ -72,6 +73,10 @@ class ControlStopped(FrankaError):
 
 class CommandRefused(FrankaError):
     """libfranka refused a command in the arm's present state."""
+
+
+class MoveFailed(FrankaError):
+    """A move did not arrive; the message says why. The arm holds where it is."""
 
 
 class ControlProcessDied(FrankaError):

@@ -5,12 +5,7 @@ runs on one ``SingleThreadedExecutor``, so nothing here needs a lock. Nothing he
 not be: the arm is driven by the control process (:mod:`aiofranka_ros.control_process`), which goes on,
 safely, whatever happens here.
 
-    configure    start the simulated arm if there is one, start the control process, connect
-    activate     take torque control and hold where the arm is
-    deactivate   stop smoothly and release
-    cleanup      disconnect, end the control process and the simulated arm
-
-After each of them, successful or not, the arm is either held or released.
+What configure, activate, deactivate and cleanup mean to the arm stands in :mod:`aiofranka_ros.driver`.
 """
 
 from __future__ import annotations
@@ -24,7 +19,6 @@ import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
 
@@ -46,11 +40,12 @@ from sensor_msgs.msg import JointState
 from aiofranka_ros import conversions, diagnostics
 from aiofranka_ros.control_client import ControlClient, Ended
 from aiofranka_ros.diagnostics import LoopStatistics, Trouble
-from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, ControlStopped, FrankaError
+from aiofranka_ros.driver import Driver
+from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError
 from aiofranka_ros.move_action import MoveAction
-from aiofranka_ros.parameters import Lock, Parameters
+from aiofranka_ros.parameters import Parameters
 from aiofranka_ros.records import Record
-from aiofranka_ros.simulation import SimulatedArm, cpu_for
+from aiofranka_ros.settings import Lock
 from aiofranka_ros.targets import TargetTopics
 
 SUCCESS, FAILURE, ERROR = (
@@ -77,14 +72,11 @@ class FrankaNode(LifecycleNode):
         super().__init__("aiofranka")
         self._interruptible = interruptible
         self._cpus = os.sched_getaffinity(0)
-        self._client: ControlClient | None = None
-        self._arm: SimulatedArm | None = None
-        self._active = False
         self._measured: Record | None = None
         self._trouble: Trouble | None = None
-        self._versions: dict[str, Any] = {}
         self._ticked: Future = Future()
         self._settings = Parameters(self, self._reached)
+        self._driver = Driver(self._settings)
         # Measured state goes out while the node is inactive too, because an arm that is guided by hand is of
         # interest; a lifecycle publisher would be silent then.
         self._measurements: list[tuple[Publisher, Callable[[Record], Any]]] = [
@@ -112,7 +104,7 @@ class FrankaNode(LifecycleNode):
     @property
     def active_client(self) -> ControlClient | None:
         """The control process while the arm is active, else ``None``."""
-        return self._client if self._active else None
+        return self._driver.active_client
 
     @property
     def why_inactive(self) -> str:
@@ -168,14 +160,8 @@ class FrankaNode(LifecycleNode):
 
     def release(self) -> None:
         """End the control process, which brings the arm to rest first, and the simulated arm; idempotent."""
-        self._active = False
         self._measured = None
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
-        arm, self._arm = self._arm, None
-        if arm is not None:
-            arm.close()
+        self._driver.release()
         _run_on(self._cpus)
 
     def _survive_illegal_transitions(self) -> None:
@@ -212,80 +198,36 @@ class FrankaNode(LifecycleNode):
 
     def _configure(self) -> None:
         self._settings.changes()
-        address = self._settings["robot_ip"]
-        what = "a simulated arm" if address == "sim" else f"the robot at {address}"
-        self.get_logger().info(f"connecting to {what}")
-        cpu = self._settings["realtime_cpu"] if self._settings["realtime_cpu"] >= 0 else None
-        self._client = ControlClient(priority=self._settings["realtime_priority"])
-        try:
-            with self._interruptible():
-                if address == "sim":
-                    address = self._start_both(self._client)
-                    cpu = cpu_for(address) if cpu is None else cpu
-                else:
-                    self._client.start()
-                answer = self._client.connect(address, cpu=cpu)
-            self._settings.write(self._client.commands, self._client.state()["robot_tcp"])
-            self._client.commands["mode"] = self._settings.mode
-            self._client.send()
-            self._settings.apply_collision_behavior(self._client)
-        except BaseException:
-            self.release()
-            raise
-        if answer["cpu"] is not None:
-            _run_on(self._cpus - {answer["cpu"]})
-        self._versions = {"libfranka": answer["library_version"], "FCI protocol": answer["protocol_version"]}
+        with self._interruptible():
+            self._driver.configure()
+        if self._driver.cpu is not None:
+            _run_on(self._cpus - {self._driver.cpu})
         self._trouble = None
-        self.get_logger().info(f"connected to the robot at {address}, libfranka {answer['library_version']}")
-
-    def _start_both(self, client: ControlClient) -> str:
-        """Start simulated arm and control process at the same time, each of which takes seconds.
-
-        :returns: the simulated arm's address.
-        """
-        self._arm = SimulatedArm()
-        with ThreadPoolExecutor(1, "simulated-arm") as pool:
-            started = pool.submit(self._arm.start)
-            client.start()
-        started.result()
-        return self._arm.host
 
     def _activate(self) -> None:
-        client = self._require_client()
-        client.poll()  # What ended before is history.
-        self._settings.apply(client, self._settings.changes())
+        if self._driver.client is not None:
+            self._settings.apply(self._driver.client, self._settings.changes())
         with self._interruptible():
-            recovered = client.activate()
-        # The end effector may have been changed in Desk since.
-        self._settings.apply(client, ["tcp_from_robot"])
-        self._active = True
+            self._driver.activate()
         self._trouble = None
-        note = " after clearing a reflex" if recovered else ""
-        self.get_logger().info(f"active{note}, the arm holds; mode {self._settings['mode']}")
 
     def _deactivate(self) -> None:
-        self._active = False
         try:
-            self._require_client().deactivate()
+            self._driver.deactivate()
         except ControlProcessDied:
             pass  # Nobody drives the arm then; the tick tells of it.
         except ControlStopped as error:
             self._report(error)  # Not as it was meant, but the arm is released.
 
-    def _require_client(self) -> ControlClient:
-        if self._client is None:
-            raise ControlProcessDied("the control process is not running")
-        return self._client
-
     def _reached(self) -> Lock:
         """The node's state, as far as it decides which parameters may change."""
-        if self._active:
+        if self._driver.active:
             return Lock.ACTIVE
-        return Lock.STARTED if self._client is None else Lock.CONFIGURED
+        return Lock.STARTED if self._driver.client is None else Lock.CONFIGURED
 
     def _autostart(self) -> None:
         self._autostart_timer.cancel()
-        if self._client is not None:  # Somebody was faster.
+        if self._driver.client is not None:  # Somebody was faster.
             return
         if self.trigger_configure() != SUCCESS or self.trigger_activate() != SUCCESS:
             self.get_logger().error(f"autostart failed; to try again: {self._trouble.remedy if self._trouble else ''}")
@@ -294,10 +236,11 @@ class FrankaNode(LifecycleNode):
 
     def _tick(self) -> None:
         """Give a sign of life, learn what happened, publish, and let those go on who wait for it."""
-        if self._client is not None:
+        client = self._driver.client
+        if client is not None:
             try:
-                self._client.beat()
-                self._follow(self._client, self._client.poll())
+                client.beat()
+                self._follow(client.poll())
             except ControlProcessDied as error:
                 self._fall_back(error, disconnected=True)
             else:
@@ -306,19 +249,17 @@ class FrankaNode(LifecycleNode):
         ticked, self._ticked = self._ticked, Future()
         ticked.set_result(None)
 
-    def _follow(self, client: ControlClient, ended: Ended | None) -> None:
+    def _follow(self, ended: Ended | None) -> None:
         """Come down to the state that the control process is in."""
         if ended is not None and ended.error is not None:
             self._fall_back(ended.error, disconnected=ended.reason == "connection")
 
     def _fall_back(self, error: FrankaError, *, disconnected: bool) -> None:
         """The arm was stopped or lost: become inactive, or unconfigured where there is no arm any more."""
-        if self._arm is not None and not self._arm.alive and isinstance(error, ConnectionFailed):
-            error = ConnectionFailed("the simulated arm died")
-        self._report(error)
-        if self._active:
+        self._report(self._driver.cause(error))
+        if self._driver.active:
             self.trigger_deactivate()
-        if disconnected and self._client is not None:
+        if disconnected and self._driver.client is not None:
             self.trigger_cleanup()
 
     def _report(self, error: BaseException) -> None:
@@ -328,42 +269,43 @@ class FrankaNode(LifecycleNode):
 
     def _apply_changes(self) -> None:
         """Let changed parameters take effect."""
-        changed = self._settings.changes()
-        if not changed or self._client is None:
-            return
+        client = self._driver.client
+        if client is None or not self._settings.dirty:
+            return  # What changed meanwhile takes effect with the next configuration.
         try:
-            self._settings.apply(self._client, changed)
+            self._settings.apply(client, self._settings.changes())
         except FrankaError as error:
             self._report(error)
 
     # What the node says.
 
     def _publish_state(self) -> None:
-        if self._client is None:
+        client = self._driver.client
+        if client is None:
             return
-        state = self._measured = self._client.state()
+        state = self._measured = client.state()
         for publisher, message_of in self._measurements:
             # Making a message takes time that a target may be waiting for.
             if publisher.get_subscription_count() > 0:
                 publisher.publish(message_of(state))
-        if self._active:
+        if self._driver.active:
             self._targets.check_limited(state)
 
     def _publish_diagnostics(self) -> None:
-        client, state = self._client, self._measured
+        client, state = self._driver.client, self._measured
         statistics = self._statistics.collect(client.shared) if client is not None and state is not None else {}
         statuses = {
             "control loop": diagnostics.loop_status(client, state, statistics),
             "targets": diagnostics.targets_status(
                 state,
-                self._active,
+                self._driver.active,
                 accepted=self._targets.accepted,
                 refused=self._targets.refused,
                 limited=self._targets.limited,
                 rejected=self._move.rejected,
             ),
             "robot": diagnostics.robot_status(
-                state, address=self._settings["robot_ip"], versions=self._versions, trouble=self._trouble
+                state, address=self._settings["robot_ip"], versions=self._driver.versions, trouble=self._trouble
             ),
         }
         message = DiagnosticArray()
@@ -486,6 +428,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         handler = _RosLog(node.get_logger())
         log.addHandler(handler)
         log.propagate = False
+        log.setLevel(logging.INFO)
         try:
             _spin(node, stop)
         finally:

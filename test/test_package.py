@@ -27,9 +27,10 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # Each module may import those before it. A new one gets the place that its purpose gives it.
 LAYERS = """
-    errors records fr3 kinematics limits reference laws trajectory control_cycle shared_memory
+    errors offload guard mpify records fr3 kinematics limits reference laws trajectory control_cycle shared_memory
     arm control_loop control_process control_client simulation_model simulation warm_up
-    parameters conversions targets diagnostics move_action node
+    settings driver moves link robot_interface controller
+    parameters conversions targets diagnostics move_action node ros_interface
     demo_policy demo_evaluation demo_screen demo
 """.split()
 FIRST_LAYER_WITH_ROS = "parameters"

@@ -18,8 +18,9 @@ from rclpy.parameter import Parameter
 
 from aiofranka_ros import kinematics
 from aiofranka_ros.errors import ConfigurationError
-from aiofranka_ros.parameters import SETTINGS, Effect, Lock, Parameters, Setting, pose_matrix
+from aiofranka_ros.parameters import Parameters
 from aiofranka_ros.records import COMMANDS, Mode, new
+from aiofranka_ros.settings import SETTINGS, Effect, Lock, Setting, pose_matrix
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "fr3.yaml"
 BY_NAME = {setting.name: setting for setting in SETTINGS}

@@ -15,7 +15,7 @@ import numpy as np
 from node_harness import ROOT, Client, NodeProcess, descendants, wait_until
 from rclpy.action import get_action_server_names_and_types_by_node
 
-from aiofranka_ros.parameters import SETTINGS, Lock, Setting
+from aiofranka_ros.settings import SETTINGS, Lock, Setting
 
 README = ROOT / "README.md"
 #: In one word, when a parameter can be changed.

@@ -1,0 +1,498 @@
+"""Everything that can be set: its default, unit, range, meaning and source, in one table.
+
+Used by whoever owns an arm, in its process: by the node, where each setting is a parameter of ROS
+(:mod:`aiofranka_ros.parameters`), and by :class:`~aiofranka_ros.robot_interface.RobotInterface` without ROS. The table
+is the only place that knows a setting: validation, the fields of the control process's commands, the node's
+declarations and ``config/fr3.yaml`` follow from it.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from aiofranka_ros.control_client import ControlClient
+from aiofranka_ros.errors import ConfigurationError, FrankaError
+from aiofranka_ros.fr3 import ACCELERATION_LIMIT, TORQUE_LIMIT, TORQUE_RATE_LIMIT, VELOCITY_LIMIT
+from aiofranka_ros.records import Array, Mode, Record
+
+Value: TypeAlias = "bool | str | int | float | tuple[float, ...]"
+#: One bound for a scalar or for all elements, or one for each of them.
+Bound: TypeAlias = "float | tuple[float, ...]"
+
+#: Largest deviation from 1 of the norm of the quaternion in ``tcp_in_flange``.
+_QUATERNION_TOLERANCE = 0.01
+
+
+class Lock(enum.IntEnum):
+    """From which state of the node on a parameter cannot be changed any more, and what to do about it."""
+
+    STARTED = 0
+    CONFIGURED = 1
+    ACTIVE = 2
+    NEVER = 3
+
+    @property
+    def remedy(self) -> str:
+        """How to change it nevertheless."""
+        return {
+            Lock.NEVER: "at any time",
+            Lock.ACTIVE: "only while the node is not active: deactivate it first",
+            Lock.CONFIGURED: "only while the node is unconfigured: clean it up first",
+            Lock.STARTED: "only at the start: in the configuration file or with --ros-args -p",
+        }[self]
+
+
+class Effect(enum.Enum):
+    """What a changed parameter means for the control process."""
+
+    NONE = "read by the node where it is needed"
+    COMMAND = "a field of the commands"
+    LAW = "a field of the commands that changes torques: blended in"
+    FRAME = "the control frame"
+    MODE = "the control law"
+    COLLISION = "the robot's thresholds of contact and collision"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One parameter.
+
+    :ivar default: a ``tuple`` for an array, whose length is the only one allowed.
+    :ivar text: what it does, in a sentence.
+    :ivar unit: SI; empty where it has none.
+    :ivar low: smallest value; for arrays of every element, or one for each.
+    :ivar high: largest value.
+    :ivar choices: the only values of a string.
+    :ivar source: where default and range come from.
+    :ivar field: name of the field of the commands that it sets, where that differs from its own.
+    """
+
+    name: str
+    default: Value
+    text: str
+    unit: str = ""
+    low: Bound = -math.inf
+    high: Bound = math.inf
+    choices: tuple[str, ...] = ()
+    source: str = ""
+    lock: Lock = Lock.NEVER
+    effect: Effect = Effect.NONE
+    field: str = ""
+
+    @property
+    def size(self) -> int:
+        """Number of elements; 0 for a scalar."""
+        return len(self.default) if isinstance(self.default, tuple) else 0
+
+    @property
+    def range(self) -> str:
+        """The allowed values, with their unit."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if isinstance(self.default, bool):
+            return "true or false"
+        if isinstance(self.default, str):
+            return "not empty"
+        count = f"{self.size} values, each " if self.size else ""
+        return f"{count}in [{_bound(self.low)}, {_bound(self.high)}]{self._unit}"
+
+    @property
+    def terms(self) -> str:
+        """Everything to know about its values: range, when it can be changed, where it comes from."""
+        sentences = [self.range[0].upper() + self.range[1:]]
+        if self.lock is not Lock.NEVER:
+            sentences.append(f"Can be changed {self.lock.remedy}")
+        if self.source:
+            sentences.append(f"Source: {self.source}")
+        return ". ".join(sentences) + "."
+
+    @property
+    def _unit(self) -> str:
+        return f" {self.unit}" if self.unit else ""
+
+    def parse(self, value: Any) -> Any:
+        """``value`` as it is used: ``bool``, ``str``, ``int``, ``float`` or an array of floats.
+
+        Integers are taken for floats: YAML and ``ros2 param set`` make them of ``400``.
+
+        :raises ConfigurationError: it has the wrong type, size, sign or range.
+        """
+        if isinstance(self.default, bool):
+            if not isinstance(value, bool):
+                raise self._refusal(f"is {value!r}")
+            return value
+        if isinstance(self.default, str):
+            if not isinstance(value, str) or not value.strip() or (self.choices and value not in self.choices):
+                raise self._refusal(f"is {value!r}")
+            return value
+        if not self.size:
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise self._refusal(f"is {value!r}")
+            if not math.isfinite(value) or not self.low <= value <= self.high:  # type: ignore[operator]
+                raise self._refusal(f"is {value:g}{self._unit}")
+            if isinstance(self.default, int) and value != int(value):
+                raise self._refusal(f"is {value:g}, which is not whole")
+            return type(self.default)(value)  # type: ignore[arg-type]
+        return self._parse_array(value)
+
+    def _parse_array(self, value: Any) -> Array:
+        if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+            raise self._refusal(f"is {value!r}")
+        elements = list(value)
+        if any(isinstance(element, bool) or not isinstance(element, (int, float)) for element in elements):
+            raise self._refusal(f"is {elements!r}")
+        if len(elements) != self.size:
+            raise self._refusal(f"has {len(elements)} values")
+        array = np.array(elements, dtype=float)
+        low, high = np.broadcast_to(self.low, self.size), np.broadcast_to(self.high, self.size)
+        for index in np.flatnonzero(~np.isfinite(array) | (array < low) | (array > high)):
+            raise self._refusal(f"is {array[index]:g}{self._unit} at index {index}")
+        return array
+
+    def _refusal(self, what: str) -> ConfigurationError:
+        return ConfigurationError(f"{self.name} {what}; allowed: {self.range}")
+
+
+def _bound(value: Bound) -> str:
+    if isinstance(value, tuple):
+        return "(" + " ".join(f"{element:g}" for element in value) + ")"
+    return f"{value:g}"
+
+
+def _joints(value: float | Sequence[float] | Array) -> tuple[float, ...]:
+    return tuple(float(element) for element in np.broadcast_to(np.asarray(value, dtype=float), 7))
+
+
+_EXAMPLE = (
+    "libfranka examples/joint_impedance_control.cpp; joints 6 and 7 stiffer, so that friction leaves them within "
+    "move_tolerance"
+)
+_JOINT_KP = (600.0, 600.0, 600.0, 600.0, 250.0, 250.0, 150.0)
+_JOINT_KD = (50.0, 50.0, 50.0, 50.0, 30.0, 25.0, 10.0)
+_EE_KP = (400.0, 400.0, 400.0, 1000.0, 1000.0, 1000.0)
+_EE_KD = tuple(round(2.0 * math.sqrt(kp), 1) for kp in _EE_KP)
+_NULL_KD = _joints(round(2.0 * math.sqrt(10.0), 2))
+#: What the arm can take at 1 kHz depends on its load; far beyond these it certainly cannot.
+_MAX_STIFFNESS, _MAX_DAMPING = 3000.0, 200.0
+
+SETTINGS: tuple[Setting, ...] = (
+    # Connection.
+    Setting(
+        "robot_ip", "sim", "Address of the robot's FCI; sim starts a simulated arm.",
+        lock=Lock.CONFIGURED,
+    ),
+    Setting(
+        "mode", "osc", "Control law that turns targets into torques.",
+        choices=("osc", "impedance", "pid", "torque"), effect=Effect.MODE,
+    ),
+    Setting(
+        "autostart", False, "Configure and activate as soon as the node runs.",
+        lock=Lock.STARTED,
+    ),
+    Setting(
+        "state_rate", 100.0, "How often the state is published and the control process hears of the node.",
+        unit="Hz", low=30.0, high=1000.0, lock=Lock.STARTED,
+        source="at the least, three signs of life within the shortest heartbeat_timeout",
+    ),
+    Setting(
+        "diagnostics_rate", 1.0, "How often /diagnostics is published.",
+        unit="Hz", low=0.1, high=50.0, lock=Lock.STARTED,
+    ),
+    Setting(
+        "realtime_priority", 80, "SCHED_FIFO priority of the control process; 0: ordinary scheduling.",
+        low=0, high=98, lock=Lock.CONFIGURED, source="sched(7); the kernel's own threads are at 99",
+    ),
+    Setting(
+        "realtime_cpu", -1, "CPU that drives the arm; -1: any, or where the simulated arm runs.",
+        low=-1, high=1023, lock=Lock.CONFIGURED, source="one that isolcpus keeps free is best",
+    ),
+    # Joint laws.
+    Setting(
+        "kp", _JOINT_KP, "Joint stiffness of the modes impedance and pid.",
+        unit="Nm/rad", low=0.0, high=_MAX_STIFFNESS, source=_EXAMPLE, effect=Effect.LAW,
+    ),
+    Setting(
+        "kd", _JOINT_KD, "Joint damping of the modes impedance and pid.",
+        unit="Nm s/rad", low=0.0, high=_MAX_DAMPING, source=_EXAMPLE, effect=Effect.LAW,
+    ),
+    Setting(
+        "ki", (50.0, 50.0, 50.0, 50.0, 20.0, 10.0, 5.0), "Integral gain of the mode pid.",
+        unit="Nm/(rad s)", low=0.0, high=1000.0, effect=Effect.LAW,
+        source="a tenth of kp per second, so that the integral stays slower than the arm",
+    ),
+    Setting(
+        "integral_limit", (5.0, 5.0, 5.0, 5.0, 1.5, 1.5, 1.5), "Largest integral torque of the mode pid.",
+        unit="Nm", low=0.0, high=_joints(TORQUE_LIMIT), effect=Effect.LAW,
+        source="a few times the joints' friction",
+    ),
+    # Operational space.
+    Setting(
+        "ee_kp", _EE_KP, "Stiffness of the control frame in mode osc, translation then rotation.",
+        unit="1/s^2", low=0.0, high=_MAX_STIFFNESS, effect=Effect.LAW,
+        source="compliant: natural frequencies of 20 and 32 rad/s",
+    ),
+    Setting(
+        "ee_kd", _EE_KD, "Damping of the control frame in mode osc; critical at 2 sqrt(ee_kp).",
+        unit="1/s", low=0.0, high=_MAX_DAMPING, effect=Effect.LAW, source="critical damping",
+    ),
+    Setting(
+        "null_kp", _joints(10.0), "Stiffness of the posture that mode osc keeps beside its task.",
+        unit="1/s^2", low=0.0, high=_MAX_STIFFNESS, effect=Effect.LAW, source="far softer than the task",
+    ),
+    Setting(
+        "null_kd", _NULL_KD, "Damping of that posture; critical at 2 sqrt(null_kp).",
+        unit="1/s", low=0.0, high=_MAX_DAMPING, effect=Effect.LAW, source="critical damping",
+    ),
+    Setting(
+        "motor_inertia", _joints(0.1), "Inertia of the motors, which libfranka's mass matrix leaves out.",
+        unit="kg m^2", low=0.0, high=1.0, effect=Effect.LAW,
+        source="MuJoCo Menagerie's FR3 has 0.074 to 0.195; without it the wrist is too soft in mode osc",
+    ),
+    Setting(
+        "tcp_from_robot", True, "Control the end effector that is configured in the robot (F_T_EE).",
+        effect=Effect.FRAME,
+    ),
+    Setting(
+        "tcp_in_flange", (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
+        "Control frame in the flange, x y z and qx qy qz qw, where tcp_from_robot is false.",
+        unit="m and 1", low=(-2.0,) * 3 + (-1.01,) * 4, high=(2.0,) * 3 + (1.01,) * 4, effect=Effect.FRAME,
+    ),
+    # Limits of every torque.
+    Setting(
+        "torque_limit", _joints(TORQUE_LIMIT), "Largest commanded torque, gravity excluded.",
+        unit="Nm", low=0.0, high=_joints(TORQUE_LIMIT), source="FR3 URDF", effect=Effect.COMMAND,
+    ),
+    Setting(
+        "torque_diff_limit", 990.0, "Largest change of the commanded torque.",
+        unit="Nm/s", low=1.0, high=TORQUE_RATE_LIMIT - 1.0, effect=Effect.COMMAND, field="torque_rate_limit",
+        source="1 % below kMaxTorqueRate, libfranka rate_limiting.h",
+    ),
+    # Streamed targets.
+    Setting(
+        "smooth_targets", True, "Make a smooth reference of the targets; false: use them as they come.",
+        effect=Effect.LAW,
+    ),
+    Setting(
+        "reference_bandwidth", 40.0, "How fast the reference closes in on the target.",
+        unit="rad/s", low=1.0, high=60.0, effect=Effect.COMMAND,
+        source="twice the natural frequency of the default ee_kp; beyond 60 it would overshoot",
+    ),
+    Setting(
+        "extrapolation_time", 0.15, "How long a target goes on at its velocity where the next one is late.",
+        unit="s", low=0.001, high=1.0, effect=Effect.COMMAND, source="some seven periods of a 50 Hz policy",
+    ),
+    Setting(
+        "max_linear_velocity", 1.0, "Largest velocity of the reference.",
+        unit="m/s", low=0.001, high=3.0, effect=Effect.COMMAND,
+        source="at the most kMaxTranslationalVelocity, libfranka rate_limiting.h",
+    ),
+    Setting(
+        "max_linear_acceleration", 8.0, "Largest acceleration of the reference.",
+        unit="m/s^2", low=0.01, high=9.0, effect=Effect.COMMAND,
+        source="at the most kMaxTranslationalAcceleration, libfranka rate_limiting.h",
+    ),
+    Setting(
+        "max_angular_velocity", 2.0, "Largest angular velocity of the reference.",
+        unit="rad/s", low=0.001, high=2.5, effect=Effect.COMMAND,
+        source="at the most kMaxRotationalVelocity, libfranka rate_limiting.h",
+    ),
+    Setting(
+        "max_angular_acceleration", 16.0, "Largest angular acceleration of the reference.",
+        unit="rad/s^2", low=0.01, high=17.0, effect=Effect.COMMAND,
+        source="at the most kMaxRotationalAcceleration, libfranka rate_limiting.h",
+    ),
+    Setting(
+        "max_joint_velocity", _joints(np.round(0.8 * VELOCITY_LIMIT, 3)),
+        "Largest velocities of the joint reference.",
+        unit="rad/s", low=0.001, high=_joints(VELOCITY_LIMIT), effect=Effect.COMMAND,
+        source="0.8 of the FR3 URDF's limits",
+    ),
+    Setting(
+        "max_joint_acceleration", _joints(8.0), "Largest accelerations of the joint reference.",
+        unit="rad/s^2", low=0.01, high=_joints(ACCELERATION_LIMIT), effect=Effect.COMMAND,
+        source="0.8 of kMaxJointAcceleration, libfranka rate_limiting.h",
+    ),
+    Setting(
+        "max_linear_step", 0.15, "Largest distance of a target from the reference; more is cut off.",
+        unit="m", low=0.001, high=1.0, effect=Effect.COMMAND,
+    ),
+    Setting(
+        "max_angular_step", 0.5, "Largest angle of a target from the reference; what is beyond is cut off.",
+        unit="rad", low=0.001, high=3.0, effect=Effect.COMMAND,
+    ),
+    Setting(
+        "max_joint_step", 0.5, "Largest distance of a joint target from the reference; more is cut off.",
+        unit="rad", low=0.001, high=3.0, effect=Effect.COMMAND,
+    ),
+    # Watchdogs.
+    Setting(
+        "torque_timeout", 0.1, "How old a torque target may be before the arm holds instead.",
+        unit="s", low=0.002, high=1.0, effect=Effect.COMMAND, source="five periods of a 50 Hz policy",
+    ),
+    Setting(
+        "heartbeat_timeout", 0.25, "How long the node may be silent before the arm holds.",
+        unit="s", low=0.1, high=2.0, effect=Effect.COMMAND,
+        source="on a busy machine, an ordinary process now and then has to wait for 0.1 s",
+    ),
+    # The move action.
+    Setting(
+        "move_velocity", _joints(np.round(0.5 * VELOCITY_LIMIT, 3)),
+        "Largest velocities of ~/move where its goal gives none.",
+        unit="rad/s", low=0.001, high=_joints(VELOCITY_LIMIT), source="half of the FR3 URDF's limits",
+    ),
+    Setting(
+        "move_acceleration", _joints(5.0), "Largest accelerations of ~/move.",
+        unit="rad/s^2", low=0.01, high=_joints(ACCELERATION_LIMIT),
+        source="half of kMaxJointAcceleration, libfranka rate_limiting.h",
+    ),
+    Setting(
+        "move_jerk", _joints(100.0), "Largest jerks of ~/move.",
+        unit="rad/s^3", low=0.1, high=5000.0,
+        source="full acceleration after 50 ms; at the most kMaxJointJerk, libfranka rate_limiting.h",
+    ),
+    Setting(
+        "move_tolerance", 0.01, "Largest distance of a joint from the goal of ~/move that gives none.",
+        unit="rad", low=0.0001, high=0.5,
+    ),
+    Setting(
+        "move_settle_time", 1.0, "How long the arm may take to come within the tolerance at the end.",
+        unit="s", low=0.0, high=30.0,
+    ),
+    Setting(
+        "motion_kp", _JOINT_KP, "Joint stiffness during ~/move, and of holding in mode torque.",
+        unit="Nm/rad", low=0.0, high=_MAX_STIFFNESS, source=_EXAMPLE, effect=Effect.LAW,
+    ),
+    Setting(
+        "motion_kd", _JOINT_KD, "Joint damping during ~/move, and of holding in mode torque.",
+        unit="Nm s/rad", low=0.0, high=_MAX_DAMPING, source=_EXAMPLE, effect=Effect.LAW,
+    ),
+    # The robot's own reactions.
+    Setting(
+        "collision_torque_thresholds", (20.0, 20.0, 18.0, 18.0, 16.0, 14.0, 12.0),
+        "External joint torques from which on the robot stops with joint_reflex.",
+        unit="Nm", low=0.1, high=100.0, lock=Lock.ACTIVE, effect=Effect.COLLISION,
+        source="libfranka examples/generate_joint_position_motion.cpp",
+    ),
+    Setting(
+        "collision_force_thresholds", (20.0, 20.0, 20.0, 25.0, 25.0, 25.0),
+        "External forces and torques from which on the robot stops with cartesian_reflex.",
+        unit="N and Nm", low=0.1, high=100.0, lock=Lock.ACTIVE, effect=Effect.COLLISION,
+        source="libfranka examples/generate_joint_position_motion.cpp",
+    ),
+)  # fmt: skip
+
+_BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+class Settings:
+    """The value of every setting; ``settings["kp"]``, arrays as numpy ones (read-only by agreement).
+
+    :param values: those that differ from the defaults, by name.
+    :raises ConfigurationError: one of them does not exist or cannot be used.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        self._values = {setting.name: setting.parse(_plain(setting.default)) for setting in SETTINGS}
+        #: Settings that the robot did not take: they count as changed until it does.
+        self._not_taken: set[str] = set()
+        self.update(values)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    @staticmethod
+    def check(name: str, value: Any) -> Any:
+        """``value`` as it would be used, see :meth:`Setting.parse`; nothing is changed.
+
+        :raises ConfigurationError: there is no such setting, or the value cannot be used.
+        """
+        setting = _BY_NAME.get(name)
+        if setting is None:
+            raise ConfigurationError(f"there is no setting {name!r}; there are: {', '.join(_BY_NAME)}")
+        parsed = setting.parse(value)
+        if name == "tcp_in_flange" and abs(np.linalg.norm(parsed[3:]) - 1.0) > _QUATERNION_TOLERANCE:
+            raise ConfigurationError(
+                f"tcp_in_flange has a quaternion with a norm of {np.linalg.norm(parsed[3:]):.3f}; allowed: 1"
+            )
+        return parsed
+
+    def update(self, values: Mapping[str, Any]) -> set[str]:
+        """Use ``values`` from now on, all of them or, where one is refused, none.
+
+        :returns: the names whose values the control process does not know yet.
+        :raises ConfigurationError: one of them does not exist or cannot be used.
+        """
+        parsed = {name: self.check(name, value) for name, value in values.items()}
+        changed = {name for name, value in parsed.items() if not np.array_equal(self._values[name], value)}
+        changed |= self._not_taken
+        self._not_taken = set()
+        self._values |= parsed
+        return changed
+
+    def write(self, commands: Record, robot_tcp: Array) -> None:
+        """Set every field of ``commands`` that a setting decides.
+
+        :param robot_tcp: the end effector configured in the robot, in the flange (4, 4).
+        """
+        for setting in SETTINGS:
+            if setting.effect in (Effect.COMMAND, Effect.LAW):
+                commands[setting.field or setting.name] = self[setting.name]
+        commands["flange_to_tcp"] = robot_tcp if self["tcp_from_robot"] else pose_matrix(self["tcp_in_flange"])
+
+    def apply(self, client: ControlClient, names: Iterable[str]) -> None:
+        """Let the control process know what changed, all of it at the beginning of one cycle.
+
+        :param names: what :meth:`update` returned.
+        :raises CommandRefused: the robot does not accept the collision thresholds.
+        :raises ControlProcessDied: the control process is gone.
+        """
+        effects = {_BY_NAME[name].effect for name in names}
+        self.write(client.commands, client.state()["robot_tcp"])
+        if Effect.MODE in effects:
+            client.switch(self.mode)
+        elif effects & {Effect.LAW, Effect.FRAME}:
+            client.change_law()
+        elif Effect.COMMAND in effects:
+            client.send()
+        if Effect.COLLISION in effects:
+            self.apply_collision_behavior(client)
+
+    def apply_collision_behavior(self, client: ControlClient) -> None:
+        """Set the robot's thresholds of contact and collision; only while it is not active.
+
+        :raises CommandRefused: the robot does not accept them.
+        """
+        names = ("collision_torque_thresholds", "collision_force_thresholds")
+        try:
+            client.set_collision_behavior(*(self[name] for name in names))
+        except FrankaError:
+            self._not_taken.update(names)
+            raise
+
+    @property
+    def mode(self) -> Mode:
+        """The control law."""
+        return Mode.parse(self["mode"])
+
+
+def _plain(value: Value) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def pose_matrix(pose: Array) -> Array:
+    """A pose (4, 4) from position [m] and quaternion, x y z qx qy qz qw (7,), which is normalised."""
+    x, y, z, w = pose[3:] / np.linalg.norm(pose[3:])
+    matrix = np.eye(4)
+    matrix[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    matrix[:3, 3] = pose[:3]
+    return matrix
