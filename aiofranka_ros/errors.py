@@ -10,10 +10,16 @@ failure and carries its data as attributes, so that callers never match the text
      │    └── IncompatibleRobot   the robot speaks another version of the FCI protocol
      ├── ArmInUse                 another process on this machine already drives the arm
      ├── ControlStopped           the 1 kHz loop ended: reflex, lost packets, user stop
+     ├── NotStarted               used before start() or after stop()
      ├── CommandRefused           libfranka refused a command in the arm's present state
      ├── MoveFailed               a move did not arrive
      ├── ControlProcessDied       the control process is gone or does not answer
-     └── SimulationError          the simulated arm could not be started or died
+     ├── SimulationError          the simulated arm could not be started or died
+     ├── Superseded               a newer call took the place of this one, which had not begun
+     ├── NotPicklable             something that cannot travel to or from an isolated object's process
+     ├── RemoteError              an isolated object raised something that cannot travel itself
+     └── RemoteDied               an isolated object's process is gone
+          └── RemoteStopped       because it was asked to
 """
 
 from __future__ import annotations
@@ -71,6 +77,14 @@ class ControlStopped(FrankaError):
         self.errors = errors
 
 
+class NotStarted(FrankaError, RuntimeError):
+    """Something was used before ``start()`` or after ``stop()``: a controller, an inference thread."""
+
+
+class Superseded(FrankaError):
+    """A newer call took the place of this one, which had not begun (``latest_only``)."""
+
+
 class CommandRefused(FrankaError):
     """libfranka refused a command in the arm's present state."""
 
@@ -92,3 +106,36 @@ class ControlProcessDied(FrankaError):
 
 class SimulationError(FrankaError):
     """The simulated arm could not be started, or died."""
+
+
+class NotPicklable(FrankaError, TypeError):
+    """Something that cannot travel to or from an isolated object's process; nothing was sent, or called in vain."""
+
+
+class RemoteError(FrankaError):
+    """An isolated object raised an exception that cannot travel itself, or that must not be raised as it is.
+
+    :ivar type_name: the exception's class, with its module.
+    :ivar traceback: where it was raised, as text.
+    """
+
+    def __init__(self, message: str, *, type_name: str, traceback: str) -> None:
+        super().__init__(message)
+        self.type_name = type_name
+        self.traceback = traceback
+
+
+class RemoteDied(FrankaError):
+    """An isolated object's process is gone; whatever was asked of it has no answer.
+
+    :ivar exit_code: as in :attr:`multiprocessing.Process.exitcode`: negative where a signal killed it; ``None`` where
+        it is not known.
+    """
+
+    def __init__(self, message: str, *, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class RemoteStopped(RemoteDied):
+    """An isolated object was used after, or while, it was stopped."""
