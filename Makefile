@@ -2,10 +2,10 @@
 # PYTHON=/path/to/python3.x chooses the interpreter; ARGS="..." goes to the demo or to pytest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test bench-offload lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 setup: ## install everything under build/ and stop; then: . build/setup.sh
 	@tools/set_up
@@ -18,6 +18,10 @@ demo: ## simulated arm, node and a policy: a circle, a move, a cancelled move; r
 test: ## lint, types and all tests
 	@tools/set_up
 	@tools/run tools/check $(ARGS)
+
+bench-offload: ## what the offload helpers cost, beside the obvious alternatives; results in build/bench
+	@tools/set_up
+	@tools/run python -m bench.offload --output build/bench/offload.json $(ARGS)
 
 lint: ## only ruff and mypy
 	@tools/set_up
