@@ -15,6 +15,7 @@ PACKAGE = "aiofranka_ros"
 INSTALL_REQUIRES = [
     "numpy>=1.22",
     "numba>=0.59",
+    "rich>=12",
     "ruckig>=0.14",
     "pylibfranka>=0.20,<0.22",
 ]
@@ -22,7 +23,7 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     # The simulated arm. franka-sim pins numpy 1.26.4; ROS works with it, from PyPI or from a distribution.
     "sim": ["franka-sim~=1.1.7", "mujoco>=3.2,<3.3"],
-    "demo": ["matplotlib>=3.5", "rich>=12"],
+    "demo": ["matplotlib>=3.5"],
     # The formatter's output is part of the check, so its version is exact.
     "test": ["pytest>=7.4", "pytest-timeout>=2.2", "hypothesis>=6.80", "scipy>=1.8", "ruff==0.17.5", "mypy>=1.11,<3"],
 }

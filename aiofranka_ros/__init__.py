@@ -1,3 +1,60 @@
-"""Drive a Franka arm from Python and ROS 2, with a 1 kHz loop that nothing else can starve."""
+"""Drive a Franka arm from Python and ROS 2, with a 1 kHz loop that nothing else can starve.
+
+What policies import, from here::
+
+    from aiofranka_ros import FrankaController, RobotInterface, RosInterface
+    from aiofranka_ros import CudaInferenceThread, async_input, asyncify, blocking_ok, guard, mpify
+
+Exceptions are in :mod:`aiofranka_ros.errors`. Names are imported when they are first used: the offload helpers need
+the standard library and numpy alone, ``RobotInterface`` needs libfranka, and ``RosInterface`` needs ROS.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from aiofranka_ros.console import async_input
+    from aiofranka_ros.controller import FrankaController
+    from aiofranka_ros.isolation import mpify
+    from aiofranka_ros.loop_guard import Guard, blocking_ok, guard
+    from aiofranka_ros.offload import CudaInferenceThread, asyncify
+    from aiofranka_ros.robot_interface import RobotInterface
+    from aiofranka_ros.ros_interface import RosInterface
+
+_MODULES = {
+    "FrankaController": "controller",
+    "RobotInterface": "robot_interface",
+    "RosInterface": "ros_interface",
+    "asyncify": "offload",
+    "CudaInferenceThread": "offload",
+    "async_input": "console",
+    "mpify": "isolation",
+    "Guard": "loop_guard",
+    "guard": "loop_guard",
+    "blocking_ok": "loop_guard",
+}
+
+__all__ = [
+    "CudaInferenceThread",
+    "FrankaController",
+    "Guard",
+    "RobotInterface",
+    "RosInterface",
+    "async_input",
+    "asyncify",
+    "blocking_ok",
+    "guard",
+    "mpify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value

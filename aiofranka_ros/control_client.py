@@ -1,8 +1,8 @@
 """The node's handle on its control process: start it, tell it what to do, read what it measured.
 
-Used by the node (and by whoever drives an arm without ROS) in one thread. Requests that take time block that thread
-and keep the heartbeat going meanwhile; everything that concerns the running arm goes through shared memory and
-returns at once.
+Used by the node (and by whoever drives an arm without ROS). Requests that take time block the calling thread and keep
+the heartbeat going meanwhile; everything that concerns the running arm goes through shared memory, returns at once and
+may be called from any thread.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -53,7 +54,8 @@ class ControlClient:
     Use it as a context manager, or :meth:`start` and :meth:`close` it.
 
     Fields of :attr:`commands` (see :data:`~aiofranka_ros.records.COMMANDS`) may be set at any time; they reach the
-    control process together, with the next :meth:`send` or any of the methods below that call it.
+    control process together, with the next :meth:`send` or any of the methods below that call it. Where there are
+    several threads, whoever sets fields holds :attr:`lock` until they are sent.
 
     :param priority: SCHED_FIFO priority of the control process; 0: none.
     """
@@ -65,11 +67,15 @@ class ControlClient:
         self._shared: SharedMemory | None = None
         self._inbox: list[dict[str, Any]] = []
         self._motion = new(MOTION)
-        self._state, self._next_state = new(STATE), new(STATE)
+        self._state = new(STATE)
         self._commands = new(COMMANDS)
+        #: Held while commands are composed and sent; never for longer than a moment.
+        self.lock = threading.RLock()
         # Looking fields of a record up by name takes long, compared with the time that a target has.
         self._target_views = {name: self._commands[name] for name in (*_TARGET_FIELDS, "mode_id")}
         self._activation = 0
+        #: What the control process misses for real time, in sentences; known once it is started.
+        self.missing: list[str] = []
         self.commands["flange_to_tcp"] = np.eye(4)
 
     @property
@@ -144,14 +150,15 @@ class ControlClient:
         :raises CommandRefused: the robot did not allow it.
         :raises ControlStopped: it stopped at once.
         """
-        self._activation += 1
-        commands = self.commands
-        commands["activation"] = self._activation
-        # What was asked for before does not count any more: the arm shall hold, not return to an old target.
-        commands["mode_id"] += 1
-        commands["motion_stop"] = commands["motion_release"] = commands["motion_id"]
-        self.shared.beat()
-        self.send()
+        with self.lock:
+            self._activation += 1
+            commands = self.commands
+            commands["activation"] = self._activation
+            # What was asked for before does not count any more: the arm shall hold, not return to an old target.
+            commands["mode_id"] += 1
+            commands["motion_stop"] = commands["motion_release"] = commands["motion_id"]
+            self.shared.beat()
+            self.send()
         reply = self._request("activate", timeout, activation=self._activation)
         return bool(reply["recovered"])
 
@@ -164,8 +171,9 @@ class ControlClient:
         """
         if self.phase is not Phase.ACTIVE:
             return
-        self.commands["activation"] = 0
-        self.send()
+        with self.lock:
+            self.commands["activation"] = 0
+            self.send()
         message = self._wait(
             lambda message: message.get("event") == "ended" and message["activation"] == self._activation,
             timeout,
@@ -216,20 +224,23 @@ class ControlClient:
 
     def send(self) -> None:
         """Let :attr:`commands` take effect, all of them together, at the beginning of the next cycle."""
-        self.shared.commands.write(self._commands)
+        with self.lock:
+            self.shared.commands.write(self._commands)
 
     def switch(self, mode: Mode) -> None:
         """Change the control law, without a step in the torque; targets begin where the arm is."""
-        commands = self.commands
-        commands["mode"] = mode
-        commands["mode_id"] += 1
-        commands["law_id"] += 1
-        self.send()
+        with self.lock:
+            commands = self.commands
+            commands["mode"] = mode
+            commands["mode_id"] += 1
+            commands["law_id"] += 1
+            self.send()
 
     def change_law(self) -> None:
         """Let changed gains or a changed control frame take effect, without a step in the torque."""
-        self.commands["law_id"] += 1
-        self.send()
+        with self.lock:
+            self.commands["law_id"] += 1
+            self.send()
 
     def set_target(self, stamp: int, **fields: Array) -> int:
         """Give the mode a new target.
@@ -240,13 +251,14 @@ class ControlClient:
         :returns: the target's number.
         """
         views = self._target_views
-        for name, value in fields.items():
-            views[name][0] = value
-        views["target_stamp"][0] = stamp
-        views["target_mode_id"][0] = views["mode_id"][0]
-        views["target_id"][0] += np.uint64(1)
-        self.send()
-        return int(views["target_id"][0])
+        with self.lock:
+            for name, value in fields.items():
+                views[name][0] = value
+            views["target_stamp"][0] = stamp
+            views["target_mode_id"][0] = views["mode_id"][0]
+            views["target_id"][0] += np.uint64(1)
+            self.send()
+            return int(views["target_id"][0])
 
     def start_motion(self, motion: Motion, *, start: float = 0.0) -> int:
         """Execute a motion, instead of one that runs.
@@ -256,31 +268,32 @@ class ControlClient:
         :param start: robot time at which it begins [s]; in the past: at once.
         :returns: the motion's number, with which :meth:`state` tells of it.
         """
-        number = int(self.commands["motion_id"]) + 1
-        fill_motion(self._motion, number, start, motion.times, motion.coefficients)
-        self.shared.motion.write(self._motion, motion_size(len(motion.coefficients)))
-        self.commands["motion_id"] = number
-        self.send()
-        return number
+        with self.lock:
+            number = int(self.commands["motion_id"]) + 1
+            fill_motion(self._motion, number, start, motion.times, motion.coefficients)
+            self.shared.motion.write(self._motion, motion_size(len(motion.coefficients)))
+            self.commands["motion_id"] = number
+            self.send()
+            return number
 
     def stop_motion(self, number: int) -> None:
         """Let motion ``number`` come to a stop on its path, and hold."""
-        self.commands["motion_stop"] = number
-        self.send()
+        with self.lock:
+            self.commands["motion_stop"] = number
+            self.send()
 
     def release_motion(self, number: int) -> None:
         """Give the arm back to the mode, which continues from where the arm is."""
-        self.commands["motion_release"] = number
-        self.send()
+        with self.lock:
+            self.commands["motion_release"] = number
+            self.send()
 
     def state(self) -> Record:
-        """The newest measured state, a record of :data:`~aiofranka_ros.records.STATE`.
-
-        The next call but one overwrites it: copy what is to be kept.
-        """
+        """The newest measured state, a record of :data:`~aiofranka_ros.records.STATE` that nobody else changes."""
+        fresh = np.empty(1, STATE)
         for _ in range(100):
-            if self.shared.state.read(self._next_state):
-                self._state, self._next_state = self._next_state, self._state
+            if self.shared.state.read(fresh):
+                self._state = fresh
                 break
             time.sleep(0)  # The writer was just at it; it needs some microseconds.
         return self._state[0]
@@ -314,8 +327,8 @@ class ControlClient:
         if "error" in message:
             return Ended(message["reason"], _exception(message))
         explanation = {
-            "node_silent": "the node gave no sign of life: the arm came to rest and was released",
-            "node_gone": "the node died",
+            "node_silent": "its owner gave no sign of life: the arm came to rest and was released",
+            "node_gone": "its owner died",
         }.get(message["reason"])
         return Ended(message["reason"], ControlStopped(explanation) if explanation else None)
 
@@ -364,6 +377,7 @@ class ControlClient:
             message = json.loads(data)
             received = True
             if message.get("event") == "warning":
+                self.missing.append(message["message"])
                 _log.warning("%s", message["message"])
             else:
                 self._inbox.append(message)

@@ -23,6 +23,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,8 @@ class Server:
             except OSError:
                 raise ConfigurationError(f"realtime_cpu is {cpu}, but this process may not run there") from None
         self._arm = Arm(address)
+        if not address.startswith("127.") and not Path("/sys/kernel/realtime").exists():
+            self.warn(["the kernel is not a real-time one (PREEMPT_RT), see the README"])
         self._loop.state["robot_tcp"][0] = arm_module.matrix(self._arm.read().F_T_EE)
         self._report_idle_state(self._arm)
         return {"library_version": arm_module.library_version(), "protocol_version": arm_module.FCI_VERSION, "cpu": cpu}
@@ -195,7 +198,7 @@ def describe(error: FrankaError) -> dict[str, Any]:
 
 
 def _prefer_real_time(priority: int) -> list[str]:
-    """Ask the system for real-time scheduling and locked memory; return what it refused, and how to get it."""
+    """Ask the system for real-time scheduling and locked memory; return what is missing, and how to get it."""
     refused = []
     if priority > 0:
         try:
@@ -211,6 +214,11 @@ def _prefer_real_time(priority: int) -> list[str]:
         os.write(os.open("/dev/cpu_dma_latency", os.O_WRONLY | os.O_CLOEXEC), struct.pack("i", 0))
     if ctypes.CDLL(None, use_errno=True).mlockall(_MCL_CURRENT | _MCL_FUTURE) != 0:
         refused.append("memory is not locked: raise this user's memlock limit in /etc/security/limits.d")
+    governors = {
+        path.read_text().strip() for path in Path("/sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_governor")
+    }
+    if "powersave" in governors:
+        refused.append("processors save power: sudo cpupower frequency-set -g performance")
     return refused
 
 

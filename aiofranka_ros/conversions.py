@@ -9,16 +9,19 @@ has its shape and is finite.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped, WrenchStamped
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Header
+from std_msgs.msg import Float64MultiArray, Header, MultiArrayDimension, MultiArrayLayout
 
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.fr3 import BASE_FRAME, JOINT_NAMES
+from aiofranka_ros.kinematics import pose_matrix
+from aiofranka_ros.link import Snapshot
 from aiofranka_ros.records import Array, Record
 
 #: Frames in which a pose may be given: all of them are the robot's base. ``base`` differs from ``fr3_link0``
@@ -26,6 +29,14 @@ from aiofranka_ros.records import Array, Record
 BASE_FRAMES = ("", BASE_FRAME, "base")
 #: Largest deviation of a quaternion's norm from 1 that is taken for rounding and normalised away.
 QUATERNION_TOLERANCE = 0.01
+
+#: What ``~/state`` consists of, matrices by rows. One message of numbers alone, because what belongs to one instant
+#: should arrive together, and because there is no message type for a Jacobian and a mass matrix.
+SNAPSHOT_FIELDS = "active sec nanosec q[7] dq[7] tau[7] ee[4,4] jacobian[6,7] mass[7,7]"
+_SNAPSHOT_SIZES = (3, 7, 7, 7, 16, 42, 49)
+_SNAPSHOT_LAYOUT = MultiArrayLayout(
+    dim=[MultiArrayDimension(label=SNAPSHOT_FIELDS, size=sum(_SNAPSHOT_SIZES), stride=sum(_SNAPSHOT_SIZES))]
+)
 
 _NANOSECONDS = 1_000_000_000
 
@@ -128,6 +139,48 @@ def external_wrench(state: Record) -> WrenchStamped:
     force, torque = message.wrench.force, message.wrench.torque
     force.x, force.y, force.z, torque.x, torque.y, torque.z = state["external_wrench"].tolist()
     return message
+
+
+def snapshot_message(state: Record, active: bool) -> Float64MultiArray:
+    """All that a policy needs of one instant, in one message: see :data:`SNAPSHOT_FIELDS`.
+
+    :param active: whether the arm is under torque control.
+    """
+    seconds, rest = divmod(int(state["stamp"]), _NANOSECONDS)
+    ee = pose_matrix(np.concatenate((state["position"], state["orientation"])))
+    parts = (
+        (float(active), float(seconds), float(rest)),
+        state["q"],
+        state["dq"],
+        state["tau"],
+        ee.ravel(),
+        state["jacobian"].ravel(),
+        state["mass"].ravel(),
+    )
+    return Float64MultiArray(layout=_SNAPSHOT_LAYOUT, data=array("d", np.concatenate(parts).tobytes()))
+
+
+def snapshot(message: Float64MultiArray) -> tuple[Snapshot, bool]:
+    """What :func:`snapshot_message` was made of, and whether the arm is active.
+
+    :raises InvalidTarget: the message is of another kind.
+    """
+    data = np.array(message.data, dtype=float)
+    if len(data) != sum(_SNAPSHOT_SIZES):
+        raise InvalidTarget(f"it has {len(data)} numbers instead of {sum(_SNAPSHOT_SIZES)}", reason="wrong size")
+    head, q, dq, tau, ee, jacobian, mass = np.split(data, np.cumsum(_SNAPSHOT_SIZES)[:-1])
+    return (
+        Snapshot(
+            stamp=int(head[1]) * _NANOSECONDS + int(head[2]),
+            q=q,
+            dq=dq,
+            ee=ee.reshape(4, 4),
+            jacobian=jacobian.reshape(6, 7),
+            mass=mass.reshape(7, 7),
+            tau=tau,
+        ),
+        bool(head[0]),
+    )
 
 
 def _header(state: Record) -> Header:

@@ -40,10 +40,14 @@ class Trouble:
 
     :ivar message: what happened.
     :ivar remedy: what to do about it.
+    :ivar kind: name of the exception's class, see :mod:`aiofranka_ros.errors`.
+    :ivar names: libfranka's names of what stopped the robot, where there are any.
     """
 
     message: str
     remedy: str
+    kind: str
+    names: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, error: BaseException, node: str) -> Trouble:
@@ -57,7 +61,8 @@ class Trouble:
             remedy = f"when that is settled: {configure}"
         else:
             remedy = "see the log"
-        return cls(str(error) or type(error).__name__, remedy)
+        kind = type(error).__name__
+        return cls(str(error) or kind, remedy, kind, getattr(error, "errors", ()))
 
 
 class LoopStatistics:
@@ -107,6 +112,7 @@ def loop_status(client: ControlClient | None, state: Record | None, statistics: 
         "torques not finite": state["not_finite"],
         "holds for lack of signs of life": state["silent_holds"],
         "hold": _flags(hold),
+        "missing for real time": "; ".join(client.missing),
         **statistics,
     }
     level, message = _OK, phase.name.lower()
@@ -160,7 +166,12 @@ def robot_status(
         values["robot mode"] = _ROBOT_MODES[mode] if 0 <= mode < len(_ROBOT_MODES) else mode
     if trouble is None:
         return _status(_OK, "not connected" if state is None else "connected", values)
-    values |= {"last error": trouble.message, "what to do": trouble.remedy}
+    values |= {
+        "last error": trouble.message,
+        "kind of error": trouble.kind,
+        "libfranka errors": " ".join(trouble.names),
+        "what to do": trouble.remedy,
+    }
     return _status(_ERROR, trouble.message, values)
 
 

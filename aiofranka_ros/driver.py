@@ -90,6 +90,8 @@ class Driver:
         """
         client = self._require_client()
         client.poll()  # What ended before is history.
+        self._settings.write(client.commands, client.state()["robot_tcp"])
+        client.commands["mode"] = self._settings.mode
         recovered = client.activate()
         # The end effector may have been changed in Desk since.
         self._settings.apply(client, ["tcp_from_robot"])

@@ -152,3 +152,16 @@ def control_frame(q: Array, flange_to_tcp: Array | None = None) -> Array:
     tcp = np.empty((4, 4))
     forward(np.ascontiguousarray(q, dtype=float), tool, np.empty((4, 4)), tcp, np.empty((6, 7)))
     return tcp
+
+
+def pose_matrix(pose: Array) -> Array:
+    """A pose (4, 4) from position [m] and quaternion, x y z qx qy qz qw (7,), which is normalised."""
+    x, y, z, w = pose[3:] / np.linalg.norm(pose[3:])
+    matrix = np.eye(4)
+    matrix[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    matrix[:3, 3] = pose[:3]
+    return matrix

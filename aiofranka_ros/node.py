@@ -36,6 +36,7 @@ from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
 
 from aiofranka_ros import conversions, diagnostics
 from aiofranka_ros.control_client import ControlClient, Ended
@@ -85,6 +86,7 @@ class FrankaNode(LifecycleNode):
                 (JointState, "joint_states", QoSProfile(depth=10), conversions.joint_state),
                 (PoseStamped, "~/ee_pose", qos_profile_sensor_data, conversions.measured_pose),
                 (WrenchStamped, "~/external_wrench", qos_profile_sensor_data, conversions.external_wrench),
+                (Float64MultiArray, "~/state", qos_profile_sensor_data, self._snapshot_message),
             )
         ]
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
@@ -122,7 +124,8 @@ class FrankaNode(LifecycleNode):
         return self._move.busy
 
     def parameter(self, name: str) -> Any:
-        """Value of a parameter."""
+        """Value of a parameter, also one that was set just now."""
+        self._apply_changes()
         return self._settings[name]
 
     def next_tick(self) -> Awaitable[None]:
@@ -266,6 +269,7 @@ class FrankaNode(LifecycleNode):
         """Keep what went wrong for the diagnostics, and say it, once, with what to do about it."""
         self._trouble = Trouble.of(error, self.get_fully_qualified_name())
         self.get_logger().error(f"{self._trouble.message} ({self._trouble.remedy})")
+        self._publish_diagnostics()  # Whoever hears next that the arm is not active any more wants to know why.
 
     def _apply_changes(self) -> None:
         """Let changed parameters take effect."""
@@ -290,6 +294,9 @@ class FrankaNode(LifecycleNode):
                 publisher.publish(message_of(state))
         if self._driver.active:
             self._targets.check_limited(state)
+
+    def _snapshot_message(self, state: Record) -> Float64MultiArray:
+        return conversions.snapshot_message(state, self._driver.active)
 
     def _publish_diagnostics(self) -> None:
         client, state = self._driver.client, self._measured

@@ -5,7 +5,8 @@ Compiled kernels, called by the control cycle in the control process. Three step
 1. A new target is limited to a step from the reference, and its velocity is estimated: the median of the last three
    differences between targets, so that one outlier (an action chunk that begins elsewhere) is not taken for speed.
 2. Between targets the target is believed to go on with that velocity for ``extrapolation_time``, then to slow down to
-   rest within as long again: a policy that hiccups is not felt, and one that died leaves the arm standing.
+   rest within as long again: a policy that hiccups is not felt. When no further one came, it was the last: the target
+   returns to it, slowly, and stays.
 3. The reference follows that moving target: a critically damped second-order system of ``reference_bandwidth`` ω whose
    velocity and acceleration are bounded. Far from the target, its speed is the one from which it can still brake
    (the "square root controller" known from ArduPilot). It has the target's velocity fed forward, so a constant velocity
@@ -29,6 +30,10 @@ _LONGEST_GAP = 0.5
 _STAMP_TRUST = 0.25
 #: Targets closer than this are one target as far as velocity goes [s].
 _SHORTEST_GAP = 0.5e-3
+#: How long after it came to rest a target that was believed to go on begins to return [s]: a policy that pauses for
+#: less is not drawn back. The return takes this many times the extrapolation time, and so is at most a quarter as fast
+#: as the target was: 1.5 times that time lies behind it, and the fastest of a cubic is 1.5 times its mean.
+_RETURN_DELAY, _RETURN_SHARE = 0.5, 9.0
 #: Farthest that the reference may be from the arm [m], [rad], [rad]: many times what following a target takes, and with
 #: the default gains less than what would call for all of the arm's torque.
 _LEASH_LINEAR, _LEASH_ANGULAR, _LEASH_JOINT = 0.05, 0.2, 0.1
@@ -78,7 +83,10 @@ def _coast(age: float, duration: float, believed: Array) -> None:
         believed[0] = duration + slowing - 0.5 * slowing * slowing / duration
         believed[1] = 1.0 - slowing / duration
     else:
-        believed[0], believed[1] = 1.5 * duration, 0.0
+        time = _RETURN_SHARE * duration
+        share = min(max((age - 2.0 * duration - _RETURN_DELAY) / time, 0.0), 1.0)
+        believed[0] = 1.5 * duration * (1.0 - share * share * (3.0 - 2.0 * share))
+        believed[1] = -1.5 * duration * 6.0 * share * (1.0 - share) / time
 
 
 @kernel

@@ -19,6 +19,7 @@ import numpy as np
 from aiofranka_ros.control_client import ControlClient
 from aiofranka_ros.errors import ConfigurationError, FrankaError
 from aiofranka_ros.fr3 import ACCELERATION_LIMIT, TORQUE_LIMIT, TORQUE_RATE_LIMIT, VELOCITY_LIMIT
+from aiofranka_ros.kinematics import pose_matrix
 from aiofranka_ros.records import Array, Mode, Record
 
 Value: TypeAlias = "bool | str | int | float | tuple[float, ...]"
@@ -453,13 +454,14 @@ class Settings:
         :raises ControlProcessDied: the control process is gone.
         """
         effects = {_BY_NAME[name].effect for name in names}
-        self.write(client.commands, client.state()["robot_tcp"])
-        if Effect.MODE in effects:
-            client.switch(self.mode)
-        elif effects & {Effect.LAW, Effect.FRAME}:
-            client.change_law()
-        elif Effect.COMMAND in effects:
-            client.send()
+        with client.lock:
+            self.write(client.commands, client.state()["robot_tcp"])
+            if Effect.MODE in effects:
+                client.switch(self.mode)
+            elif effects & {Effect.LAW, Effect.FRAME}:
+                client.change_law()
+            elif Effect.COMMAND in effects:
+                client.send()
         if Effect.COLLISION in effects:
             self.apply_collision_behavior(client)
 
@@ -483,16 +485,3 @@ class Settings:
 
 def _plain(value: Value) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def pose_matrix(pose: Array) -> Array:
-    """A pose (4, 4) from position [m] and quaternion, x y z qx qy qz qw (7,), which is normalised."""
-    x, y, z, w = pose[3:] / np.linalg.norm(pose[3:])
-    matrix = np.eye(4)
-    matrix[:3, :3] = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    matrix[:3, 3] = pose[:3]
-    return matrix

@@ -119,7 +119,11 @@ class Ring:
         """
         count = self.count
         first = max(position, count - RING_CAPACITY + 1)
-        copies = self.records[np.arange(first, count) % RING_CAPACITY]
+        begin, end = first % RING_CAPACITY, count % RING_CAPACITY
+        if begin <= end:
+            copies = self.records[begin:end].copy()
+        else:
+            copies = np.concatenate((self.records[begin:], self.records[:end]))
         # What was overwritten during the copy, or is just being, is not to be trusted.
         intact = max(first, self.count - RING_CAPACITY + 1)
         return copies[intact - first :], count, intact - position

@@ -20,7 +20,7 @@ from aiofranka_ros import kinematics
 from aiofranka_ros.errors import ConfigurationError
 from aiofranka_ros.parameters import Parameters
 from aiofranka_ros.records import COMMANDS, Mode, new
-from aiofranka_ros.settings import SETTINGS, Effect, Lock, Setting, pose_matrix
+from aiofranka_ros.settings import SETTINGS, Effect, Lock, Setting
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "fr3.yaml"
 BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -163,12 +163,12 @@ def test_the_commands_get_every_value_and_the_control_frame(node: Node, paramete
     assert change(node, tcp_from_robot=False, tcp_in_flange=pose) == ""
     parameters.changes()
     parameters.write(commands, robot_tcp)
-    np.testing.assert_array_equal(commands["flange_to_tcp"], pose_matrix(np.array(pose)))
+    np.testing.assert_array_equal(commands["flange_to_tcp"], kinematics.pose_matrix(np.array(pose)))
 
 
 def test_a_pose_becomes_the_matrix_of_its_quaternion() -> None:
     pose = np.array([1.0, 2.0, 3.0, 0.1, -0.2, 0.3, 0.9])
-    matrix = pose_matrix(pose)
+    matrix = kinematics.pose_matrix(pose)
     np.testing.assert_allclose(matrix[:3, :3] @ matrix[:3, :3].T, np.eye(3), atol=1e-12)
     quaternion = np.empty(4)
     kinematics.quaternion_from_matrix(matrix, quaternion)

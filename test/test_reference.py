@@ -119,16 +119,20 @@ def test_a_gap_is_bridged_by_the_velocity_of_the_targets_before_it():
     assert stream.positions[-1, 0] - begin == pytest.approx(0.1 * 0.130, abs=0.2e-3)
 
 
-def test_after_the_last_target_the_reference_comes_to_rest_and_stays():
+def test_after_a_gap_the_reference_rests_and_then_returns_to_what_was_the_last_target():
     stream = Stream()
     for k in range(50):
         stream.target(line(20e-3 * k), stamp=20e-3 * k)
         stream.advance(20)
     last = line(20e-3 * 49)[0]
-    stream.advance(1000)
-    assert np.abs(stream.velocities[-300:]).max() < 1e-3
+    stream.advance(700)
+    assert np.abs(stream.velocities[-100:]).max() < 1e-3
     # The whole velocity for the extrapolation time, half of it for as long again.
     assert stream.positions[-1, 0] == pytest.approx(last + 0.1 * 1.5 * 0.15, abs=0.2e-3)
+    stream.advance(2500)
+    assert np.abs(stream.velocities[-2500:]).max() < 0.26 * 0.1, "the return is a quarter as fast as the target was"
+    assert np.abs(stream.velocities[-300:]).max() < 1e-4
+    assert stream.positions[-1, 0] == pytest.approx(last, abs=0.1e-3)
 
 
 def test_one_target_alone_is_a_place_and_not_a_speed():

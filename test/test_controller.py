@@ -1,0 +1,584 @@
+"""One suite for both links: an arm that this process owns, and one behind a running node."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import math
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from node_harness import NodeProcess, descendants
+
+from aiofranka_ros import FrankaController, RobotInterface, RosInterface
+from aiofranka_ros.errors import (
+    ConfigurationError,
+    ControlProcessDied,
+    ControlStopped,
+    FrankaError,
+    InvalidTarget,
+    MoveFailed,
+    NotStarted,
+)
+from aiofranka_ros.fr3 import HOME, TORQUE_LIMIT
+from aiofranka_ros.kinematics import control_frame
+
+#: Longest that anything may take that is waited for [s].
+PATIENCE = 40.0
+#: A second away from HOME.
+ELSEWHERE = HOME + np.array([0.4, -0.3, 0.2, -0.4, 0.3, 0.3, -0.5])
+#: A joint that is slower than this counts as at rest [rad/s].
+REST = 0.02
+
+
+class Setup:
+    """An arm to drive, and the way to it.
+
+    :param kind: ``robot`` or ``ros``.
+    :param path: for the node's log.
+    """
+
+    def __init__(self, kind: str, path: Path) -> None:
+        self.kind = kind
+        # Patient with the node: a busy machine may keep it waiting, and these tests are not about that.
+        settings = {"diagnostics_rate": 10.0, "heartbeat_timeout": 1.0}
+        self.node = NodeProcess(path / "node.log", **settings) if kind == "ros" else None
+        self.link: Any = RosInterface(self.node.name) if self.node else RobotInterface("sim")
+
+    def process(self, name: str) -> int:
+        """Process id of a process that the owner of the arm started, by a word of its command line."""
+        owner = self.node.process.pid if self.node else os.getpid()
+        found = [pid for pid in descendants(owner) if name in Path(f"/proc/{pid}/cmdline").read_text()]
+        assert len(found) == 1
+        return found[0]
+
+    def close(self) -> None:
+        if self.node is not None:
+            self.node.close()
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    # What the other tests left in memory is none of these tests' business, but collecting it may take seconds.
+    gc.collect()
+    gc.freeze()
+    yield loop
+    gc.unfreeze()
+    asyncio.set_event_loop(None)
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+@pytest.fixture(scope="module", params=["robot", "ros"])
+def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
+    setup = Setup(request.param, tmp_path_factory.mktemp("controller"))
+    yield setup
+    setup.close()
+
+
+@pytest.fixture(scope="module")
+def running(loop: asyncio.AbstractEventLoop, setup: Setup) -> Iterator[FrankaController]:
+    controller = FrankaController(setup.link)
+    loop.run_until_complete(controller.start())
+    yield controller
+    loop.run_until_complete(controller.stop())
+
+
+@pytest.fixture
+def controller(loop: asyncio.AbstractEventLoop, running: FrankaController) -> Iterator[FrankaController]:
+    """The module's controller, running at HOME in mode osc with the default settings."""
+
+    async def prepare() -> None:
+        await running.start()
+        if np.abs(running.state["qpos"] - HOME).max() > 0.02:
+            await running.move()
+        running.switch("osc")
+
+    loop.run_until_complete(prepare())
+    running.error_callback = None
+    yield running
+    loop.run_until_complete(asyncio.sleep(0))
+    left = asyncio.all_tasks(loop)
+    for task in left:  # Not to disturb the next test as well.
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    assert not left
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        await asyncio.sleep(0.01)
+
+
+def speed(controller: FrankaController) -> float:
+    return float(np.abs(controller.state["qvel"]).max())
+
+
+async def cycles_lost(controller: FrankaController, during: Any) -> int:
+    """Robot cycles lost while ``during`` is awaited."""
+    watching = asyncio.ensure_future(controller.test_connection(1.0))
+    lost = 0
+    work = asyncio.ensure_future(during)
+    while not work.done():
+        report = await watching
+        lost += report.cycles_lost
+        watching = asyncio.ensure_future(controller.test_connection(1.0))
+    return lost + (await watching).cycles_lost
+
+
+# Starting and stopping.
+
+
+async def test_starting_again_changes_nothing(loop, controller):
+    before = controller.initial_qpos
+    await controller.start()
+    assert controller.running
+    np.testing.assert_array_equal(controller.initial_qpos, before)
+    assert controller.type == "osc"
+
+
+async def test_it_holds_where_the_arm_is(loop, controller):
+    np.testing.assert_allclose(controller.q_desired, controller.state["qpos"], atol=0.01)
+    np.testing.assert_allclose(controller.ee_desired, controller.state["ee"], atol=0.01)
+
+
+# The state.
+
+
+async def test_the_state_has_what_policies_need_and_is_consistent_in_itself(loop, controller):
+    state = await controller.next_state()
+    shapes = {name: np.shape(value) for name, value in state.items()}
+    assert shapes == {
+        "qpos": (7,), "qvel": (7,), "ee": (4, 4), "jac": (6, 7), "mm": (7, 7), "last_torque": (7,), "stamp": (),
+    }  # fmt: skip
+    np.testing.assert_allclose(state["ee"], control_frame(state["qpos"]), atol=1e-6)
+    np.testing.assert_allclose(state["mm"], state["mm"].T, atol=1e-9)
+    assert np.linalg.eigvalsh(state["mm"]).min() > 0.0
+    nudge = np.array([1e-6, 0, 0, 0, 0, 0, 0])
+    slope = (control_frame(state["qpos"] + nudge) - control_frame(state["qpos"] - nudge))[:3, 3] / 2e-6
+    np.testing.assert_allclose(state["jac"][:3, 0], slope, atol=1e-5)
+    assert abs(time.time_ns() - state["stamp"]) < 5e9
+
+
+async def test_states_are_copies_and_each_next_one_is_newer(loop, controller):
+    first = await controller.next_state()
+    first["qpos"][:] = 99.0
+    assert np.abs(controller.state["qpos"]).max() < 4.0
+    stamps = [first["stamp"]]
+    async for state in controller.states():
+        stamps.append(state["stamp"])
+        if len(stamps) == 6:
+            break
+    assert (np.diff(stamps) > 0).all()
+
+
+async def test_robot_data_has_the_names_that_scripts_use(loop, controller):
+    data, state = controller.robot.data, controller.robot.state
+    np.testing.assert_allclose(data.qpos, state["qpos"], atol=1e-3)
+    np.testing.assert_allclose(data.qvel, state["qvel"], atol=0.1)
+    np.testing.assert_allclose(data.ctrl, state["last_torque"], atol=1.0)
+
+
+async def test_the_connection_is_measured_and_nothing_printed(loop, controller, capsys):
+    report = await controller.test_connection(0.5)
+    assert report.cycles > 100 and report.frequency > 100
+    assert 0 < report.response_us["p50"] <= report.response_us["p99"] <= report.response_us["max"]
+    assert 0.0 <= report.success_rate_min <= 1.0
+    assert "control cycles" in str(report)
+    assert capsys.readouterr().out == ""
+
+
+# Moves.
+
+
+async def test_a_move_arrives_and_tells_of_its_progress(loop, controller):
+    shares: list[float] = []
+    await controller.move(ELSEWHERE, progress=shares.append)
+    np.testing.assert_allclose(controller.state["qpos"], ELSEWHERE, atol=0.012)
+    assert len(shares) > 3 and shares == sorted(shares) and shares[0] < 0.5 and shares[-1] == 1.0
+    assert controller.type == "osc", "the mode before goes on"
+    np.testing.assert_allclose(controller.q_desired, ELSEWHERE, atol=0.012)
+
+
+async def test_a_move_goes_home_unless_told_otherwise(loop, controller):
+    await controller.move(ELSEWHERE)
+    await controller.move()
+    np.testing.assert_allclose(controller.state["qpos"], HOME, atol=0.012)
+
+
+@pytest.mark.parametrize(
+    ("goal", "reason"),
+    [
+        (HOME[:6], "shape"),
+        ([math.nan] * 7, "not finite"),
+        ([*HOME[:6], 3.5], "fr3_joint7"),
+        (["a"] * 7, "no array of numbers"),
+    ],
+    ids=["six joints", "not a number", "out of limits", "words"],
+)
+async def test_a_bad_goal_is_refused_and_nothing_moves(loop, controller, goal, reason):
+    with pytest.raises(InvalidTarget, match=reason):
+        await controller.move(goal)
+    await controller.next_state()
+    np.testing.assert_allclose(controller.state["qpos"], HOME, atol=0.02)
+
+
+async def test_cancelling_a_move_stops_the_arm_smoothly_where_it_is(loop, controller):
+    moving = asyncio.ensure_future(controller.move(ELSEWHERE))
+    await until(lambda: speed(controller) > 0.3)
+    moving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await moving
+    assert speed(controller) < REST
+    stopped = controller.state["qpos"]
+    assert np.abs(stopped - ELSEWHERE).max() > 0.05, "it went on to the goal"
+    for _ in range(10):
+        await controller.next_state()
+    np.testing.assert_allclose(controller.state["qpos"], stopped, atol=0.01)
+    await controller.move(ELSEWHERE)
+
+
+async def test_a_second_move_replaces_the_first(loop, controller):
+    first = asyncio.ensure_future(controller.move(ELSEWHERE))
+    await until(lambda: speed(controller) > 0.3)
+    await controller.move(HOME)
+    with pytest.raises(MoveFailed, match="replaced"):
+        await first
+    np.testing.assert_allclose(controller.state["qpos"], HOME, atol=0.012)
+
+
+async def test_targets_are_refused_during_a_move(loop, controller):
+    moving = asyncio.ensure_future(controller.move(ELSEWHERE))
+    await until(lambda: speed(controller) > 0.1)
+    with pytest.raises(InvalidTarget, match="during a move"):
+        await controller.set("ee_desired", controller.initial_ee)
+    await moving
+
+
+# Modes and targets.
+
+
+async def test_switching_keeps_the_arm_where_it_is_and_reseeds_everything(loop, controller):
+    target = controller.initial_ee.copy()
+    target[1, 3] += 0.05
+    controller.ee_desired = target
+    await until(lambda: abs(controller.state["ee"][1, 3] - target[1, 3]) < 0.02 and speed(controller) < REST)
+    for mode in ("impedance", "pid", "osc", "torque", "osc"):
+        controller.switch(mode)
+        assert controller.type == mode
+        where = controller.initial_qpos
+        np.testing.assert_allclose(controller.q_desired, where)
+        np.testing.assert_allclose(controller.ee_desired, controller.initial_ee)
+        for _ in range(20):
+            await controller.next_state()
+        np.testing.assert_allclose(controller.state["qpos"], where, atol=0.03)
+
+
+@pytest.mark.parametrize("mode", ["impedance", "pid"])
+async def test_joint_targets_move_the_arm(loop, controller, mode):
+    controller.switch(mode)
+    target = controller.initial_qpos.copy()
+    target[0] += 0.1
+    await controller.set("q_desired", target)
+    await until(lambda: abs(controller.state["qpos"][0] - target[0]) < 0.01)
+    np.testing.assert_array_equal(controller.q_desired, target)
+
+
+async def test_pose_targets_move_the_arm(loop, controller):
+    target = controller.initial_ee.copy()
+    target[1, 3] += 0.05
+    await controller.set("ee_desired", target)
+    await until(lambda: np.abs(controller.state["ee"][:3, 3] - target[:3, 3]).max() < 0.005)
+
+
+async def test_torques_reach_the_arm_and_it_holds_when_they_cease(loop, controller):
+    controller.switch("torque")
+    controller.set_freq(100)
+    torque = np.array([4.0, 0, 0, 0, 0, 0, 0])
+    before = controller.state["qpos"][0]
+    deadline = time.monotonic() + PATIENCE
+    while controller.state["qpos"][0] < before + 0.05:
+        assert time.monotonic() < deadline
+        await controller.set("torque", torque)
+    np.testing.assert_array_equal(controller.torque, torque)
+    await until(lambda: speed(controller) < REST)
+    controller.set_freq(50)
+
+
+@pytest.mark.parametrize(("mode", "target"), [("osc", "q_desired"), ("impedance", "ee_desired"), ("pid", "torque")])
+async def test_a_target_of_another_mode_is_refused_with_what_helps(loop, controller, mode, target):
+    controller.switch(mode)
+    value = np.eye(4) if target == "ee_desired" else np.zeros(7)
+    with pytest.raises(InvalidTarget, match=r"controller\.switch\('"):
+        await controller.set(target, value)
+
+
+BAD_TARGETS = {
+    "ee_desired": [
+        (np.eye(3), "shape"),
+        (np.full((4, 4), np.nan), "not finite"),
+        (np.diag([1.0, 1.0, -1.0, 1.0]), "right-handed"),
+        (np.zeros((4, 4)), "no pose"),
+        ("forward", "no array of numbers"),
+    ],
+    "q_desired": [(np.zeros(6), "shape"), ([math.inf] * 7, "not finite")],
+    "torque": [(1.0, "shape"), ([math.nan] * 7, "not finite")],
+}
+
+
+@pytest.mark.parametrize(("target", "mode"), [("ee_desired", "osc"), ("q_desired", "impedance"), ("torque", "torque")])
+async def test_a_bad_target_is_refused_and_the_one_before_stays(loop, controller, target, mode):
+    controller.switch(mode)
+    before = getattr(controller, target)
+    for value, reason in BAD_TARGETS[target]:
+        with pytest.raises(InvalidTarget, match=reason):
+            await controller.set(target, value)
+    np.testing.assert_array_equal(getattr(controller, target), before)
+
+
+async def test_setting_what_does_not_exist_says_what_does(loop, controller):
+    with pytest.raises(AttributeError, match="ee_desired"):
+        await controller.set("ee_target", np.eye(4))
+    with pytest.raises(AttributeError, match="ee_kp"):
+        controller.ee_kP = np.ones(6)
+    with pytest.raises(ConfigurationError, match="one of osc, impedance, pid, torque"):
+        controller.switch("cartesian")
+    with pytest.raises(ConfigurationError, match="positive"):
+        controller.set_freq(0)
+
+
+# Settings.
+
+
+async def test_gains_change_while_the_arm_holds_and_are_assigned_whole(loop, controller):
+    before = controller.state["qpos"]
+    softer = controller.ee_kp * 0.5
+    controller.ee_kp = softer
+    await controller.set("ee_kd", 2.0 * np.sqrt(softer))
+    with pytest.raises(ValueError, match="read-only"):
+        controller.ee_kp[0] = 99.0
+    np.testing.assert_array_equal(controller.ee_kp, softer)
+    controller.null_kp = np.full(7, 5.0)
+    controller.torque_diff_limit = 900.0
+    await controller.robot.settled()
+    await controller.next_state()
+    np.testing.assert_allclose(controller.state["qpos"], before, atol=0.02)
+    assert controller.torque_diff_limit == 900.0
+    controller.ee_kp, controller.ee_kd, controller.torque_diff_limit = 2 * softer, np.sqrt(8.0 * softer), 990.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("kp", np.zeros(6), "6 values"),
+        ("kd", -np.ones(7), "is -1"),
+        ("ee_kp", [math.nan] * 6, "nan"),
+        ("torque_limit", 2.0 * TORQUE_LIMIT, "is 174"),
+        ("torque_diff_limit", 2000.0, "is 2000"),
+        ("clip", False, "always limited"),
+    ],
+)
+async def test_a_bad_setting_is_refused_and_the_one_before_stays(loop, controller, name, value, reason):
+    before = getattr(controller, name)
+    with pytest.raises(ConfigurationError, match=reason):
+        setattr(controller, name, value)
+    np.testing.assert_array_equal(getattr(controller, name), before)
+
+
+async def test_another_control_frame_moves_the_target_not_the_arm(loop, controller):
+    before = controller.state["qpos"]
+    flange = controller.state["ee"]
+    controller.set_tcp([0.0, 0.0, 0.1])
+    tip = flange[:3, 3] + 0.1 * flange[:3, 2]
+    np.testing.assert_allclose(controller.ee_desired[:3, 3], tip, atol=0.01)
+    await until(lambda: np.abs(controller.state["ee"][:3, 3] - tip).max() < 0.01)
+    np.testing.assert_allclose(controller.state["qpos"], before, atol=0.02)
+    with pytest.raises(ConfigurationError, match="no pose"):
+        controller.set_tcp(np.zeros((4, 4)))
+    controller.set_tcp(np.eye(4))
+
+
+# Policies that misbehave.
+
+
+async def blocking(seconds: float) -> None:
+    """Block the event loop for 300 ms of every second."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(0.3)
+        await asyncio.sleep(0.7)
+
+
+async def spinning(seconds: float) -> None:
+    """Keep four threads of this interpreter busy."""
+    done = threading.Event()
+
+    def spin() -> None:
+        while not done.is_set():
+            pass
+
+    threads = [threading.Thread(target=spin) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("misbehaving", [blocking, spinning])
+async def test_no_cycle_is_lost_while_the_policy_blocks_its_interpreter(loop, controller, misbehaving):
+    assert await cycles_lost(controller, misbehaving(10.0)) == 0
+    assert controller.running
+
+
+async def test_a_blocked_event_loop_is_reported_with_the_line_that_blocks_it(loop, controller, caplog):
+    with caplog.at_level(logging.WARNING):
+        time.sleep(0.2)
+        await controller.next_state()
+        await until(lambda: "time.sleep(0.2)" in caplog.text)
+    assert "blocked" in caplog.text
+
+
+# Failures.
+
+
+def stop_process_for_a_moment(pid: int) -> None:
+    """The fault: for more than the twenty cycles that the robot goes without a torque, nothing is sent."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(0.3)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_reflex_reaches_every_call_that_waits_and_the_next_one_until_recovery(loop, controller, setup):
+    messages: list[str] = []
+    controller.error_callback = messages.append
+    controller.set_freq(0.01)
+    control_process = setup.process("control_process")
+    waiting = [
+        asyncio.ensure_future(call)
+        for call in (controller.move(ELSEWHERE), controller.set("kp", controller.kp), controller.test_connection(60.0))
+    ]
+    await until(lambda: speed(controller) > 0.1)
+    stop_process_for_a_moment(control_process)
+    for call in waiting:
+        with pytest.raises(ControlStopped) as caught:
+            await call
+        assert caught.value.errors == ("communication_constraints_violation",)
+    assert not controller.running
+    with pytest.raises(ControlStopped):
+        await controller.next_state()
+    with pytest.raises(ControlStopped):
+        controller.ee_desired = np.eye(4)
+    assert len(messages) == 1 and "communication_constraints_violation" in messages[0]
+
+    await controller.recover()
+    controller.set_freq(50)
+    held = controller.initial_qpos
+    for _ in range(20):
+        await controller.next_state()
+    np.testing.assert_allclose(controller.state["qpos"], held, atol=0.02)
+    await controller.move()
+
+
+async def test_a_killed_control_process_is_an_error_and_starting_again_works(loop, controller, setup):
+    waiting = asyncio.ensure_future(controller.test_connection(60.0))
+    await asyncio.sleep(0)
+    os.kill(setup.process("control_process"), signal.SIGKILL)
+    with pytest.raises(ControlProcessDied, match="signal 9"):
+        await waiting
+    await controller.start()
+    assert controller.running
+
+
+async def test_an_arm_that_vanishes_is_an_error_and_starting_again_works(loop, controller, setup):
+    os.kill(setup.process("aiofranka_ros.simulation"), signal.SIGKILL)
+    with pytest.raises(FrankaError):
+        async for _ in controller.states():
+            pass
+    await controller.recover()
+    assert controller.running
+
+
+async def test_stopping_ends_what_waits_and_starting_again_holds(loop, controller):
+    waiting = [asyncio.ensure_future(controller.move(ELSEWHERE)), asyncio.ensure_future(controller.test_connection(60))]
+    await until(lambda: speed(controller) > 0.1)
+    await controller.stop()
+    await controller.stop()
+    for call in waiting:
+        with pytest.raises((NotStarted, MoveFailed)):
+            await call
+    for call in (controller.next_state(), controller.move(), controller.set("kp", controller.kp)):
+        with pytest.raises(NotStarted, match="start"):
+            await call
+    with pytest.raises(NotStarted, match="start"):
+        controller.ee_desired = np.eye(4)
+    async with controller as same:
+        assert same.running
+    assert not controller.running
+
+
+# Cancellation.
+
+
+async def test_cancelling_a_start_takes_it_back(loop, controller):
+    await controller.stop()
+    for delay in (0.0, 0.02, 0.5, 2.0):
+        starting = asyncio.ensure_future(controller.start())
+        await asyncio.sleep(delay)
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        assert controller.running == (not starting.cancelled())
+        await controller.stop()
+    await controller.start()
+
+
+async def test_cancelling_any_call_at_any_moment_leaves_the_controller_usable(loop, controller):
+    dice = random.Random(1)
+    controller.set_freq(200)
+    near = HOME + np.array([0.05, 0, 0, 0, 0, 0, 0.05])
+    target = controller.initial_ee.copy()
+    calls: list[tuple[int, Callable[[], Any]]] = [
+        (500, lambda: controller.set("ee_desired", target)),
+        (200, lambda: controller.set("ee_kp", controller.ee_kp)),
+        (200, controller.next_state),
+        (60, lambda: controller.test_connection(0.01)),
+        (40, lambda: controller.move(dice.choice([HOME, near]))),
+    ]
+    order = [call for count, call in calls for _ in range(count)]
+    dice.shuffle(order)
+    assert len(order) == 1000
+    cancelled = 0
+    for call in order:
+        task = asyncio.ensure_future(call())
+        for _ in range(dice.randrange(4)):
+            await asyncio.sleep(dice.choice((0.0, 0.002)))
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            cancelled += 1
+    assert cancelled > 500, "most calls were over before they could be cancelled"
+    controller.set_freq(50)
+    await controller.set("ee_desired", target)
+    await controller.move()
+    assert controller.running

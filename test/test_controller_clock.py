@@ -1,0 +1,176 @@
+"""What the controller does by itself, whatever the link: the clocks of set(), and what is sent together."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aiofranka_ros import FrankaController
+from aiofranka_ros.link import Snapshot
+from aiofranka_ros.settings import Settings
+
+
+class Recorder:
+    """A link that keeps what it is told; no arm, because these tests are about time and order alone."""
+
+    name = "recorder"
+
+    def __init__(self) -> None:
+        self.settings = Settings()
+        self.told: list[tuple[str, Any]] = []
+
+    async def start(self, on_state: Callable[[], None], on_end: Callable[[Exception], None]) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(0, np.zeros(7), np.zeros(7), np.eye(4), np.zeros((6, 7)), np.eye(7), np.zeros(7))
+
+    def switch(self, mode: str) -> None:
+        self.settings.update({"mode": mode})
+        self.told.append(("switch", mode))
+
+    def apply(self, changes: Mapping[str, Any]) -> None:
+        self.settings.update(changes)
+        self.told.append(("apply", sorted(changes)))
+
+    def set_target(self, target: Mapping[str, Any]) -> None:
+        self.told.append(("target", sorted(target)))
+
+    async def settled(self) -> None: ...
+
+
+class InstantLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time jumps to the next timer instead of passing, so that clocks are exact."""
+
+    def __init__(self) -> None:
+        super().__init__(selectors.SelectSelector())
+        self.now = 0.0
+        select = self._selector.select  # type: ignore[attr-defined]
+
+        def jump(timeout: float | None) -> Any:
+            events = select(0.0 if timeout is None or timeout >= 0.0 else timeout)
+            if not events and timeout is not None and timeout > 0.0:
+                self.now += timeout
+            return events or select(0.0 if timeout is not None else 1.0)
+
+        self._selector.select = jump  # type: ignore[attr-defined]
+
+    def time(self) -> float:
+        return self.now
+
+
+def run(work: Callable[[FrankaController, InstantLoop], Awaitable[None]], mode: str = "impedance") -> Recorder:
+    """Run ``work`` with a started controller in a loop of its own; return what its link was told."""
+    loop, link = InstantLoop(), Recorder()
+    link.settings.update({"mode": mode})
+
+    async def main() -> None:
+        controller = FrankaController(link)  # type: ignore[arg-type]
+        controller.guard = None
+        await controller.start()
+        link.told.clear()
+        await work(controller, loop)
+        await controller.stop()
+
+    try:
+        loop.run_until_complete(main())
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()
+    return link
+
+
+def test_a_loop_of_set_keeps_the_rate_whatever_its_body_takes():
+    async def work(controller: FrankaController, loop: InstantLoop) -> None:
+        controller.set_freq(50)
+        begin, times = loop.time(), []
+        for step in range(1000):
+            await asyncio.sleep(0.001 * (step % 15))  # The policy computes, always shorter than a period.
+            await controller.set("q_desired", np.zeros(7))
+            times.append(loop.time() - begin)
+        np.testing.assert_allclose(times, 0.02 * np.arange(1, 1001), atol=1e-6)
+
+    run(work)
+
+
+def test_a_caller_who_is_late_by_less_than_a_period_catches_up():
+    async def work(controller: FrankaController, loop: InstantLoop) -> None:
+        controller.set_freq(50)
+        await controller.set("q_desired", np.zeros(7))
+        begin = loop.time()
+        await asyncio.sleep(0.035)
+        for _ in range(3):
+            await controller.set("q_desired", np.zeros(7))
+        assert loop.time() - begin == pytest.approx(0.06)
+
+    run(work)
+
+
+def test_after_a_long_delay_there_is_no_burst():
+    async def work(controller: FrankaController, loop: InstantLoop) -> None:
+        controller.set_freq(50)
+        await controller.set("q_desired", np.zeros(7))
+        await asyncio.sleep(1.0)
+        begin = loop.time()
+        for _ in range(5):
+            await controller.set("q_desired", np.zeros(7))
+        assert loop.time() - begin == pytest.approx(0.1)
+
+    run(work)
+
+
+def test_each_attribute_has_a_clock_of_its_own():
+    async def work(controller: FrankaController, loop: InstantLoop) -> None:
+        controller.set_freq(50)
+
+        async def stream(name: str, value: Any) -> None:
+            for _ in range(10):
+                await controller.set(name, value)
+
+        begin = loop.time()
+        await asyncio.gather(stream("q_desired", np.zeros(7)), stream("kp", np.ones(7)))
+        assert loop.time() - begin == pytest.approx(0.2)
+
+    run(work)
+
+
+def test_a_value_is_sent_before_the_wait():
+    async def work(controller: FrankaController, loop: InstantLoop) -> None:
+        controller.set_freq(1)
+        setting = asyncio.ensure_future(controller.set("q_desired", np.zeros(7)))
+        await asyncio.sleep(0.5)
+        assert not setting.done()
+        setting.cancel()
+
+    assert run(work).told == [("target", ["target_q"])]
+
+
+def test_what_is_assigned_under_the_lock_is_sent_together_when_it_is_released():
+    async def work(controller: FrankaController, loop: InstantLoop) -> None:
+        with controller.state_lock:
+            controller.kp = np.full(7, 100.0)
+            controller.kd = np.full(7, 10.0)
+            controller.q_desired = np.zeros(7)
+            with controller.state_lock:
+                controller.q_desired = np.full(7, 0.1)
+            np.testing.assert_array_equal(controller.kp, 100.0)
+            await asyncio.sleep(0)
+
+    assert run(work).told == [("apply", ["kd", "kp"]), ("target", ["target_q"])]
+
+
+def test_switching_sends_what_was_assigned_before_it_first():
+    async def work(controller: FrankaController, loop: InstantLoop) -> None:
+        with controller.state_lock:
+            controller.kp = np.full(7, 100.0)
+            controller.switch("osc")
+            controller.ee_desired = np.eye(4)
+
+    told = run(work).told
+    assert told == [("apply", ["kp"]), ("switch", "osc"), ("target", ["target_orientation", "target_position"])]
