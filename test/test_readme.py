@@ -104,6 +104,17 @@ def test_the_client_activates_streams_moves_and_cancels(tmp_path: Path) -> None:
     assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
 
 
+def test_the_asyncio_script_runs_as_it_stands(tmp_path: Path) -> None:
+    code = re.fullmatch(r"```python\n(.*)```\n", section("asyncio")["text"], re.DOTALL)
+    assert code is not None
+    script = tmp_path / "script.py"
+    script.write_text(code[1])
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=90.0)
+    assert ran.returncode == 0, ran.stderr
+    assert re.match(r"arrived at \[.*\]\n\d+ control cycles in", ran.stdout)
+
+
 def test_joint_values_in_the_text_are_the_packages() -> None:
     from aiofranka_ros.fr3 import HOME, READY
 

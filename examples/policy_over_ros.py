@@ -1,0 +1,49 @@
+"""The policy of ``policy_process.py`` over ROS: a running node has the arm, this script is one more participant.
+
+What one sees: the hand follows a ball that four simulated cameras see, on a circle of 3 cm radius around where it was.
+At the end, two lines say which rate was kept, how long the policy took, and how the node's control loop fared.
+
+    python -m aiofranka_ros.node                                   # in another terminal; a simulated arm
+    python examples/policy_over_ros.py
+    python examples/policy_over_ros.py --node /left/aiofranka      # a node with another name
+
+The node is configured and activated if it is not active yet. Ctrl-C lets the arm come to rest, and leaves the node as
+it was.
+"""
+
+import argparse
+import asyncio
+import sys
+
+from ball_policy import BallPolicy
+from follow_ball import RATE, follow
+
+from aiofranka_ros import FrankaController, RosInterface, mpify
+from aiofranka_ros.errors import FrankaError
+
+
+async def main(node: str, seconds: float, think: float) -> None:
+    """Follow the ball with the arm of ``node``, and watch its control loop meanwhile."""
+    async with (
+        await mpify.create(BallPolicy, period=1.0 / RATE, think=think) as policy,
+        FrankaController(RosInterface(node)) as controller,
+    ):
+        run, connection = await asyncio.gather(follow(controller, policy, seconds), controller.test_connection(seconds))
+        print(run)
+        print(connection)
+
+
+if __name__ == "__main__":  # Needed by mpify: the policy's process imports this script.
+    parser = argparse.ArgumentParser(description="Follow a ball with the hand of an arm that a node drives.")
+    parser.add_argument("--node", default="aiofranka", metavar="NAME", help="name of the node [%(default)s]")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long to follow [%(default)s]")
+    parser.add_argument(
+        "--think", type=float, default=0.02, metavar="SECONDS", help="how long every chunk takes [%(default)s]"
+    )
+    arguments = parser.parse_args()
+    try:
+        asyncio.run(main(arguments.node, arguments.seconds, arguments.think))
+    except KeyboardInterrupt:
+        sys.exit(130)  # Nothing else to do: `async with` has let the arm come to rest and ended the policy.
+    except FrankaError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

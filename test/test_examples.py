@@ -1,0 +1,177 @@
+"""The examples run as their first lines say, on a simulated arm, and do what they say one sees."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from node_harness import PATIENCE, ROOT, NodeProcess, alive, descendants, wait_until
+
+EXAMPLES = ROOT / "examples"
+#: Those that can be started; the others are imported by them.
+SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py") if '__name__ == "__main__"' in path.read_text())
+
+#: Longest that an example may take [s]: the first one after a change compiles the kernels.
+_LONGEST = 4.0 * PATIENCE
+pytestmark = pytest.mark.timeout(2.0 * _LONGEST)
+
+
+class Example:
+    """An example as a user starts it from a terminal, in a process group of its own.
+
+    :param log: file for what goes to standard error.
+    """
+
+    def __init__(self, name: str, *arguments: str, log: Path) -> None:
+        self._log = log
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        with log.open("w") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                text=True,
+                env=os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
+
+    @property
+    def complaints(self) -> str:
+        """What it wrote to standard error."""
+        return self._log.read_text()
+
+    def output(self) -> str:
+        """All that it prints, once it has ended by itself; the exit status is 0."""
+        printed, _ = self.process.communicate(timeout=_LONGEST)
+        assert self.process.returncode == 0, self.complaints
+        return printed
+
+    def interrupted(self) -> str:
+        """What it still prints after Ctrl-C, which leaves no process behind and no traceback."""
+        children = descendants(self.process.pid)
+        os.killpg(self.process.pid, signal.SIGINT)  # As a terminal does: every process of the group gets it.
+        printed, _ = self.process.communicate(timeout=PATIENCE)
+        assert self.process.returncode == 130, self.complaints
+        assert "Traceback" not in self.complaints and "violation" not in self.complaints
+        assert wait_until(lambda: not any(alive(pid) for pid in children))
+        return printed
+
+
+@contextlib.contextmanager
+def started(name: str, *arguments: str, tmp_path: Path) -> Iterator[Example]:
+    """An example that runs; ended, with all that it started, at last."""
+    example = Example(name, *arguments, log=tmp_path / f"{name}.log")
+    try:
+        yield example
+    finally:
+        if example.process.poll() is None:
+            os.killpg(example.process.pid, signal.SIGKILL)
+        example.process.communicate()
+
+
+def figure(pattern: str, text: str) -> float:
+    """The number in the group of ``pattern``."""
+    found = re.search(pattern, text)
+    assert found is not None, f"no {pattern!r} in: {text}"
+    return float(found[1])
+
+
+def assert_nothing_was_lost(printed: str) -> None:
+    assert figure(r"(\d+) control cycles", printed) > 1000
+    assert figure(r"(\d+) lost", printed) == 0
+
+
+def assert_the_ball_was_followed(printed: str) -> None:
+    # Chunks bridge what a busy machine takes away: half of the targets and a few chunks a second will do.
+    assert figure(r"(\d+) targets", printed) > 0.5 * 30 * 6
+    assert figure(r"(\d+) chunks", printed) > 6
+    # Without moving at all it would be some 25 mm; 3 mm on an idle machine.
+    assert figure(r"([\d.]+) mm from the ball", printed) < 15.0
+
+
+def test_hello_moves_sways_and_circles(tmp_path: Path) -> None:
+    with started("hello", tmp_path=tmp_path) as example:
+        printed = example.output()
+    assert figure(r"moved ([\d.]+) rad", printed) == pytest.approx(0.1, abs=0.01)
+    assert figure(r"swayed ([\d.]+) rad", printed) == pytest.approx(0.1, abs=0.03)
+    assert figure(r"circled (\d+) mm", printed) == pytest.approx(40, abs=8)
+    assert_nothing_was_lost(printed)
+
+
+def test_the_policy_in_a_process_of_its_own_follows_the_ball(tmp_path: Path) -> None:
+    with started("policy_process", "--seconds", "6", tmp_path=tmp_path) as example:
+        printed = example.output()
+    assert_the_ball_was_followed(printed)
+    assert_nothing_was_lost(printed)
+
+
+def test_a_slow_policy_still_gives_a_target_in_every_period(tmp_path: Path) -> None:
+    with started("policy_process", "--seconds", "4", "--think", "0.15", tmp_path=tmp_path) as example:
+        printed = example.output()
+    assert figure(r"chunk (\d+) ms \(median\)", printed) >= 150
+    assert figure(r"(\d+) targets", printed) > 2.0 * figure(r"(\d+) chunks", printed)
+    assert_nothing_was_lost(printed)
+
+
+def test_the_policy_follows_the_ball_beside_a_running_node(tmp_path: Path) -> None:
+    node = NodeProcess(tmp_path / "node.log", diagnostics_rate=10.0)
+    try:
+        with started("policy_over_ros", "--node", node.name, "--seconds", "6", tmp_path=tmp_path) as example:
+            printed = example.output()
+        assert_the_ball_was_followed(printed)
+        assert_nothing_was_lost(printed)
+        assert node.process.poll() is None, node.log
+    finally:
+        node.close()
+    assert node.process.returncode == 0, node.log
+
+
+def test_modes_are_switched_without_a_step_in_the_torque(tmp_path: Path) -> None:
+    with started("switch_modes", "--seconds", "2", tmp_path=tmp_path) as example:
+        printed = example.output()
+    changes = [float(change) for change in re.findall(r"changed by ([\d.]+) Nm", printed)]
+    # The states are 10 ms apart, on a busy machine more, and the arm has not quite come to rest: 0.3 Nm on an idle one.
+    # A torque that began anew would change by 990 Nm/s in that time.
+    assert len(changes) == 5 and max(changes) < 5.0
+    assert_nothing_was_lost(printed)
+
+
+def test_ctrl_c_while_the_arm_is_being_started_leaves_no_process_behind(tmp_path: Path) -> None:
+    with started("policy_process", tmp_path=tmp_path) as example:
+        # The policy, the control process and the simulated arm.
+        assert wait_until(lambda: len(descendants(example.process.pid)) >= 3), example.complaints
+        assert example.interrupted() == ""
+
+
+def test_ctrl_c_while_the_arm_moves_releases_it(tmp_path: Path) -> None:
+    with started("switch_modes", tmp_path=tmp_path) as example:
+        assert example.process.stdout is not None
+        assert "impedance" in example.process.stdout.readline()
+        assert "cycles" not in example.interrupted()
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_explains_every_option(name: str, tmp_path: Path) -> None:
+    with started(name, "--help", tmp_path=tmp_path) as example:
+        text = example.output()
+    usage, _, explained = text.partition("\noptions:")
+    options = set(re.findall(r"\[(--\w+)", usage))
+    assert options & {"--robot", "--node"}
+    for option in options:
+        assert re.search(rf"^  {option} \w+\s+[a-z]+ ", explained, re.MULTILINE), f"{option} is not explained"
+
+
+def test_an_arm_that_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
+    with started("hello", "--robot", "127.0.0.99", tmp_path=tmp_path) as example:
+        printed, _ = example.process.communicate(timeout=PATIENCE)
+        complaints = example.complaints
+    assert example.process.returncode == 1 and printed == ""
+    assert "ConnectionFailed: " in complaints and "Traceback" not in complaints
