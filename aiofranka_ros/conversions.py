@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Sequence
 
 import numpy as np
-from builtin_interfaces.msg import Time
+from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import PoseStamped, WrenchStamped
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, Header, MultiArrayDimension, MultiArrayLayout
@@ -40,9 +40,12 @@ _SNAPSHOT_LAYOUT = MultiArrayLayout(
 
 _NANOSECONDS = 1_000_000_000
 
+#: Reason of refusals for the joints that a message names.
+WRONG_JOINTS = "wrong joints"
 
-def nanoseconds(stamp: Time) -> int:
-    """A time stamp as nanoseconds; 0 where its sender left it empty."""
+
+def nanoseconds(stamp: Time | Duration) -> int:
+    """A time stamp or duration as nanoseconds; 0 where its sender left it empty."""
     return int(stamp.sec) * _NANOSECONDS + int(stamp.nanosec)
 
 
@@ -97,6 +100,26 @@ def torque_target(message: JointState) -> dict[str, Array]:
     :raises InvalidTarget: joints are missing, unknown or named twice, or a torque is not finite.
     """
     return {"target_torque": _by_joint(message.name, message.effort, "effort")}
+
+
+def joint_order(names: Sequence[str]) -> list[int]:
+    """Where each joint stands in ``names``, from joint 1 on.
+
+    :raises InvalidTarget: joints are missing, unknown or named twice.
+    """
+    names = list(names)
+    problems = [
+        f"{problem} {', '.join(which)}"
+        for problem, which in (
+            ("unknown joint", sorted(set(names) - set(JOINT_NAMES))),
+            ("named twice:", sorted({name for name in names if names.count(name) > 1})),
+            ("missing joint", [name for name in JOINT_NAMES if name not in names]),
+        )
+        if which
+    ]
+    if problems:
+        raise InvalidTarget("; ".join(problems), reason=WRONG_JOINTS)
+    return [names.index(name) for name in JOINT_NAMES]
 
 
 def joint_values(values: Sequence[float], what: str) -> Array:
@@ -195,19 +218,7 @@ def _by_joint(names: Sequence[str], values: Sequence[float], field: str) -> Arra
         return joint_values(values, field)
     if len(values) != len(names):
         raise InvalidTarget(f"it names {len(names)} joints, but {field} has {len(values)} values", reason="wrong size")
-    problems = [
-        f"{problem} {', '.join(which)}"
-        for problem, which in (
-            ("unknown joint", sorted(set(names) - set(JOINT_NAMES))),
-            ("named twice:", sorted({name for name in names if list(names).count(name) > 1})),
-            ("missing joint", [name for name in JOINT_NAMES if name not in names]),
-        )
-        if which
-    ]
-    if problems:
-        raise InvalidTarget("; ".join(problems), reason="wrong joints")
-    by_name = dict(zip(names, values, strict=True))
-    return joint_values([by_name[name] for name in JOINT_NAMES], field)
+    return joint_values([values[index] for index in joint_order(names)], field)
 
 
 def _require_finite(what: str, values: Sequence[float]) -> None:

@@ -143,7 +143,7 @@ def targets_status(
     :param accepted: targets that were passed on.
     :param refused: targets that were not, by reason.
     :param limited: targets that were cut off.
-    :param rejected: goals of ``~/move`` that were rejected, by reason.
+    :param rejected: goals and trajectories that were rejected, by reason.
     """
     values: dict[str, Any] = {"accepted": accepted, "limited": limited, "refused": sum(refused.values())}
     if state is not None and active and np.isfinite(state["target_age"]):

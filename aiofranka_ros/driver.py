@@ -36,6 +36,8 @@ class Driver:
         self._settings = settings
         #: The control process; ``None`` where the arm is not configured.
         self.client: ControlClient | None = None
+        #: Address of the connected arm, the simulated one too; empty where there is none.
+        self.address = ""
         #: CPU that the control process runs on alone; ``None`` where it may run on any.
         self.cpu: int | None = None
         #: Versions of libfranka and its protocol, once they are known.
@@ -76,6 +78,7 @@ class Driver:
         except BaseException:
             self.release()
             raise
+        self.address = address
         self.cpu = answer["cpu"]
         self.versions = {"libfranka": answer["library_version"], "FCI protocol": answer["protocol_version"]}
         _log.info("connected to the robot at %s, libfranka %s", address, answer["library_version"])
@@ -113,6 +116,7 @@ class Driver:
     def release(self) -> None:
         """End the control process, which brings the arm to rest first, and the simulated arm; idempotent."""
         self.active = False
+        self.address = ""
         self.cpu = None
         client, self.client = self.client, None
         if client is not None:

@@ -13,6 +13,10 @@ failure and carries its data as attributes, so that callers never match the text
      ├── NotStarted               used before start() or after stop()
      ├── CommandRefused           libfranka refused a command in the arm's present state
      ├── MoveFailed               a move did not arrive
+     │    ├── PathViolated        it was too far from its path on the way
+     │    ├── GoalMissed          it came to its end, but not within the tolerance
+     │    └── MoveReplaced        another one took its place
+     ├── GripperFailed            a command of the gripper could not be carried out
      ├── ControlProcessDied       the control process is gone or does not answer
      ├── SimulationError          the simulated arm could not be started or died
      ├── Superseded               a newer call took the place of this one, which had not begun
@@ -91,6 +95,22 @@ class CommandRefused(FrankaError):
 
 class MoveFailed(FrankaError):
     """A move did not arrive; the message says why. The arm holds where it is."""
+
+
+class PathViolated(MoveFailed):
+    """A joint was further from its path than tolerated; the arm slowed down and holds."""
+
+
+class GoalMissed(MoveFailed):
+    """A move came to its end, but a joint did not come within its tolerance in time."""
+
+
+class MoveReplaced(MoveFailed):
+    """Another move took the place of this one, which had not arrived."""
+
+
+class GripperFailed(FrankaError):
+    """A command of the gripper could not be carried out, or something else came between; the message says why."""
 
 
 class ControlProcessDied(FrankaError):

@@ -20,6 +20,7 @@ from aiofranka_ros.conversions import joint_values
 from aiofranka_ros.errors import InvalidTarget, MoveFailed
 from aiofranka_ros.fr3 import VELOCITY_LIMIT
 from aiofranka_ros.moves import Goal, MoveCancelled, Mover, Owner
+from aiofranka_ros.records import Record
 from aiofranka_ros.trajectory import check_goal
 
 _FEEDBACK_PERIOD = 0.05
@@ -33,12 +34,13 @@ class MoveAction:
 
     :param node: where to serve and log.
     :param owner: what the node knows of the arm.
+    :param mover: what moves the arm; whoever else has it replaces these moves, and the other way round.
     """
 
-    def __init__(self, node: LifecycleNode, owner: Owner) -> None:
+    def __init__(self, node: LifecycleNode, owner: Owner, mover: Mover) -> None:
         self._node = node
         self._owner = owner
-        self._mover = Mover(owner)
+        self._mover = mover
         self._pursued = 0
         #: Rejected goals by reason, since the node was started.
         self.rejected: Counter[str] = Counter()
@@ -50,11 +52,6 @@ class MoveAction:
             goal_callback=self._on_goal,
             cancel_callback=lambda handle: CancelResponse.ACCEPT,
         )
-
-    @property
-    def owns_arm(self) -> bool:
-        """Whether a motion runs, or ended without the mode having taken over yet."""
-        return self._mover.owns_arm
 
     @property
     def busy(self) -> bool:
@@ -132,7 +129,7 @@ class MoveAction:
         feedback = PTPMotion.Feedback(target_status=TargetStatus(status=TargetStatus.EXECUTING))
         next_feedback = time.monotonic()
 
-        def tell() -> None:
+        def tell(state: Record) -> None:
             nonlocal next_feedback
             now = time.monotonic()
             if now >= next_feedback:

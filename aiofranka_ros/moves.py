@@ -1,13 +1,16 @@
 """Joint-space moves: planned whole, followed to their end, cancelled or replaced on the way.
 
-Used by whoever owns an arm, in its process and its one thread: by the node, for the action ``~/move``, and by
-:class:`~aiofranka_ros.robot_interface.RobotInterface`. A move is a coroutine that looks at the measured state once a
-tick of its owner. What it awaits comes from the owner alone, so the same code runs in the executor of rclpy and in the
-event loop of asyncio; nothing here blocks and nothing needs a lock.
+Used by whoever owns an arm, in its process and its one thread: by the node, for the action ``~/move`` and for joint
+trajectories, and by :class:`~aiofranka_ros.robot_interface.RobotInterface`. A move is a coroutine that looks at the
+measured state once a tick of its owner. What it awaits comes from the owner alone, so the same code runs in the
+executor of rclpy and in the event loop of asyncio; nothing here blocks and nothing needs a lock.
+
+What is pursued is a :class:`Task`: a :class:`Goal` is reached as fast as allowed, a :class:`TrajectoryGoal` in time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,19 +19,20 @@ from typing import Any, Protocol
 import numpy as np
 
 from aiofranka_ros.control_client import ControlClient
-from aiofranka_ros.errors import InvalidTarget, MoveFailed
-from aiofranka_ros.fr3 import JOINT_NAMES
+from aiofranka_ros.errors import GoalMissed, InvalidTarget, MoveFailed, MoveReplaced, PathViolated
+from aiofranka_ros.fr3 import JOINT_NAMES, POSITION_LOWER, POSITION_UPPER
+from aiofranka_ros.joint_trajectory import ArmState, JointTrajectory, join, remainder
 from aiofranka_ros.records import Array, Mode, MotionStatus, Record
 from aiofranka_ros.trajectory import Motion, plan
 
 #: Robot time between looking at a running motion and the beginning of the one that replaces it [s]: longer
 #: than planning takes, so that the new one begins where the old one will be.
 _LEAD = 0.02
-#: A cancelled motion has come to rest when no joint is faster than this [rad/s].
-_REST_VELOCITY = 0.02
-#: A motion slows down within :data:`~aiofranka_ros.trajectory.STOP_DURATION`; the arm gets this long to
-#: follow [s].
-_STOP_TIMEOUT = 2.0
+#: An arm rests when no joint is faster than this [rad/s].
+REST_VELOCITY = 0.02
+#: A motion slows down within :data:`~aiofranka_ros.trajectory.STOP_DURATION`, or 1.6 s where a wrist is at its fastest;
+#: the arm gets this long to follow [s].
+_STOP_TIMEOUT = 3.0
 #: Robot time may pass more slowly than this computer's; a motion that is this much late does not run [s].
 _START_TIMEOUT = 2.0
 
@@ -56,8 +60,46 @@ class MoveCancelled(Exception):
 
 
 @dataclass(frozen=True)
+class Departure:
+    """Where a new motion leaves what the arm does at the moment.
+
+    :ivar state: how the joints move there.
+    :ivar running: what is left of the motion that runs, from there on; ``None`` where none does.
+    :ivar start: robot time [s]; 0: at once.
+    :ivar lead: how much later than now [s].
+    """
+
+    state: ArmState
+    running: Motion | None = None
+    start: float = 0.0
+    lead: float = 0.0
+
+
+class Task(Protocol):
+    """What is pursued: which motion leads there, what must not happen on the way, and when it is reached."""
+
+    def plan(self, departure: Departure, owner: Owner) -> Motion:
+        """The motion from ``departure`` on.
+
+        :raises InvalidTarget: there is none within the limits.
+        """
+
+    def check(self, state: Record) -> None:
+        """Look at the arm on its way, at every tick.
+
+        :raises PathViolated: it may not go on.
+        """
+
+    def missing(self, state: Record) -> str:
+        """What keeps the arm at the end of the motion from having arrived, in words; empty: nothing."""
+
+    def patience(self, owner: Owner) -> float:
+        """How long the arm may take to arrive after the end of the motion [s]."""
+
+
+@dataclass(frozen=True)
 class Goal:
-    """Where to go.
+    """Where to go, as fast as allowed.
 
     :ivar q: joint positions [rad] (7,), within the joints' limits.
     :ivar velocity: largest joint velocities [rad/s] (7,).
@@ -68,15 +110,113 @@ class Goal:
     velocity: Array
     tolerance: float
 
+    def plan(self, departure: Departure, owner: Owner) -> Motion:
+        """See :meth:`Task.plan`."""
+        return _plan(departure.state, self.q, owner, max_velocity=self.velocity)
+
+    def check(self, state: Record) -> None:
+        """See :meth:`Task.check`: any way will do."""
+
+    def missing(self, state: Record) -> str:
+        """See :meth:`Task.missing`."""
+        error = np.abs(state["q"] - self.q)
+        if (error <= self.tolerance).all():
+            return ""
+        apart = ", ".join(
+            f"{name} by {value:.4f} rad"
+            for name, value in zip(JOINT_NAMES, error, strict=True)
+            if value > self.tolerance
+        )
+        return f"{apart}; the tolerance is {self.tolerance:g} rad"
+
+    def patience(self, owner: Owner) -> float:
+        """See :meth:`Task.patience`."""
+        return float(owner.parameter("move_settle_time"))
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far joints may be from where they are meant to be; infinite: anywhere.
+
+    :ivar position: [rad] (7,).
+    :ivar velocity: [rad/s] (7,).
+    """
+
+    position: Array
+    velocity: Array
+
+    def violations(self, state: Record) -> str:
+        """The joints that are further away than this from the reference in ``state``, and by how much."""
+        return ", ".join(
+            f"{name} by {error:.4f} {unit} (tolerance {limit:g})"
+            for actual, desired, limits, unit in (
+                ("q", "ref_q", self.position, "rad"),
+                ("dq", "ref_dq", self.velocity, "rad/s"),
+            )
+            for name, error, limit in zip(JOINT_NAMES, np.abs(state[desired] - state[actual]), limits, strict=True)
+            if error > limit
+        )
+
+
+@dataclass
+class TrajectoryGoal:
+    """A trajectory to follow at its times.
+
+    :ivar trajectory: the points, checked.
+    :ivar path_tolerance: on the way.
+    :ivar goal_tolerance: at the end.
+    :ivar goal_time: how long the arm may take to be there after the end [s]; infinite: as long as it likes.
+    :ivar elapsed: how long ago the trajectory began [s], negative if it is still to begin; ``None``: it begins when
+        the arm can.
+    :ivar begin: time in the trajectory at which the motion begins [s]; known once it was planned.
+    """
+
+    trajectory: JointTrajectory
+    path_tolerance: Tolerance
+    goal_tolerance: Tolerance
+    goal_time: float
+    elapsed: Callable[[], float] | None = None
+    begin: float = 0.0
+
+    def plan(self, departure: Departure, owner: Owner) -> Motion:
+        """See :meth:`Task.plan`."""
+        self.begin = 0.0 if self.elapsed is None else self.elapsed() + departure.lead
+        before = departure.state if departure.running is None else departure.running
+        if self.begin < 0.0 and isinstance(before, ArmState) and np.abs(before.dq).max() > REST_VELOCITY:
+            # Until it begins the arm rests, in reach of where it would have braked.
+            ahead = 0.5 * before.dq * np.abs(before.dq) / owner.parameter("move_acceleration")
+            before = _plan(before, np.clip(before.q + ahead, POSITION_LOWER, POSITION_UPPER), owner)
+        return join(self.trajectory, before, self.begin)
+
+    def check(self, state: Record) -> None:
+        """See :meth:`Task.check`."""
+        if violations := self.path_tolerance.violations(state):
+            raise PathViolated(f"left the path: {violations}")
+
+    def missing(self, state: Record) -> str:
+        """See :meth:`Task.missing`."""
+        return self.goal_tolerance.violations(state)
+
+    def patience(self, owner: Owner) -> float:
+        """See :meth:`Task.patience`."""
+        return self.goal_time
+
+
+def _plan(state: ArmState, goal: Array, owner: Owner, **limits: Array) -> Motion:
+    return plan(
+        state.q, goal, dq=state.dq, ddq=state.ddq,
+        max_acceleration=owner.parameter("move_acceleration"), max_jerk=owner.parameter("move_jerk"), **limits,
+    )  # fmt: skip
+
 
 @dataclass
 class _Run:
-    """One goal that is pursued.
+    """One task that is pursued.
 
     :ivar number: number of the motion in the control process.
     """
 
-    goal: Goal
+    task: Task
     motion: Motion
     number: int
     cancelled: Callable[[], bool]
@@ -98,63 +238,72 @@ class Mover:
         """Whether a motion runs, or ended without the mode having taken over yet."""
         return self._run is not None
 
+    def check(self, task: Task) -> None:
+        """Whether ``task`` could be pursued if it began now; nothing moves.
+
+        :raises InvalidTarget: it could not, and why.
+        :raises MoveFailed: the arm is not active.
+        """
+        task.plan(self._departure(self._require_client().state()), self._owner)
+
     async def move(
         self,
-        goal: Goal,
+        task: Task,
         *,
         cancelled: Callable[[], bool] = lambda: False,
-        on_tick: Callable[[], None] = lambda: None,
+        on_tick: Callable[[Record], None] = lambda state: None,
     ) -> None:
-        """Pursue ``goal`` to its end; whatever that is, the arm then holds and the mode has it back.
+        """Pursue ``task`` to its end; whatever that is, the arm then holds and the mode has it back.
 
         :param cancelled: asked at every tick; once it is true, the arm slows down on its path and holds.
-        :param on_tick: called at every tick while the arm is on its way.
+        :param on_tick: called with the state at every tick until the arm has arrived.
         :raises MoveCancelled: it was cancelled.
-        :raises MoveFailed: it did not arrive, and why.
+        :raises PathViolated, GoalMissed: it violated one of the task's tolerances.
+        :raises MoveReplaced: another task took its place.
+        :raises MoveFailed: it did not arrive for another reason.
         """
-        run = self._begin(goal, cancelled)
+        run = self._begin(task, cancelled)
         try:
             await self._until_done(run, on_tick)
-            await self._until_settled(run)
+            await self._until_settled(run, on_tick)
         finally:
             await self._give_back(run)
 
-    def _begin(self, goal: Goal, cancelled: Callable[[], bool]) -> _Run:
-        """Plan and start a motion; the one that ran before ends.
-
-        :raises MoveFailed: that is not possible.
-        """
+    def _require_client(self) -> ControlClient:
         client = self._owner.active_client
         if client is None:
             raise MoveFailed(f"the arm is not active{self._owner.why_inactive}")
-        before, state = self._run, client.state()
+        return client
+
+    def _begin(self, task: Task, cancelled: Callable[[], bool]) -> _Run:
+        """Plan and start a motion; the one that ran before ends.
+
+        :raises MoveFailed: that is not possible; what ran goes on.
+        """
+        client = self._require_client()
+        departure = self._departure(client.state())
         try:
-            start, (from_q, from_dq, from_ddq) = self._departure(state)
-            motion = plan(
-                from_q, goal.q, dq=from_dq, ddq=from_ddq,
-                max_velocity=goal.velocity,
-                max_acceleration=self._owner.parameter("move_acceleration"),
-                max_jerk=self._owner.parameter("move_jerk"),
-            )  # fmt: skip
+            motion = task.plan(departure, self._owner)
         except InvalidTarget as error:
             raise MoveFailed(str(error)) from error
-        self._run = run = _Run(goal, motion, client.start_motion(motion, start=start), cancelled)
+        before, number = self._run, client.start_motion(motion, start=departure.start)
+        self._run = run = _Run(task, motion, number, cancelled)
         if before is not None:
             before.replaced = True
         return run
 
-    def _departure(self, state: Record) -> tuple[float, tuple[Array, Array, Array]]:
-        """Robot time at which a new motion begins [s], 0: at once; q, dq and ddq (7,) there."""
+    def _departure(self, state: Record) -> Departure:
+        """Where a motion that is planned now can begin."""
         status, run = MotionStatus(int(state["motion_status"])), self._run
         if run is not None and state["motion_id"] == run.number and status is MotionStatus.EXECUTING:
-            return float(state["time"]) + _LEAD, run.motion.at(float(state["motion_time"]) + _LEAD)
-        still = np.zeros(7)
+            running = remainder(run.motion, float(state["motion_time"]) + _LEAD)
+            return Departure(ArmState.on(running, 0.0), running, float(state["time"]) + _LEAD, _LEAD)
         if status in (MotionStatus.NONE, MotionStatus.REFUSED) and state["mode"] in (Mode.OSC, Mode.TORQUE):
             # These modes have no joint reference.
-            return 0.0, (state["q"].copy(), state["dq"].copy(), still)
-        return 0.0, (state["ref_q"].copy(), state["ref_dq"].copy(), state["ref_ddq"].copy())
+            return Departure(ArmState(state["q"].copy(), state["dq"].copy(), np.zeros(7)))
+        return Departure(ArmState(state["ref_q"].copy(), state["ref_dq"].copy(), state["ref_ddq"].copy()))
 
-    async def _until_done(self, run: _Run, on_tick: Callable[[], None]) -> None:
+    async def _until_done(self, run: _Run, on_tick: Callable[[Record], None]) -> None:
         """Wait for the motion's end, telling of it on the way.
 
         :raises MoveFailed, MoveCancelled: it did not come to that.
@@ -173,26 +322,29 @@ class Mover:
                 raise MoveFailed("the arm was not where the motion begins")
             if status in (MotionStatus.STOPPING, MotionStatus.STOPPED):
                 raise MoveFailed("the control process stopped the motion because it did not hear from its owner")
-            on_tick()
+            on_tick(state)
+            try:
+                run.task.check(state)
+            except PathViolated:
+                # What it leads to is of less interest than what led to it.
+                with contextlib.suppress(MoveFailed):
+                    await self._stop(run)
+                raise
 
-    async def _until_settled(self, run: _Run) -> None:
-        """Wait until every joint is within the tolerance.
+    async def _until_settled(self, run: _Run, on_tick: Callable[[Record], None]) -> None:
+        """Wait until the arm has arrived.
 
         :raises MoveFailed, MoveCancelled: it did not come to that.
         """
-        limit = time.monotonic() + self._owner.parameter("move_settle_time")
+        limit = time.monotonic() + run.task.patience(self._owner)
         while True:
             state = await self._next_state(run)
-            error = np.abs(state["q"] - run.goal.q)
-            if (error <= run.goal.tolerance).all():
+            missing = run.task.missing(state)
+            if not missing:
                 return
             if time.monotonic() > limit:
-                apart = ", ".join(
-                    f"{name} by {value:.4f} rad"
-                    for name, value in zip(JOINT_NAMES, error, strict=True)
-                    if value > run.goal.tolerance
-                )
-                raise MoveFailed(f"missed the goal: {apart}; the tolerance is {run.goal.tolerance:g} rad")
+                raise GoalMissed(f"missed the goal: {missing}")
+            on_tick(state)
 
     async def _next_state(self, run: _Run) -> Record:
         """The state at the next tick, if the goal is still to be pursued then.
@@ -207,7 +359,7 @@ class Mover:
             await self._stop(run)
             raise MoveCancelled
         if run.replaced:
-            raise MoveFailed("replaced by a new goal")
+            raise MoveReplaced("replaced by a new goal")
         return client.state()
 
     async def _stop(self, run: _Run) -> None:
@@ -230,7 +382,7 @@ class Mover:
                 MotionStatus.DONE,
                 MotionStatus.REFUSED,
             )
-            if over and np.abs(state["dq"]).max() < _REST_VELOCITY:
+            if over and np.abs(state["dq"]).max() < REST_VELOCITY:
                 return
             if time.monotonic() > limit:
                 raise MoveFailed("cancelled, but the arm did not come to rest")

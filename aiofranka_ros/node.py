@@ -32,11 +32,11 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
-from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Float64MultiArray
+from std_msgs.msg import Float64MultiArray, String
 
 from aiofranka_ros import conversions, diagnostics
 from aiofranka_ros.control_client import ControlClient, Ended
@@ -44,10 +44,12 @@ from aiofranka_ros.diagnostics import LoopStatistics, Trouble
 from aiofranka_ros.driver import Driver
 from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError
 from aiofranka_ros.move_action import MoveAction
+from aiofranka_ros.moves import Mover
 from aiofranka_ros.parameters import Parameters
 from aiofranka_ros.records import Record
-from aiofranka_ros.settings import Lock
+from aiofranka_ros.setting import Lock
 from aiofranka_ros.targets import TargetTopics
+from aiofranka_ros.trajectory_action import TrajectoryAction
 
 SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.SUCCESS,
@@ -89,9 +91,14 @@ class FrankaNode(LifecycleNode):
                 (Float64MultiArray, "~/state", qos_profile_sensor_data, self._snapshot_message),
             )
         ]
+        # For the gripper's node: nobody else knows where a simulated arm is. Whoever comes later hears of it too.
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._robot_address = self.create_publisher(String, "~/robot_address", latched)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         self._targets = TargetTopics(self, self)
-        self._move = MoveAction(self, self)
+        self._mover = Mover(self)
+        self._move = MoveAction(self, self, self._mover)
+        self._trajectory = TrajectoryAction(self, self, self._mover)
         self._statistics = LoopStatistics()
         self._survive_illegal_transitions()
         # Not the node's clock: simulated time may stand still, the control process's patience doesn't.
@@ -115,13 +122,13 @@ class FrankaNode(LifecycleNode):
 
     @property
     def moving(self) -> bool:
-        """Whether the move action owns the arm."""
-        return self._move.owns_arm
+        """Whether a move or a trajectory owns the arm."""
+        return self._mover.owns_arm
 
     @property
     def busy(self) -> bool:
         """Whether a goal was accepted whose result is still to come."""
-        return self._move.busy
+        return self._move.busy or self._trajectory.busy
 
     def parameter(self, name: str) -> Any:
         """Value of a parameter, also one that was set just now."""
@@ -165,6 +172,7 @@ class FrankaNode(LifecycleNode):
         """End the control process, which brings the arm to rest first, and the simulated arm; idempotent."""
         self._measured = None
         self._driver.release()
+        self._publish_address()
         _run_on(self._cpus)
 
     def _survive_illegal_transitions(self) -> None:
@@ -203,6 +211,7 @@ class FrankaNode(LifecycleNode):
         self._settings.changes()
         with self._interruptible():
             self._driver.configure()
+        self._publish_address()
         if self._driver.cpu is not None:
             _run_on(self._cpus - {self._driver.cpu})
         self._trouble = None
@@ -298,6 +307,9 @@ class FrankaNode(LifecycleNode):
     def _snapshot_message(self, state: Record) -> Float64MultiArray:
         return conversions.snapshot_message(state, self._driver.active)
 
+    def _publish_address(self) -> None:
+        self._robot_address.publish(String(data=self._driver.address))
+
     def _publish_diagnostics(self) -> None:
         client, state = self._driver.client, self._measured
         statistics = self._statistics.collect(client.shared) if client is not None and state is not None else {}
@@ -309,7 +321,7 @@ class FrankaNode(LifecycleNode):
                 accepted=self._targets.accepted,
                 refused=self._targets.refused,
                 limited=self._targets.limited,
-                rejected=self._move.rejected,
+                rejected=self._move.rejected + self._trajectory.rejected,
             ),
             "robot": diagnostics.robot_status(
                 state, address=self._settings["robot_ip"], versions=self._driver.versions, trouble=self._trouble
@@ -328,6 +340,7 @@ class FrankaNode(LifecycleNode):
         """Release the arm, then everything of ROS."""
         self.release()
         self._move.destroy()
+        self._trajectory.destroy()
         self.destroy_node()
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from aiofranka_ros.descriptors import describe
 from aiofranka_ros.errors import ConfigurationError
-from aiofranka_ros.settings import SETTINGS, Lock, Setting, Settings
+from aiofranka_ros.setting import Lock
+from aiofranka_ros.settings import SETTINGS, Settings
 
 _LOCKS = {setting.name: setting.lock for setting in SETTINGS}
 
@@ -68,20 +70,3 @@ class Parameters(Settings):
         self.check(change.name, change.value)
         if not self._declaring and self._reached() >= lock:
             raise ConfigurationError(f"{change.name} can be changed {lock.remedy}")
-
-
-def describe(setting: Setting) -> ParameterDescriptor:
-    """What ``ros2 param describe`` shows."""
-    descriptor = ParameterDescriptor(
-        description=setting.text,
-        additional_constraints=setting.terms,
-        read_only=setting.lock is Lock.STARTED,
-        # Types are checked here, so that integers can stand for floats.
-        dynamic_typing=True,
-    )
-    # Graphical tools make a slider of a range. ROS has none for arrays.
-    if isinstance(setting.default, float):
-        descriptor.floating_point_range = [FloatingPointRange(from_value=setting.low, to_value=setting.high, step=0.0)]
-    elif isinstance(setting.default, int) and not isinstance(setting.default, bool):
-        descriptor.integer_range = [IntegerRange(from_value=setting.low, to_value=setting.high, step=1)]
-    return descriptor

@@ -10,13 +10,32 @@ quantities in rad, rad/s, Nm, joint 1 first.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import zlib
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
+
+
+def _forget_stale_kernels() -> None:
+    """Remove compiled code that is older than any source that has kernels.
+
+    numba looks at the file of a kernel alone; code that was compiled into it from another file would stay as it was.
+    """
+    package = Path(__file__).parent
+    with contextlib.suppress(OSError):  # Not ours to remove: then it was not compiled here either.
+        sources = [source for source in package.glob("*.py") if b"@kernel" in source.read_bytes()]
+        newest = max(source.stat().st_mtime for source in sources)
+        for index in (package / "__pycache__").glob("*.nbi"):
+            if index.stat().st_mtime < newest:
+                index.unlink(missing_ok=True)
+
+
+_forget_stale_kernels()
 
 #: Decorator of the compiled kernels. Compiled code is cached beside the source (or in the user's cache directory); a
 #: division by zero gives infinity, which the limits catch, instead of an exception in the middle of a cycle.
@@ -227,7 +246,7 @@ MEMORY = np.dtype(
         ("motion_status", "i8"),
         ("motion_time", "f8"),  # along the motion [s]
         ("motion_rate", "f8"),  # 1: as planned; falls to 0 while stopping
-        ("motion_stopping", "f8"),  # since stopping began [s]
+        ("motion_stopping", "f8"),  # how much of the stop is over: 0 to 1
         ("motion_offset", "f8", (7,)),  # where the arm was beside the motion's beginning; fades out
         ("motion_offset_rate", "f8", (7,)),
         ("motion_offset_time", "f8"),

@@ -8,11 +8,9 @@ declarations and ``config/fr3.yaml`` follow from it.
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -21,149 +19,10 @@ from aiofranka_ros.errors import ConfigurationError, FrankaError
 from aiofranka_ros.fr3 import ACCELERATION_LIMIT, TORQUE_LIMIT, TORQUE_RATE_LIMIT, VELOCITY_LIMIT
 from aiofranka_ros.kinematics import pose_matrix
 from aiofranka_ros.records import Array, Mode, Record
-
-Value: TypeAlias = "bool | str | int | float | tuple[float, ...]"
-#: One bound for a scalar or for all elements, or one for each of them.
-Bound: TypeAlias = "float | tuple[float, ...]"
+from aiofranka_ros.setting import Effect, Lock, Setting, Value
 
 #: Largest deviation from 1 of the norm of the quaternion in ``tcp_in_flange``.
 _QUATERNION_TOLERANCE = 0.01
-
-
-class Lock(enum.IntEnum):
-    """From which state of the node on a parameter cannot be changed any more, and what to do about it."""
-
-    STARTED = 0
-    CONFIGURED = 1
-    ACTIVE = 2
-    NEVER = 3
-
-    @property
-    def remedy(self) -> str:
-        """How to change it nevertheless."""
-        return {
-            Lock.NEVER: "at any time",
-            Lock.ACTIVE: "only while the node is not active: deactivate it first",
-            Lock.CONFIGURED: "only while the node is unconfigured: clean it up first",
-            Lock.STARTED: "only at the start: in the configuration file or with --ros-args -p",
-        }[self]
-
-
-class Effect(enum.Enum):
-    """What a changed parameter means for the control process."""
-
-    NONE = "read by the node where it is needed"
-    COMMAND = "a field of the commands"
-    LAW = "a field of the commands that changes torques: blended in"
-    FRAME = "the control frame"
-    MODE = "the control law"
-    COLLISION = "the robot's thresholds of contact and collision"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One parameter.
-
-    :ivar default: a ``tuple`` for an array, whose length is the only one allowed.
-    :ivar text: what it does, in a sentence.
-    :ivar unit: SI; empty where it has none.
-    :ivar low: smallest value; for arrays of every element, or one for each.
-    :ivar high: largest value.
-    :ivar choices: the only values of a string.
-    :ivar source: where default and range come from.
-    :ivar field: name of the field of the commands that it sets, where that differs from its own.
-    """
-
-    name: str
-    default: Value
-    text: str
-    unit: str = ""
-    low: Bound = -math.inf
-    high: Bound = math.inf
-    choices: tuple[str, ...] = ()
-    source: str = ""
-    lock: Lock = Lock.NEVER
-    effect: Effect = Effect.NONE
-    field: str = ""
-
-    @property
-    def size(self) -> int:
-        """Number of elements; 0 for a scalar."""
-        return len(self.default) if isinstance(self.default, tuple) else 0
-
-    @property
-    def range(self) -> str:
-        """The allowed values, with their unit."""
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        if isinstance(self.default, bool):
-            return "true or false"
-        if isinstance(self.default, str):
-            return "not empty"
-        count = f"{self.size} values, each " if self.size else ""
-        return f"{count}in [{_bound(self.low)}, {_bound(self.high)}]{self._unit}"
-
-    @property
-    def terms(self) -> str:
-        """Everything to know about its values: range, when it can be changed, where it comes from."""
-        sentences = [self.range[0].upper() + self.range[1:]]
-        if self.lock is not Lock.NEVER:
-            sentences.append(f"Can be changed {self.lock.remedy}")
-        if self.source:
-            sentences.append(f"Source: {self.source}")
-        return ". ".join(sentences) + "."
-
-    @property
-    def _unit(self) -> str:
-        return f" {self.unit}" if self.unit else ""
-
-    def parse(self, value: Any) -> Any:
-        """``value`` as it is used: ``bool``, ``str``, ``int``, ``float`` or an array of floats.
-
-        Integers are taken for floats: YAML and ``ros2 param set`` make them of ``400``.
-
-        :raises ConfigurationError: it has the wrong type, size, sign or range.
-        """
-        if isinstance(self.default, bool):
-            if not isinstance(value, bool):
-                raise self._refusal(f"is {value!r}")
-            return value
-        if isinstance(self.default, str):
-            if not isinstance(value, str) or not value.strip() or (self.choices and value not in self.choices):
-                raise self._refusal(f"is {value!r}")
-            return value
-        if not self.size:
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise self._refusal(f"is {value!r}")
-            if not math.isfinite(value) or not self.low <= value <= self.high:  # type: ignore[operator]
-                raise self._refusal(f"is {value:g}{self._unit}")
-            if isinstance(self.default, int) and value != int(value):
-                raise self._refusal(f"is {value:g}, which is not whole")
-            return type(self.default)(value)  # type: ignore[arg-type]
-        return self._parse_array(value)
-
-    def _parse_array(self, value: Any) -> Array:
-        if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-            raise self._refusal(f"is {value!r}")
-        elements = list(value)
-        if any(isinstance(element, bool) or not isinstance(element, (int, float)) for element in elements):
-            raise self._refusal(f"is {elements!r}")
-        if len(elements) != self.size:
-            raise self._refusal(f"has {len(elements)} values")
-        array = np.array(elements, dtype=float)
-        low, high = np.broadcast_to(self.low, self.size), np.broadcast_to(self.high, self.size)
-        for index in np.flatnonzero(~np.isfinite(array) | (array < low) | (array > high)):
-            raise self._refusal(f"is {array[index]:g}{self._unit} at index {index}")
-        return array
-
-    def _refusal(self, what: str) -> ConfigurationError:
-        return ConfigurationError(f"{self.name} {what}; allowed: {self.range}")
-
-
-def _bound(value: Bound) -> str:
-    if isinstance(value, tuple):
-        return "(" + " ".join(f"{element:g}" for element in value) + ")"
-    return f"{value:g}"
 
 
 def _joints(value: float | Sequence[float] | Array) -> tuple[float, ...]:
@@ -341,7 +200,7 @@ SETTINGS: tuple[Setting, ...] = (
         unit="s", low=0.1, high=2.0, effect=Effect.COMMAND,
         source="on a busy machine, an ordinary process now and then has to wait for 0.1 s",
     ),
-    # The move action.
+    # Moves and trajectories.
     Setting(
         "move_velocity", _joints(np.round(0.5 * VELOCITY_LIMIT, 3)),
         "Largest velocities of ~/move where its goal gives none.",
@@ -358,7 +217,7 @@ SETTINGS: tuple[Setting, ...] = (
         source="full acceleration after 50 ms; at the most kMaxJointJerk, libfranka rate_limiting.h",
     ),
     Setting(
-        "move_tolerance", 0.01, "Largest distance of a joint from the goal of ~/move that gives none.",
+        "move_tolerance", 0.01, "Largest distance of a joint from a goal that gives none.",
         unit="rad", low=0.0001, high=0.5,
     ),
     Setting(
@@ -366,11 +225,15 @@ SETTINGS: tuple[Setting, ...] = (
         unit="s", low=0.0, high=30.0,
     ),
     Setting(
-        "motion_kp", _JOINT_KP, "Joint stiffness during ~/move, and of holding in mode torque.",
+        "path_tolerance", 0.0, "Largest distance of a joint from a trajectory that gives none; 0: any.",
+        unit="rad", low=0.0, high=3.0, source="joint_trajectory_controller has none either",
+    ),
+    Setting(
+        "motion_kp", _JOINT_KP, "Joint stiffness during moves and trajectories, and of holding in mode torque.",
         unit="Nm/rad", low=0.0, high=_MAX_STIFFNESS, source=_EXAMPLE, effect=Effect.LAW,
     ),
     Setting(
-        "motion_kd", _JOINT_KD, "Joint damping during ~/move, and of holding in mode torque.",
+        "motion_kd", _JOINT_KD, "Joint damping during moves and trajectories, and of holding in mode torque.",
         unit="Nm s/rad", low=0.0, high=_MAX_DAMPING, source=_EXAMPLE, effect=Effect.LAW,
     ),
     # The robot's own reactions.
@@ -409,7 +272,7 @@ class Settings:
 
     @staticmethod
     def check(name: str, value: Any) -> Any:
-        """``value`` as it would be used, see :meth:`Setting.parse`; nothing is changed.
+        """``value`` as it would be used, see :meth:`~aiofranka_ros.setting.Setting.parse`; nothing is changed.
 
         :raises ConfigurationError: there is no such setting, or the value cannot be used.
         """

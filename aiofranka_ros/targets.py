@@ -37,7 +37,7 @@ class Owner(Protocol):
 
     @property
     def moving(self) -> bool:
-        """Whether the move action owns the arm."""
+        """Whether a move or a trajectory owns the arm."""
 
     def parameter(self, name: str) -> Any:
         """Value of a parameter."""
@@ -111,7 +111,7 @@ class TargetTopics:
                 reason="another mode",
             )
         if self._owner.moving:
-            raise InvalidTarget("the move action owns the arm", reason="during a move")
+            raise InvalidTarget("a move or a trajectory owns the arm", reason="during a move")
         return client
 
     def _describe_limited(self, state: Record) -> tuple[str, str]:

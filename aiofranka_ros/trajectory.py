@@ -26,9 +26,11 @@ from aiofranka_ros.fr3 import (
 )
 from aiofranka_ros.records import Array, MotionStatus, Record, kernel
 
-#: Stopping a motion takes this long [s]: it slows down along its own path. From 2.62 rad/s the braking peaks at
-#: 1.5 · 2.62 / 0.4 = 9.8 rad/s², within the arm's 10 rad/s².
+#: Stopping a motion takes this long [s]: it slows down along its own path. Longer where a joint is so fast that its
+#: braking, at most 1.5 times the velocity by this time, would exceed what the path leaves of its acceleration limit...
 STOP_DURATION = 0.4
+#: ...which is this share of it at the least.
+_STOP_SHARE = 0.5
 #: An arm that is elsewhere than a motion begins is led onto it during this time [s]...
 OFFSET_DURATION = 0.5
 #: ...unless it is further away than this [rad].
@@ -246,6 +248,21 @@ def begin(memory: Record, motion: Record, q: Array, dq: Array, late: float = 0.0
 
 
 @kernel
+def _stop_duration(memory: Record, motion: Record) -> float:
+    """How long stopping takes at the speed that the path has where the arm is [s]; overwrites the reference."""
+    evaluate(
+        motion.times, motion.coefficients, motion.segments, memory.motion_time,
+        memory.ref_q, memory.ref_dq, memory.ref_ddq,
+    )  # fmt: skip
+    duration = STOP_DURATION
+    for i in range(7):
+        limit = ACCELERATION_LIMIT[i]
+        left = max(limit - abs(memory.ref_ddq[i]) * memory.motion_rate**2, _STOP_SHARE * limit)
+        duration = max(duration, 1.5 * abs(memory.ref_dq[i]) / left)
+    return duration
+
+
+@kernel
 def advance(memory: Record, motion: Record, dt: float) -> None:
     """Advance the joint reference along the motion by ``dt`` [s].
 
@@ -254,10 +271,11 @@ def advance(memory: Record, motion: Record, dt: float) -> None:
     """
     rate_change = 0.0
     if memory.motion_status == MotionStatus.STOPPING:
-        memory.motion_stopping += dt
-        u = min(memory.motion_stopping / STOP_DURATION, 1.0)
+        duration = _stop_duration(memory, motion)
+        memory.motion_stopping = min(memory.motion_stopping + dt / duration, 1.0)
+        u = memory.motion_stopping
         memory.motion_rate = 1.0 - u * u * (3.0 - 2.0 * u)
-        rate_change = -6.0 * u * (1.0 - u) / STOP_DURATION
+        rate_change = -6.0 * u * (1.0 - u) / duration
     memory.motion_time += memory.motion_rate * dt
     evaluate(
         motion.times, motion.coefficients, motion.segments, memory.motion_time,

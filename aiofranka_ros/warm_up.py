@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sys
 
-from aiofranka_ros import control_loop, trajectory
+from aiofranka_ros import control_loop, joint_trajectory, trajectory
 
 
 def main() -> int:
     """Compile everything that is not in the cache yet."""
     control_loop.warm_up()
     trajectory.warm_up()
+    joint_trajectory.warm_up()
     return 0
 
 

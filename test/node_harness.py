@@ -70,17 +70,20 @@ def alive(pid: int) -> bool:
 
 
 class NodeProcess:
-    """The node as a user starts it, in a namespace of its own.
+    """The node as a user starts it.
 
     :param log: file for all that it says.
+    :param namespace: where it is; one of its own if ``None``.
     :param parameters: its parameters.
     """
 
-    def __init__(self, log: Path, **parameters: Any) -> None:
-        self.namespace = next(_namespaces)
-        self.name = f"/{self.namespace}/aiofranka"
+    MODULE, NAME = "aiofranka_ros.node", "aiofranka"
+
+    def __init__(self, log: Path, namespace: str | None = None, **parameters: Any) -> None:
+        self.namespace = next(_namespaces) if namespace is None else namespace
+        self.name = f"/{self.namespace}/{self.NAME}"
         self._log = log
-        command = [sys.executable, "-m", "aiofranka_ros.node", "--ros-args", "-r", f"__ns:=/{self.namespace}"]
+        command = [sys.executable, "-m", self.MODULE, "--ros-args", "-r", f"__ns:=/{self.namespace}"]
         for name, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             command += ["-p", f"{name}:={text}"]

@@ -29,14 +29,15 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 LAYERS = """
     errors console worker_threads offload loop_guard
     array_transport remote_protocol remote_worker remote_process isolation
-    records fr3 kinematics limits reference laws trajectory control_cycle shared_memory
-    arm control_loop control_process control_client simulation_model simulation warm_up
-    settings driver moves link robot_interface controller
-    parameters conversions targets diagnostics move_action node ros_client ros_interface
+    records fr3 kinematics limits reference laws trajectory joint_trajectory control_cycle shared_memory
+    arm hand control_loop control_process control_client simulation_hand simulation_model simulation warm_up
+    setting settings driver moves gripper link robot_interface controller
+    descriptors parameters conversions targets diagnostics move_action trajectory_action node ros_client ros_interface
+    gripper_parameters gripper_actions gripper_node
     demo_policy demo_evaluation demo_screen demo
 """.split()
-FIRST_LAYER_WITH_ROS = "parameters"
-ROS_MODULE = re.compile(r"rclpy|launch(_ros)?|tf2_ros|ament_index_python|\w+_(msgs|interfaces)")
+FIRST_LAYER_WITH_ROS = "descriptors"
+ROS_MODULE = re.compile(r"rclpy|launch(_ros)?|tf2_ros|ament_index_python|\w+_(msgs|srvs|interfaces)")
 
 
 def tree_of(module: str) -> ast.Module:
@@ -99,7 +100,7 @@ def test_package_xml_is_valid() -> None:
 
 def test_every_executable_is_a_main_function_that_exists() -> None:
     scripts = entry_points()
-    assert set(scripts) == {"node", "simulation", "demo"}
+    assert set(scripts) == {"node", "gripper_node", "simulation", "demo"}
     for module, function in scripts.values():
         body = tree_of(module.removeprefix("aiofranka_ros.")).body
         assert function in [node.name for node in body if isinstance(node, ast.FunctionDef)]
@@ -241,6 +242,64 @@ def test_the_motion_status_is_that_of_franka_ros2() -> None:
     assert (status.IDLE, status.EXECUTING, status.TARGET_REACHED, status.ABORTED) == (0, 1, 2, 3)
 
 
+def test_the_gripper_actions_are_those_of_franka_ros2() -> None:
+    actions = pytest.importorskip("franka_msgs.action")
+    goals: dict[str, dict[str, str]] = {
+        "Homing": {},
+        "Move": {"width": "double", "speed": "double"},
+        "Grasp": {"width": "double", "epsilon": "franka_msgs/GraspEpsilon", "speed": "double", "force": "double"},
+    }
+    for name, fields in goals.items():
+        action = getattr(actions, name)
+        assert list(action.Goal.get_fields_and_field_types().items()) == list(fields.items())
+        assert list(action.Result.get_fields_and_field_types().items()) == [("success", "boolean"), ("error", "string")]
+        assert action.Feedback.get_fields_and_field_types() == {"current_width": "double"}
+    epsilon = actions.Grasp.Goal().epsilon
+    assert list(epsilon.get_fields_and_field_types().items()) == [("inner", "double"), ("outer", "double")]
+    assert (epsilon.inner, epsilon.outer) == (0.005, 0.005)
+
+
+def test_the_trajectory_action_is_that_of_control_msgs() -> None:
+    action = pytest.importorskip("control_msgs.action").FollowJointTrajectory
+    assert list(action.Goal.get_fields_and_field_types().items()) == [
+        ("trajectory", "trajectory_msgs/JointTrajectory"),
+        ("multi_dof_trajectory", "trajectory_msgs/MultiDOFJointTrajectory"),
+        ("path_tolerance", "sequence<control_msgs/JointTolerance>"),
+        ("component_path_tolerance", "sequence<control_msgs/JointComponentTolerance>"),
+        ("goal_tolerance", "sequence<control_msgs/JointTolerance>"),
+        ("component_goal_tolerance", "sequence<control_msgs/JointComponentTolerance>"),
+        ("goal_time_tolerance", "builtin_interfaces/Duration"),
+    ]
+    result = action.Result
+    assert list(result.get_fields_and_field_types().items()) == [("error_code", "int32"), ("error_string", "string")]
+    codes = (result.SUCCESSFUL, result.INVALID_GOAL, result.INVALID_JOINTS, result.OLD_HEADER_TIMESTAMP)
+    assert (*codes, result.PATH_TOLERANCE_VIOLATED, result.GOAL_TOLERANCE_VIOLATED) == (0, -1, -2, -3, -4, -5)
+    # The indices came with Kilted, whose packages are those on PyPI.
+    indexed = os.environ.get("ROS_DISTRO") not in ("humble", "iron", "jazzy")
+    point, multi_dof_point = "trajectory_msgs/JointTrajectoryPoint", "trajectory_msgs/MultiDOFJointTrajectoryPoint"
+    assert list(action.Feedback.get_fields_and_field_types().items()) == [
+        ("header", "std_msgs/Header"),
+        ("joint_names", "sequence<string>"),
+        *((name, point) for name in ("desired", "actual", "error")),
+        *([("index", "int32")] if indexed else []),
+        ("multi_dof_joint_names", "sequence<string>"),
+        *((f"multi_dof_{name}", multi_dof_point) for name in ("desired", "actual", "error")),
+        *([("multi_dof_index", "int32")] if indexed else []),
+    ]
+
+
+def test_tolerances_are_those_of_control_msgs() -> None:
+    messages = pytest.importorskip("control_msgs.msg")
+    limits = dict.fromkeys(("position", "velocity", "acceleration"), "double")
+    joint, component = messages.JointTolerance, messages.JointComponentTolerance
+    assert list(joint.get_fields_and_field_types().items()) == [("name", "string"), *limits.items()]
+    assert list(component.get_fields_and_field_types().items()) == [
+        ("joint_name", "string"),
+        ("component", "uint16"),
+        *limits.items(),
+    ]
+
+
 # --- The set-up
 
 
@@ -292,15 +351,18 @@ def test_the_environment_of_this_project_is_not_taken_for_a_distribution(
 
 def test_interfaces_of_the_distribution_are_not_built_again(tmp_path: Path) -> None:
     set_up = load_set_up()
+    packages = set_up.UNDERLAY_PACKAGES
     bare = make_prefix(tmp_path / "bare", "rclpy")
-    assert set_up.missing_interfaces({"AMENT_PREFIX_PATH": str(bare)}, bare) == ["franka_msgs"]
+    assert set_up.missing_interfaces({"AMENT_PREFIX_PATH": str(bare)}, bare) == list(packages)
 
-    full = make_prefix(tmp_path / "full", "rclpy", "franka_msgs")
+    full = make_prefix(tmp_path / "full", "rclpy", *packages)
     with pytest.raises(set_up.SetUpError, match="has no action/PTPMotion.action"):
         set_up.missing_interfaces({"AMENT_PREFIX_PATH": str(full)}, full)
 
-    (full / "share" / "franka_msgs" / "action").mkdir(parents=True)
-    (full / "share" / "franka_msgs" / "action" / "PTPMotion.action").touch()
+    for package, definition in packages.items():
+        path = full / "share" / package / definition
+        path.parent.mkdir(parents=True)
+        path.touch()
     assert set_up.missing_interfaces({"AMENT_PREFIX_PATH": str(full)}, full) == []
 
 

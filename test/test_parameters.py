@@ -20,7 +20,8 @@ from aiofranka_ros import kinematics
 from aiofranka_ros.errors import ConfigurationError
 from aiofranka_ros.parameters import Parameters
 from aiofranka_ros.records import COMMANDS, Mode, new
-from aiofranka_ros.settings import SETTINGS, Effect, Lock, Setting
+from aiofranka_ros.setting import Effect, Lock, Setting
+from aiofranka_ros.settings import SETTINGS
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "fr3.yaml"
 BY_NAME = {setting.name: setting for setting in SETTINGS}

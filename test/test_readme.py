@@ -1,6 +1,6 @@
 """The README is true: its client runs as it stands, its tables are those of the code.
 
-``python test/test_readme.py`` writes the table of parameters anew.
+``python test/test_readme.py`` writes the tables of parameters anew.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from node_harness import ROOT, Client, NodeProcess, descendants, wait_until
 from rclpy.action import get_action_server_names_and_types_by_node
 
-from aiofranka_ros.settings import SETTINGS, Lock, Setting
+from aiofranka_ros.gripper_parameters import GRIPPER_SETTINGS
+from aiofranka_ros.setting import Lock, Setting
+from aiofranka_ros.settings import SETTINGS
 
 README = ROOT / "README.md"
+#: Sections with a table of parameters.
+TABLES = {"parameters": SETTINGS, "gripper parameters": GRIPPER_SETTINGS}
 #: In one word, when a parameter can be changed.
 _WHEN = {
     Lock.NEVER: "any time",
@@ -35,10 +40,10 @@ def section(name: str) -> re.Match[str]:
     return found
 
 
-def parameter_table() -> str:
-    """The table of parameters as it should be."""
+def parameter_table(settings: tuple[Setting, ...]) -> str:
+    """A table of parameters as it should be."""
     lines = ["| parameter | default | allowed | when | meaning |", "|---|---|---|---|---|"]
-    for setting in SETTINGS:
+    for setting in settings:
         cells = [f"`{setting.name}`", default(setting), setting.range, _WHEN[setting.lock], setting.text]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -56,8 +61,9 @@ def default(setting: Setting) -> str:
     return " ".join(f"{element:g}" for element in value)
 
 
-def test_the_table_of_parameters_is_that_of_the_node() -> None:
-    assert section("parameters")["text"] == parameter_table(), "run: python test/test_readme.py"
+@pytest.mark.parametrize("name", TABLES)
+def test_the_tables_of_parameters_are_those_of_the_nodes(name: str) -> None:
+    assert section(name)["text"] == parameter_table(TABLES[name]), "run: python test/test_readme.py"
 
 
 def test_every_topic_and_action_of_the_node_is_in_a_table(running: tuple[NodeProcess, Client]) -> None:
@@ -128,6 +134,7 @@ def test_joint_values_in_the_text_are_the_packages() -> None:
 
 
 if __name__ == "__main__":
-    span = section("parameters").span("text")
-    text = README.read_text()
-    README.write_text(text[: span[0]] + parameter_table() + text[span[1] :])
+    for title, table in TABLES.items():
+        span = section(title).span("text")
+        text = README.read_text()
+        README.write_text(text[: span[0]] + parameter_table(table) + text[span[1] :])

@@ -138,10 +138,23 @@ def test_stopping_keeps_to_the_path_and_to_what_the_arm_can_do(share):
     _, path, _, _ = sampled(motion, 1e-4)
     for row in q[:: max(1, len(q) // 20)]:
         assert np.abs(path - row).max(axis=1).min() < 1e-3
-    after = int(at * 1e3)
-    assert np.abs(ddq[after:]).max() <= fr3.ACCELERATION_LIMIT[0] + ACCELERATION[0]
-    assert np.abs(np.diff(dq, axis=0)).max() <= (fr3.ACCELERATION_LIMIT[0] + ACCELERATION[0]) * 1e-3
-    assert len(q) * 1e-3 <= at + trajectory.STOP_DURATION + 0.01 or len(q) * 1e-3 <= trajectory.OFFSET_DURATION + 0.01
+    # Where the path itself takes more than half of the limit, braking has the other half.
+    assert np.abs(ddq).max() <= 1.1 * fr3.ACCELERATION_LIMIT[0]
+    assert np.abs(np.diff(dq, axis=0)).max() <= 1.1e-3 * fr3.ACCELERATION_LIMIT[0]
+    assert len(q) * 1e-3 <= at + trajectory.STOP_DURATION + 0.1 or len(q) * 1e-3 <= trajectory.OFFSET_DURATION + 0.01
+
+
+@pytest.mark.parametrize("share", [0.2, 0.35, 0.5, 0.65])
+def test_a_joint_that_is_too_fast_to_stop_as_quickly_gets_the_time_it_needs(share):
+    goal = fr3.HOME.copy()
+    goal[6] += 3.0
+    motion = trajectory.plan(fr3.HOME, goal, max_acceleration=fr3.ACCELERATION_LIMIT, max_jerk=np.full(7, 1000.0))
+    at = share * motion.duration
+    status, q, dq, ddq = executed(motion, stop_at=at)
+    assert status is MotionStatus.STOPPED
+    assert np.abs(dq).max() > 3.0
+    assert np.abs(ddq).max() <= 1.2 * fr3.ACCELERATION_LIMIT[0]
+    assert len(q) * 1e-3 <= at + 1.5
 
 
 def test_an_arm_a_little_beside_the_beginning_is_led_onto_the_motion_without_a_jump():

@@ -73,7 +73,10 @@ CMAKE_OLDEST = (3, 20)
 PIP_INSTALL = ("-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar=off")
 
 # Interface packages of the underlay, each with a definition by which to tell that an installed one will do.
-UNDERLAY_PACKAGES = {"franka_msgs": "action/PTPMotion.action"}
+UNDERLAY_PACKAGES = {
+    "franka_msgs": "action/PTPMotion.action",
+    "control_msgs": "action/FollowJointTrajectory.action",
+}
 
 # What the output of pip and CMake shows, and what it means.
 KNOWN_FAILURES = {

@@ -1,0 +1,322 @@
+"""Trajectories made of points: through all of them, within the limits, entered smoothly wherever the arm is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.interpolate import BPoly, CubicHermiteSpline, PchipInterpolator
+
+from aiofranka_ros import fr3, joint_trajectory, trajectory
+from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.fr3 import HOME
+from aiofranka_ros.joint_trajectory import ArmState, JointTrajectory, fit, join, remainder
+from aiofranka_ros.records import MAX_SEGMENTS
+from aiofranka_ros.trajectory import Motion, plan
+
+REST = np.zeros(7)
+AT_HOME = ArmState(HOME, REST, REST)
+#: A second beside HOME at moderate speed.
+ELSEWHERE = HOME + np.array([0.4, -0.3, 0.2, -0.4, 0.3, 0.3, -0.5])
+
+
+def sampled(motion: Motion, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    q, dq, ddq = (np.array(column) for column in zip(*(motion.at(time) for time in times), strict=True))
+    return q, dq, ddq
+
+
+def wave(count: int, duration: float = 4.0, height: float = 0.2) -> JointTrajectory:
+    """From HOME and back in a cosine: positions, velocities and accelerations fit each other."""
+    times = np.linspace(0.0, duration, count)
+    omega = 2.0 * np.pi / duration
+    one = np.ones(7)
+    return JointTrajectory(
+        times,
+        HOME + np.outer(height * (1.0 - np.cos(omega * times)), one),
+        np.outer(height * omega * np.sin(omega * times), one),
+        np.outer(height * omega**2 * np.cos(omega * times), one),
+    )
+
+
+def positions_only(trajectory: JointTrajectory) -> JointTrajectory:
+    return JointTrajectory(trajectory.times, trajectory.q)
+
+
+@st.composite
+def points(draw: st.DrawFn, *, count: int = 6) -> JointTrajectory:
+    """Any numbers, whether an arm could follow them or not."""
+    thousandths = st.lists(st.integers(-1000, 1000), min_size=7 * count, max_size=7 * count)
+    values = thousandths.map(lambda numbers: 1e-3 * np.array(numbers).reshape(count, 7))
+    gaps = draw(st.lists(st.floats(0.05, 2.0), min_size=count - 1, max_size=count - 1))
+    times = np.concatenate([[0.0], np.cumsum(gaps)])
+    return JointTrajectory(times, draw(values), draw(values), draw(values))
+
+
+# --- Between the points
+
+
+@settings(max_examples=30)
+@given(points())
+def test_positions_velocities_and_accelerations_make_quintics(trajectory):
+    assert trajectory.dq is not None and trajectory.ddq is not None
+    expected = BPoly.from_derivatives(trajectory.times, np.stack([trajectory.q, trajectory.dq, trajectory.ddq], axis=1))
+    times = np.linspace(0.0, trajectory.times[-1], 57)[:-1]
+    q, dq, ddq = sampled(fit(trajectory), times)
+    np.testing.assert_allclose(q, expected(times), atol=1e-6)
+    np.testing.assert_allclose(dq, expected.derivative()(times), atol=1e-5)
+    np.testing.assert_allclose(ddq, expected.derivative(2)(times), atol=1e-3)
+
+
+@settings(max_examples=30)
+@given(points())
+def test_positions_and_velocities_make_cubics(trajectory):
+    assert trajectory.dq is not None
+    expected = CubicHermiteSpline(trajectory.times, trajectory.q, trajectory.dq)
+    times = np.linspace(0.0, trajectory.times[-1], 57)[:-1]
+    q, dq, ddq = sampled(fit(JointTrajectory(trajectory.times, trajectory.q, trajectory.dq)), times)
+    np.testing.assert_allclose(q, expected(times), atol=1e-8)
+    np.testing.assert_allclose(dq, expected(times, 1), atol=1e-7)
+    np.testing.assert_allclose(ddq, expected(times, 2), atol=1e-5)
+
+
+@settings(max_examples=30)
+@given(points())
+def test_positions_alone_are_passed_without_overshoot_and_without_steps_of_the_velocity(trajectory):
+    motion = fit(positions_only(trajectory))
+    # Inside, the monotone cubics of scipy; at both ends at rest.
+    slopes = PchipInterpolator(trajectory.times, trajectory.q).derivative()(trajectory.times)
+    slopes[[0, -1]] = 0.0
+    expected = CubicHermiteSpline(trajectory.times, trajectory.q, slopes)
+    times = np.linspace(0.0, trajectory.times[-1], 57)
+    q, _, _ = sampled(motion, times)
+    np.testing.assert_allclose(q, expected(times), atol=1e-8)
+    for k in range(len(trajectory.times) - 1):
+        inside = (times >= trajectory.times[k]) & (times <= trajectory.times[k + 1])
+        low, high = np.sort(trajectory.q[k : k + 2], axis=0)
+        assert (q[inside] >= low - 1e-9).all() and (q[inside] <= high + 1e-9).all()
+    for knot in trajectory.times[1:-1]:
+        _, dq, _ = sampled(motion, np.array([knot - 1e-9, knot + 1e-9]))
+        np.testing.assert_allclose(dq[0], dq[1], atol=2e-5)  # 2 ns at up to 5000 rad/s²
+
+
+def test_positions_on_a_line_are_followed_on_that_line():
+    times = np.arange(6.0)
+    motion = fit(JointTrajectory(times, HOME + np.outer(0.1 * times, np.ones(7))))
+    _, dq, ddq = sampled(motion, np.linspace(1.001, 3.999, 20))
+    np.testing.assert_allclose(dq, 0.1, atol=1e-9)
+    np.testing.assert_allclose(ddq, 0.0, atol=1e-6)
+
+
+# --- Where it begins
+
+
+@pytest.mark.parametrize("given_", ["positions", "velocities", "accelerations"])
+def test_what_leads_to_the_first_point_begins_where_and_as_fast_as_the_arm_is(given_: str):
+    dq = None if given_ == "positions" else np.zeros((1, 7))
+    ddq = np.zeros((1, 7)) if given_ == "accelerations" else None
+    state = ArmState(HOME, np.full(7, 0.1), np.full(7, 0.2))
+    motion = join(JointTrajectory(np.array([2.0]), ELSEWHERE[np.newaxis], dq, ddq), state, 0.0)
+    assert motion.duration == pytest.approx(2.0)
+    q, dq0, ddq0 = motion.at(0.0)
+    np.testing.assert_allclose(q, HOME, atol=1e-12)
+    np.testing.assert_allclose(dq0, state.dq, atol=1e-12)
+    if given_ == "accelerations":
+        np.testing.assert_allclose(ddq0, state.ddq, atol=1e-12)
+    np.testing.assert_allclose(motion.goal, ELSEWHERE, atol=1e-9)
+
+
+def test_a_single_point_that_is_due_at_once_is_led_to_smoothly():
+    motion = join(JointTrajectory(np.array([0.0]), ELSEWHERE[np.newaxis]), AT_HOME, 0.0)
+    np.testing.assert_allclose(motion.at(0.0)[0], HOME, atol=1e-9)
+    np.testing.assert_allclose(motion.goal, ELSEWHERE, atol=1e-9)
+    _, dq, ddq = sampled(motion, np.linspace(0.0, motion.duration, 200))
+    assert np.abs(ddq).max() <= 0.51 * fr3.ACCELERATION_LIMIT[0]
+    np.testing.assert_allclose(dq[[0, -1]], 0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("age", [0.3, 1.0, 2.0])
+def test_one_that_has_begun_is_entered_where_it_is_by_now(age: float):
+    trajectory = wave(60)
+    motion = join(trajectory, AT_HOME, age)
+    np.testing.assert_allclose(motion.at(0.0)[0], HOME, atol=1e-9)
+    np.testing.assert_allclose(motion.at(0.0)[1], 0.0, atol=1e-9)
+    assert motion.duration == pytest.approx(trajectory.times[-1] - age)
+    whole = fit(trajectory)
+    for time in (0.9 * motion.duration, motion.duration):
+        np.testing.assert_allclose(motion.at(time)[0], whole.at(age + time)[0], atol=1e-9)
+
+
+def test_one_that_begins_later_lets_the_arm_wait():
+    motion = join(wave(60), AT_HOME, -1.5)
+    assert motion.duration == pytest.approx(5.5)
+    q, dq, _ = sampled(motion, np.linspace(0.0, 1.5, 30))
+    np.testing.assert_allclose(q, np.tile(HOME, (30, 1)), atol=1e-9)
+    np.testing.assert_allclose(dq, 0.0, atol=1e-9)
+    np.testing.assert_allclose(motion.at(3.5)[0], fit(wave(60)).at(2.0)[0], atol=1e-9)
+
+
+def test_one_that_begins_later_lets_what_runs_go_on_until_then():
+    running = fit(wave(60))
+    back = JointTrajectory(np.array([1.5]), HOME[np.newaxis], np.zeros((1, 7)))
+    motion = join(back, remainder(running, 1.0), -0.5)
+    for time in (0.0, 0.2, 0.49):
+        for value, expected in zip(motion.at(time), running.at(1.0 + time), strict=True):
+            np.testing.assert_allclose(value, expected, atol=1e-7)
+    np.testing.assert_allclose(motion.goal, HOME, atol=1e-9)
+
+
+@settings(max_examples=25)
+@given(st.floats(0.0, 4.0), st.floats(-0.15, 0.15), st.floats(-1.0, 1.0), st.floats(-4.0, 4.0))
+def test_entering_from_anywhere_keeps_to_the_limits_and_never_jumps(age, offset, rate, acceleration):
+    there = fit(wave(40)).at(age)
+    state = ArmState(there[0] + offset, there[1] + rate, there[2] + acceleration)
+    motion = join(wave(40), state, age)
+    times = np.arange(0.0, motion.duration, 1e-3)
+    q, dq, ddq = sampled(motion, times)
+    np.testing.assert_allclose(q[0], state.q, atol=1e-9)
+    np.testing.assert_allclose(dq[0], state.dq, atol=1e-9)
+    # A tenth of the limit is tolerated; the velocity's steps are those of the acceleration.
+    assert np.abs(ddq).max() <= 1.1 * fr3.ACCELERATION_LIMIT[0] + 1e-6
+    assert np.abs(np.diff(dq, axis=0)).max(initial=0.0) <= 1.2e-3 * fr3.ACCELERATION_LIMIT[0]
+    np.testing.assert_allclose(motion.goal, HOME, atol=1e-6)
+
+
+def test_what_is_left_of_a_motion_is_that_motion():
+    motion = plan(HOME, ELSEWHERE, max_jerk=np.full(7, 100.0))
+    rest = remainder(motion, 0.37)
+    assert rest.duration == pytest.approx(motion.duration - 0.37)
+    for time in np.linspace(0.0, rest.duration - 1e-6, 11):
+        for value, expected in zip(rest.at(time), motion.at(0.37 + time), strict=True):
+            np.testing.assert_allclose(value, expected, atol=1e-6)
+    np.testing.assert_allclose(remainder(motion, motion.duration + 1.0).goal, ELSEWHERE, atol=1e-9)
+
+
+# --- How many points
+
+
+def test_more_points_than_the_control_process_takes_are_thinned_out():
+    trajectory = wave(4001)
+    motion = join(trajectory, AT_HOME, 0.0)
+    assert len(motion.coefficients) <= MAX_SEGMENTS
+    for index in range(0, 4001, 97):
+        np.testing.assert_allclose(motion.at(trajectory.times[index])[0], trajectory.q[index], atol=1e-6)
+
+
+def test_points_that_cannot_be_thinned_out_are_refused():
+    # Every second point 3 mrad aside, slowly enough for the arm: 0.05 rad/s.
+    times = 0.1 * np.arange(2001)
+    q = np.tile(HOME, (2001, 1))
+    q[1::2, 4] += 0.003
+    with pytest.raises(InvalidTarget, match="fr3_joint5 would miss others by 0.00") as refused:
+        join(JointTrajectory(times, q), AT_HOME, 0.0)
+    assert refused.value.reason == "too many points"
+
+
+def test_points_within_a_cycle_are_one_and_the_last_one_counts():
+    times = np.array([0.0, 1.0, 1.0001, 2.0, 2.0001])
+    q = np.array([HOME, HOME + 0.1, HOME + 0.1001, HOME + 0.2, HOME + 0.2001])
+    motion = join(JointTrajectory(times, q), AT_HOME, 0.0)
+    np.testing.assert_allclose(motion.goal, HOME + 0.2001, atol=1e-9)
+    assert motion.duration == pytest.approx(2.0001)
+
+
+def test_once_warmed_up_nothing_is_compiled_any_more():
+    """A compiler takes seconds, and meanwhile the control process would miss the node's signs of life."""
+    joint_trajectory.warm_up()
+    kernels = (joint_trajectory._survey, trajectory.evaluate)
+    before = [len(kernel.signatures) for kernel in kernels]
+    running = join(wave(60), AT_HOME, -1.0)
+    for age in (-0.5, 0.0, 1.0):
+        for points_ in (wave(60), positions_only(wave(4001)), wave(1)):
+            join(points_, remainder(running, 0.7), age)
+    assert [len(kernel.signatures) for kernel in kernels] == before
+
+
+# --- What is refused
+
+
+BAD_POINTS = {
+    "no points": (JointTrajectory(np.empty(0), np.empty((0, 7))), "no points"),
+    "not finite": (JointTrajectory(np.array([1.0]), np.full((1, 7), np.nan)), "positions of point 0 are not finite"),
+    "velocity not finite": (
+        JointTrajectory(np.array([1.0]), HOME[np.newaxis], np.full((1, 7), np.inf)),
+        "velocities of point 0 are not finite",
+    ),
+    "before its beginning": (JointTrajectory(np.array([-0.1]), HOME[np.newaxis]), "point 0 is at -0.1 s"),
+    "same time twice": (
+        JointTrajectory(np.array([1.0, 2.0, 2.0]), np.tile(HOME, (3, 1))),
+        "point 1 is at 2 s and point 2 at 2 s",
+    ),
+    "outside the limits": (
+        JointTrajectory(np.array([1.0]), np.array([[*HOME[:6], 3.5]])),
+        r"fr3_joint7 = 3.5000 rad at point 0 is outside \[-3.0159, 3.0159\]",
+    ),
+    "still moving at the end": (
+        JointTrajectory(np.array([1.0]), HOME[np.newaxis], np.array([[0, 0, 0.2, 0, 0, 0, 0.0]])),
+        "fr3_joint3 ends at 0.200 rad/s",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD_POINTS)
+def test_bad_points_are_refused_with_the_reason(what: str):
+    trajectory, text = BAD_POINTS[what]
+    with pytest.raises(InvalidTarget, match=text):
+        trajectory.check()
+
+
+def beyond(joint: int, distance: float, duration: float) -> JointTrajectory:
+    q = HOME.copy()
+    q[joint] += distance
+    return JointTrajectory(np.array([duration]), q[np.newaxis], np.zeros((1, 7)))
+
+
+def test_what_is_too_fast_for_a_joint_is_refused_with_its_name_and_time():
+    # A cubic from rest to rest is fastest in its middle: 1.5 · 2 / 1.
+    with pytest.raises(InvalidTarget, match=r"fr3_joint1 would move at 3.00 rad/s, 0.38 .* \(at 0.50 s\)") as refused:
+        join(beyond(0, 2.0, 1.0), AT_HOME, 0.0)
+    assert refused.value.reason == "too fast"
+    join(beyond(0, 2.0, 1.4), AT_HOME, 0.0)
+
+
+def test_velocities_near_a_position_limit_are_those_that_the_robot_allows_there():
+    q = HOME.copy()
+    q[0] = fr3.POSITION_UPPER[0] - 0.3
+    end = q.copy()
+    end[0] += 0.28
+    there = JointTrajectory(np.array([0.3]), end[np.newaxis], np.zeros((1, 7)))
+    with pytest.raises(InvalidTarget, match="faster than the robot allows there"):
+        join(there, ArmState(q, REST, REST), 0.0)
+
+
+def test_what_needs_too_much_acceleration_is_refused():
+    # 6 · 0.5 / 0.5² at both ends, at no more than 1.5 rad/s.
+    with pytest.raises(InvalidTarget, match=r"fr3_joint2 would have to accelerate with 12.0 rad/s\^2; its limit is 10"):
+        join(beyond(1, -0.5, 0.5), AT_HOME, 0.0)
+
+
+def test_overshoot_beyond_a_position_limit_is_refused():
+    q = HOME.copy()
+    q[5] = fr3.POSITION_UPPER[5] - 0.02
+    dq = np.zeros((2, 7))
+    dq[0, 5] = 0.3
+    overshooting = JointTrajectory(np.array([3.0, 5.0]), np.array([q, q]), dq)
+    with pytest.raises(InvalidTarget, match="fr3_joint6 would be at"):
+        join(overshooting, AT_HOME, 0.0)
+
+
+def test_an_arm_beyond_its_limit_can_come_back():
+    q = HOME.copy()
+    q[6] = fr3.POSITION_LOWER[6] - 0.003
+    join(JointTrajectory(np.array([2.0]), HOME[np.newaxis]), ArmState(q, REST, REST), 0.0)
+
+
+def test_an_arm_that_is_too_far_away_to_enter_is_told_so():
+    # Near its limit a joint may not move as fast as the wave's offset would have to fade out.
+    far = ArmState(HOME, np.array([2.6, 0, 0, 0, 0, 0, 0]), REST)
+    q = HOME.copy()
+    q[0] = fr3.POSITION_UPPER[0] - 0.05
+    with pytest.raises(InvalidTarget, match="cannot enter it from where it is, 2.6.* fr3_joint1") as refused:
+        join(JointTrajectory(np.array([0.0]), q[np.newaxis]), far, 0.0)
+    assert refused.value.reason == "too far away"
