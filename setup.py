@@ -51,6 +51,7 @@ setup(
         # What `ros2 run aiofranka_ros NAME` starts; installed to lib/aiofranka_ros, not onto the PATH.
         "console_scripts": [
             "node = aiofranka_ros.node:main",
+            "gripper_node = aiofranka_ros.gripper_node:main",
             "simulation = aiofranka_ros.simulation:main",
             "demo = aiofranka_ros.demo:main",
         ],

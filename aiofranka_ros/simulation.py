@@ -44,6 +44,9 @@ PORTS = (1337, 1338)
 READY = "simulated FR3 is ready at"
 """Beginning of the one line that the simulator writes to its standard output."""
 
+MAX_OBJECT_WIDTH = 0.08
+"""How far the gripper opens [m]."""
+
 START_TIMEOUT = 30.0
 """How long a start may take [s]. It takes half a second; on a busy machine, many times that."""
 
@@ -345,7 +348,11 @@ def _serve(options: argparse.Namespace) -> int:
 
     physics = simulation_model.ArmPhysics(viewer=options.viewer, on_ready=announce)
     server = simulation_model.ArmServer(
-        options.host, physics, hand=options.hand, protocol_version=options.protocol_version
+        options.host,
+        physics,
+        hand=options.hand,
+        object_width=options.object_width,
+        protocol_version=options.protocol_version,
     )
     try:
         server.claim()
@@ -404,6 +411,17 @@ def _loopback(text: str) -> str:
     return text
 
 
+def _width(text: str) -> float:
+    """An argparse type: the width of something that fits between the fingers [m]."""
+    try:
+        width = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+    if not 0.0 < width < MAX_OBJECT_WIDTH:
+        raise argparse.ArgumentTypeError(f"{text} m does not fit between the fingers; use 0 to {MAX_OBJECT_WIDTH} m")
+    return width
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m {__name__ if __name__ != '__main__' else 'aiofranka_ros.simulation'}",
@@ -423,6 +441,12 @@ def _parser() -> argparse.ArgumentParser:
         "--hand",
         action="store_true",
         help="report the Franka Hand's fingertips as end effector (F_T_NE); without, it is the flange",
+    )
+    parser.add_argument(
+        "--object-width",
+        type=_width,
+        metavar="M",
+        help="width in metres of an object between the gripper's fingers, such as 0.03; without, there is none",
     )
     parser.add_argument(
         "--protocol-version",

@@ -31,6 +31,7 @@ from franka_sim.gripper.protocol import GRIPPER_COMMAND_PORT
 from franka_sim.mujoco_franka_sim import SELF_COLLISION_MIN_LINK_SEPARATION, MujocoFrankaSim
 
 from aiofranka_ros.errors import SimulationError
+from aiofranka_ros.simulation_hand import HandServer, SimulatedHand
 
 logger = logging.getLogger(__name__)
 
@@ -231,18 +232,26 @@ class ArmServer(FrankaSimServer):
     """
 
     def __init__(
-        self, host: str, physics: ArmPhysics, *, hand: bool = False, protocol_version: int | None = None
+        self,
+        host: str,
+        physics: ArmPhysics,
+        *,
+        hand: bool = False,
+        object_width: float | None = None,
+        protocol_version: int | None = None,
     ) -> None:
         """
         :param host: loopback address to serve at.
         :param physics: the arm, not yet started.
         :param hand: report the Franka Hand's fingertips as nominal end effector, instead of the flange.
+        :param object_width: width of an object between the gripper's fingers [m]; ``None`` where there is none.
         :param protocol_version: FCI protocol version to claim [default: the one that is spoken].
         """
         self._hand = hand  # before the base class, whose constructor may already ask for the end effector
         self._client_version: int | None = None
         self._accepting = threading.Event()
         super().__init__(host=host, physics_sim=physics, enforce_comm_constraints=True, enforce_motion_limits=True)
+        self.gripper_server = HandServer(host, SimulatedHand(object_width))
         if protocol_version is not None:
             self.library_version = protocol_version
 

@@ -1,4 +1,4 @@
-"""Bring an arm up: the node, its robot description where there is one, and RViz where asked for.
+"""Bring an arm up: its node and its gripper's, its robot description where there is one, and RViz where asked for.
 
     ros2 launch aiofranka_ros bringup.launch.py                          # a simulated arm
     ros2 launch aiofranka_ros bringup.launch.py robot_ip:=172.16.0.2
@@ -64,9 +64,28 @@ def generate_launch_description() -> LaunchDescription:
                 description="configure and activate the node; false: leave that to ros2 lifecycle",
             ),
             DeclareLaunchArgument(
+                "gripper", default_value="true", choices=["true", "false"], description="start the gripper's node"
+            ),
+            DeclareLaunchArgument(
+                "gripper_config_file",
+                default_value=os.path.join(SHARE, "config", "gripper.yaml"),
+                description="parameters of the gripper's node",
+            ),
+            DeclareLaunchArgument(
                 "rviz", default_value="false", choices=["true", "false"], description="show the arm in RViz"
             ),
             OpaqueFunction(function=_node),
+            Node(
+                package="aiofranka_ros",
+                executable="gripper_node",
+                name="franka_gripper",
+                namespace=LaunchConfiguration("namespace"),
+                # A simulated arm's address the node learns from the arm's.
+                parameters=[LaunchConfiguration("gripper_config_file"), {"robot_ip": LaunchConfiguration("robot_ip")}],
+                output="screen",
+                emulate_tty=True,
+                condition=IfCondition(LaunchConfiguration("gripper")),
+            ),
             OpaqueFunction(function=_robot_description),
             Node(
                 package="rviz2",

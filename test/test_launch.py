@@ -27,6 +27,8 @@ ARGUMENTS = {
     "mode": "",
     "config_file": None,
     "autostart": "true",
+    "gripper": "true",
+    "gripper_config_file": None,
     "rviz": "false",
 }
 
@@ -117,12 +119,13 @@ def prefix(tmp_path: Path) -> Path:
     index.mkdir(parents=True)
     (index / "aiofranka_ros").touch()
     shutil.copytree(ROOT / "config", share / "aiofranka_ros" / "config")
-    executable = tmp_path / "lib" / "aiofranka_ros" / "node"
-    executable.parent.mkdir(parents=True)
-    executable.write_text(
-        f'#!/bin/sh\nPYTHONPATH="{ROOT}:$PYTHONPATH" exec "{sys.executable}" -m aiofranka_ros.node "$@"\n'
-    )
-    executable.chmod(0o755)
+    executables = tmp_path / "lib" / "aiofranka_ros"
+    executables.mkdir(parents=True)
+    for name in ("node", "gripper_node"):
+        (executables / name).write_text(
+            f'#!/bin/sh\nPYTHONPATH="{ROOT}:$PYTHONPATH" exec "{sys.executable}" -m aiofranka_ros.{name} "$@"\n'
+        )
+        (executables / name).chmod(0o755)
     return tmp_path
 
 

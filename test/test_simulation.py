@@ -177,6 +177,16 @@ def test_an_address_that_others_can_reach_is_refused(host: str, capsys: pytest.C
     assert host in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("width", ["0", "0.08", "-0.01", "nan", "wide"])
+def test_an_object_that_does_not_fit_between_the_fingers_is_refused(
+    width: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        simulation._parser().parse_args([f"--object-width={width}"])
+    assert exit_.value.code == 2
+    assert width in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_simulator_quietly_with_status_0(number: signal.Signals) -> None:
     with command_line("--host", SPARE) as process:

@@ -1,0 +1,280 @@
+"""The connection to a Franka Hand: commands that are answered later, and the state that it sends. Nothing here waits.
+
+Used by the gripper's node, in its process and its one thread, which calls :meth:`Hand.poll` at every tick.
+
+It speaks the gripper's network protocol itself (``research_interface/gripper/types.h`` of libfranka, version 3) instead
+of calling ``pylibfranka.Gripper``, for three reasons, measured with pylibfranka 0.21:
+
+- a call keeps the GIL until the gripper answers, which takes seconds: nothing else in the process would run meanwhile;
+- a command can be stopped only by a second thread on the same connection, which the first reason rules out;
+- where the connection is closed during a command, the call never returns and keeps a CPU busy.
+
+The protocol has five requests of a few numbers each. That they are byte for byte libfranka's is tested against it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import os
+import select
+import socket
+import struct
+import time
+from dataclasses import dataclass
+
+from aiofranka_ros.errors import ConnectionFailed, IncompatibleRobot
+
+#: TCP port of the gripper, ``kCommandPort``, and the version of its protocol, ``kVersion``.
+PORT, VERSION = 1338, 3
+
+#: Command, number, and size of the whole message; every message begins with it.
+_HEADER = struct.Struct("<HII")
+#: Largest message that can be expected; more means that it isn't a gripper that answers.
+_MAX_SIZE = 64
+#: Number of the state, width and largest width [m], whether something is grasped, temperature [°C]; by UDP.
+_STATE = struct.Struct("<Idd?H")
+
+#: How long it may take until the gripper has accepted the connection and sent its first state [s].
+_CONNECT_TIMEOUT = 2.0
+#: How long the gripper may be silent [s]; libfranka's own limit.
+_SILENCE = 1.0
+
+
+class _Request(enum.IntEnum):
+    CONNECT = 0
+    HOMING = 1
+    GRASP = 2
+    MOVE = 3
+    STOP = 4
+
+
+class Status(enum.IntEnum):
+    """How a command ended, as the gripper says it."""
+
+    SUCCESS = 0
+    FAILED = 1
+    """It could not be carried out at all."""
+    UNSUCCESSFUL = 2
+    """It was carried out, to no avail: nothing was grasped."""
+    ABORTED = 3
+    """It was stopped, or another command came."""
+
+
+@dataclass(frozen=True)
+class HandState:
+    """What the gripper measures.
+
+    :ivar width: distance of the fingers [m].
+    :ivar max_width: largest such distance [m], which homing finds out.
+    :ivar is_grasped: whether the last grasp holds something.
+    :ivar temperature: of the gripper [°C].
+    """
+
+    width: float
+    max_width: float
+    is_grasped: bool
+    temperature: int
+
+
+@dataclass
+class Command:
+    """One command that was sent.
+
+    :ivar status: how it ended; ``None`` until the gripper has said so.
+    """
+
+    status: Status | None = None
+
+
+class Hand:
+    """One connection to a gripper; begins to connect at once, and is through when :attr:`state` is there.
+
+    :param address: IP address or host name of the robot.
+    :raises ConnectionFailed: the name cannot be resolved, or the connection is refused at once.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        #: The newest state; ``None`` until the gripper is connected.
+        self.state: HandState | None = None
+        #: Number of states that came, by which one knows a new one.
+        self.states = 0
+        self._began = self._heard = time.monotonic()
+        self._commands: dict[int, Command] = {}
+        self._sent = 0
+        self._received = bytearray()
+        self._accepted = False
+        self._udp: socket.socket | None = None
+        self._tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._tcp.setblocking(False)
+        try:
+            # A name may take a while to resolve; an address, which is the rule, does not.
+            error = self._tcp.connect_ex((socket.gethostbyname(address), PORT))
+            if error not in (0, errno.EINPROGRESS):
+                raise OSError(error, os.strerror(error))
+        except (OSError, ValueError) as error:  # The latter where it cannot even be a host name.
+            self.close()
+            raise self._explain(error) from error
+
+    @property
+    def busy(self) -> bool:
+        """Whether a command was sent that the gripper has not answered."""
+        return bool(self._commands)
+
+    def homing(self) -> Command:
+        """Open and close completely, to find out the largest width.
+
+        :raises ConnectionFailed: the connection was lost.
+        """
+        return self._send(_Request.HOMING)
+
+    def move(self, width: float, speed: float) -> Command:
+        """Move the fingers to a distance of ``width`` [m], with ``speed`` [m/s].
+
+        :raises ConnectionFailed: the connection was lost.
+        """
+        return self._send(_Request.MOVE, struct.pack("<dd", width, speed))
+
+    def grasp(self, width: float, speed: float, force: float, inner: float, outer: float) -> Command:
+        """Close with ``speed`` [m/s] until something is in the way, and hold it with ``force`` [N].
+
+        It is a success where the fingers end between ``width - inner`` and ``width + outer`` [m].
+
+        :raises ConnectionFailed: the connection was lost.
+        """
+        return self._send(_Request.GRASP, struct.pack("<ddddd", width, inner, outer, speed, force))
+
+    def stop(self) -> Command:
+        """Stop what runs, whose status becomes ABORTED, and let go of what is held.
+
+        :raises ConnectionFailed: the connection was lost.
+        """
+        return self._send(_Request.STOP)
+
+    def poll(self) -> None:
+        """Take in all that the gripper has sent: its state and the answers to commands.
+
+        :raises ConnectionFailed: there is no gripper, or the connection was lost; :meth:`close` is all that is left.
+        :raises IncompatibleRobot: the gripper speaks another version of the protocol.
+        """
+        try:
+            if self._udp is None and self._is_open():
+                self._greet()
+            if self._udp is not None:
+                self._take_answers()
+                self._take_states(self._udp)
+        except ConnectionFailed:  # Which is an OSError itself.
+            raise
+        except OSError as error:
+            raise self._explain(error) from error
+        now = time.monotonic()
+        if self.state is None and now - self._began > _CONNECT_TIMEOUT:
+            raise ConnectionFailed(self._what_is_missing())
+        if self.state is not None and now - self._heard > _SILENCE:
+            raise ConnectionFailed(f"lost the gripper at {self.address}: it has been silent for {_SILENCE:g} s")
+
+    def close(self) -> None:
+        """Disconnect; idempotent. Commands that were not answered never will be."""
+        self._tcp.close()
+        if self._udp is not None:
+            self._udp.close()
+
+    def _is_open(self) -> bool:
+        """Whether the TCP connection is established.
+
+        :raises OSError: it was refused.
+        """
+        if not select.select([], [self._tcp], [], 0.0)[1]:
+            return False
+        error = self._tcp.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
+        return True
+
+    def _greet(self) -> None:
+        """Tell the gripper where its states shall go."""
+        self._tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._udp.setblocking(False)
+        # Reachable from the robot's network alone.
+        self._udp.bind((self._tcp.getsockname()[0], 0))
+        self._send(_Request.CONNECT, struct.pack("<HH", VERSION, self._udp.getsockname()[1]))
+
+    def _send(self, request: _Request, payload: bytes = b"") -> Command:
+        number, self._sent = self._sent, self._sent + 1
+        message = _HEADER.pack(request, number, _HEADER.size + len(payload)) + payload
+        try:
+            # So few bytes always fit, unless nobody takes them any more.
+            self._tcp.sendall(message)
+        except OSError as error:
+            raise self._explain(error) from error
+        command = self._commands[number] = Command()
+        return command
+
+    def _take_answers(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                part = self._tcp.recv(4096)
+                if not part:
+                    raise ConnectionResetError(errno.ECONNRESET, "it closed the connection")
+                self._received += part
+        while len(self._received) >= _HEADER.size:
+            request, number, size = _HEADER.unpack_from(self._received)
+            if not _HEADER.size + 2 <= size <= _MAX_SIZE:
+                raise ConnectionFailed(f"what answers at {self.address}:{PORT} is not a gripper")
+            if len(self._received) < size:
+                break
+            (status,) = struct.unpack_from("<H", self._received, _HEADER.size)
+            command = self._commands.pop(number, None)
+            if request == _Request.CONNECT:
+                self._welcome(status, bytes(self._received[_HEADER.size + 2 : size]))
+            elif command is not None:
+                command.status = Status(status) if status in tuple(Status) else Status.FAILED
+            del self._received[:size]
+
+    def _welcome(self, status: int, payload: bytes) -> None:
+        """:raises IncompatibleRobot: the gripper does not accept this version of the protocol."""
+        if status != Status.SUCCESS:
+            version = int.from_bytes(payload[:2], "little")
+            raise IncompatibleRobot(
+                f"the gripper at {self.address} speaks version {version} of its protocol, but this package speaks "
+                f"{VERSION}",
+                robot_version=version,
+                library_version=VERSION,
+            )
+        self._accepted = True
+
+    def _take_states(self, udp: socket.socket) -> None:
+        """Keep the newest state; none is one before the gripper has accepted the connection."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                packet = udp.recv(256)
+                if self._accepted and len(packet) == _STATE.size:
+                    _, width, max_width, is_grasped, temperature = _STATE.unpack(packet)
+                    self.state = HandState(width, max_width, is_grasped, temperature)
+                    self.states += 1
+                    self._heard = time.monotonic()
+
+    def _what_is_missing(self) -> str:
+        """How far a connection came that was not made in time."""
+        if self._udp is None:
+            return (
+                f"no answer from {self.address}:{PORT}: is the robot on, is this its address, and is this computer's "
+                "network set up for it?"
+            )
+        if not self._accepted:
+            return f"the gripper at {self.address} does not answer: is another program connected to it?"
+        return f"the gripper at {self.address} sends no state: does a firewall of this computer keep UDP away?"
+
+    def _explain(self, error: BaseException) -> ConnectionFailed:
+        if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
+            return ConnectionFailed(
+                f"{self.address} is there, but its port {PORT} is closed: is a gripper mounted and chosen in Desk "
+                "(Settings, End Effector), and is the FCI active?"
+            )
+        reason = getattr(error, "strerror", None) or error
+        if self.state is not None:
+            return ConnectionFailed(f"lost the gripper at {self.address}: {reason}")
+        return ConnectionFailed(f"no gripper at {self.address!r}: {reason}")

@@ -1,0 +1,540 @@
+"""The gripper's node as a user runs it: a process of its own, on the simulated arm's hand, called through rclpy."""
+
+from __future__ import annotations
+
+import math
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import rclpy
+import yaml
+from action_msgs.msg import GoalStatus
+from control_msgs.action import GripperCommand
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from franka_msgs.action import Grasp, Homing, Move
+from franka_msgs.msg import GraspEpsilon
+from franka_sim.gripper.backend import GripperStateData
+from franka_sim.gripper.protocol import GripperCommand as GripperCommandName
+from franka_sim.gripper.protocol import GripperCommandHeader, GripperStatus, build_command_response
+from node_harness import PATIENCE, ROOT, Client, NodeProcess
+from rcl_interfaces.srv import DescribeParameters, SetParametersAtomically
+from rclpy.action import ActionClient
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
+from test_hand import served
+
+from aiofranka_ros.gripper_parameters import GRIPPER_SETTINGS
+from aiofranka_ros.simulation import SimulatedArm
+from aiofranka_ros.simulation_hand import HandServer
+
+ARM, BARE = "127.0.0.60", "127.0.0.61"
+OBJECT = 0.03
+SUCCEEDED, CANCELED, ABORTED = (
+    GoalStatus.STATUS_SUCCEEDED,
+    GoalStatus.STATUS_CANCELED,
+    GoalStatus.STATUS_ABORTED,
+)
+KINDS = {
+    "franka_gripper/homing": Homing,
+    "franka_gripper/move": Move,
+    "franka_gripper/grasp": Grasp,
+    "franka_gripper/gripper_action": GripperCommand,
+    "fr3_gripper/gripper_action": GripperCommand,
+}
+
+
+class GripperProcess(NodeProcess):
+    """The gripper's node."""
+
+    MODULE, NAME = "aiofranka_ros.gripper_node", "franka_gripper"
+
+
+class GripperClient:
+    """An rclpy client of one gripper's node; methods spin until what they wait for has come."""
+
+    def __init__(self, namespace: str) -> None:
+        self._context = Context()
+        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        self.node = rclpy.create_node("client", namespace=namespace, context=self._context, use_global_arguments=False)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self.joint_states: list[Any] = []
+        self.statuses: list[Any] = []
+        self.feedback: list[tuple[float, Any]] = []
+        self._name = f"{namespace}/franka_gripper"
+        self.node.create_subscription(JointState, "franka_gripper/joint_states", self.joint_states.append, 10)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self._actions = {name: ActionClient(self.node, kind, name) for name, kind in KINDS.items()}
+        self._stop = self.node.create_client(Trigger, "franka_gripper/stop")
+        self._set = self.node.create_client(SetParametersAtomically, "franka_gripper/set_parameters_atomically")
+        self.describe = self.node.create_client(DescribeParameters, "franka_gripper/describe_parameters")
+
+    def close(self) -> None:
+        for client in self._actions.values():
+            client.destroy()
+        self._executor.shutdown()
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+    def spin_until(self, condition: Callable[[], Any]) -> bool:
+        """Whether ``condition`` came true in time."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            self._executor.spin_once(timeout_sec=0.05)
+        return True
+
+    def result(self, future: Any) -> Any:
+        assert self.spin_until(future.done), "no answer"
+        return future.result()
+
+    def send(self, name: str, goal: Any) -> Any:
+        """Send a goal; return its handle."""
+        action = self._actions[name]
+        assert self.spin_until(action.server_is_ready), f"no {name}"
+        self.feedback.clear()
+        return self.result(
+            action.send_goal_async(
+                goal, feedback_callback=lambda it: self.feedback.append((time.monotonic(), it.feedback))
+            )
+        )
+
+    def outcome(self, handle: Any) -> tuple[int, Any]:
+        """Status and result of an accepted goal."""
+        assert handle.accepted
+        answer = self.result(handle.get_result_async())
+        return answer.status, answer.result
+
+    def do(self, name: str, goal: Any) -> tuple[int, Any]:
+        """Send a goal and wait for its end."""
+        return self.outcome(self.send(name, goal))
+
+    def cancel(self, handle: Any) -> None:
+        assert self.result(handle.cancel_goal_async()).goals_canceling
+
+    def stop(self) -> Any:
+        assert self.spin_until(self._stop.service_is_ready)
+        return self.result(self._stop.call_async(Trigger.Request()))
+
+    def set(self, **values: Any) -> str:
+        """Set parameters; return the reason why they were refused, or an empty string."""
+        assert self.spin_until(self._set.service_is_ready)
+        parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        return str(
+            self.result(self._set.call_async(SetParametersAtomically.Request(parameters=parameters))).result.reason
+        )
+
+    @property
+    def width(self) -> float:
+        """Distance of the fingers [m], measured after this call."""
+        self.joint_states.clear()
+        assert self.spin_until(lambda: self.joint_states), "no joint states"
+        return float(sum(self.joint_states[-1].position))
+
+    def says(self, level: bytes, text: str) -> bool:
+        """Whether its diagnostics come to say so."""
+        return self.spin_until(
+            lambda: any(status.level == level and text in status.message for status in self.statuses)
+        )
+
+    def _on_diagnostics(self, message: Any) -> None:
+        self.statuses += [status for status in message.status if status.name == f"{self._name.lstrip('/')}: gripper"]
+
+
+@contextmanager
+def gripper(
+    log: Path, namespace: str | None = None, **parameters: Any
+) -> Iterator[tuple[GripperProcess, GripperClient]]:
+    """A gripper's node and its client."""
+    process = GripperProcess(log, namespace, **parameters)
+    client = None
+    try:
+        client = GripperClient(f"/{process.namespace}")
+        yield process, client
+    finally:
+        if client is not None:
+            client.close()
+        process.close()
+        if process.process.returncode != 0:
+            sys.stderr.write(process.log)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GripperProcess, GripperClient]]:
+    """A node on a simulated arm with an object between the hand's fingers."""
+    log = tmp_path_factory.mktemp("gripper") / "log"
+    with SimulatedArm(ARM, ["--object-width", str(OBJECT)]), gripper(log, robot_ip=ARM) as (process, client):
+        assert client.spin_until(lambda: client.joint_states), process.log
+        yield process, client
+
+
+@pytest.fixture
+def hand(running: tuple[GripperProcess, GripperClient]) -> GripperClient:
+    """The client of the module's node, whose gripper is open."""
+    process, client = running
+    assert process.process.poll() is None, process.log
+    if client.width < 0.08:
+        assert client.do("franka_gripper/move", Move.Goal(width=0.08))[0] == SUCCEEDED
+    return client
+
+
+# --- What it does
+
+
+def test_a_move_takes_the_fingers_there_and_tells_of_the_way(hand: GripperClient) -> None:
+    status, result = hand.do("franka_gripper/move", Move.Goal(width=0.04, speed=0.05))
+    assert (status, result.success, result.error) == (SUCCEEDED, True, "")
+    assert hand.width == pytest.approx(0.04)
+    widths = [feedback.current_width for _, feedback in hand.feedback]
+    # 0.04 m at 0.05 m/s take 0.8 s, in which there are eight at 10 Hz; some may be late.
+    assert 4 <= len(widths) <= 10
+    assert widths == sorted(widths, reverse=True) and widths[0] > 0.06
+
+
+def test_the_fingers_joints_have_half_of_the_width_each(hand: GripperClient) -> None:
+    assert hand.width == pytest.approx(0.08)
+    message = hand.joint_states[-1]
+    assert list(message.name) == ["fr3_finger_joint1", "fr3_finger_joint2"]
+    np.testing.assert_allclose(message.position, [0.04, 0.04])
+
+
+def test_a_grasp_succeeds_when_the_object_has_the_width_that_was_asked_for(hand: GripperClient) -> None:
+    goal = Grasp.Goal(width=OBJECT + 0.004, speed=0.1, force=30.0)
+    assert hand.do("franka_gripper/grasp", goal)[0] == SUCCEEDED
+    assert hand.width == pytest.approx(OBJECT)
+
+
+def test_a_grasp_of_something_else_is_aborted_and_says_what_was_there(hand: GripperClient) -> None:
+    goal = Grasp.Goal(width=0.05, epsilon=GraspEpsilon(inner=0.01, outer=0.01), speed=0.1, force=30.0)
+    status, result = hand.do("franka_gripper/grasp", goal)
+    assert (status, result.success) == (ABORTED, False)
+    assert "the fingers ended at 0.0300 m, which is not between 0.0400 and 0.0600 m" in result.error
+
+
+def test_homing_is_aborted_when_something_is_in_the_way(hand: GripperClient) -> None:
+    status, result = hand.do("franka_gripper/homing", Homing.Goal())
+    assert (status, result.success) == (ABORTED, False)
+    assert "is something between the fingers?" in result.error
+
+
+def test_a_move_onto_an_object_ends_as_blocked_although_the_hand_itself_would_go_on(hand: GripperClient) -> None:
+    assert hand.set(stall_timeout=0.3) == ""
+    try:
+        status, result = hand.do("franka_gripper/move", Move.Goal(width=0.01))
+    finally:
+        hand.set(stall_timeout=1.0)
+    assert (status, result.success, result.error) == (ABORTED, False, "the fingers are blocked at 0.0300 m")
+
+
+@pytest.mark.parametrize("name", ["franka_gripper/gripper_action", "fr3_gripper/gripper_action"])
+def test_the_gripper_command_takes_the_position_of_one_finger(hand: GripperClient, name: str) -> None:
+    goal = GripperCommand.Goal()
+    goal.command.position = 0.025
+    status, result = hand.do(name, goal)
+    assert (status, result.reached_goal, result.stalled) == (SUCCEEDED, True, False)
+    assert result.position == pytest.approx(0.025)
+    assert hand.width == pytest.approx(0.05)
+
+
+def test_the_gripper_command_holds_what_is_in_its_way(hand: GripperClient) -> None:
+    # What MoveIt sends to close: no effort.
+    status, result = hand.do("fr3_gripper/gripper_action", GripperCommand.Goal())
+    assert (status, result.reached_goal, result.stalled) == (SUCCEEDED, False, True)
+    assert (result.position, result.effort) == (pytest.approx(OBJECT / 2.0), 20.0)
+    hand.statuses.clear()
+    assert hand.spin_until(lambda: hand.statuses)
+    assert {value.key: value.value for value in hand.statuses[-1].values}["holds something"] == "True"
+
+
+def test_a_force_makes_a_gripper_command_grasp_on_its_way(hand: GripperClient) -> None:
+    goal = GripperCommand.Goal()
+    goal.command.position, goal.command.max_effort = 0.01, 40.0
+    status, result = hand.do("franka_gripper/gripper_action", goal)
+    assert (status, result.reached_goal, result.stalled, result.effort) == (SUCCEEDED, False, True, 40.0)
+
+
+def test_a_gripper_command_that_stalls_is_aborted_where_that_is_not_allowed(hand: GripperClient) -> None:
+    assert hand.set(allow_stalling=False) == ""
+    try:
+        status, result = hand.do("franka_gripper/gripper_action", GripperCommand.Goal())
+    finally:
+        hand.set(allow_stalling=True)
+    assert (status, result.reached_goal, result.stalled) == (ABORTED, False, True)
+
+
+# --- Who has the gripper
+
+
+def test_the_newest_goal_wins_whichever_action_it_comes_by(hand: GripperClient) -> None:
+    first = hand.send("franka_gripper/move", Move.Goal(width=0.04, speed=0.01))
+    assert hand.spin_until(lambda: hand.feedback)
+    second = hand.send("franka_gripper/gripper_action", GripperCommand.Goal())
+    status, result = hand.outcome(first)
+    assert (status, result.error) == (ABORTED, "replaced by a new goal")
+    assert hand.outcome(second)[0] == SUCCEEDED
+    assert hand.width == pytest.approx(OBJECT)
+
+
+def test_of_many_goals_at_once_the_last_one_is_pursued_to_its_end(hand: GripperClient) -> None:
+    handles = [hand.send("franka_gripper/move", Move.Goal(width=0.07 - 0.005 * turn)) for turn in range(5)]
+    statuses = [hand.outcome(handle)[0] for handle in handles]
+    assert statuses == [ABORTED] * 4 + [SUCCEEDED]
+    assert hand.width == pytest.approx(0.05)
+
+
+def test_a_cancelled_goal_is_answered_and_the_fingers_stop_on_their_way(hand: GripperClient) -> None:
+    handle = hand.send("franka_gripper/move", Move.Goal(width=0.04, speed=0.02))
+    assert hand.spin_until(lambda: hand.feedback and hand.feedback[-1][1].current_width < 0.078)
+    hand.cancel(handle)
+    status, result = hand.outcome(handle)
+    assert (status, result.success, result.error) == (CANCELED, False, "cancelled")
+    stopped = hand.width
+    assert 0.04 < stopped < 0.08
+    hand.joint_states.clear()
+    assert hand.spin_until(lambda: len(hand.joint_states) > 5)
+    assert sum(hand.joint_states[-1].position) == pytest.approx(stopped)
+
+
+def test_a_blocked_move_can_be_cancelled(hand: GripperClient) -> None:
+    assert hand.set(stall_timeout=60.0) == ""
+    try:
+        handle = hand.send("franka_gripper/move", Move.Goal(width=0.01))
+        assert hand.spin_until(lambda: hand.feedback and hand.feedback[-1][1].current_width < OBJECT + 0.001)
+        hand.cancel(handle)
+        assert hand.outcome(handle)[0] == CANCELED
+    finally:
+        hand.set(stall_timeout=1.0)
+
+
+def test_the_stop_service_ends_a_goal_and_the_motion(hand: GripperClient) -> None:
+    handle = hand.send("franka_gripper/move", Move.Goal(width=0.04, speed=0.02))
+    assert hand.spin_until(lambda: hand.feedback)
+    answer = hand.stop()
+    assert (answer.success, answer.message) == (True, "")
+    status, result = hand.outcome(handle)
+    assert (status, result.error) == (ABORTED, "stopped by ~/stop")
+    assert hand.width > 0.04
+
+
+# --- What it refuses
+
+
+@pytest.mark.parametrize(
+    ("name", "goal", "reason"),
+    [
+        ("move", Move.Goal(width=math.nan), "width is nan m, but the gripper opens from 0 to 0.0800 m"),
+        ("move", Move.Goal(width=-0.01), "width is -0.01 m"),
+        ("move", Move.Goal(width=0.09), "width is 0.09 m"),
+        ("move", Move.Goal(width=0.04, speed=-0.1), "speed is -0.1 m/s, but must be at least 0.001 m/s"),
+        ("move", Move.Goal(width=0.04, speed=math.inf), "speed is inf m/s"),
+        ("grasp", Grasp.Goal(width=0.04, force=-1.0), "force is -1.0 N, but must be at most 140 N"),
+        ("grasp", Grasp.Goal(width=0.04, force=141.0), "force is 141.0 N"),
+        ("grasp", Grasp.Goal(width=0.04, force=math.nan), "force is nan N"),
+        ("grasp", Grasp.Goal(width=0.04, epsilon=GraspEpsilon(inner=-0.1)), "epsilon.inner is -0.1 m"),
+        ("grasp", Grasp.Goal(width=0.04, epsilon=GraspEpsilon(outer=math.nan)), "epsilon.outer is nan m"),
+    ],
+)
+def test_a_goal_that_cannot_be_is_rejected_with_the_reason(
+    running: tuple[GripperProcess, GripperClient], name: str, goal: Any, reason: str
+) -> None:
+    process, client = running
+    after = len(process.log)
+    assert not client.send(f"franka_gripper/{name}", goal).accepted
+    assert process.says(f"rejected a goal of ~/{name}: {reason}", after=after), process.log[after:]
+
+
+@pytest.mark.parametrize(("position", "effort"), [(0.05, 0.0), (math.nan, 0.0), (-0.001, 0.0), (0.02, -5.0)])
+def test_a_gripper_command_that_cannot_be_is_rejected(hand: GripperClient, position: float, effort: float) -> None:
+    goal = GripperCommand.Goal()
+    goal.command.position, goal.command.max_effort = position, effort
+    assert not hand.send("fr3_gripper/gripper_action", goal).accepted
+
+
+def test_a_little_more_than_the_largest_width_is_the_largest_width(hand: GripperClient) -> None:
+    assert hand.do("franka_gripper/move", Move.Goal(width=0.081))[0] == SUCCEEDED
+    goal = GripperCommand.Goal()
+    goal.command.position = 0.0405
+    status, result = hand.do("franka_gripper/gripper_action", goal)
+    assert (status, result.reached_goal) == (SUCCEEDED, True)
+
+
+def test_rejected_goals_are_counted_in_the_diagnostics(hand: GripperClient) -> None:
+    hand.send("franka_gripper/move", Move.Goal(width=1.0))
+    assert hand.spin_until(
+        lambda: any(value.key == "goal rejected: bad width" for status in hand.statuses for value in status.values)
+    )
+
+
+# --- The connection
+
+
+def test_it_finds_the_gripper_when_it_comes_and_again_after_it_was_lost(tmp_path: Path) -> None:
+    with gripper(tmp_path / "log", robot_ip=BARE) as (process, client):
+        assert process.says(f"{BARE} is there, but its port 1338 is closed")
+        assert not client.send("franka_gripper/move", Move.Goal(width=0.04)).accepted
+        assert process.says("rejected a goal of ~/move: 127.0.0.61 is there, but its port 1338 is closed")
+        answer = client.stop()
+        assert not answer.success and "port 1338 is closed" in answer.message
+        assert client.says(DiagnosticStatus.WARN, "is a gripper mounted")
+
+        with served(host=BARE):
+            assert process.says(f"connected to the gripper at {BARE}")
+            assert client.says(DiagnosticStatus.OK, "connected")
+            # Nothing is between these fingers.
+            assert client.do("franka_gripper/homing", Homing.Goal())[0] == SUCCEEDED
+            handle = client.send("franka_gripper/move", Move.Goal(width=0.0, speed=0.005))
+            assert client.spin_until(lambda: client.feedback)
+        status, result = client.outcome(handle)
+        assert status == ABORTED and f"lost the gripper at {BARE}" in result.error
+
+        after = len(process.log)
+        with served(host=BARE):
+            assert process.says(f"connected to the gripper at {BARE}", after=after)
+            assert client.do("franka_gripper/move", Move.Goal(width=0.06))[0] == SUCCEEDED
+            assert process.end() == 0
+
+
+class Unruly(HandServer):
+    """A hand that does not answer every command as it should."""
+
+    #: What it says to them; nothing at all where it is ``None``.
+    answers: ClassVar[dict[GripperCommandName, GripperStatus | None]] = {
+        GripperCommandName.kStop: None,
+        GripperCommandName.kHoming: None,
+        GripperCommandName.kMove: GripperStatus.kFail,
+        GripperCommandName.kGrasp: GripperStatus.kAborted,
+    }
+
+    def _dispatch_command(self, sock: socket.socket, header: GripperCommandHeader, payload: bytes) -> None:
+        status = self.answers[header.command]
+        if status is not None:
+            sock.sendall(build_command_response(header.command, header.command_id, status))
+
+
+def test_a_gripper_that_does_not_do_as_it_should_keeps_nobody_waiting(tmp_path: Path) -> None:
+    patience = {"stop_timeout": 0.2, "command_timeout": 1.0}
+    with (
+        served(host=BARE, kind=Unruly) as server,
+        gripper(tmp_path / "log", robot_ip=BARE, **patience) as (process, client),
+    ):
+        assert process.says("connected to the gripper")
+        handle = client.send("franka_gripper/homing", Homing.Goal())
+        assert client.spin_until(lambda: client.feedback)
+        client.cancel(handle)
+        assert client.outcome(handle)[0] == CANCELED
+        answer = client.stop()
+        assert (answer.success, answer.message) == (False, "the gripper did not confirm that it stopped")
+
+        for name, goal, reason in (
+            ("homing", Homing.Goal(), "did not answer within 1 s"),
+            ("move", Move.Goal(width=0.04), "the gripper refused the command: has it been homed"),
+            ("grasp", Grasp.Goal(width=0.04), "something else stopped the gripper"),
+        ):
+            status, result = client.do(f"franka_gripper/{name}", goal)
+            assert (status, result.success) == (ABORTED, False)
+            assert reason in result.error
+
+        # Before it was homed, it knows nothing of its widths.
+        server.backend.get_state = lambda: GripperStateData(0.0, 0.0, False, 30)  # type: ignore[method-assign]
+        assert client.spin_until(lambda: client.width == 0.0)
+        assert not client.send("franka_gripper/move", Move.Goal(width=0.04)).accepted
+        assert process.says("rejected a goal of ~/move: the gripper does not know its largest width yet: call homing")
+
+
+def test_ctrl_c_during_a_move_stops_the_fingers_and_its_goal_gets_a_result(tmp_path: Path) -> None:
+    with served(host=BARE) as server, gripper(tmp_path / "log", robot_ip=BARE) as (process, client):
+        assert process.says("connected to the gripper")
+        handle = client.send("franka_gripper/move", Move.Goal(width=0.0, speed=0.005))
+        assert client.spin_until(lambda: client.feedback)
+        process.process.send_signal(signal.SIGINT)
+        status, result = client.outcome(handle)
+        assert (status, result.error) == (ABORTED, "the gripper's node ends")
+        assert process.process.wait(PATIENCE) == 0
+        resting = server.backend.get_state().width
+        assert 0.0 < resting < 0.08
+        assert server.backend.get_state().width == resting
+
+
+def test_the_hand_of_a_simulated_arm_is_found_through_the_arms_node(tmp_path: Path) -> None:
+    arm = NodeProcess(tmp_path / "arm.log")
+    arm_client = None
+    try:
+        with gripper(tmp_path / "log", arm.namespace) as (process, client):
+            assert not client.send("franka_gripper/move", Move.Goal(width=0.04)).accepted
+            assert process.says("there is no simulated arm: aiofranka does not run, or is not configured")
+            arm_client = Client(arm.name)
+            assert arm_client.change("configure"), arm.log
+            assert process.says("connected to the gripper at 127."), process.log
+            assert client.do("franka_gripper/move", Move.Goal(width=0.04))[0] == SUCCEEDED
+            assert arm_client.change("cleanup")
+            assert client.says(DiagnosticStatus.WARN, "the arm's node has ended the simulated arm")
+            assert process.end() == 0
+    finally:
+        if arm_client is not None:
+            arm_client.close()
+        arm.close()
+
+
+# --- Its parameters
+
+
+def test_a_parameter_that_cannot_be_used_ends_the_node_with_the_reason(tmp_path: Path) -> None:
+    process = GripperProcess(tmp_path / "log", default_force=1000.0)
+    try:
+        assert process.process.wait(PATIENCE) == 1
+        assert re.search(r"cannot start: .*default_force.*140", process.log)
+    finally:
+        process.close()
+
+
+def test_a_change_is_refused_with_the_reason_or_counts_from_the_next_goal_on(hand: GripperClient) -> None:
+    assert re.search(r"default_speed.*0\.1\b", hand.set(default_speed=1.0))
+    assert "default_force is 'strong'; allowed: in [0.1, 140] N" in hand.set(default_force="strong")
+    assert "read-only" in hand.set(robot_ip="172.16.0.2")
+    assert hand.set(default_speed=0.02) == ""
+    try:
+        handle = hand.send("franka_gripper/move", Move.Goal(width=0.05))
+        assert hand.spin_until(lambda: len(hand.feedback) > 5)
+        (start, first), (end, last) = hand.feedback[1], hand.feedback[-1]
+        speed = (first.current_width - last.current_width) / (end - start)
+        # Half or twice of it, because feedback does not come evenly on a busy machine.
+        assert 0.01 < speed < 0.04
+        hand.cancel(handle)
+        assert hand.outcome(handle)[0] == CANCELED
+    finally:
+        hand.set(default_speed=0.1)
+
+
+@pytest.mark.parametrize("setting", GRIPPER_SETTINGS, ids=lambda setting: setting.name)
+def test_the_configuration_file_lists_every_parameter_as_the_table_has_it(setting: Any) -> None:
+    text = (ROOT / "config" / "gripper.yaml").read_text()
+    values = yaml.safe_load(text)["/**"]["ros__parameters"]
+    assert values.keys() == {setting.name for setting in GRIPPER_SETTINGS}
+    assert setting.parse(values[setting.name]) == setting.default
+    # The comment above it says what it does, its range with its unit, and its source.
+    above = re.search(rf"((?:^    #.*\n)+)    {setting.name}:", text, re.MULTILINE)
+    assert above is not None
+    assert " ".join(line.strip(" #") for line in above[1].splitlines()) == f"{setting.text} {setting.terms}"
+
+
+def test_every_parameter_describes_itself(hand: GripperClient) -> None:
+    names = [setting.name for setting in GRIPPER_SETTINGS]
+    assert hand.spin_until(hand.describe.service_is_ready)
+    descriptors = hand.result(hand.describe.call_async(DescribeParameters.Request(names=names))).descriptors
+    for setting, descriptor in zip(GRIPPER_SETTINGS, descriptors, strict=True):
+        assert descriptor.description == setting.text
+        assert setting.range.lower() in descriptor.additional_constraints.lower()
