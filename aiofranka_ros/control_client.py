@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 #: Fields of the commands that a target consists of.
 _TARGET_FIELDS = tuple(name for name in COMMANDS.names or () if name.startswith("target_"))
+#: What was said already about what this computer misses for real time.
+_warned: set[str] = set()
 #: How often a waiting request gives a sign of life [s].
 _BEAT_PERIOD = 0.01
 
@@ -378,7 +380,9 @@ class ControlClient:
             received = True
             if message.get("event") == "warning":
                 self.missing.append(message["message"])
-                _log.warning("%s", message["message"])
+                if message["message"] not in _warned:  # Once is enough, however often an arm is started.
+                    _warned.add(message["message"])
+                    _log.warning("%s", message["message"])
             else:
                 self._inbox.append(message)
         return received

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
+
+# A shell that runs this in the background has it ignore Ctrl-C, and all processes that are started here with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before rclpy is imported: a domain of this run's own, visible on this machine alone.
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)

@@ -311,6 +311,14 @@ def test_an_arm_that_goes_away_ends_the_loop_and_leaves_the_process(arm):
             client.activate()
 
 
+def test_what_is_missing_for_real_time_is_said_once(caplog):
+    with caplog.at_level("WARNING", "aiofranka_ros"):
+        for _ in range(2):
+            with ControlClient(priority=100) as client:  # No system grants that.
+                assert any("SCHED_FIFO" in message for message in client.missing)
+    assert caplog.text.count("SCHED_FIFO") == 1
+
+
 def test_nothing_is_possible_without_a_connection():
     with ControlClient() as client, pytest.raises(ConnectionFailed, match="not connected"):
         client.activate()
