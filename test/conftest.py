@@ -6,9 +6,6 @@ import inspect
 import os
 import signal
 
-# A shell that runs this in the background has it ignore Ctrl-C, and all processes that are started here with it.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 # Before rclpy is imported: a domain of this run's own, visible on this machine alone.
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -20,6 +17,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import settings
 from node_harness import Client, NodeProcess, started
+
+# A shell that runs this in the background has it ignore Ctrl-C, and all processes that are started here with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The first call of a compiled kernel takes as long as its compilation.
 settings.register_profile("compiled", deadline=None)
