@@ -51,7 +51,7 @@ def nothing_is_left_behind() -> Iterator[None]:
     yield
     gc.collect()
     assert not multiprocessing.active_children()
-    assert len(os.listdir("/proc/self/fd")) == started
+    assert len(os.listdir("/proc/self/fd")) <= started  # What other modules had left may be closed meanwhile.
 
 
 @pytest.fixture(scope="module")

@@ -212,9 +212,11 @@ def test_positions_alone_are_enough(arm: Trajectories) -> None:
 
 
 def test_feedback_tells_of_every_joint_and_of_the_point_that_is_pursued(arm: Trajectories) -> None:
+    begin = time.monotonic()
     assert arm.follow(shuffled(line(ELSEWHERE, 2.0))) == SUCCEEDED
     messages = [message.feedback for message in arm.feedback]
-    assert 10 <= len(messages) <= 60  # 20 Hz for 2 s; a busy machine loses some, and settles for up to a second.
+    # 20 Hz for 2 s; a busy machine loses some, and takes longer.
+    assert 10 <= len(messages) <= 20.0 * (time.monotonic() - begin) + 1.0
     for message in messages:
         assert tuple(message.joint_names) == JOINT_NAMES
         assert message.header.stamp.sec > 0
@@ -251,11 +253,11 @@ def test_one_with_a_stamp_in_the_future_begins_then(arm: Trajectories) -> None:
         cycles = recording.cycles()
     reference = cycles["ref_q"][:, 0]
     # A tenth of joint 1's way is done a quarter of the time after the beginning, half of it in the middle.
-    moved = cycles["written"][np.argmax(np.abs(reference - HOME[0]) > 0.02 + 0.01)]
-    half = cycles["written"][np.argmax(reference > 0.5 * (HOME[0] + ELSEWHERE[0]))]
-    assert moved >= begin
-    # Robot time stands still where the simulated arm does not get its processor.
-    assert begin + 0.45e9 < half < begin + 0.9e9
+    moved = cycles[np.argmax(np.abs(reference - HOME[0]) > 0.02 + 0.01)]
+    half = cycles[np.argmax(reference > 0.5 * (HOME[0] + ELSEWHERE[0]))]
+    assert moved["written"] >= begin
+    # In robot time, which stands still where the simulated arm does not get its processor.
+    assert 0.1 < half["time"] - moved["time"] < 0.4
 
 
 def test_one_that_should_have_begun_is_entered_where_it_is_by_now(arm: Trajectories) -> None:
