@@ -76,6 +76,7 @@ PIP_INSTALL = ("-m", "pip", "install", "--disable-pip-version-check", "--no-inpu
 UNDERLAY_PACKAGES = {
     "franka_msgs": "action/PTPMotion.action",
     "control_msgs": "action/FollowJointTrajectory.action",
+    "tf2_msgs": "msg/TFMessage.msg",
 }
 
 # What the output of pip and CMake shows, and what it means.
