@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -36,6 +37,8 @@ _TARGET_FIELDS = tuple(name for name in COMMANDS.names or () if name.startswith(
 _warned: set[str] = set()
 #: How often a waiting request gives a sign of life [s].
 _BEAT_PERIOD = 0.01
+#: A control process that reported nothing for this long is looked at more closely [s].
+_SUSPICIOUS_SILENCE = 0.08
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class ControlClient:
         # Looking fields of a record up by name takes long, compared with the time that a target has.
         self._target_views = {name: self._commands[name] for name in (*_TARGET_FIELDS, "mode_id")}
         self._activation = 0
+        self._reported = (0, 0.0)  # version of the state that was seen last, and when it was new
         #: What the control process misses for real time, in sentences; known once it is started.
         self.missing: list[str] = []
         self.commands["flange_to_tcp"] = np.eye(4)
@@ -315,7 +319,7 @@ class ControlClient:
     def poll(self) -> Ended | None:
         """Whether the loop ended since the last call, without waiting.
 
-        :raises ControlProcessDied: the control process is gone.
+        :raises ControlProcessDied: the control process is gone, or was stopped by a signal and is ended therefore.
         """
         self._receive(0.0)
         for index, message in enumerate(self._inbox):
@@ -323,6 +327,7 @@ class ControlClient:
                 del self._inbox[index]
                 return self._ended(message)
         self._check_alive()
+        self._check_running()
         return None
 
     def _ended(self, message: dict[str, Any]) -> Ended:
@@ -399,6 +404,28 @@ class ControlClient:
         if code is not None:
             how = f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
             raise ControlProcessDied(f"the control process {how}", exit_code=code)
+
+    def _check_running(self) -> None:
+        """Notice a control process that somebody has stopped: it looks alive, but the arm gets no torques from it.
+
+        One that merely waits for the robot is another matter: libfranka notices by itself that the robot is gone.
+        """
+        version, now = self.shared.state.version, time.monotonic()
+        if version != self._reported[0]:
+            self._reported = version, now
+        elif now - self._reported[1] > _SUSPICIOUS_SILENCE and self._is_stopped():
+            assert self._process is not None
+            self._process.kill()  # When it went on, it would do so with commands of long ago.
+            self._process.wait()
+            raise ControlProcessDied("the control process was stopped by a signal; it was ended")
+
+    def _is_stopped(self) -> bool:
+        """Whether the control process does not run because of SIGSTOP, a debugger or the like, see proc(5)."""
+        try:
+            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return False  # It is gone, which others notice.
+        return state in ("T", "t")
 
     def __enter__(self) -> ControlClient:
         self.start()

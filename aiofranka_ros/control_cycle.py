@@ -82,8 +82,9 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
         if stop == 0 and c.target_mode_id == r.mode_id and not _in_motion(r):
             _take_target(c, r, m.time)
     _update_motion(c, p, m, r)
-    if stop != 0 and r.motion_status == MotionStatus.EXECUTING:
-        r.motion_status = MotionStatus.STOPPING
+    if stop != 0 and (r.motion_status == MotionStatus.EXECUTING or r.motion_status == MotionStatus.PAUSED):
+        # A node that was only late for a moment finds its motion where it left it.
+        r.motion_status = MotionStatus.PAUSED if stop == _NODE_SILENT else MotionStatus.STOPPING
     law = _choose_law(c, m, r)
     _make_torque(law, c, p, m, r, s, dt)
 
@@ -168,7 +169,9 @@ def _update_motion(commands: Record, motion: Record, measured: Record, memory: R
             _settle(commands, measured, memory)
     if memory.motion_id == 0 or memory.motion_id != commands.motion_id:
         return
-    if commands.motion_stop == memory.motion_id and memory.motion_status == MotionStatus.EXECUTING:
+    if commands.motion_stop == memory.motion_id and (
+        memory.motion_status == MotionStatus.EXECUTING or memory.motion_status == MotionStatus.PAUSED
+    ):
         memory.motion_status = MotionStatus.STOPPING
     if commands.motion_release == memory.motion_id and _in_motion(memory):
         memory.motion_status = MotionStatus.NONE
@@ -219,7 +222,7 @@ def _make_torque(
         if law == Law.MOTION or law == Law.HOLD:
             kp, kd = commands.motion_kp, commands.motion_kd
         if law == Law.MOTION:
-            trajectory.advance(memory, motion, dt)
+            trajectory.advance(memory, motion, dt, memory.hold & _NODE_SILENT != 0)
         else:
             smooth = commands.smooth_targets != 0 or law == Law.HOLD
             reference.advance_joints(memory, commands, smooth, measured.time, dt)

@@ -50,15 +50,17 @@ class Trouble:
     names: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, error: BaseException, node: str) -> Trouble:
-        """What ``error`` means for whoever runs the node called ``node``."""
-        activate, configure = f"ros2 lifecycle set {node} activate", f"ros2 lifecycle set {node} configure"
+    def of(cls, error: BaseException, again: str) -> Trouble:
+        """What ``error`` means for whoever runs the node.
+
+        :param again: the command that leads back once the cause is removed.
+        """
         if isinstance(error, ControlStopped):
-            remedy = f"remove the cause, then: {activate}"
+            remedy = f"remove the cause, then: {again}"
         elif isinstance(error, (CommandRefused, TimeoutError)):
-            remedy = f"see Desk for the robot's state, then: {activate}"
+            remedy = f"see Desk for the robot's state, then: {again}"
         elif isinstance(error, (ConnectionFailed, ArmInUse, ControlProcessDied, SimulationError)):
-            remedy = f"when that is settled: {configure}"
+            remedy = f"when that is settled: {again}"
         else:
             remedy = "see the log"
         kind = type(error).__name__

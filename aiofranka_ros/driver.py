@@ -5,7 +5,7 @@ it from. It knows nothing of ROS and nothing of asyncio; the methods that change
 done.
 
     configure    start the simulated arm if there is one, start the control process, connect
-    activate     take torque control and hold where the arm is
+    activate     take torque control and hold where the arm is; connect first where the arm was lost
     deactivate   stop smoothly and release
     release      disconnect, end the control process and the simulated arm
 
@@ -86,12 +86,23 @@ class Driver:
     def activate(self) -> bool:
         """Clear a reflex if there is one, take torque control and hold where the arm is.
 
+        An arm that is not connected, or was lost since, is connected first.
+
         :returns: whether a reflex was cleared.
         :raises CommandRefused: the robot did not allow it.
         :raises ControlStopped: it stopped at once.
-        :raises ControlProcessDied: there is no control process.
+        :raises FrankaError: it could not be connected, see :meth:`configure`.
         """
-        client = self._require_client()
+        if self.client is not None:
+            try:
+                return self._take_control(self.client)
+            except (ConnectionFailed, ControlProcessDied) as error:
+                _log.warning("%s: connecting again", error)
+                self.release()
+        self.configure()
+        return self._take_control(self._require_client())
+
+    def _take_control(self, client: ControlClient) -> bool:
         client.poll()  # What ended before is history.
         self._settings.write(client.commands, client.state()["robot_tcp"])
         client.commands["mode"] = self._settings.mode

@@ -143,10 +143,10 @@ class FrankaNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start what has to run and connect; on failure nothing of it is left."""
-        return self._attempt(self._configure, FAILURE)
+        return self._attempt(self._configure, FAILURE, again="configure")
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Take torque control and hold."""
+        """Take torque control and hold; connect first where the arm was lost."""
         return self._attempt(self._activate, FAILURE)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -193,16 +193,22 @@ class FrankaNode(LifecycleNode):
 
         service.callback = change_state
 
-    def _attempt(self, transition: Callable[[], None], outcome: TransitionCallbackReturn) -> TransitionCallbackReturn:
-        """Run a transition; where it fails, say why, because rclpy wouldn't, and return ``outcome``."""
+    def _attempt(
+        self, transition: Callable[[], None], outcome: TransitionCallbackReturn, *, again: str = "activate"
+    ) -> TransitionCallbackReturn:
+        """Run a transition; where it fails, say why, because rclpy wouldn't, and return ``outcome``.
+
+        :param again: the transition to ask for when the cause is removed.
+        """
         try:
             transition()
         except (FrankaError, TimeoutError) as error:
-            self._report(error)
-            # After a timeout nobody knows what the control process does: it has to go.
-            return ERROR if isinstance(error, TimeoutError) else outcome
+            # After a timeout nobody knows what the control process does: it has to go, and the node with it.
+            lost = isinstance(error, TimeoutError)
+            self._report(error, again="configure" if lost else again)
+            return ERROR if lost else outcome
         except Exception as error:
-            self._report(error)
+            self._report(error, again="configure")
             self.get_logger().error(traceback.format_exc())
             return ERROR
         return SUCCESS
@@ -211,16 +217,20 @@ class FrankaNode(LifecycleNode):
         self._settings.changes()
         with self._interruptible():
             self._driver.configure()
+        self._on_connected()
+
+    def _activate(self) -> None:
+        changed = self._settings.changes()
+        if self._driver.client is not None:
+            self._settings.apply(self._driver.client, changed)
+        with self._interruptible():
+            self._driver.activate()
+        self._on_connected()
+
+    def _on_connected(self) -> None:
         self._publish_address()
         if self._driver.cpu is not None:
             _run_on(self._cpus - {self._driver.cpu})
-        self._trouble = None
-
-    def _activate(self) -> None:
-        if self._driver.client is not None:
-            self._settings.apply(self._driver.client, self._settings.changes())
-        with self._interruptible():
-            self._driver.activate()
         self._trouble = None
 
     def _deactivate(self) -> None:
@@ -267,16 +277,19 @@ class FrankaNode(LifecycleNode):
             self._fall_back(ended.error, disconnected=ended.reason == "connection")
 
     def _fall_back(self, error: FrankaError, *, disconnected: bool) -> None:
-        """The arm was stopped or lost: become inactive, or unconfigured where there is no arm any more."""
+        """The arm was stopped or lost: become inactive. Where it was lost, the next activation connects again."""
         self._report(self._driver.cause(error))
         if self._driver.active:
             self.trigger_deactivate()
-        if disconnected and self._driver.client is not None:
-            self.trigger_cleanup()
+        if disconnected:
+            self.release()
 
-    def _report(self, error: BaseException) -> None:
-        """Keep what went wrong for the diagnostics, and say it, once, with what to do about it."""
-        self._trouble = Trouble.of(error, self.get_fully_qualified_name())
+    def _report(self, error: BaseException, *, again: str = "activate") -> None:
+        """Keep what went wrong for the diagnostics, and say it, once, with what to do about it.
+
+        :param again: the transition that leads back.
+        """
+        self._trouble = Trouble.of(error, f"ros2 lifecycle set {self.get_fully_qualified_name()} {again}")
         self.get_logger().error(f"{self._trouble.message} ({self._trouble.remedy})")
         self._publish_diagnostics()  # Whoever hears next that the arm is not active any more wants to know why.
 

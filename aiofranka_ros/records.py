@@ -91,6 +91,7 @@ class MotionStatus(enum.IntEnum):
     STOPPING = 3
     STOPPED = 4
     REFUSED = 5
+    PAUSED = 6
 
 
 class Law(enum.IntEnum):
@@ -245,8 +246,12 @@ MEMORY = np.dtype(
         ("motion_id", "u8"),
         ("motion_status", "i8"),
         ("motion_time", "f8"),  # along the motion [s]
-        ("motion_rate", "f8"),  # 1: as planned; falls to 0 while stopping
-        ("motion_stopping", "f8"),  # how much of the stop is over: 0 to 1
+        ("motion_rate", "f8"),  # 1: as planned; 0: at rest on the path
+        ("motion_rate_change", "f8"),  # [1/s]
+        ("ramp", "f8"),  # how much of the rate's last change is over: 0 to 1
+        ("ramp_from", "f8"),  # the rate at its beginning...
+        ("ramp_slope", "f8"),  # ...and how it changed there, for the ramp's whole duration
+        ("ramp_to", "f8"),  # the rate at its end: 0 or 1
         ("motion_offset", "f8", (7,)),  # where the arm was beside the motion's beginning; fades out
         ("motion_offset_rate", "f8", (7,)),
         ("motion_offset_time", "f8"),

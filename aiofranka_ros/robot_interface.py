@@ -19,7 +19,7 @@ import numpy as np
 
 from aiofranka_ros.control_client import ControlClient
 from aiofranka_ros.driver import Driver
-from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, ControlStopped, FrankaError, NotStarted
+from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError, NotStarted
 from aiofranka_ros.kinematics import pose_matrix
 from aiofranka_ros.link import ConnectionReport, Data, Snapshot, uninterrupted
 from aiofranka_ros.moves import Goal, MoveCancelled, Mover
@@ -236,16 +236,8 @@ class RobotInterface:
     # In the thread that may block.
 
     def _start(self) -> None:
-        driver = self._driver
-        if driver.client is not None:
-            try:
-                driver.activate()
-            except (ConnectionFailed, ControlProcessDied):
-                driver.release()  # The arm or the process was lost since; begin anew.
-        if driver.client is None:
-            driver.configure()
-            driver.activate()
-        client = driver.active_client
+        self._driver.activate()
+        client = self._driver.active_client
         assert client is not None
         self._newest = _snapshot(client)
         self._beats = _Beats(client)

@@ -34,7 +34,6 @@ from aiofranka_ros.errors import (
     CommandRefused,
     ConfigurationError,
     ConnectionFailed,
-    ControlProcessDied,
     ControlStopped,
     FrankaError,
     InvalidTarget,
@@ -266,23 +265,14 @@ class RosInterface:
     async def _activate(self, client: RosClient) -> None:
         """Bring the node into its active state, whatever state it is in."""
         state = await self._lifecycle_state(client)
-        if state.id == State.PRIMARY_STATE_INACTIVE:
-            try:
-                await self._change(client, "activate")
-                self._activated = True
-                return
-            except (ConnectionFailed, ControlProcessDied):
-                # The arm was lost since the node connected; the node may know by now.
-                state = await self._lifecycle_state(client)
-                if state.id == State.PRIMARY_STATE_INACTIVE:
-                    await self._change(client, "cleanup")
-                    state = await self._lifecycle_state(client)
+        if state.id == State.PRIMARY_STATE_ACTIVE:
+            return
+        if state.id not in (State.PRIMARY_STATE_UNCONFIGURED, State.PRIMARY_STATE_INACTIVE):
+            raise CommandRefused(f"the node {self._name} is {state.label}")
         if state.id == State.PRIMARY_STATE_UNCONFIGURED:
             await self._change(client, "configure")
-            await self._change(client, "activate")
-            self._activated = True
-        elif state.id != State.PRIMARY_STATE_ACTIVE:
-            raise CommandRefused(f"the node {self._name} is {state.label}")
+        await self._change(client, "activate")
+        self._activated = True
 
     async def _stop(self) -> None:
         was_started, self._started = self._started, False

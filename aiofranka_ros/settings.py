@@ -196,9 +196,9 @@ SETTINGS: tuple[Setting, ...] = (
         unit="s", low=0.002, high=1.0, effect=Effect.COMMAND, source="five periods of a 50 Hz policy",
     ),
     Setting(
-        "heartbeat_timeout", 0.25, "How long the node may be silent before the arm holds.",
+        "heartbeat_timeout", 0.1, "How long the node may be silent before the arm slows down and holds.",
         unit="s", low=0.1, high=2.0, effect=Effect.COMMAND,
-        source="on a busy machine, an ordinary process now and then has to wait for 0.1 s",
+        source="ten ticks of the node; what was under way goes on when the node is back within half a second",
     ),
     # Moves and trajectories.
     Setting(

@@ -26,8 +26,9 @@ from aiofranka_ros.fr3 import (
 )
 from aiofranka_ros.records import Array, MotionStatus, Record, kernel
 
-#: Stopping a motion takes this long [s]: it slows down along its own path. Longer where a joint is so fast that its
-#: braking, at most 1.5 times the velocity by this time, would exceed what the path leaves of its acceleration limit...
+#: Stopping a motion takes this long [s], and so does going on after a pause: it slows down, or speeds up, along its own
+#: path. Longer where a joint is so fast that its braking, at most 1.5 times the velocity by this time, would exceed
+#: what the path leaves of its acceleration limit...
 STOP_DURATION = 0.4
 #: ...which is this share of it at the least.
 _STOP_SHARE = 0.5
@@ -237,8 +238,8 @@ def begin(memory: Record, motion: Record, q: Array, dq: Array, late: float = 0.0
     memory.motion_id = motion.id
     memory.motion_status = MotionStatus.EXECUTING
     memory.motion_time = late
-    memory.motion_rate = 1.0
-    memory.motion_stopping = 0.0
+    memory.motion_rate = memory.ramp = memory.ramp_to = 1.0
+    memory.motion_rate_change = 0.0
     memory.motion_offset_time = 0.0
     for i in range(7):
         memory.motion_offset[i] = q[i] - memory.motion_offset[i]
@@ -248,8 +249,8 @@ def begin(memory: Record, motion: Record, q: Array, dq: Array, late: float = 0.0
 
 
 @kernel
-def _stop_duration(memory: Record, motion: Record) -> float:
-    """How long stopping takes at the speed that the path has where the arm is [s]; overwrites the reference."""
+def _ramp_duration(memory: Record, motion: Record) -> float:
+    """How long a ramp takes at the speed that the path has where the arm is [s]; overwrites the reference."""
     evaluate(
         motion.times, motion.coefficients, motion.segments, memory.motion_time,
         memory.ref_q, memory.ref_dq, memory.ref_ddq,
@@ -263,19 +264,43 @@ def _stop_duration(memory: Record, motion: Record) -> float:
 
 
 @kernel
-def advance(memory: Record, motion: Record, dt: float) -> None:
+def _change_rate(memory: Record, motion: Record, to: float, dt: float) -> None:
+    """Let time along the motion pass at another rate: slow down to 0, or speed up to 1 again.
+
+    The rate is a cubic of zero slope at its end that begins where, and as steep as, the rate is at the moment; so an
+    arm that shall stop while it speeds up, or go on while it slows down, is not jolted either.
+    """
+    if to != memory.ramp_to:
+        duration = _ramp_duration(memory, motion)
+        memory.ramp, memory.ramp_to = 0.0, to
+        memory.ramp_from, memory.ramp_slope = memory.motion_rate, memory.motion_rate_change * duration
+    if memory.ramp < 1.0:
+        duration = _ramp_duration(memory, motion)
+        memory.ramp = min(memory.ramp + dt / duration, 1.0)
+        u, slope = memory.ramp, memory.ramp_slope
+        # The cubic from (ramp_from, slope) to (to, 0), by its value and derivative at u.
+        c2, c3 = 3.0 * (to - memory.ramp_from) - 2.0 * slope, slope - 2.0 * (to - memory.ramp_from)
+        memory.motion_rate = max(memory.ramp_from + u * (slope + u * (c2 + u * c3)), 0.0)  # Below by rounding alone.
+        memory.motion_rate_change = (slope + u * (2.0 * c2 + u * 3.0 * c3)) / duration
+    else:
+        memory.motion_rate, memory.motion_rate_change = to, 0.0
+
+
+@kernel
+def advance(memory: Record, motion: Record, dt: float, silent: bool = False) -> None:
     """Advance the joint reference along the motion by ``dt`` [s].
 
-    While stopping, time along the motion slows down (``motion_rate`` goes from 1 to 0 as a cubic of zero slope at both
-    ends), so the arm keeps to the path. What the arm was beside the motion's beginning fades out as a quintic.
+    A motion that stops or pauses keeps to its path: time along it slows down. What the arm was beside the motion's
+    beginning fades out as a quintic.
+
+    :param silent: whether the node gives no sign of life; a motion that has paused goes on once it does.
     """
-    rate_change = 0.0
-    if memory.motion_status == MotionStatus.STOPPING:
-        duration = _stop_duration(memory, motion)
-        memory.motion_stopping = min(memory.motion_stopping + dt / duration, 1.0)
-        u = memory.motion_stopping
-        memory.motion_rate = 1.0 - u * u * (3.0 - 2.0 * u)
-        rate_change = -6.0 * u * (1.0 - u) / duration
+    status = memory.motion_status
+    rests = status == MotionStatus.STOPPING or status == MotionStatus.STOPPED
+    rests = rests or (status == MotionStatus.PAUSED and silent)
+    _change_rate(memory, motion, 0.0 if rests else 1.0, dt)
+    if status == MotionStatus.PAUSED and not rests and memory.ramp >= 1.0:
+        memory.motion_status = MotionStatus.EXECUTING
     memory.motion_time += memory.motion_rate * dt
     evaluate(
         motion.times, motion.coefficients, motion.segments, memory.motion_time,
@@ -283,7 +308,7 @@ def advance(memory: Record, motion: Record, dt: float) -> None:
     )  # fmt: skip
     rate = memory.motion_rate
     for i in range(7):
-        memory.ref_ddq[i] = memory.ref_ddq[i] * rate * rate + memory.ref_dq[i] * rate_change
+        memory.ref_ddq[i] = memory.ref_ddq[i] * rate * rate + memory.ref_dq[i] * memory.motion_rate_change
         memory.ref_dq[i] *= rate
 
     memory.motion_offset_time += dt
@@ -303,5 +328,5 @@ def advance(memory: Record, motion: Record, dt: float) -> None:
     elif memory.motion_time >= motion.times[motion.segments] and u >= 1.0:
         if memory.motion_status == MotionStatus.STOPPING:
             memory.motion_status = MotionStatus.STOPPED
-        elif memory.motion_status == MotionStatus.EXECUTING:
+        elif memory.motion_status == MotionStatus.EXECUTING or memory.motion_status == MotionStatus.PAUSED:
             memory.motion_status = MotionStatus.DONE

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from injection import lose_packets
 
 from aiofranka_ros import fr3
 from aiofranka_ros.control_client import ControlClient, Ended
@@ -237,9 +238,7 @@ def test_packets_lost_in_a_row_end_the_loop_with_the_robot_s_own_name_for_it(cli
     client.activate()
     run_cycles(client, 50)
     assert client.pid is not None
-    os.kill(client.pid, signal.SIGSTOP)
-    time.sleep(0.2)  # The fault itself: nothing is sent for far longer than twenty cycles.
-    os.kill(client.pid, signal.SIGCONT)
+    lose_packets(client.pid)
     ended = wait_for_end(client)
     assert ended.reason == "robot"
     assert ended.error.errors == ("communication_constraints_violation",)
@@ -261,6 +260,28 @@ def test_a_killed_control_process_is_noticed_and_can_be_replaced(arm):
         client.activate()
         run_cycles(client, 50)
         client.deactivate()
+
+
+def test_a_stopped_control_process_is_noticed_and_ended(arm):
+    with connected(arm) as client:
+        client.activate()
+        os.kill(client.pid, signal.SIGSTOP)
+        with pytest.raises(ControlProcessDied, match="stopped by a signal"):
+            wait_for(client, lambda: False)
+        assert client.pid is not None and not os.path.exists(f"/proc/{client.pid}")
+
+
+def test_a_node_that_was_late_finds_its_motion_where_it_left_it(client):
+    client.commands["heartbeat_timeout"] = 0.1
+    client.activate()
+    number = move(client, fr3.READY, velocity=0.5)
+    wait_for(client, lambda: np.abs(client.state()["dq"]).max() > 0.2)
+    wait_for(client, lambda: status(client, number) is MotionStatus.PAUSED, beat=False)
+    wait_for(client, lambda: status(client, number) is MotionStatus.DONE)
+    assert client.state()["silent_holds"] == 1
+    np.testing.assert_allclose(client.state()["q"], fr3.READY, atol=0.02)
+    client.release_motion(number)
+    client.deactivate()
 
 
 def test_the_control_process_does_not_outlive_a_killed_parent(arm):

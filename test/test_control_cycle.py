@@ -256,15 +256,44 @@ def test_a_move_replaced_on_the_way_goes_on_without_a_jump():
     np.testing.assert_allclose(bench.measured["q"][0], fr3.HOME, atol=1e-3)
 
 
-@pytest.mark.parametrize("reason", [Hold.NODE_SILENT, Hold.FINISHING])
-def test_when_the_node_is_not_to_be_followed_a_move_stops_and_the_arm_holds(reason):
+@pytest.mark.parametrize(
+    ("reason", "status"), [(Hold.NODE_SILENT, MotionStatus.PAUSED), (Hold.FINISHING, MotionStatus.STOPPED)]
+)
+def test_when_the_node_is_not_to_be_followed_a_move_stops_and_the_arm_holds(reason, status):
     bench = Bench(Mode.OSC)
     bench.run()
     cycles = int(bench.move(fr3.READY) * 1e3)
     bench.run(cycles // 2)
     assert np.abs(bench.measured["dq"]).max() > 0.5
     bench.run(1500, stop=reason)
-    assert bench.hold & reason and bench.status is MotionStatus.STOPPED
+    assert bench.hold & reason and bench.status is status
+    np.testing.assert_allclose(bench.measured["dq"][0], 0.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("silence", [20, 200, 1500])
+def test_a_move_pauses_while_the_node_is_silent_and_goes_on_afterwards(silence):
+    bench = Bench(Mode.OSC)
+    bench.run()
+    cycles = int(bench.move(fr3.READY) * 1e3)
+    bench.run(cycles // 2)
+    bench.run(silence, stop=Hold.NODE_SILENT)
+    bench.run(cycles + 1500)
+    assert bench.hold is Hold.NONE and bench.status is MotionStatus.DONE
+    np.testing.assert_allclose(bench.measured["q"][0], fr3.READY, atol=2e-3)
+    # 0.99 Nm a cycle is what the limit would let through: a jolt.
+    assert np.abs(np.diff(bench.sent, axis=0)).max() < 0.5
+
+
+def test_a_move_that_has_paused_can_be_stopped():
+    bench = Bench(Mode.OSC)
+    bench.run()
+    bench.run(int(bench.move(fr3.READY) * 500))
+    bench.run(600, stop=Hold.NODE_SILENT)
+    bench.run(100)
+    assert bench.status is MotionStatus.PAUSED, "it gathers speed again"
+    bench.commands["motion_stop"] = 1
+    bench.run(1000)
+    assert bench.status is MotionStatus.STOPPED
     np.testing.assert_allclose(bench.measured["dq"][0], 0.0, atol=1e-3)
 
 

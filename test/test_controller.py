@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from injection import lose_packets
 from node_harness import NodeProcess, descendants
 
 from aiofranka_ros import FrankaController, RobotInterface, RosInterface
@@ -459,15 +460,6 @@ async def test_a_blocked_event_loop_is_reported_with_the_line_that_blocks_it(loo
 # Failures.
 
 
-def stop_process_for_a_moment(pid: int) -> None:
-    """The fault: for more than the twenty cycles that the robot goes without a torque, nothing is sent."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        time.sleep(0.3)
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 async def test_a_reflex_reaches_every_call_that_waits_and_the_next_one_until_recovery(loop, controller, setup):
     messages: list[str] = []
     controller.error_callback = messages.append
@@ -478,7 +470,7 @@ async def test_a_reflex_reaches_every_call_that_waits_and_the_next_one_until_rec
         for call in (controller.move(ELSEWHERE), controller.set("kp", controller.kp), controller.test_connection(60.0))
     ]
     await until(lambda: speed(controller) > 0.1)
-    stop_process_for_a_moment(control_process)
+    lose_packets(control_process)
     for call in waiting:
         with pytest.raises(ControlStopped) as caught:
             await call

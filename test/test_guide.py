@@ -20,13 +20,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from injection import lose_packets
 from node_harness import ROOT, descendants, wait_until
 
 from aiofranka_ros import FrankaController, errors
@@ -118,11 +118,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
     def provoke_reflex() -> None:
         """Send the robot nothing for more cycles than it puts up with."""
         (control_process,) = (pid for pid in descendants(os.getpid()) - mine if "control_process" in _command(pid))
-        os.kill(control_process, signal.SIGSTOP)
-        try:
-            time.sleep(0.3)
-        finally:
-            os.kill(control_process, signal.SIGCONT)
+        lose_packets(control_process)
 
     return {"__name__": "guide", "provoke_reflex": provoke_reflex}
 

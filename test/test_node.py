@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from action_msgs.msg import GoalStatus
 from geometry_msgs.msg import PoseStamped
-from node_harness import PATIENCE, Client, NodeProcess, wait_until
+from node_harness import PATIENCE, Client, NodeProcess, alive, wait_until
 from sensor_msgs.msg import JointState
 
-from aiofranka_ros.fr3 import JOINT_NAMES
+from aiofranka_ros.fr3 import HOME, JOINT_NAMES
 
 Log = Callable[[str], bool]
 
@@ -235,8 +236,21 @@ def test_the_control_process_dying_leaves_a_node_that_can_start_again(robot: Cli
     _, values = robot.diagnostics("control loop")
     os.kill(int(values["control process"]), signal.SIGKILL)
     assert robot.spin_until(lambda: log("the control process was killed by signal 9"))
-    assert robot.becomes("unconfigured")
+    assert robot.becomes("inactive")
     level, values = robot.diagnostics("robot")
-    assert level == b"\x02" and "configure" in values["what to do"]
-    assert robot.change("configure")
+    assert level == b"\x02" and "activate" in values["what to do"]
     assert robot.change("activate")
+
+
+def test_a_stopped_control_process_is_noticed_and_replaced(robot: Client, log: Log) -> None:
+    _, values = robot.diagnostics("control loop")
+    control = int(values["control process"])
+    handle = robot.send_goal(HOME - 0.1)
+    os.kill(control, signal.SIGSTOP)
+    outcome = robot.outcome(handle)
+    assert outcome.status == GoalStatus.STATUS_ABORTED
+    assert "was stopped by a signal" in outcome.result.error_message
+    assert not alive(control)
+    assert robot.becomes("inactive")
+    assert robot.change("activate")
+    assert robot.state == "active"

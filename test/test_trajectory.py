@@ -157,6 +157,34 @@ def test_a_joint_that_is_too_fast_to_stop_as_quickly_gets_the_time_it_needs(shar
     assert len(q) * 1e-3 <= at + 1.5
 
 
+@settings(max_examples=30)
+@given(st.lists(st.integers(1, 600), min_size=2, max_size=8))
+def test_however_often_a_motion_pauses_and_goes_on_it_keeps_to_its_path_without_a_jolt(turns):
+    """Each turn [ms] the node falls silent, or gives a sign of life again."""
+    motion = plan(fr3.HOME, fr3.READY)
+    record, memory = new(MOTION), new(MEMORY)
+    fill_motion(record, 1, 0.0, motion.times, motion.coefficients)
+    trajectory.begin(memory[0], record[0], fr3.HOME, np.zeros(7))
+    rows = []
+    for turn, cycles in enumerate([*turns, 20_000]):
+        silent = turn % 2 == 0 and turn < len(turns)
+        if silent:
+            memory["motion_status"] = MotionStatus.PAUSED
+        for _ in range(cycles):
+            trajectory.advance(memory[0], record[0], 1e-3, silent)
+            rows.append(np.array([memory[name][0] for name in ("ref_q", "ref_dq", "ref_ddq")]))
+            assert 0.0 <= memory["motion_rate"][0] <= 1.0 + 0.15, "a ramp that turns round may overshoot a little"
+    q, dq, ddq = np.array(rows).transpose(1, 0, 2)
+    assert memory["motion_status"][0] == MotionStatus.DONE
+    np.testing.assert_allclose(q[-1], fr3.READY, atol=1e-6)
+    _, path, _, _ = sampled(motion, 1e-4)
+    for row in q[:: max(1, len(q) // 20)]:
+        assert np.abs(path - row).max(axis=1).min() < 1e-3
+    np.testing.assert_allclose(np.diff(q, axis=0), 1e-3 * dq[1:], atol=2e-5)
+    assert np.abs(ddq).max() <= 1.5 * fr3.ACCELERATION_LIMIT[0]
+    assert np.abs(np.diff(dq, axis=0)).max() <= 1.5e-3 * fr3.ACCELERATION_LIMIT[0]
+
+
 def test_an_arm_a_little_beside_the_beginning_is_led_onto_the_motion_without_a_jump():
     motion = plan(fr3.HOME, fr3.READY)
     beside, moving = fr3.HOME + 0.02, np.full(7, 0.1)
