@@ -20,7 +20,9 @@ from aiofranka_ros.records import Array, Hold, Law, Mode, MotionStatus, Record, 
 _NODE_SILENT = int(Hold.NODE_SILENT)
 _TORQUE_STALE = int(Hold.TORQUE_STALE)
 _NOT_FINITE = int(Hold.NOT_FINITE)
-_STOPS = int(Hold.NODE_SILENT | Hold.FINISHING)
+_ASKED = int(Hold.ASKED)
+_PUSHED = int(Hold.PUSHED)
+_STOPS = int(Hold.NODE_SILENT | Hold.FINISHING | Hold.ASKED | Hold.PUSHED)
 
 #: Time constant with which the torque before a change of law fades out of the torque after it [s].
 _BLEND_TIME = 0.1
@@ -64,6 +66,9 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
         r.motion_status = MotionStatus.NONE
         for i in range(7):
             r.tau[i] = m.tau_last[i]
+        r.release_id = c.release_id
+        limits.loosen(r)
+    limits.tighten(c, r, m.q)
     if fresh or c.mode_id != r.mode_id:
         _settle(c, m, r)
     elif c.law_id != r.law_id:
@@ -76,11 +81,13 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
             reference.seed(r, m.q)
     r.flange_to_tcp[:] = c.flange_to_tcp
 
+    if stop == 0:
+        stop = _asked_or_pushed(c, m, r)
     _stop_or_go_on(r, stop)
     if c.target_id != r.target_id:
         r.target_id = c.target_id
         if stop == 0 and c.target_mode_id == r.mode_id and not _in_motion(r):
-            _take_target(c, r, m.time)
+            _take_target(c, r, s, m.time)
     _update_motion(c, p, m, r)
     if stop != 0 and (r.motion_status == MotionStatus.EXECUTING or r.motion_status == MotionStatus.PAUSED):
         # A node that was only late for a moment finds its motion where it left it.
@@ -130,6 +137,24 @@ def _settle(commands: Record, measured: Record, memory: Record) -> None:
 
 
 @kernel
+def _asked_or_pushed(commands: Record, measured: Record, memory: Record) -> int:
+    """Whether the arm shall hold because somebody asked for it, or was pushed and not released since."""
+    if commands.hold != 0:
+        return _ASKED
+    if commands.release_id != memory.release_id:
+        memory.release_id = commands.release_id
+        memory.hold &= ~_PUSHED
+    if memory.hold & _PUSHED != 0:
+        return _PUSHED
+    f = measured.external_wrench
+    force = math.sqrt(f[0] ** 2 + f[1] ** 2 + f[2] ** 2)
+    torque = math.sqrt(f[3] ** 2 + f[4] ** 2 + f[5] ** 2)
+    if commands.max_external_force > 0.0 and force > commands.max_external_force:
+        return _PUSHED
+    return _PUSHED if commands.max_external_torque > 0.0 and torque > commands.max_external_torque else 0
+
+
+@kernel
 def _stop_or_go_on(memory: Record, stop: int) -> None:
     if stop == 0:
         memory.hold &= ~_STOPS
@@ -141,7 +166,7 @@ def _stop_or_go_on(memory: Record, stop: int) -> None:
 
 
 @kernel
-def _take_target(commands: Record, memory: Record, now: float) -> None:
+def _take_target(commands: Record, memory: Record, scratch: Record, now: float) -> None:
     if commands.mode == Mode.OSC:
         reference.take_pose(memory, commands, now)
     elif commands.mode == Mode.TORQUE:
@@ -151,7 +176,7 @@ def _take_target(commands: Record, memory: Record, now: float) -> None:
         memory.target_seen = now
         memory.target_stamp = commands.target_stamp
     else:
-        reference.take_joints(memory, commands, now)
+        reference.take_joints(memory, commands, scratch, now)
 
 
 @kernel
@@ -251,7 +276,11 @@ def _make_safe(law: int, commands: Record, measured: Record, memory: Record, scr
         margin = 0.0
     if limits.is_finite(tau):
         memory.hold &= ~_NOT_FINITE
-        limits.repel(measured.q, measured.dq, commands.torque_limit, margin, scratch.ahead, scratch.envelope, tau)
+        limits.repel(
+            measured.q, measured.dq, memory.joint_lower, memory.joint_upper, commands.torque_limit, margin,
+            scratch.ahead, scratch.envelope, tau,
+        )  # fmt: skip
+        limits.keep_inside(memory, scratch.force, tau)
     else:
         memory.hold |= _NOT_FINITE
         memory.not_finite += 1

@@ -163,6 +163,7 @@ class ControlLoop:
         )  # fmt: skip
         shared.cycles.commit()
         copy_robot_state(robot, state)
+        self.measured["external_wrench"] = state["external_wrench"]
         shared.state.write(state)
 
     def _at_rest(self, watch: _Watch, now: int) -> bool:
@@ -180,6 +181,7 @@ def warm_up() -> None:
     commands["max_joint_acceleration"] = commands["max_linear_acceleration"] = 1.0
     commands["max_angular_acceleration"] = commands["extrapolation_time"] = 1.0
     commands["target_orientation"][0, 3] = 1.0
+    commands["joint_lower"], commands["joint_upper"] = fr3.POSITION_LOWER, fr3.POSITION_UPPER
     motion["segments"], motion["id"] = 1, 1
     for mode in Mode:
         commands["mode"] = mode

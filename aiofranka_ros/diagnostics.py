@@ -135,6 +135,7 @@ def targets_status(
     state: Record | None,
     active: bool,
     *,
+    owner: str,
     accepted: int,
     refused: Counter[str],
     limited: int,
@@ -142,12 +143,18 @@ def targets_status(
 ) -> DiagnosticStatus:
     """Targets and goals.
 
+    :param owner: who has the arm.
     :param accepted: targets that were passed on.
     :param refused: targets that were not, by reason.
     :param limited: targets that were cut off.
     :param rejected: goals and trajectories that were rejected, by reason.
     """
-    values: dict[str, Any] = {"accepted": accepted, "limited": limited, "refused": sum(refused.values())}
+    values: dict[str, Any] = {
+        "owner": owner,
+        "accepted": accepted,
+        "limited": limited,
+        "refused": sum(refused.values()),
+    }
     if state is not None and active and np.isfinite(state["target_age"]):
         values["age of the newest [s]"] = f"{state['target_age']:.3f}"
     values |= {f"refused: {reason}": count for reason, count in sorted(refused.items())}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from aiofranka_ros.fr3 import CYCLE, POSITION_LOWER, POSITION_UPPER, velocity_envelope
-from aiofranka_ros.records import Array, kernel
+from aiofranka_ros.records import Array, Record, kernel
 
 #: Where the soft limits begin for laws without a joint reference, from a joint's position limit inwards [rad].
 SOFT_LIMIT_MARGIN = 0.1
@@ -24,15 +24,81 @@ _LOOK_AHEAD = 0.05
 _FREE_VELOCITY = 0.85
 #: Damping of the velocity beyond that share, for each Nm of the joint's torque limit [s/rad].
 _VELOCITY_DAMPING = 2.5
+#: The walls of the workspace: stiffness [N/m], damping [N s/m], about critical for the 3 kg that the arm weighs at its
+#: hand, and the largest force [N], which a person can withstand.
+_WALL_STIFFNESS, _WALL_DAMPING, _WALL_FORCE = 2000.0, 150.0, 100.0
 
 
 @kernel
-def repel(q: Array, dq: Array, torque_limit: Array, margin: float, ahead: Array, envelope: Array, tau: Array) -> None:
+def tighten(commands: Record, memory: Record, q: Array) -> None:
+    """Bring the limits of joints and workspace into force, without a push to an arm that is outside of them.
+
+    A limit that was set behind the arm's back lies, for the time being, where the arm is, and follows it inwards.
+
+    :param q: measured joint positions [rad] (7,); ``memory.position`` is that of the control frame.
+    """
+    for i in range(7):
+        near = min(memory.joint_upper[i], q[i] + SOFT_LIMIT_MARGIN)
+        memory.joint_upper[i] = min(max(commands.joint_upper[i], near), POSITION_UPPER[i])
+        near = max(memory.joint_lower[i], q[i] - SOFT_LIMIT_MARGIN)
+        memory.joint_lower[i] = max(min(commands.joint_lower[i], near), POSITION_LOWER[i])
+    for i in range(3):
+        near = min(memory.workspace_upper[i], memory.position[i])
+        memory.workspace_upper[i] = max(commands.workspace_upper[i], near)
+        near = max(memory.workspace_lower[i], memory.position[i])
+        memory.workspace_lower[i] = min(commands.workspace_lower[i], near)
+
+
+@kernel
+def loosen(memory: Record) -> None:
+    """Forget the limits that were in force; :func:`tighten` brings those of the commands back."""
+    for i in range(7):
+        memory.joint_lower[i], memory.joint_upper[i] = -math.inf, math.inf
+    for i in range(3):
+        memory.workspace_lower[i], memory.workspace_upper[i] = -math.inf, math.inf
+
+
+@kernel
+def outside(position: Array, lower: Array, upper: Array) -> float:
+    """How far ``position`` [m] (3,) is outside of a box [m]; 0 inside."""
+    distance = 0.0
+    for i in range(3):
+        distance = max(distance, position[i] - upper[i], lower[i] - position[i])
+    return distance
+
+
+@kernel
+def keep_inside(memory: Record, force: Array, tau: Array) -> None:
+    """Add to ``tau`` [Nm] (7,) what keeps the control frame inside of the workspace: a damped spring at each wall.
+
+    :param force: scratch (3,).
+    """
+    for i in range(3):
+        velocity = memory.twist[i]
+        force[i] = 0.0
+        depth = memory.position[i] - memory.workspace_upper[i]
+        if depth > 0.0:
+            force[i] = -min(max(_WALL_STIFFNESS * depth + _WALL_DAMPING * velocity, 0.0), _WALL_FORCE)
+        depth = memory.workspace_lower[i] - memory.position[i]
+        if depth > 0.0:
+            force[i] = min(max(_WALL_STIFFNESS * depth - _WALL_DAMPING * velocity, 0.0), _WALL_FORCE)
+        if force[i] != 0.0:
+            for j in range(7):
+                tau[j] += memory.jacobian[i, j] * force[i]
+
+
+@kernel
+def repel(
+    q: Array, dq: Array, lower: Array, upper: Array, torque_limit: Array, margin: float,
+    ahead: Array, envelope: Array, tau: Array,
+) -> None:  # fmt: skip
     """Add to ``tau`` [Nm] (7,) what keeps the joints from their position and velocity limits.
 
     Near a position limit a damped spring; beyond a share of the velocity from which a joint can still
     brake, a damper that only brakes. Away from the limits nothing is added.
 
+    :param lower: position limits [rad] (7,).
+    :param upper: [rad] (7,).
     :param margin: where the springs begin, from the position limit inwards [rad]; at the limit they push with the whole
         torque. 0: none.
     :param ahead: scratch (7,).
@@ -42,10 +108,10 @@ def repel(q: Array, dq: Array, torque_limit: Array, margin: float, ahead: Array,
         ahead[i] = q[i] + _LOOK_AHEAD * dq[i]
     velocity_envelope(ahead, envelope[0], envelope[1])
     for i in range(7):
-        depth = q[i] - (POSITION_UPPER[i] - margin)
+        depth = q[i] - (upper[i] - margin)
         if margin > 0.0 and depth > 0.0:
             tau[i] -= torque_limit[i] * (depth / margin + _SPRING_DAMPING * dq[i])
-        depth = POSITION_LOWER[i] + margin - q[i]
+        depth = lower[i] + margin - q[i]
         if margin > 0.0 and depth > 0.0:
             tau[i] += torque_limit[i] * (depth / margin - _SPRING_DAMPING * dq[i])
         excess = dq[i] - _FREE_VELOCITY * envelope[1, i]

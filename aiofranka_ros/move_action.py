@@ -64,9 +64,7 @@ class MoveAction:
 
     def _on_goal(self, goal: PTPMotion.Goal) -> GoalResponse:
         try:
-            if self._owner.active_client is None:
-                raise InvalidTarget(f"the node is not active{self._owner.why_inactive}", reason="not active")
-            self._parse(goal)
+            self._mover.check(self._parse(goal))
         except InvalidTarget as error:
             self.rejected[error.reason] += 1
             self._node.get_logger().warning(f"rejected a goal of ~/move: {error}")
@@ -137,7 +135,7 @@ class MoveAction:
                 handle.publish_feedback(feedback)
 
         self._node.get_logger().info(f"~/move to {np.round(goal.q, 3).tolist()} rad")
-        await self._mover.move(goal, cancelled=lambda: handle.is_cancel_requested, on_tick=tell)
+        await self._mover.move(goal, owner="~/move", cancelled=lambda: handle.is_cancel_requested, on_tick=tell)
 
 
 def _result(status: int, message: str) -> PTPMotion.Result:

@@ -22,8 +22,8 @@ from aiofranka_ros.control_client import ControlClient
 from aiofranka_ros.errors import GoalMissed, InvalidTarget, MoveFailed, MoveReplaced, PathViolated
 from aiofranka_ros.fr3 import JOINT_NAMES, POSITION_LOWER, POSITION_UPPER
 from aiofranka_ros.joint_trajectory import ArmState, JointTrajectory, join, remainder
-from aiofranka_ros.records import Array, Mode, MotionStatus, Record
-from aiofranka_ros.trajectory import Motion, plan
+from aiofranka_ros.records import Array, Hold, Mode, MotionStatus, Record
+from aiofranka_ros.trajectory import Motion, first_outside, plan
 
 #: Robot time between looking at a running motion and the beginning of the one that replaces it [s]: longer
 #: than planning takes, so that the new one begins where the old one will be.
@@ -47,6 +47,10 @@ class Owner(Protocol):
     @property
     def why_inactive(self) -> str:
         """Why the arm is not active, as the end of a sentence."""
+
+    @property
+    def why_held(self) -> str:
+        """Why nobody may have the arm; empty where it may be had."""
 
     def parameter(self, name: str) -> Any:
         """Value of a setting."""
@@ -214,13 +218,17 @@ class _Run:
     """One task that is pursued.
 
     :ivar number: number of the motion in the control process.
+    :ivar owner: who pursues it.
+    :ivar interrupted: why it shall not be pursued any more; empty: it shall.
     """
 
     task: Task
     motion: Motion
     number: int
+    owner: str
     cancelled: Callable[[], bool]
     replaced: bool = False
+    interrupted: str = ""
 
 
 class Mover:
@@ -234,27 +242,38 @@ class Mover:
         self._run: _Run | None = None
 
     @property
-    def owns_arm(self) -> bool:
-        """Whether a motion runs, or ended without the mode having taken over yet."""
-        return self._run is not None
+    def owner(self) -> str:
+        """Who has the arm while a motion runs, or until the mode has taken over again; empty where nobody does."""
+        return "" if self._run is None else self._run.owner
+
+    def interrupt(self, reason: str) -> None:
+        """Let what runs slow down on its path and fail for ``reason``; nothing happens where nothing runs."""
+        if self._run is not None:
+            self._run.interrupted = reason
 
     def check(self, task: Task) -> None:
         """Whether ``task`` could be pursued if it began now; nothing moves.
 
         :raises InvalidTarget: it could not, and why.
-        :raises MoveFailed: the arm is not active.
         """
-        task.plan(self._departure(self._require_client().state()), self._owner)
+        client = self._owner.active_client
+        if client is None:
+            raise InvalidTarget(f"the node is not active{self._owner.why_inactive}", reason="not active")
+        if self._owner.why_held:
+            raise InvalidTarget(self._owner.why_held, reason="held")
+        self._plan(task, self._departure(client.state()), client)
 
     async def move(
         self,
         task: Task,
         *,
+        owner: str = "a move",
         cancelled: Callable[[], bool] = lambda: False,
         on_tick: Callable[[Record], None] = lambda state: None,
     ) -> None:
         """Pursue ``task`` to its end; whatever that is, the arm then holds and the mode has it back.
 
+        :param owner: who pursues it, for people.
         :param cancelled: asked at every tick; once it is true, the arm slows down on its path and holds.
         :param on_tick: called with the state at every tick until the arm has arrived.
         :raises MoveCancelled: it was cancelled.
@@ -262,35 +281,57 @@ class Mover:
         :raises MoveReplaced: another task took its place.
         :raises MoveFailed: it did not arrive for another reason.
         """
-        run = self._begin(task, cancelled)
+        run = self._begin(task, owner, cancelled)
         try:
             await self._until_done(run, on_tick)
             await self._until_settled(run, on_tick)
         finally:
             await self._give_back(run)
 
-    def _require_client(self) -> ControlClient:
-        client = self._owner.active_client
-        if client is None:
-            raise MoveFailed(f"the arm is not active{self._owner.why_inactive}")
-        return client
-
-    def _begin(self, task: Task, cancelled: Callable[[], bool]) -> _Run:
+    def _begin(self, task: Task, owner: str, cancelled: Callable[[], bool]) -> _Run:
         """Plan and start a motion; the one that ran before ends.
 
         :raises MoveFailed: that is not possible; what ran goes on.
         """
-        client = self._require_client()
+        client = self._owner.active_client
+        if client is None:
+            raise MoveFailed(f"the arm is not active{self._owner.why_inactive}")
+        if self._owner.why_held:
+            raise MoveFailed(self._owner.why_held)
         departure = self._departure(client.state())
         try:
-            motion = task.plan(departure, self._owner)
+            motion = self._plan(task, departure, client)
         except InvalidTarget as error:
             raise MoveFailed(str(error)) from error
         before, number = self._run, client.start_motion(motion, start=departure.start)
-        self._run = run = _Run(task, motion, number, cancelled)
+        self._run = run = _Run(task, motion, number, owner, cancelled)
         if before is not None:
             before.replaced = True
         return run
+
+    def _plan(self, task: Task, departure: Departure, client: ControlClient) -> Motion:
+        """The motion that ``task`` takes.
+
+        :raises InvalidTarget: there is none within the limits of joints and workspace.
+        """
+        motion = task.plan(departure, self._owner)
+        lower, upper = (self._owner.parameter(name) for name in ("joint_lower", "joint_upper"))
+        found = np.empty(3)
+        index = first_outside(
+            motion.times, motion.coefficients, client.commands["flange_to_tcp"].copy(),
+            # The arm's own limits were checked already, and better: a motion may brake beyond where it begins.
+            np.where(lower > POSITION_LOWER, lower, -np.inf), np.where(upper < POSITION_UPPER, upper, np.inf),
+            self._owner.parameter("workspace_lower"), self._owner.parameter("workspace_upper"), found,
+        )  # fmt: skip
+        if index >= 0:
+            side = "lower" if found[1] < found[2] else "upper"
+            what, unit = (JOINT_NAMES[index], "rad") if index < 7 else (f"{'xyz'[index - 7]} of the control frame", "m")
+            raise InvalidTarget(
+                f"{what} would be at {found[1]:.3f} {unit} after {found[0]:.2f} s, beyond "
+                f"{'joint' if index < 7 else 'workspace'}_{side} ({found[2]:.3f} {unit})",
+                reason="outside the joint limits" if index < 7 else "outside the workspace",
+            )
+        return motion
 
     def _departure(self, state: Record) -> Departure:
         """Where a motion that is planned now can begin."""
@@ -321,7 +362,7 @@ class Mover:
             if status is MotionStatus.REFUSED:
                 raise MoveFailed("the arm was not where the motion begins")
             if status in (MotionStatus.STOPPING, MotionStatus.STOPPED):
-                raise MoveFailed("the control process stopped the motion because it did not hear from its owner")
+                raise MoveFailed(_why_stopped(state))
             on_tick(state)
             try:
                 run.task.check(state)
@@ -359,7 +400,10 @@ class Mover:
             await self._stop(run)
             raise MoveCancelled
         if run.replaced:
-            raise MoveReplaced("replaced by a new goal")
+            raise MoveReplaced(f"replaced by a new goal of {self.owner}")
+        if run.interrupted:
+            await self._stop(run)
+            raise MoveFailed(run.interrupted)
         return client.state()
 
     async def _stop(self, run: _Run) -> None:
@@ -410,3 +454,13 @@ class Mover:
                 break
         if self._run is run:
             self._run = None
+
+
+def _why_stopped(state: Record) -> str:
+    """Why the control process stopped a motion although nobody asked for it."""
+    hold = Hold(int(state["hold"]))
+    if hold & Hold.PUSHED:
+        return "the arm was pushed harder than max_external_force or max_external_torque allows"
+    if hold & Hold.ASKED:
+        return "the arm is held"
+    return "the control process stopped the motion because it did not hear from its owner"

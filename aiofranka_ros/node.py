@@ -43,6 +43,7 @@ from aiofranka_ros.control_client import ControlClient, Ended
 from aiofranka_ros.diagnostics import LoopStatistics, Trouble
 from aiofranka_ros.driver import Driver
 from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError
+from aiofranka_ros.hold import HOLDER, HoldServices
 from aiofranka_ros.move_action import MoveAction
 from aiofranka_ros.moves import Mover
 from aiofranka_ros.parameters import Parameters
@@ -97,6 +98,7 @@ class FrankaNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         self._targets = TargetTopics(self, self)
         self._mover = Mover(self)
+        self._hold = HoldServices(self, self._mover, lambda: self._driver.client)
         self._move = MoveAction(self, self, self._mover)
         self._trajectory = TrajectoryAction(self, self, self._mover)
         self._statistics = LoopStatistics()
@@ -121,9 +123,14 @@ class FrankaNode(LifecycleNode):
         return "" if self._trouble is None else f": {self._trouble.message}"
 
     @property
-    def moving(self) -> bool:
-        """Whether a move or a trajectory owns the arm."""
-        return self._mover.owns_arm
+    def why_held(self) -> str:
+        """Why nobody may have the arm; empty where it may be had."""
+        return self._hold.reason
+
+    @property
+    def moving(self) -> str:
+        """Which move or trajectory has the arm; empty where none does."""
+        return self._mover.owner
 
     @property
     def busy(self) -> bool:
@@ -229,6 +236,7 @@ class FrankaNode(LifecycleNode):
 
     def _on_connected(self) -> None:
         self._publish_address()
+        self._hold.apply()
         if self._driver.cpu is not None:
             _run_on(self._cpus - {self._driver.cpu})
         self._trouble = None
@@ -316,6 +324,7 @@ class FrankaNode(LifecycleNode):
                 publisher.publish(message_of(state))
         if self._driver.active:
             self._targets.check_limited(state)
+            self._hold.follow(state)
 
     def _snapshot_message(self, state: Record) -> Float64MultiArray:
         return conversions.snapshot_message(state, self._driver.active)
@@ -331,6 +340,7 @@ class FrankaNode(LifecycleNode):
             "targets": diagnostics.targets_status(
                 state,
                 self._driver.active,
+                owner=HOLDER if self._hold.reason else self._mover.owner or "nobody",
                 accepted=self._targets.accepted,
                 refused=self._targets.refused,
                 limited=self._targets.limited,

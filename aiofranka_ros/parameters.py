@@ -18,7 +18,7 @@ from rclpy.parameter import Parameter
 from aiofranka_ros.descriptors import describe
 from aiofranka_ros.errors import ConfigurationError
 from aiofranka_ros.setting import Lock
-from aiofranka_ros.settings import SETTINGS, Settings
+from aiofranka_ros.settings import RANGES, SETTINGS, Settings
 
 _LOCKS = {setting.name: setting.lock for setting in SETTINGS}
 
@@ -54,19 +54,21 @@ class Parameters(Settings):
         return self.update({name: self._node.get_parameter(name).value for name in _LOCKS})
 
     def _on_set(self, changes: Sequence[Parameter]) -> SetParametersResult:
+        ours = [change for change in changes if change.name in _LOCKS]  # Others are ROS's own, such as use_sim_time.
+        # What was set a moment ago counts too, although nobody used it yet.
+        beside = [name for names in RANGES for name in names if self._node.has_parameter(name)]
+        values = {name: self._node.get_parameter(name).value for name in beside}
         try:
-            for change in changes:
-                self._check_change(change)
+            self.check_together(values | {change.name: change.value for change in ours})
+            for change in ours:
+                self._check_lock(change.name)
         except ConfigurationError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self.dirty = True
         return SetParametersResult(successful=True)
 
-    def _check_change(self, change: Parameter) -> None:
-        """:raises ConfigurationError: the change is refused, with the reason."""
-        lock = _LOCKS.get(change.name)
-        if lock is None:  # ROS's own, such as use_sim_time.
-            return
-        self.check(change.name, change.value)
+    def _check_lock(self, name: str) -> None:
+        """:raises ConfigurationError: the parameter cannot be changed in the present state of the node."""
+        lock = _LOCKS[name]
         if not self._declaring and self._reached() >= lock:
-            raise ConfigurationError(f"{change.name} can be changed {lock.remedy}")
+            raise ConfigurationError(f"{name} can be changed {lock.remedy}")

@@ -113,6 +113,8 @@ class Hold(enum.IntFlag):
     TORQUE_STALE = 2
     NOT_FINITE = 4
     FINISHING = 8
+    ASKED = 16
+    PUSHED = 32
 
 
 #: Node to control process; a new one is taken whole at the beginning of a cycle.
@@ -148,6 +150,14 @@ COMMANDS = np.dtype(
         ("max_linear_step", "f8"),  # [m], largest distance of a target from the reference
         ("max_angular_step", "f8"),  # [rad]
         ("max_joint_step", "f8"),  # [rad]
+        ("joint_lower", "f8", (7,)),  # [rad], soft limits inside of the arm's own
+        ("joint_upper", "f8", (7,)),
+        ("workspace_lower", "f8", (3,)),  # [m], where the control frame may be
+        ("workspace_upper", "f8", (3,)),
+        ("max_external_force", "f8"),  # [N], beyond it the arm stops and holds; 0: any
+        ("max_external_torque", "f8"),  # [Nm]
+        ("hold", "i8"),  # 1: follow nobody
+        ("release_id", "u8"),  # counts releases of an arm that holds because it was pushed
         ("torque_timeout", "f8"),  # [s]
         ("heartbeat_timeout", "f8"),  # [s]
         ("target_id", "u8"),  # counts targets
@@ -185,6 +195,7 @@ MEASURED = np.dtype(
         ("tau_last", "f8", (7,)),  # the torque that the robot used last (tau_J_d)
         ("mass", "f8", (7, 7)),
         ("coriolis", "f8", (7,)),
+        ("external_wrench", "f8", (6,)),  # O_F_ext_hat_K of the cycle before [N, Nm]
     ]
 )
 
@@ -201,6 +212,12 @@ MEMORY = np.dtype(
         ("integral", "f8", (7,)),  # of the PID law [Nm]
         ("saturated", "f8", (7,)),  # what the limits took from the law's torque in the last cycle [Nm]
         ("hold", "i8"),  # Hold flags
+        ("release_id", "u8"),
+        # Limits in force: those of the commands, or beyond them where the arm is outside; they follow it inwards.
+        ("joint_lower", "f8", (7,)),
+        ("joint_upper", "f8", (7,)),
+        ("workspace_lower", "f8", (3,)),
+        ("workspace_upper", "f8", (3,)),
         ("null_q", "f8", (7,)),
         ("flange_to_tcp", "f8", (4, 4)),
         ("flange", "f8", (4, 4)),
@@ -274,6 +291,9 @@ SCRATCH = np.dtype(
         ("force", "f8", (6,)),
         ("posture", "f8", (7,)),
         ("ahead", "f8", (7,)),
+        ("ahead_flange", "f8", (4, 4)),
+        ("ahead_tcp", "f8", (4, 4)),
+        ("ahead_jacobian", "f8", (6, 7)),
         ("envelope", "f8", (2, 7)),
         ("torque", "f8", (7,)),
         ("asked", "f8", (7,)),

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import math
 
-from aiofranka_ros.fr3 import JOINT_MARGIN, POSITION_LOWER, POSITION_UPPER
-from aiofranka_ros.kinematics import rotate, rotation_between
+from aiofranka_ros.fr3 import JOINT_MARGIN
+from aiofranka_ros.kinematics import forward, rotate, rotation_between
+from aiofranka_ros.limits import outside
 from aiofranka_ros.records import Array, Record, kernel
 
 #: Targets further apart than this are not one movement; no velocity is made of them [s].
@@ -155,6 +156,12 @@ def _elapsed_between_targets(memory: Record, stamp: int, now: float) -> float:
 
 
 @kernel
+def _inside(coordinate: float, memory: Record, axis: int) -> float:
+    """A coordinate [m] of the control frame, or the next one that the workspace has."""
+    return min(max(coordinate, memory.workspace_lower[axis]), memory.workspace_upper[axis])
+
+
+@kernel
 def take_pose(memory: Record, commands: Record, now: float) -> None:
     """Take the pose in ``commands`` as the newest target; ``now`` is robot time [s]."""
     elapsed = _elapsed_between_targets(memory, commands.target_stamp, now)
@@ -186,10 +193,11 @@ def take_pose(memory: Record, commands: Record, now: float) -> None:
     _limit_norm(memory.target_angular, commands.max_angular_velocity)
 
     step = memory.target_position
+    limited = outside(commands.target_position, memory.workspace_lower, memory.workspace_upper) > 0.0
     for i in range(3):
-        step[i] = commands.target_position[i] - memory.ref_position[i]
-    asked = _limit_norm(step, commands.max_linear_step)
-    if asked > commands.max_linear_step:
+        step[i] = _inside(commands.target_position[i], memory, i) - memory.ref_position[i]
+    limited = _limit_norm(step, commands.max_linear_step) > commands.max_linear_step or limited
+    if limited:
         memory.limited_targets += 1
     for i in range(3):
         step[i] += memory.ref_position[i]
@@ -209,8 +217,32 @@ def take_pose(memory: Record, commands: Record, now: float) -> None:
 
 
 @kernel
-def take_joints(memory: Record, commands: Record, now: float) -> None:
-    """Take the joint positions in ``commands`` as the newest target; ``now`` is robot time [s]."""
+def _allowed(position: float, memory: Record, joint: int) -> float:
+    """A joint position [rad], or the next one that its limits allow."""
+    return min(max(position, memory.joint_lower[joint] + JOINT_MARGIN), memory.joint_upper[joint] - JOINT_MARGIN)
+
+
+@kernel
+def _leads_outside(memory: Record, commands: Record, scratch: Record) -> bool:
+    """Whether the joint positions in ``commands`` take the control frame out of the workspace."""
+    forward(
+        commands.target_q, commands.flange_to_tcp, scratch.ahead_flange, scratch.ahead_tcp, scratch.ahead_jacobian
+    )  # fmt: skip
+    position = scratch.ahead
+    for i in range(3):
+        position[i] = scratch.ahead_tcp[i, 3]
+    return outside(position, memory.workspace_lower, memory.workspace_upper) > 0.0
+
+
+@kernel
+def take_joints(memory: Record, commands: Record, scratch: Record, now: float) -> None:
+    """Take the joint positions in ``commands`` as the newest target; ``now`` is robot time [s].
+
+    One that takes the control frame out of the workspace is not taken.
+    """
+    if _leads_outside(memory, commands, scratch):
+        memory.limited_targets += 1
+        return
     elapsed = _elapsed_between_targets(memory, commands.target_stamp, now)
     slot = memory.target_count % 3
     if elapsed == 0.0:
@@ -230,8 +262,7 @@ def take_joints(memory: Record, commands: Record, now: float) -> None:
         step = commands.target_q[i] - memory.ref_q[i]
         largest = max(largest, abs(step))
         step = min(max(step, -commands.max_joint_step), commands.max_joint_step)
-        goal = memory.ref_q[i] + step
-        memory.target_q[i] = min(max(goal, POSITION_LOWER[i] + JOINT_MARGIN), POSITION_UPPER[i] - JOINT_MARGIN)
+        memory.target_q[i] = _allowed(memory.ref_q[i] + step, memory, i)
     if largest > commands.max_joint_step:
         memory.limited_targets += 1
     memory.target_count += 1
@@ -312,8 +343,10 @@ def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> Non
     _coast(now - memory.target_seen, commands.extrapolation_time, believed)
     error, velocity = memory.scratch[0], memory.scratch[1]
     for i in range(3):
-        error[i] = memory.target_position[i] + believed[0] * memory.target_linear[i] - memory.ref_position[i]
-        velocity[i] = believed[1] * memory.target_linear[i]
+        believed_position = memory.target_position[i] + believed[0] * memory.target_linear[i]
+        goal = _inside(believed_position, memory, i)
+        error[i] = goal - memory.ref_position[i]
+        velocity[i] = believed[1] * memory.target_linear[i] if goal == believed_position else 0.0
     _follow(
         error, velocity, memory.ref_linear, memory.ref_linear_acceleration,
         commands.reference_bandwidth, min(commands.max_linear_velocity, memory.pace_linear),
@@ -347,8 +380,7 @@ def advance_joints(memory: Record, commands: Record, smooth: bool, now: float, d
     _coast(now - memory.target_seen, commands.extrapolation_time, believed)
     share = dt / (_ACCELERATION_SMOOTHING + dt)
     for i in range(7):
-        goal = memory.target_q[i] + believed[0] * memory.target_dq[i]
-        goal = min(max(goal, POSITION_LOWER[i] + JOINT_MARGIN), POSITION_UPPER[i] - JOINT_MARGIN)
+        goal = _allowed(memory.target_q[i] + believed[0] * memory.target_dq[i], memory, i)
         left = goal - memory.ref_q[i]
         limit = commands.max_joint_acceleration[i]
         speed = _approach_speed(abs(left), commands.reference_bandwidth, limit, commands.max_joint_velocity[i])

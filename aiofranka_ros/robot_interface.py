@@ -166,6 +166,11 @@ class RobotInterface:
         """Nothing: the controller tells it."""
         return ""
 
+    @property
+    def why_held(self) -> str:
+        """Nothing: whoever owns the arm may have it."""
+        return ""
+
     def parameter(self, name: str) -> Any:
         """Value of a setting."""
         return self.settings[name]

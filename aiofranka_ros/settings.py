@@ -16,7 +16,14 @@ import numpy as np
 
 from aiofranka_ros.control_client import ControlClient
 from aiofranka_ros.errors import ConfigurationError, FrankaError
-from aiofranka_ros.fr3 import ACCELERATION_LIMIT, TORQUE_LIMIT, TORQUE_RATE_LIMIT, VELOCITY_LIMIT
+from aiofranka_ros.fr3 import (
+    ACCELERATION_LIMIT,
+    POSITION_LOWER,
+    POSITION_UPPER,
+    TORQUE_LIMIT,
+    TORQUE_RATE_LIMIT,
+    VELOCITY_LIMIT,
+)
 from aiofranka_ros.kinematics import pose_matrix
 from aiofranka_ros.records import Array, Mode, Record
 from aiofranka_ros.setting import Effect, Lock, Setting, Value
@@ -40,6 +47,8 @@ _EE_KD = tuple(round(2.0 * math.sqrt(kp), 1) for kp in _EE_KP)
 _NULL_KD = _joints(round(2.0 * math.sqrt(10.0), 2))
 #: What the arm can take at 1 kHz depends on its load; far beyond these it certainly cannot.
 _MAX_STIFFNESS, _MAX_DAMPING = 3000.0, 200.0
+#: Farther than the arm reaches with any tool [m].
+_ANYWHERE = 2.0
 
 SETTINGS: tuple[Setting, ...] = (
     # Connection.
@@ -132,6 +141,35 @@ SETTINGS: tuple[Setting, ...] = (
         "torque_diff_limit", 990.0, "Largest change of the commanded torque.",
         unit="Nm/s", low=1.0, high=TORQUE_RATE_LIMIT - 1.0, effect=Effect.COMMAND, field="torque_rate_limit",
         source="1 % below kMaxTorqueRate, libfranka rate_limiting.h",
+    ),
+    # Limits of where the arm may be.
+    Setting(
+        "joint_lower", _joints(POSITION_LOWER), "Lowest joint positions; near by, springs push back.",
+        unit="rad", low=_joints(POSITION_LOWER), high=_joints(POSITION_UPPER), effect=Effect.COMMAND,
+        source="the arm's own limits, FCI documentation",
+    ),
+    Setting(
+        "joint_upper", _joints(POSITION_UPPER), "Highest joint positions; near by, springs push back.",
+        unit="rad", low=_joints(POSITION_LOWER), high=_joints(POSITION_UPPER), effect=Effect.COMMAND,
+        source="the arm's own limits, FCI documentation",
+    ),
+    Setting(
+        "workspace_lower", (-_ANYWHERE,) * 3, "Lowest x, y, z of the control frame in the base.",
+        unit="m", low=-_ANYWHERE, high=_ANYWHERE, effect=Effect.COMMAND, source="out of reach: no limit",
+    ),
+    Setting(
+        "workspace_upper", (_ANYWHERE,) * 3, "Highest x, y, z of the control frame in the base.",
+        unit="m", low=-_ANYWHERE, high=_ANYWHERE, effect=Effect.COMMAND, source="out of reach: no limit",
+    ),
+    Setting(
+        "max_external_force", 0.0, "External force from which on the arm stops and holds until ~/release; 0: any.",
+        unit="N", low=0.0, high=200.0, effect=Effect.COMMAND,
+        source="below collision_force_thresholds it comes before the robot's own reflex",
+    ),
+    Setting(
+        "max_external_torque", 0.0, "External torque from which on the arm stops and holds until ~/release; 0: any.",
+        unit="Nm", low=0.0, high=100.0, effect=Effect.COMMAND,
+        source="below collision_force_thresholds it comes before the robot's own reflex",
     ),
     # Streamed targets.
     Setting(
@@ -252,6 +290,8 @@ SETTINGS: tuple[Setting, ...] = (
 )  # fmt: skip
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
+#: Settings that have to leave room between them.
+RANGES = (("joint_lower", "joint_upper"), ("workspace_lower", "workspace_upper"))
 
 
 class Settings:
@@ -286,13 +326,27 @@ class Settings:
             )
         return parsed
 
+    def check_together(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """``values`` as they would be used beside those that there are; nothing is changed.
+
+        :raises ConfigurationError: one of them does not exist or cannot be used, or they contradict each other.
+        """
+        parsed = {name: self.check(name, value) for name, value in values.items()}
+        merged = self._values | parsed
+        for lower, upper in RANGES:
+            if (merged[lower] >= merged[upper]).any():
+                raise ConfigurationError(
+                    f"{lower} is {merged[lower].tolist()}, which is not below {upper}, {merged[upper].tolist()}"
+                )
+        return parsed
+
     def update(self, values: Mapping[str, Any]) -> set[str]:
         """Use ``values`` from now on, all of them or, where one is refused, none.
 
         :returns: the names whose values the control process does not know yet.
         :raises ConfigurationError: one of them does not exist or cannot be used.
         """
-        parsed = {name: self.check(name, value) for name, value in values.items()}
+        parsed = self.check_together(values)
         changed = {name for name, value in parsed.items() if not np.array_equal(self._values[name], value)}
         changed |= self._not_taken
         self._not_taken = set()

@@ -36,8 +36,12 @@ class Owner(Protocol):
         """The control process while the arm is active, else ``None``."""
 
     @property
-    def moving(self) -> bool:
-        """Whether a move or a trajectory owns the arm."""
+    def why_held(self) -> str:
+        """Why nobody may have the arm; empty where it may be had."""
+
+    @property
+    def moving(self) -> str:
+        """Which move or trajectory has the arm; empty where none does."""
 
     def parameter(self, name: str) -> Any:
         """Value of a parameter."""
@@ -110,8 +114,10 @@ class TargetTopics:
                 f"the mode is {mode.name.lower()}; to use this topic: ros2 param set {node} mode {wanted}",
                 reason="another mode",
             )
+        if self._owner.why_held:
+            raise InvalidTarget(self._owner.why_held, reason="held")
         if self._owner.moving:
-            raise InvalidTarget("a move or a trajectory owns the arm", reason="during a move")
+            raise InvalidTarget(f"{self._owner.moving} has the arm", reason="during a move")
         return client
 
     def _describe_limited(self, state: Record) -> tuple[str, str]:

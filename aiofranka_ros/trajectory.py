@@ -24,6 +24,7 @@ from aiofranka_ros.fr3 import (
     VELOCITY_LIMIT,
     velocity_envelope,
 )
+from aiofranka_ros.kinematics import forward
 from aiofranka_ros.records import Array, MotionStatus, Record, kernel
 
 #: Stopping a motion takes this long [s], and so does going on after a pause: it slows down, or speeds up, along its own
@@ -42,6 +43,9 @@ _ENVELOPE_SHARE = 0.8
 _ENVELOPE_SLACK = 0.05
 #: How often a planned motion is compared with the envelope [s].
 _ENVELOPE_PERIOD = 0.005
+#: How often a planned motion is compared with the limits of joints and workspace [s], and what is taken for rounding
+#: there [rad], [m].
+_SAMPLE_PERIOD, _SLACK = 0.01, 1e-3
 #: Times a joint is slowed down to fit the envelope before giving up; 0.85 to the 20th power is 0.04.
 _ENVELOPE_TRIES = 20
 
@@ -120,7 +124,9 @@ def plan(
 
 def warm_up() -> None:
     """Compile what :func:`plan` needs, or load it from the cache, so that the first real call takes no longer."""
-    plan(HOME, READY, max_jerk=np.full(7, 100.0))
+    motion = plan(HOME, READY, max_jerk=np.full(7, 100.0))
+    far = np.full(7, np.inf)
+    first_outside(motion.times, motion.coefficients, np.eye(4), -far, far, -far[:3], far[:3], np.empty(3))
 
 
 def check_goal(goal: Array) -> None:
@@ -222,6 +228,40 @@ def _exceed_envelope(times: Array, coefficients: Array, exceeding: npt.NDArray[n
                 or dq[i] < _ENVELOPE_SHARE * low[i] - _ENVELOPE_SLACK
             ):
                 exceeding[i] = True
+
+
+@kernel
+def first_outside(
+    times: Array, coefficients: Array, flange_to_tcp: Array, joint_lower: Array, joint_upper: Array,
+    workspace_lower: Array, workspace_upper: Array, found: Array,
+) -> int:  # fmt: skip
+    """Where a motion first leaves the limits of joints [rad] (7,) or workspace [m] (3,).
+
+    A limit that it begins outside of counts from there: it may lead inwards.
+
+    :param found: filled with when that is [s], the joint position or coordinate there, and the limit, (3,).
+    :returns: index of the joint, 7 to 9 for x to z of the control frame, or -1.
+    """
+    q, dq, ddq = np.empty(7), np.empty(7), np.empty(7)
+    flange, tcp, jacobian = np.empty((4, 4)), np.empty((4, 4)), np.empty((6, 7))
+    lower, upper = np.empty(10), np.empty(10)
+    segments = len(times) - 1
+    samples = int(times[segments] / _SAMPLE_PERIOD) + 2
+    for k in range(samples):
+        time = min(k * _SAMPLE_PERIOD, times[segments])
+        evaluate(times, coefficients, segments, time, q, dq, ddq)
+        forward(q, flange_to_tcp, flange, tcp, jacobian)
+        for i in range(10):
+            value = q[i] if i < 7 else tcp[i - 7, 3]
+            if k == 0:
+                low, high = (
+                    (joint_lower[i], joint_upper[i]) if i < 7 else (workspace_lower[i - 7], workspace_upper[i - 7])
+                )
+                lower[i], upper[i] = min(low, value) - _SLACK, max(high, value) + _SLACK
+            if value < lower[i] or value > upper[i]:
+                found[0], found[1], found[2] = time, value, lower[i] if value < lower[i] else upper[i]
+                return i
+    return -1
 
 
 @kernel

@@ -94,7 +94,7 @@ class TrajectoryAction:
 
     def _on_goal(self, goal: FollowJointTrajectory.Goal) -> GoalResponse:
         try:
-            self._check(goal)
+            self._mover.check(self._parse(goal))
         except InvalidTarget as error:
             self._refuse("a goal of follow_joint_trajectory", error)
             return GoalResponse.REJECT
@@ -106,8 +106,9 @@ class TrajectoryAction:
         try:
             task = self._parse(handle.request)
             await self._mover.move(
-                task, cancelled=lambda: handle.is_cancel_requested, on_tick=self._feedback(handle, task)
-            )
+                task, owner=f"{CONTROLLER}/follow_joint_trajectory",
+                cancelled=lambda: handle.is_cancel_requested, on_tick=self._feedback(handle, task),
+            )  # fmt: skip
         except InvalidTarget as error:  # Time has passed, or parameters have changed, since it was accepted.
             return self._abort(handle, _CODES.get(error.reason, _Result.INVALID_GOAL), error)
         except PathViolated as failure:
@@ -161,7 +162,7 @@ class TrajectoryAction:
     def _on_message(self, message: TrajectoryMessage) -> None:
         goal = FollowJointTrajectory.Goal(trajectory=message)
         try:
-            self._check(goal)
+            self._mover.check(self._parse(goal))
         except InvalidTarget as error:
             self._refuse("a trajectory", error)
             return
@@ -169,22 +170,13 @@ class TrajectoryAction:
 
     async def _follow(self, goal: FollowJointTrajectory.Goal) -> None:
         try:
-            await self._mover.move(self._parse(goal))
+            await self._mover.move(self._parse(goal), owner=f"{CONTROLLER}/joint_trajectory")
         except MoveReplaced:
             pass  # The newest one counts; whoever streams them replaces all but the last.
         except FrankaError as failure:
             self._node.get_logger().warning(f"a trajectory failed: {failure}")
 
     # Both.
-
-    def _check(self, goal: FollowJointTrajectory.Goal) -> None:
-        """Refuse what could not be followed if it began now.
-
-        :raises InvalidTarget: it could not, and why.
-        """
-        if self._owner.active_client is None:
-            raise InvalidTarget(f"the node is not active{self._owner.why_inactive}", reason="not active")
-        self._mover.check(self._parse(goal))
 
     def _refuse(self, what: str, error: InvalidTarget) -> None:
         self.rejected[error.reason] += 1

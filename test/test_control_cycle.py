@@ -51,6 +51,8 @@ class Bench:
             c[name] = 8.0
         c["max_linear_step"], c["max_angular_step"], c["max_joint_step"] = 0.15, 0.5, 0.5
         c["torque_timeout"] = 0.1
+        c["joint_lower"], c["joint_upper"] = fr3.POSITION_LOWER, fr3.POSITION_UPPER
+        c["workspace_lower"], c["workspace_upper"] = -2.0, 2.0
         c["target_orientation"][0, 3] = 1.0
         for name, value in settings.items():
             c[name] = value
@@ -329,6 +331,72 @@ def test_while_the_node_is_silent_targets_are_not_taken_and_the_arm_rests(mode):
     assert bench.hold & Hold.NODE_SILENT and bench.memory["silent_holds"][0] == 1
     np.testing.assert_allclose(bench.measured["dq"][0], 0.0, atol=2e-3)
     np.testing.assert_allclose(bench.measured["q"][0], fr3.HOME, atol=0.1)
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_an_arm_that_is_held_follows_nobody_until_it_is_released(mode):
+    bench = Bench(mode)
+    bench.run(10)
+    bench.commands["hold"] = 1
+    bench.target(target_q=fr3.READY, target_position=[0.4, 0.2, 0.5], target_torque=np.full(7, 2.0))
+    bench.run(500)
+    assert bench.hold is Hold.ASKED
+    np.testing.assert_allclose(bench.measured["q"][0], fr3.HOME, atol=2e-3)
+    bench.commands["hold"] = 0
+    bench.run(500)
+    assert bench.hold is Hold.NONE
+    np.testing.assert_allclose(bench.measured["q"][0], fr3.HOME, atol=2e-3), "what was asked meanwhile is forgotten"
+    bench.target(target_q=fr3.HOME + 0.1, target_position=[0.4, 0.1, 0.5], target_torque=np.full(7, 0.5))
+    bench.run(100)
+    assert np.abs(bench.measured["dq"]).max() > 0.01
+
+
+def test_holding_stops_a_move_for_good():
+    bench = Bench(Mode.OSC)
+    bench.run()
+    bench.run(int(bench.move(fr3.READY) * 500))
+    bench.commands["hold"] = 1
+    bench.run(1500)
+    assert bench.status is MotionStatus.STOPPED
+    bench.commands["hold"] = 0
+    bench.run(500)
+    assert bench.status is MotionStatus.STOPPED
+    np.testing.assert_allclose(bench.measured["dq"][0], 0.0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("wrench", "stops"),
+    [
+        ([29.9, 0.0, 0.0, 0.0, 0.0, 0.0], False),
+        ([0.0, 18.0, 24.0, 0.0, 0.0, 0.0], False),
+        ([0.0, 18.1, 24.0, 0.0, 0.0, 0.0], True),
+        ([0.0, 0.0, 0.0, 0.0, 4.99, 0.0], False),
+        ([0.0, 0.0, 0.0, 5.01, 0.0, 0.0], True),
+    ],
+)
+def test_an_arm_that_is_pushed_too_hard_stops_and_holds_until_it_is_released(wrench, stops):
+    bench = Bench(Mode.OSC, max_external_force=30.0, max_external_torque=5.0)
+    bench.run()
+    bench.run(int(bench.move(fr3.READY) * 500))
+    bench.measured["external_wrench"] = wrench
+    bench.run(1)
+    bench.measured["external_wrench"] = 0.0
+    bench.run(1500)
+    assert bench.hold is (Hold.PUSHED if stops else Hold.NONE)
+    if not stops:
+        assert bench.status in (MotionStatus.EXECUTING, MotionStatus.DONE)
+        return
+    assert bench.status is MotionStatus.STOPPED
+    bench.commands["release_id"] += 1
+    bench.run(1)
+    assert bench.hold is Hold.NONE
+
+
+def test_without_a_limit_any_push_is_allowed():
+    bench = Bench(Mode.OSC)
+    bench.measured["external_wrench"] = 1e3
+    bench.run(10)
+    assert bench.hold is Hold.NONE
 
 
 @pytest.mark.parametrize("field", ["q", "dq", "mass", "coriolis", "tau_last"])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aiofranka_ros import fr3, limits
+from aiofranka_ros.kinematics import control_frame
+from aiofranka_ros.records import COMMANDS, MEMORY, new
 
 torques = st.tuples(*(st.floats(-500.0, 500.0) for _ in range(7))).map(np.array)
 small = st.tuples(*(st.floats(-80.0, 80.0) for _ in range(7))).map(np.array)
@@ -38,7 +41,9 @@ def test_after_a_lost_packet_the_change_fits_what_the_robot_used_last(tau, used,
 
 def repelled(q: np.ndarray, dq: np.ndarray, margin: float = limits.SOFT_LIMIT_MARGIN) -> np.ndarray:
     tau = np.zeros(7)
-    limits.repel(q, dq, fr3.TORQUE_LIMIT, margin, np.empty(7), np.empty((2, 7)), tau)
+    limits.repel(
+        q, dq, fr3.POSITION_LOWER, fr3.POSITION_UPPER, fr3.TORQUE_LIMIT, margin, np.empty(7), np.empty((2, 7)), tau
+    )  # fmt: skip
     return tau
 
 
@@ -82,3 +87,76 @@ def test_numbers_that_are_none_are_noticed():
     tau = np.empty(7)
     limits.damped_stop(np.array([1.0, np.nan, np.inf, -1.0, 0.0, 0.0, 0.0]), np.full(7, 10.0), tau)
     np.testing.assert_array_equal(tau, [-10.0, 0.0, 0.0, 10.0, 0.0, 0.0, 0.0])
+
+
+def in_force(q, **commanded: object) -> tuple[np.ndarray, np.ndarray]:
+    """Commands and memory of an arm at ``q`` [rad] (7,), its limits in force."""
+    commands, memory = new(COMMANDS), new(MEMORY)
+    commands["joint_lower"], commands["joint_upper"] = fr3.POSITION_LOWER, fr3.POSITION_UPPER
+    commands["workspace_lower"], commands["workspace_upper"] = -2.0, 2.0
+    for name, value in commanded.items():
+        commands[name] = value
+    memory["position"][0] = control_frame(q)[:3, 3]
+    limits.loosen(memory[0])
+    limits.tighten(commands[0], memory[0], q)
+    return commands, memory
+
+
+def test_soft_limits_of_the_joints_are_those_that_were_set():
+    upper = fr3.POSITION_UPPER.copy()
+    upper[0] = 0.5
+    _, memory = in_force(fr3.HOME, joint_upper=upper)
+    np.testing.assert_array_equal(memory["joint_upper"][0], upper)
+    for position, pushes in ((0.3999, False), (0.4, False), (0.4001, True)):
+        q, tau = fr3.HOME.copy(), np.zeros(7)
+        q[0] = position
+        limits.repel(
+            q, np.zeros(7), memory["joint_lower"][0], memory["joint_upper"][0], fr3.TORQUE_LIMIT,
+            limits.SOFT_LIMIT_MARGIN, np.empty(7), np.empty((2, 7)), tau,
+        )  # fmt: skip
+        assert (tau[0] < 0.0) == pushes
+
+
+def test_a_limit_behind_the_arm_does_not_push_it_but_follows_it_inwards():
+    upper = fr3.POSITION_UPPER.copy()
+    upper[0] = 0.5
+    q = fr3.HOME.copy()
+    q[0] = 1.0
+    commands, memory = in_force(q, joint_upper=upper)
+    for position, limit in ((1.0, 1.1), (0.7, 0.8), (0.9, 0.8), (0.3, 0.5), (0.45, 0.5)):
+        q[0] = position
+        limits.tighten(commands[0], memory[0], q)
+        assert memory["joint_upper"][0, 0] == pytest.approx(limit), "springs begin 0.1 rad before it"
+
+
+def test_a_wall_behind_the_arm_follows_it_inwards():
+    commands, memory = in_force(fr3.HOME, workspace_upper=[2.0, -0.3, 2.0])
+    y = memory["position"][0, 1]
+    for position, limit in ((y, y), (-0.1, -0.1), (0.1, -0.1), (-0.4, -0.3), (-0.2, -0.3)):
+        memory["position"][0, 1] = position
+        limits.tighten(commands[0], memory[0], fr3.HOME)
+        assert memory["workspace_upper"][0, 1] == pytest.approx(limit)
+
+
+@pytest.mark.parametrize(("depth", "force"), [(-1e-3, 0.0), (0.0, 0.0), (1e-3, 2.0), (0.2, 100.0)])
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_walls_of_the_workspace_push_back_with_a_bounded_force(depth, force, side):
+    memory, scratch, tau = new(MEMORY), np.empty(6), np.zeros(7)
+    memory["workspace_lower"], memory["workspace_upper"] = -0.5, 0.5
+    memory["position"][0, 1] = side * (0.5 + depth)
+    memory["jacobian"][0, 1] = np.arange(7.0)
+    limits.keep_inside(memory[0], scratch, tau)
+    np.testing.assert_allclose(tau, -side * force * np.arange(7.0), atol=1e-9)
+
+
+def test_a_wall_brakes_what_comes_and_lets_go_what_leaves():
+    memory, scratch = new(MEMORY), np.empty(6)
+    memory["workspace_lower"], memory["workspace_upper"] = -0.5, 0.5
+    memory["position"][0, 0], memory["jacobian"][0, 0, 0] = 0.501, 1.0
+    pushes = []
+    for velocity in (0.1, 0.0, -0.1):
+        tau = np.zeros(7)
+        memory["twist"][0, 0] = velocity
+        limits.keep_inside(memory[0], scratch, tau)
+        pushes.append(-tau[0])
+    assert pushes[0] > pushes[1] > 0.0 and pushes[2] == 0.0

@@ -111,7 +111,7 @@ def test_targets_are_refused_during_a_move_and_taken_after_it(robot: Client, log
     assert under_way(robot)
     target = robot.pose
     robot.publish("ee_desired", target)
-    assert robot.spin_until(lambda: log("a move or a trajectory owns the arm"))
+    assert robot.spin_until(lambda: log("~/move has the arm"))
     assert robot.outcome(handle).status == GoalStatus.STATUS_SUCCEEDED
     # The mode goes on from where the arm is.
     q = robot.q

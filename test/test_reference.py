@@ -7,7 +7,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from aiofranka_ros import fr3, reference
-from aiofranka_ros.records import COMMANDS, MEMORY, new
+from aiofranka_ros.kinematics import control_frame
+from aiofranka_ros.records import COMMANDS, MEMORY, SCRATCH, new
 
 CYCLE = 1e-3
 
@@ -35,6 +36,9 @@ class Stream:
             self.commands[name] = value
         self.memory["orientation"][0] = self.memory["ref_orientation"][0] = [0, 0, 0, 1]
         self.commands["target_orientation"] = [0, 0, 0, 1]
+        self.memory["workspace_lower"], self.memory["workspace_upper"] = -10.0, 10.0
+        self.memory["joint_lower"], self.memory["joint_upper"] = fr3.POSITION_LOWER, fr3.POSITION_UPPER
+        self.scratch = new(SCRATCH)
         reference.seed(self.memory[0], fr3.HOME)
         self.cycle = 0
         self.held = False
@@ -229,7 +233,7 @@ def test_stamps_that_contradict_the_arrivals_are_not_believed():
 
 def joints(stream: Stream, q: np.ndarray, stamp: float = 0.0) -> None:
     stream.commands["target_q"], stream.commands["target_stamp"] = q, int(1e18 + stamp * 1e9)
-    reference.take_joints(stream.memory[0], stream.commands[0], stream.cycle * CYCLE)
+    reference.take_joints(stream.memory[0], stream.commands[0], stream.scratch[0], stream.cycle * CYCLE)
 
 
 def advance_joints(stream: Stream, cycles: int) -> np.ndarray:
@@ -276,3 +280,40 @@ def test_freezing_ends_the_movement_where_it_can_be_stopped():
     stream.advance(1000)
     assert abs(stream.positions[-1, 0] - frozen) < 2e-3
     assert np.abs(stream.velocities[-1]).max() < 1e-4
+
+
+@pytest.mark.parametrize(("x", "limited"), [(0.0999, 0), (0.1, 0), (0.1001, 1)])
+def test_a_pose_outside_of_the_workspace_is_taken_for_the_next_one_inside(x, limited):
+    stream = Stream()
+    stream.memory["workspace_upper"] = [0.1, 10.0, 10.0]
+    for _ in range(5):
+        stream.target([x, 0.05, 0.0])
+        stream.advance(400)
+    assert stream.memory["limited_targets"][0] == 5 * limited
+    np.testing.assert_allclose(stream.memory["ref_position"][0], [min(x, 0.1), 0.05, 0.0], atol=1e-4)
+
+
+def test_a_stream_that_leaves_the_workspace_slides_along_its_wall():
+    stream = Stream()
+    stream.memory["workspace_upper"] = [0.05, 10.0, 10.0]
+    for k in range(100):
+        stream.target([2e-3 * k, 1e-3 * k, 0.0])
+        stream.advance(20)
+    position = np.array([row[0] for row in stream.rows])
+    assert position[:, 0].max() < 0.05 + 2e-3, "it brakes before the wall"
+    np.testing.assert_allclose(stream.memory["ref_position"][0], [0.05, 0.1, 0.0], atol=5e-3)
+
+
+@pytest.mark.parametrize(("turn", "limited"), [(0.299, 0), (0.3, 0), (0.301, 1)])
+def test_joint_targets_that_lead_out_of_the_workspace_are_not_taken(turn, limited):
+    stream = Stream()
+    stream.commands["flange_to_tcp"] = np.eye(4)
+    bound = fr3.HOME.copy()
+    bound[0] += 0.3
+    stream.memory["workspace_upper"] = [10.0, control_frame(bound)[1, 3], 10.0]
+    goal = fr3.HOME.copy()
+    goal[0] += turn
+    joints(stream, goal)
+    assert stream.memory["limited_targets"][0] == limited
+    expected = fr3.HOME if limited else goal
+    np.testing.assert_allclose(advance_joints(stream, 3000)[-1], expected, atol=1e-3)
