@@ -18,7 +18,7 @@ from aiofranka_ros.control_client import ControlClient
 from aiofranka_ros.errors import ConfigurationError, FrankaError
 from aiofranka_ros.fr3 import ACCELERATION_LIMIT, TORQUE_LIMIT, TORQUE_RATE_LIMIT, VELOCITY_LIMIT
 from aiofranka_ros.kinematics import pose_matrix
-from aiofranka_ros.records import Array, Mode, Record
+from aiofranka_ros.records import Array, Mode, Record, RobotSetting
 from aiofranka_ros.setting import Effect, Lock, Setting, Value
 
 #: Largest deviation from 1 of the norm of the quaternion in ``tcp_in_flange``.
@@ -334,8 +334,9 @@ class Settings:
         :raises CommandRefused: the robot does not accept them.
         """
         names = ("collision_torque_thresholds", "collision_force_thresholds")
+        torque, force = (self[name] for name in names)
         try:
-            client.set_collision_behavior(*(self[name] for name in names))
+            client.set_robot(RobotSetting.COLLISION_BEHAVIOR, torque, torque, force, force)
         except FrankaError:
             self._not_taken.update(names)
             raise
