@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -46,7 +46,9 @@ from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError
 from aiofranka_ros.move_action import MoveAction
 from aiofranka_ros.moves import Mover
 from aiofranka_ros.parameters import Parameters
-from aiofranka_ros.records import Record
+from aiofranka_ros.records import Record, RobotSetting
+from aiofranka_ros.robot_services import RobotServices
+from aiofranka_ros.robot_state import RobotStateTopic
 from aiofranka_ros.setting import Lock
 from aiofranka_ros.targets import TargetTopics
 from aiofranka_ros.trajectory_action import TrajectoryAction
@@ -99,16 +101,23 @@ class FrankaNode(LifecycleNode):
         self._mover = Mover(self)
         self._move = MoveAction(self, self, self._mover)
         self._trajectory = TrajectoryAction(self, self, self._mover)
+        self._robot_services = RobotServices(self, self)
         self._statistics = LoopStatistics()
         self._survive_illegal_transitions()
         # Not the node's clock: simulated time may stand still, the control process's patience doesn't.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._robot_state = RobotStateTopic(self, self, self._settings["robot_state_rate"], steady)
         self.create_timer(1.0 / self._settings["state_rate"], self._tick, clock=steady)
         self.create_timer(1.0 / self._settings["diagnostics_rate"], self._publish_diagnostics, clock=steady)
         if self._settings["autostart"]:
             self._autostart_timer = self.create_timer(0.0, self._autostart, clock=steady)
 
     # What targets and moves ask for.
+
+    @property
+    def client(self) -> ControlClient | None:
+        """The control process; ``None`` where the node is not configured."""
+        return self._driver.client
 
     @property
     def active_client(self) -> ControlClient | None:
@@ -118,7 +127,13 @@ class FrankaNode(LifecycleNode):
     @property
     def why_inactive(self) -> str:
         """Why the arm is not active, as the end of a sentence; empty where nothing went wrong."""
-        return "" if self._trouble is None else f": {self._trouble.message}"
+        reason = self._robot_services.restarting if self._trouble is None else self._trouble.message
+        return f": {reason}" if reason else ""
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """The last thing that went wrong since the arm was activated."""
+        return self._trouble
 
     @property
     def moving(self) -> bool:
@@ -134,6 +149,14 @@ class FrankaNode(LifecycleNode):
         """Value of a parameter, also one that was set just now."""
         self._apply_changes()
         return self._settings[name]
+
+    def set_robot(self, setting: RobotSetting, values: Sequence[Any], parameters: Mapping[str, Any]) -> None:
+        """Set something in the robot at rest, and parameters that say the same.
+
+        :raises FrankaError, TimeoutError: it was not set.
+        """
+        self._driver.set_robot(setting, *values)
+        self._settings.adopt(**parameters)
 
     def next_tick(self) -> Awaitable[None]:
         """Done at the next tick."""
@@ -257,6 +280,7 @@ class FrankaNode(LifecycleNode):
                 self._fall_back(error, disconnected=True)
             else:
                 self._publish_state()
+        self._robot_state.follow()
         self._apply_changes()
         ticked, self._ticked = self._ticked, Future()
         ticked.set_result(None)

@@ -61,6 +61,10 @@ SETTINGS: tuple[Setting, ...] = (
         source="at the least, three signs of life within the shortest heartbeat_timeout",
     ),
     Setting(
+        "robot_state_rate", 30.0, "How often ~/robot_state is published; at the most 100 Hz while not active.",
+        unit="Hz", low=1.0, high=1000.0, lock=Lock.STARTED,
+    ),
+    Setting(
         "diagnostics_rate", 1.0, "How often /diagnostics is published.",
         unit="Hz", low=0.1, high=50.0, lock=Lock.STARTED,
     ),
@@ -248,6 +252,10 @@ SETTINGS: tuple[Setting, ...] = (
         "External forces and torques from which on the robot stops with cartesian_reflex.",
         unit="N and Nm", low=0.1, high=100.0, lock=Lock.ACTIVE, effect=Effect.COLLISION,
         source="libfranka examples/generate_joint_position_motion.cpp",
+    ),
+    Setting(
+        "restart_if_needed", False,
+        "Let services such as ~/set_load stop an active arm, set it, and activate it again; false: refuse.",
     ),
 )  # fmt: skip
 
