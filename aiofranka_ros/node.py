@@ -47,6 +47,7 @@ from aiofranka_ros.move_action import MoveAction
 from aiofranka_ros.moves import Mover
 from aiofranka_ros.parameters import Parameters
 from aiofranka_ros.records import Record, RobotSetting
+from aiofranka_ros.recovery_action import RecoveryAction
 from aiofranka_ros.robot_services import RobotServices
 from aiofranka_ros.robot_state import RobotStateTopic
 from aiofranka_ros.setting import Lock
@@ -101,6 +102,7 @@ class FrankaNode(LifecycleNode):
         self._mover = Mover(self)
         self._move = MoveAction(self, self, self._mover)
         self._trajectory = TrajectoryAction(self, self, self._mover)
+        self._recovery = RecoveryAction(self, self)
         self._robot_services = RobotServices(self, self)
         self._statistics = LoopStatistics()
         self._survive_illegal_transitions()
@@ -143,7 +145,7 @@ class FrankaNode(LifecycleNode):
     @property
     def busy(self) -> bool:
         """Whether a goal was accepted whose result is still to come."""
-        return self._move.busy or self._trajectory.busy
+        return self._move.busy or self._trajectory.busy or self._recovery.busy
 
     def parameter(self, name: str) -> Any:
         """Value of a parameter, also one that was set just now."""
@@ -345,7 +347,7 @@ class FrankaNode(LifecycleNode):
                 accepted=self._targets.accepted,
                 refused=self._targets.refused,
                 limited=self._targets.limited,
-                rejected=self._move.rejected + self._trajectory.rejected,
+                rejected=self._move.rejected + self._trajectory.rejected + self._recovery.rejected,
             ),
             "robot": diagnostics.robot_status(
                 state, address=self._settings["robot_ip"], versions=self._driver.versions, trouble=self._trouble
@@ -365,6 +367,7 @@ class FrankaNode(LifecycleNode):
         self.release()
         self._move.destroy()
         self._trajectory.destroy()
+        self._recovery.destroy()
         self.destroy_node()
 
 
