@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import socket
 import struct
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from aiofranka_ros.errors import (
     FrankaError,
     IncompatibleRobot,
 )
-from aiofranka_ros.records import Record
+from aiofranka_ros.records import ERROR_NAMES, ROBOT_STATE, Record, RobotSetting, new
 
 #: TCP port of the FCI: ``kCommandPort``, libfranka ``research_interface/robot/service_types.h``.
 FCI_PORT = 1337
@@ -109,15 +111,17 @@ class Arm:
             raise CommandRefused(f"the robot did not recover: {error}") from error
         return True
 
-    def set_collision_behavior(self, torque_thresholds: list[float], force_thresholds: list[float]) -> None:
-        """Set the thresholds of contact and collision, [Nm] (7,) and [N, Nm] (6,).
+    def set(self, setting: RobotSetting, *values: Any) -> None:
+        """Set something in the robot itself, while no motion runs.
 
-        :raises CommandRefused: the robot does not accept them.
+        :param values: what libfranka's command takes: numbers and lists of numbers.
+        :raises CommandRefused: the robot does not accept it.
         """
         try:
-            self._robot.set_collision_behavior(torque_thresholds, torque_thresholds, force_thresholds, force_thresholds)
+            getattr(self._robot, setting.value)(*values)
         except LIBFRANKA_ERRORS as error:
-            raise CommandRefused(f"the robot refused the collision thresholds: {error}") from error
+            what = setting.name.lower().replace("_", " ")
+            raise CommandRefused(f"the robot refused the {what}: {error}") from error
 
     def start_torque_control(self) -> TorqueControl:
         """Take torque control; from now on a torque is due every millisecond.
@@ -195,6 +199,35 @@ class MeasuredViews:
         self.tau_last = measured["tau_last"][0]
         self.mass = measured["mass"][0].reshape(49)
         self.coriolis = measured["coriolis"][0]
+
+
+class RobotStateCopy:
+    """A record of :data:`~aiofranka_ros.records.ROBOT_STATE` that takes all that libfranka says of the robot."""
+
+    #: Fields that are copied one by one: they are not numbers in libfranka's state, or not in it at all.
+    _SINGLE = ("stamp", "robot_mode", "time", "current_errors", "last_motion_errors")
+
+    def __init__(self) -> None:
+        #: The copy, an array of one.
+        self.record = new(ROBOT_STATE)
+        # All numbers are packed at once: field by field takes twice as long.
+        fields = ROBOT_STATE.fields
+        assert fields is not None
+        numbers = [name for name in fields if name not in self._SINGLE]
+        self._scalars = attrgetter(*(name for name in numbers if not fields[name][0].shape))
+        self._arrays = attrgetter(*(name for name in numbers if fields[name][0].shape))
+        self._numbers = self.record.view("u1").data[fields[numbers[0]][1] :]
+        self._packer = struct.Struct(f"{sum(fields[name][0].itemsize for name in numbers) // 8}d")
+        self._flags = attrgetter(*ERROR_NAMES)
+
+    def take(self, robot: Any, stamp: int) -> None:
+        """Copy the state ``robot``, which was measured at ``stamp`` [ns, system clock]."""
+        record = self.record
+        record["stamp"], record["robot_mode"], record["time"] = stamp, robot.robot_mode.value, robot.time.to_sec()
+        self._packer.pack_into(self._numbers, 0, *self._scalars(robot), *chain.from_iterable(self._arrays(robot)))
+        for name in ("current_errors", "last_motion_errors"):
+            errors = getattr(robot, name)
+            record[name][0] = self._flags(errors) if errors else False  # Seldom set, and many.
 
 
 def matrix(column_major: Any) -> np.ndarray:

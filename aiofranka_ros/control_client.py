@@ -25,7 +25,19 @@ import numpy as np
 
 from aiofranka_ros import errors
 from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, ControlStopped, FrankaError
-from aiofranka_ros.records import COMMANDS, MESSAGE_SIZE, MOTION, STATE, Array, Mode, Phase, Record, new
+from aiofranka_ros.records import (
+    COMMANDS,
+    MESSAGE_SIZE,
+    MOTION,
+    ROBOT_STATE,
+    STATE,
+    Array,
+    Mode,
+    Phase,
+    Record,
+    RobotSetting,
+    new,
+)
 from aiofranka_ros.shared_memory import SharedMemory, fill_motion, motion_size
 from aiofranka_ros.trajectory import Motion, warm_up
 
@@ -80,6 +92,7 @@ class ControlClient:
         self._target_views = {name: self._commands[name] for name in (*_TARGET_FIELDS, "mode_id")}
         self._activation = 0
         self._reported = (0, 0.0)  # version of the state that was seen last, and when it was new
+        self._robot_state_version = 0
         #: What the control process misses for real time, in sentences; known once it is started.
         self.missing: list[str] = []
         self.commands["flange_to_tcp"] = np.eye(4)
@@ -107,7 +120,7 @@ class ControlClient:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel = ours
         self._shared = SharedMemory.create()
-        self._activation = 0
+        self._activation = self._robot_state_version = 0
         self.commands["activation"] = 0
         self.send()
         command = [sys.executable, "-m", "aiofranka_ros.control_process"]
@@ -189,12 +202,15 @@ class ControlClient:
         if error is not None:
             raise error
 
-    def set_collision_behavior(self, torque: Array, force: Array, timeout: float = 5.0) -> None:
-        """Set the robot's thresholds of contact and collision, [Nm] (7,) and [N, Nm] (6,); only while not active.
+    def set_robot(self, setting: RobotSetting, *values: Any, timeout: float = 5.0) -> None:
+        """Set something in the robot itself; only while it is not active.
 
-        :raises CommandRefused: the robot does not accept them.
+        :param values: what libfranka's command takes: numbers and arrays of numbers.
+        :raises CommandRefused: the robot does not accept it.
+        :raises ConnectionFailed: there is no robot.
         """
-        self._request("set_collision_behavior", timeout, torque=torque.tolist(), force=force.tolist())
+        numbers = [np.asarray(value, dtype=float).tolist() for value in values]
+        self._request("set", timeout, setting=setting.value, values=numbers)
 
     def disconnect(self, timeout: float = 5.0) -> None:
         """Let go of the robot.
@@ -303,6 +319,19 @@ class ControlClient:
                 break
             time.sleep(0)  # The writer was just at it; it needs some microseconds.
         return self._state[0]
+
+    def robot_state(self) -> Record | None:
+        """All that libfranka said of the robot, as often as the commands' ``robot_state_period`` asks for it.
+
+        :returns: the newest record of :data:`~aiofranka_ros.records.ROBOT_STATE`, that nobody else changes; ``None``
+            where there is none since the last call.
+        """
+        block, fresh = self.shared.robot_state, np.empty(1, ROBOT_STATE)
+        version = block.version
+        if version == self._robot_state_version or not block.read(fresh):
+            return None
+        self._robot_state_version = version
+        return fresh[0]
 
     @property
     def phase(self) -> Phase:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 
 from aiofranka_ros import control_cycle, fr3
-from aiofranka_ros.arm import Arm, MeasuredViews, TorqueControl
+from aiofranka_ros.arm import Arm, MeasuredViews, RobotStateCopy, TorqueControl
 from aiofranka_ros.errors import CommandRefused
 from aiofranka_ros.kinematics import forward, quaternion_from_matrix
 from aiofranka_ros.records import (
@@ -67,6 +67,7 @@ class ControlLoop:
         # A motion that replaces another waits here until its time, because that one goes on until then.
         self._next_motion, self._due = new(MOTION), math.inf
         self._views = MeasuredViews(self.measured)
+        self._robot_state, self._robot_state_cycle = RobotStateCopy(), 0
 
     def run(self, arm: Arm, activation: int, started: Callable[[], None]) -> End:
         """Control the arm until the node asks to stop, falls silent or dies; then leave the arm at rest and released.
@@ -165,6 +166,23 @@ class ControlLoop:
         copy_robot_state(robot, state)
         self.measured["external_wrench"] = state["external_wrench"]
         shared.state.write(state)
+        self.copy_all(robot, written)
+
+    def copy_all(self, robot: object, stamp: int) -> None:
+        """Copy all that libfranka says of the robot for the node, where it asks for that and the time has come.
+
+        :param robot: libfranka's state.
+        :param stamp: when it was measured [ns, system clock].
+        """
+        period = self.commands["robot_state_period"][0]
+        if period == 0:
+            return
+        cycle = round(robot.time.to_sec() / fr3.CYCLE)  # type: ignore[attr-defined]
+        if 0 <= cycle - self._robot_state_cycle < period:  # Another robot's time may be an earlier one.
+            return
+        self._robot_state_cycle = cycle
+        self._robot_state.take(robot, stamp)
+        self._shared.robot_state.write(self._robot_state.record)
 
     def _at_rest(self, watch: _Watch, now: int) -> bool:
         moving = self.memory["motion_status"][0] in (MotionStatus.EXECUTING, MotionStatus.STOPPING)

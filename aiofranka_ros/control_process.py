@@ -33,7 +33,7 @@ from aiofranka_ros.arm import Arm
 from aiofranka_ros.control_loop import ControlLoop, copy_robot_state, warm_up
 from aiofranka_ros.errors import ConfigurationError, ConnectionFailed, FrankaError
 from aiofranka_ros.kinematics import forward, quaternion_from_matrix
-from aiofranka_ros.records import MESSAGE_SIZE, Phase
+from aiofranka_ros.records import MESSAGE_SIZE, Phase, RobotSetting
 from aiofranka_ros.shared_memory import SharedMemory
 
 #: How often the measured state is reported while the arm is not active [s].
@@ -94,7 +94,7 @@ class Server:
             "connect": self._connect,
             "activate": self._activate,
             "disconnect": self._disconnect,
-            "set_collision_behavior": self._set_collision_behavior,
+            "set": self._set,
         }
         try:
             result = handlers[name](**request)
@@ -116,7 +116,6 @@ class Server:
         self._arm = Arm(address)
         if not address.startswith("127.") and not Path("/sys/kernel/realtime").exists():
             self.warn(["the kernel is not a real-time one (PREEMPT_RT), see the README"])
-        self._loop.state["robot_tcp"][0] = arm_module.matrix(self._arm.read().F_T_EE)
         self._report_idle_state(self._arm)
         return {"library_version": arm_module.library_version(), "protocol_version": arm_module.FCI_VERSION, "cpu": cpu}
 
@@ -127,8 +126,11 @@ class Server:
         self._publish_phase(Phase.DISCONNECTED)
         return {}
 
-    def _set_collision_behavior(self, torque: list[float], force: list[float]) -> dict[str, Any]:
-        self._connected().set_collision_behavior(torque, force)
+    def _set(self, setting: str, values: list[Any]) -> dict[str, Any]:
+        arm = self._connected()
+        arm.set(RobotSetting(setting), *values)
+        arm.read()  # The robot's states take a cycle to show it.
+        self._report_idle_state(arm)
         return {}
 
     def _activate(self, activation: int) -> None:
@@ -170,6 +172,7 @@ class Server:
         state["phase"], state["stamp"], state["time"] = Phase.CONNECTED, time.time_ns(), robot.time.to_sec()
         state["hold"] = state["motion_status"] = 0  # Of the last activation; it is over.
         state["q"][0], state["dq"][0], state["tau"][0] = robot.q, robot.dq, 0.0
+        state["robot_tcp"][0] = arm_module.matrix(robot.F_T_EE)
         copy_robot_state(robot, state)
         if not self._shared.commands.read(self._loop.commands):
             return  # The node is just writing; the next report is due in a moment.
@@ -181,6 +184,7 @@ class Server:
         state["position"][0] = memory["tcp"][0, :3, 3]
         state["twist"][0] = state["jacobian"][0] @ state["dq"][0]
         self._shared.state.write(state)
+        self._loop.copy_all(robot, int(state["stamp"][0]))
 
     def _publish_phase(self, phase: Phase) -> None:
         self._loop.state["phase"] = phase

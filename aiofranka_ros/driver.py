@@ -20,6 +20,7 @@ from typing import Any
 
 from aiofranka_ros.control_client import ControlClient
 from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, FrankaError
+from aiofranka_ros.records import RobotSetting
 from aiofranka_ros.settings import Settings
 from aiofranka_ros.simulation import SimulatedArm, cpu_for
 
@@ -113,6 +114,18 @@ class Driver:
         note = " after clearing a reflex" if recovered else ""
         _log.info("active%s, the arm holds; mode %s", note, self._settings["mode"])
         return recovered
+
+    def set_robot(self, setting: RobotSetting, *values: Any) -> None:
+        """Set something in the robot itself; only while it is configured and not active.
+
+        :raises CommandRefused: the robot does not accept it.
+        :raises ConnectionFailed: the connection was lost.
+        :raises ControlProcessDied: there is no control process.
+        """
+        client = self._require_client()
+        client.set_robot(setting, *values)
+        # The end effector may be another one now.
+        self._settings.apply(client, ["tcp_from_robot"])
 
     def deactivate(self) -> None:
         """Stop smoothly and release the arm.

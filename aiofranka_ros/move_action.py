@@ -23,13 +23,15 @@ from aiofranka_ros.moves import Goal, MoveCancelled, Mover, Owner
 from aiofranka_ros.records import Record
 from aiofranka_ros.trajectory import check_goal
 
+#: The action's names: this node's, and that of franka_ros2.
+NAMES = ("~/move", "action_server/ptp_motion")
 _FEEDBACK_PERIOD = 0.05
 
 
 class MoveAction:
-    """The server of ``~/move``.
+    """The servers of ``~/move``, which goes by two names.
 
-    It exists in every state of the node, so that a goal for an inactive arm is rejected with a reason instead
+    They exist in every state of the node, so that a goal for an inactive arm is rejected with a reason instead
     of being waited for.
 
     :param node: where to serve and log.
@@ -44,14 +46,17 @@ class MoveAction:
         self._pursued = 0
         #: Rejected goals by reason, since the node was started.
         self.rejected: Counter[str] = Counter()
-        self._server = ActionServer(
-            node,
-            PTPMotion,
-            "~/move",
-            self._execute,
-            goal_callback=self._on_goal,
-            cancel_callback=lambda handle: CancelResponse.ACCEPT,
-        )
+        self._servers = [
+            ActionServer(
+                node,
+                PTPMotion,
+                name,
+                self._execute,
+                goal_callback=self._on_goal,
+                cancel_callback=lambda handle: CancelResponse.ACCEPT,
+            )
+            for name in NAMES
+        ]
 
     @property
     def busy(self) -> bool:
@@ -60,7 +65,8 @@ class MoveAction:
 
     def destroy(self) -> None:
         """Serve no more goals."""
-        self._server.destroy()
+        for server in self._servers:
+            server.destroy()
 
     def _on_goal(self, goal: PTPMotion.Goal) -> GoalResponse:
         try:

@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -47,7 +47,10 @@ from aiofranka_ros.hold import HOLDER, HoldServices
 from aiofranka_ros.move_action import MoveAction
 from aiofranka_ros.moves import Mover
 from aiofranka_ros.parameters import Parameters
-from aiofranka_ros.records import Record
+from aiofranka_ros.records import Record, RobotSetting
+from aiofranka_ros.recovery_action import RecoveryAction
+from aiofranka_ros.robot_services import RobotServices
+from aiofranka_ros.robot_state import RobotStateTopic
 from aiofranka_ros.setting import Lock
 from aiofranka_ros.targets import TargetTopics
 from aiofranka_ros.trajectory_action import TrajectoryAction
@@ -76,6 +79,8 @@ class FrankaNode(LifecycleNode):
         super().__init__("aiofranka")
         self._interruptible = interruptible
         self._cpus = os.sched_getaffinity(0)
+        #: Whether the node is inactive or active, although the arm may have been lost since.
+        self.configured = False
         self._measured: Record | None = None
         self._trouble: Trouble | None = None
         self._ticked: Future = Future()
@@ -101,16 +106,24 @@ class FrankaNode(LifecycleNode):
         self._hold = HoldServices(self, self._mover, lambda: self._driver.client)
         self._move = MoveAction(self, self, self._mover)
         self._trajectory = TrajectoryAction(self, self, self._mover)
+        self._recovery = RecoveryAction(self, self)
+        self._robot_services = RobotServices(self, self)
         self._statistics = LoopStatistics()
         self._survive_illegal_transitions()
         # Not the node's clock: simulated time may stand still, the control process's patience doesn't.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._robot_state = RobotStateTopic(self, self, self._settings["robot_state_rate"], steady)
         self.create_timer(1.0 / self._settings["state_rate"], self._tick, clock=steady)
         self.create_timer(1.0 / self._settings["diagnostics_rate"], self._publish_diagnostics, clock=steady)
         if self._settings["autostart"]:
             self._autostart_timer = self.create_timer(0.0, self._autostart, clock=steady)
 
     # What targets and moves ask for.
+
+    @property
+    def client(self) -> ControlClient | None:
+        """The control process; ``None`` where the node is not configured."""
+        return self._driver.client
 
     @property
     def active_client(self) -> ControlClient | None:
@@ -120,7 +133,13 @@ class FrankaNode(LifecycleNode):
     @property
     def why_inactive(self) -> str:
         """Why the arm is not active, as the end of a sentence; empty where nothing went wrong."""
-        return "" if self._trouble is None else f": {self._trouble.message}"
+        reason = self._robot_services.restarting if self._trouble is None else self._trouble.message
+        return f": {reason}" if reason else ""
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """The last thing that went wrong since the arm was activated."""
+        return self._trouble
 
     @property
     def why_held(self) -> str:
@@ -135,12 +154,20 @@ class FrankaNode(LifecycleNode):
     @property
     def busy(self) -> bool:
         """Whether a goal was accepted whose result is still to come."""
-        return self._move.busy or self._trajectory.busy
+        return self._move.busy or self._trajectory.busy or self._recovery.busy
 
     def parameter(self, name: str) -> Any:
         """Value of a parameter, also one that was set just now."""
         self._apply_changes()
         return self._settings[name]
+
+    def set_robot(self, setting: RobotSetting, values: Sequence[Any], parameters: Mapping[str, Any]) -> None:
+        """Set something in the robot at rest, and parameters that say the same.
+
+        :raises FrankaError, TimeoutError: it was not set.
+        """
+        self._driver.set_robot(setting, *values)
+        self._settings.adopt(**parameters)
 
     def next_tick(self) -> Awaitable[None]:
         """Done at the next tick."""
@@ -150,7 +177,9 @@ class FrankaNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start what has to run and connect; on failure nothing of it is left."""
-        return self._attempt(self._configure, FAILURE, again="configure")
+        outcome = self._attempt(self._configure, FAILURE, again="configure")
+        self.configured = outcome == SUCCESS
+        return outcome
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Take torque control and hold; connect first where the arm was lost."""
@@ -162,16 +191,18 @@ class FrankaNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Disconnect and end the other processes."""
-        self.release()
-        return SUCCESS
+        return self._unconfigure()
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop smoothly, release, and end the other processes."""
-        self.release()
-        return SUCCESS
+        return self._unconfigure()
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Release the arm the safe way; the node can be configured again."""
+        return self._unconfigure()
+
+    def _unconfigure(self) -> TransitionCallbackReturn:
+        self.configured = False
         self.release()
         return SUCCESS
 
@@ -275,6 +306,7 @@ class FrankaNode(LifecycleNode):
                 self._fall_back(error, disconnected=True)
             else:
                 self._publish_state()
+        self._robot_state.follow()
         self._apply_changes()
         ticked, self._ticked = self._ticked, Future()
         ticked.set_result(None)
@@ -344,7 +376,7 @@ class FrankaNode(LifecycleNode):
                 accepted=self._targets.accepted,
                 refused=self._targets.refused,
                 limited=self._targets.limited,
-                rejected=self._move.rejected + self._trajectory.rejected,
+                rejected=self._move.rejected + self._trajectory.rejected + self._recovery.rejected,
             ),
             "robot": diagnostics.robot_status(
                 state, address=self._settings["robot_ip"], versions=self._driver.versions, trouble=self._trouble
@@ -364,6 +396,7 @@ class FrankaNode(LifecycleNode):
         self.release()
         self._move.destroy()
         self._trajectory.destroy()
+        self._recovery.destroy()
         self.destroy_node()
 
 

@@ -10,6 +10,7 @@ change does not.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
@@ -52,6 +53,11 @@ class Parameters(Settings):
         """
         self.dirty = False
         return self.update({name: self._node.get_parameter(name).value for name in _LOCKS})
+
+    def adopt(self, **values: Any) -> None:
+        """Say ``values`` that are in force already; nothing is left to apply of them."""
+        self.update(values)
+        self._node.set_parameters([Parameter(name, value=self[name].tolist()) for name in values])
 
     def _on_set(self, changes: Sequence[Parameter]) -> SetParametersResult:
         ours = [change for change in changes if change.name in _LOCKS]  # Others are ROS's own, such as use_sim_time.

@@ -49,6 +49,45 @@ Record: TypeAlias = Any
 MESSAGE_SIZE = 65536
 #: Most segments that one motion may have.
 MAX_SEGMENTS = 1024
+#: libfranka's names of errors that the copy of the robot's state has, in this order: those of ``franka_msgs/Errors``.
+ERROR_NAMES = (
+    "joint_position_limits_violation",
+    "cartesian_position_limits_violation",
+    "self_collision_avoidance_violation",
+    "joint_velocity_violation",
+    "cartesian_velocity_violation",
+    "force_control_safety_violation",
+    "joint_reflex",
+    "cartesian_reflex",
+    "max_goal_pose_deviation_violation",
+    "max_path_pose_deviation_violation",
+    "cartesian_velocity_profile_safety_violation",
+    "joint_position_motion_generator_start_pose_invalid",
+    "joint_motion_generator_position_limits_violation",
+    "joint_motion_generator_velocity_limits_violation",
+    "joint_motion_generator_velocity_discontinuity",
+    "joint_motion_generator_acceleration_discontinuity",
+    "cartesian_position_motion_generator_start_pose_invalid",
+    "cartesian_motion_generator_elbow_limit_violation",
+    "cartesian_motion_generator_velocity_limits_violation",
+    "cartesian_motion_generator_velocity_discontinuity",
+    "cartesian_motion_generator_acceleration_discontinuity",
+    "cartesian_motion_generator_elbow_sign_inconsistent",
+    "cartesian_motion_generator_start_elbow_invalid",
+    "cartesian_motion_generator_joint_position_limits_violation",
+    "cartesian_motion_generator_joint_velocity_limits_violation",
+    "cartesian_motion_generator_joint_velocity_discontinuity",
+    "cartesian_motion_generator_joint_acceleration_discontinuity",
+    "cartesian_position_motion_generator_invalid_frame",
+    "force_controller_desired_force_tolerance_violation",
+    "controller_torque_discontinuity",
+    "start_elbow_sign_inconsistent",
+    "communication_constraints_violation",
+    "power_limit_violation",
+    "joint_p2p_insufficient_torque_for_planning",
+    "tau_j_range_violation",
+    "instability_detected",
+)
 
 
 class Mode(enum.IntEnum):
@@ -117,6 +156,17 @@ class Hold(enum.IntFlag):
     PUSHED = 32
 
 
+class RobotSetting(enum.Enum):
+    """What can be set in the robot itself while no motion runs; the values are the names of libfranka's commands."""
+
+    LOAD = "set_load"
+    END_EFFECTOR = "set_EE"
+    STIFFNESS_FRAME = "set_K"
+    JOINT_STIFFNESS = "set_joint_impedance"
+    CARTESIAN_STIFFNESS = "set_cartesian_impedance"
+    COLLISION_BEHAVIOR = "set_collision_behavior"
+
+
 #: Node to control process; a new one is taken whole at the beginning of a cycle.
 COMMANDS = np.dtype(
     [
@@ -170,6 +220,7 @@ COMMANDS = np.dtype(
         ("motion_id", "u8"),  # the motion that should run, once the motion block carries that number
         ("motion_stop", "u8"),  # stop this motion smoothly
         ("motion_release", "u8"),  # give the arm back to the mode after this motion
+        ("robot_state_period", "i8"),  # copy all that the robot says every so many cycles; 0: never
     ]
 )
 
@@ -345,6 +396,27 @@ STATE = np.dtype(
     ]
 )
 
+#: Control process to node, as often as the node asks for it: all that libfranka says of the robot in one cycle. Fields
+#: are called as in ``franka::RobotState``, where their meaning stands; matrices have columns first, as there.
+ROBOT_STATE = np.dtype(
+    [
+        ("stamp", "i8"),  # when it was measured [ns, system clock]
+        ("robot_mode", "i8"),  # franka::RobotMode
+        ("time", "f8"),  # robot time [s]
+        *((name, "f8") for name in ("m_ee", "m_load", "m_total", "control_command_success_rate")),
+        *((name, "f8", (2,)) for name in ("elbow", "elbow_d", "elbow_c", "delbow_c", "ddelbow_c")),
+        *((name, "f8", (3,)) for name in ("F_x_Cee", "F_x_Cload", "F_x_Ctotal")),
+        *((name, "f8", (6,)) for name in ("cartesian_contact", "cartesian_collision")),
+        *((name, "f8", (6,)) for name in ("O_F_ext_hat_K", "K_F_ext_hat_K", "O_dP_EE_d", "O_dP_EE_c", "O_ddP_EE_c")),
+        *((name, "f8", (7,)) for name in ("q", "q_d", "dq", "dq_d", "ddq_d", "theta", "dtheta")),
+        *((name, "f8", (7,)) for name in ("tau_J", "tau_J_d", "dtau_J", "tau_ext_hat_filtered")),
+        *((name, "f8", (7,)) for name in ("joint_contact", "joint_collision")),
+        *((name, "f8", (9,)) for name in ("I_ee", "I_load", "I_total")),
+        *((name, "f8", (16,)) for name in ("O_T_EE", "O_T_EE_d", "O_T_EE_c", "F_T_EE", "EE_T_K")),
+        *((name, "?", (len(ERROR_NAMES),)) for name in ("current_errors", "last_motion_errors")),
+    ]
+)
+
 #: One cycle in the ring.
 CYCLE_RECORD = np.dtype(
     [
@@ -372,7 +444,7 @@ CYCLE_RECORD = np.dtype(
 )
 
 #: Fingerprint of all of the above: two processes with different ones cannot understand each other.
-LAYOUT = zlib.crc32(repr([COMMANDS.descr, MOTION.descr, STATE.descr, CYCLE_RECORD.descr]).encode())
+LAYOUT = zlib.crc32(repr([COMMANDS.descr, MOTION.descr, STATE.descr, ROBOT_STATE.descr, CYCLE_RECORD.descr]).encode())
 
 
 def new(dtype: np.dtype[Any]) -> npt.NDArray[Any]:

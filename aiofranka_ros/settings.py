@@ -25,7 +25,7 @@ from aiofranka_ros.fr3 import (
     VELOCITY_LIMIT,
 )
 from aiofranka_ros.kinematics import pose_matrix
-from aiofranka_ros.records import Array, Mode, Record
+from aiofranka_ros.records import Array, Mode, Record, RobotSetting
 from aiofranka_ros.setting import Effect, Lock, Setting, Value
 
 #: Largest deviation from 1 of the norm of the quaternion in ``tcp_in_flange``.
@@ -68,6 +68,10 @@ SETTINGS: tuple[Setting, ...] = (
         "state_rate", 100.0, "How often the state is published and the control process hears of the node.",
         unit="Hz", low=30.0, high=1000.0, lock=Lock.STARTED,
         source="at the least, three signs of life within the shortest heartbeat_timeout",
+    ),
+    Setting(
+        "robot_state_rate", 30.0, "How often ~/robot_state is published; at the most 100 Hz while not active.",
+        unit="Hz", low=1.0, high=1000.0, lock=Lock.STARTED,
     ),
     Setting(
         "diagnostics_rate", 1.0, "How often /diagnostics is published.",
@@ -287,6 +291,10 @@ SETTINGS: tuple[Setting, ...] = (
         unit="N and Nm", low=0.1, high=100.0, lock=Lock.ACTIVE, effect=Effect.COLLISION,
         source="libfranka examples/generate_joint_position_motion.cpp",
     ),
+    Setting(
+        "restart_if_needed", False,
+        "Let services such as ~/set_load stop an active arm, set it, and activate it again; false: refuse.",
+    ),
 )  # fmt: skip
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -388,8 +396,9 @@ class Settings:
         :raises CommandRefused: the robot does not accept them.
         """
         names = ("collision_torque_thresholds", "collision_force_thresholds")
+        torque, force = (self[name] for name in names)
         try:
-            client.set_collision_behavior(*(self[name] for name in names))
+            client.set_robot(RobotSetting.COLLISION_BEHAVIOR, torque, torque, force, force)
         except FrankaError:
             self._not_taken.update(names)
             raise

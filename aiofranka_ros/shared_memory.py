@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aiofranka_ros.errors import ControlProcessDied
-from aiofranka_ros.records import COMMANDS, CYCLE_RECORD, LAYOUT, MOTION, STATE, Array, Record
+from aiofranka_ros.records import COMMANDS, CYCLE_RECORD, LAYOUT, MOTION, ROBOT_STATE, STATE, Array, Record
 
 #: Cycles that the ring keeps: sixteen seconds.
 RING_CAPACITY = 16384
@@ -148,6 +148,8 @@ class SharedMemory:
         position += Block.size(MOTION)
         self.state = Block(memory[position:], STATE)
         position += Block.size(STATE)
+        self.robot_state = Block(memory[position:], ROBOT_STATE)
+        position += Block.size(ROBOT_STATE)
         self.cycles = Ring(memory[position:])
 
     @classmethod
@@ -220,7 +222,7 @@ class SharedMemory:
 
 
 def _total() -> int:
-    return 3 * _LINE + Block.size(COMMANDS) + Block.size(MOTION) + Block.size(STATE) + Ring.size()
+    return 3 * _LINE + sum(map(Block.size, (COMMANDS, MOTION, STATE, ROBOT_STATE))) + Ring.size()
 
 
 def motion_size(segments: int) -> int:

@@ -96,6 +96,10 @@ class NodeProcess:
                 env=os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
             )
 
+    def name_of(self, name: str) -> str:
+        """The whole name of a topic, service or action that the node calls ``name``."""
+        return name.replace("~", self.name) if name.startswith("~") else f"/{self.namespace}/{name}"
+
     @property
     def log(self) -> str:
         """All that it said so far."""

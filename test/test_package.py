@@ -32,8 +32,8 @@ LAYERS = """
     records fr3 kinematics limits reference laws trajectory joint_trajectory control_cycle shared_memory
     arm hand control_loop control_process control_client simulation_hand simulation_model simulation warm_up
     setting settings driver moves gripper link robot_interface controller
-    descriptors parameters conversions targets diagnostics hold move_action trajectory_action node
-    ros_client ros_interface
+    descriptors parameters conversions targets diagnostics hold move_action trajectory_action
+    robot_state robot_services recovery_action node ros_client ros_interface
     gripper_parameters gripper_actions gripper_node
     demo_policy demo_evaluation demo_screen demo
 """.split()

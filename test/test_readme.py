@@ -66,21 +66,27 @@ def test_the_tables_of_parameters_are_those_of_the_nodes(name: str) -> None:
     assert section(name)["text"] == parameter_table(TABLES[name]), "run: python test/test_readme.py"
 
 
-def test_every_topic_and_action_of_the_node_is_in_a_table(running: tuple[NodeProcess, Client]) -> None:
+def test_every_topic_service_and_action_of_the_node_is_in_a_table(running: tuple[NodeProcess, Client]) -> None:
     process, client = running
     namespace, _, name = process.name.rpartition("/")
     offered = [
         *client.node.get_publisher_names_and_types_by_node(name, namespace),
         *client.node.get_subscriber_names_and_types_by_node(name, namespace),
         *get_action_server_names_and_types_by_node(client.node, name, namespace),
+        *client.node.get_service_names_and_types_by_node(name, namespace),
     ]
-    # Those that every node of ROS has, and those that actions are made of.
-    common = re.compile(r"/(rosout|parameter_events|transition_event|clock)$|/_action/")
-    rows = set(re.findall(r"^\| `(\S+)` \| `(\w+/\w+)` \|", README.read_text(), re.MULTILINE))
+    # Those that every node of ROS has, those of its lifecycle, and those that actions are made of.
+    common = re.compile(
+        r"/(rosout|parameter_events|transition_event|clock)$|/_action/|/\w*parameters?(_\w+)?$|/get_type_description$|"
+        r"/(change_state|get_state|get_available_states|get_available_transitions|get_transition_graph)$"
+    )
+    rows = set()
+    for names, kind in re.findall(r"^\| (`\S+`(?:, `\S+`)*) \| `(\w+/\w+)` \|", README.read_text(), re.MULTILINE):
+        rows |= {(short, kind) for short in re.findall(r"`(\S+)`", names)}
     for topic, (kind,) in offered:
         if not common.search(topic):
             short = topic.replace(process.name, "~").removeprefix(f"{namespace}/")
-            assert (short, re.sub("/(msg|action)/", "/", kind)) in rows
+            assert (short, re.sub("/(msg|action|srv)/", "/", kind)) in rows
 
 
 def test_the_client_activates_streams_moves_and_cancels(tmp_path: Path) -> None:

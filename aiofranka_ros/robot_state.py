@@ -1,0 +1,206 @@
+"""The topic ``~/robot_state``: all that libfranka says of the robot, as franka_ros2's broadcaster publishes it.
+
+Used by the node, in its process and its one thread. The control process copies libfranka's state only as often as this
+topic asks for it, and not at all where nobody subscribes; see
+:data:`~aiofranka_ros.records.ROBOT_STATE` for the copy. A message is made in a timer of its own, because the topic may
+be faster than the node's tick.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Protocol
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from franka_msgs.msg import CollisionIndicators, Elbow, FrankaRobotState
+from geometry_msgs.msg import Accel, Inertia, Point, Pose, Quaternion, Twist, Vector3, Wrench
+from rclpy.clock import Clock
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile
+
+from aiofranka_ros.control_client import ControlClient
+from aiofranka_ros.fr3 import BASE_FRAME, CYCLE, JOINT_NAMES
+from aiofranka_ros.kinematics import quaternion_from_matrix
+from aiofranka_ros.records import ERROR_NAMES, Array, Record
+
+#: The topic's names: this node's, and that of franka_ros2's broadcaster.
+TOPICS = ("~/robot_state", "franka_robot_state_broadcaster/robot_state")
+#: Frames that franka_ros2 uses in the message beside the base: the flange, and the end effector where there is one.
+FLANGE_FRAME, END_EFFECTOR_FRAME = "fr3_link8", "fr3_hand_tcp"
+
+_NANOSECONDS = 1_000_000_000
+_ZEROS = array("d", [0.0] * 7)
+
+
+class Owner(Protocol):
+    """What the topic needs of the node."""
+
+    @property
+    def client(self) -> ControlClient | None:
+        """The control process; ``None`` where the node is not configured."""
+
+
+class RobotStateTopic:
+    """The publishers of the robot's whole state.
+
+    :param node: where to publish.
+    :param owner: what the node knows of the arm.
+    :param rate: how often [Hz].
+    :param clock: what the timer goes by.
+    """
+
+    def __init__(self, node: LifecycleNode, owner: Owner, rate: float, clock: Clock) -> None:
+        self._owner = owner
+        # Reliable, as franka_ros2's: subscribers of either kind match. The newest state counts.
+        self._publishers = [node.create_publisher(FrankaRobotState, name, QoSProfile(depth=1)) for name in TOPICS]
+        self._period = max(1, round(1.0 / (rate * CYCLE)))
+        self._message = RobotStateMessage()
+        # Twice as often as there is something new, so that no state is overwritten before it was seen.
+        self._timer = node.create_timer(0.5 * self._period * CYCLE, self._publish, clock=clock)
+        self._timer.cancel()
+
+    def follow(self) -> None:
+        """Ask the control process for what is subscribed; called at every tick."""
+        client = self._owner.client
+        wanted = any(publisher.get_subscription_count() > 0 for publisher in self._publishers)
+        if not wanted or client is None:
+            self._timer.cancel()
+        elif self._timer.is_canceled():
+            self._timer.reset()
+        period = self._period if wanted else 0
+        if client is not None and client.commands["robot_state_period"] != period:
+            client.commands["robot_state_period"] = period
+            client.send()
+
+    def _publish(self) -> None:
+        client = self._owner.client
+        state = None if client is None else client.robot_state()
+        if state is None:
+            return
+        message = self._message.fill(state)
+        for publisher in self._publishers:
+            if publisher.get_subscription_count() > 0:
+                publisher.publish(message)
+
+
+class RobotStateMessage:
+    """A message that is filled again and again: most of what it consists of never changes."""
+
+    def __init__(self) -> None:
+        self._message = message = FrankaRobotState()
+        self._quaternion = np.empty(4)
+        quaternion_from_matrix(np.eye(4), self._quaternion)  # Compiling it later would take too long.
+        joint_states = (
+            message.measured_joint_state,
+            message.desired_joint_state,
+            message.measured_joint_motor_state,
+            message.tau_ext_hat_filtered,
+        )
+        for joint_state in joint_states:
+            joint_state.name = list(JOINT_NAMES)
+            joint_state.position = joint_state.velocity = joint_state.effort = _ZEROS
+        in_base = (
+            message, message.o_f_ext_hat_k, message.o_t_ee, message.o_t_ee_d, message.o_t_ee_c,
+            message.o_dp_ee_d, message.o_dp_ee_c, message.o_ddp_ee_c,
+        )  # fmt: skip
+        in_flange = (message.f_t_ee, message.inertia_load)
+        self._in_end_effector = (message.k_f_ext_hat_k, message.ee_t_k, message.inertia_ee, message.inertia_total)
+        for part in (*joint_states, *in_base):
+            part.header.frame_id = BASE_FRAME
+        for part in in_flange:
+            part.header.frame_id = FLANGE_FRAME
+        self._headers = [part.header for part in (*joint_states, *in_base, *in_flange, *self._in_end_effector)]
+
+    def fill(self, state: Record) -> FrankaRobotState:
+        """The message of ``state``, a record of :data:`~aiofranka_ros.records.ROBOT_STATE`; valid until the next call.
+
+        Every part has the stamp of the measurement, and the frame that franka_ros2 gives it.
+        """
+        message, s = self._message, state
+        seconds, rest = divmod(int(s["stamp"]), _NANOSECONDS)
+        stamp = Time(sec=seconds, nanosec=rest)
+        for header in self._headers:
+            header.stamp = stamp
+        # Without a hand, franka_ros2 calls the flange the end effector.
+        bare = np.array_equal(s["F_T_EE"], np.eye(4).ravel())
+        for part in self._in_end_effector:
+            part.header.frame_id = FLANGE_FRAME if bare else END_EFFECTOR_FRAME
+
+        joints = message.measured_joint_state
+        joints.position, joints.velocity, joints.effort = _numbers(s["q"]), _numbers(s["dq"]), _numbers(s["tau_J"])
+        joints = message.desired_joint_state
+        joints.position, joints.velocity = _numbers(s["q_d"]), _numbers(s["dq_d"])
+        joints.effort = _numbers(s["tau_J_d"])
+        joints = message.measured_joint_motor_state
+        joints.position, joints.velocity = _numbers(s["theta"]), _numbers(s["dtheta"])
+        message.tau_ext_hat_filtered.effort = _numbers(s["tau_ext_hat_filtered"])
+        message.ddq_d, message.dtau_j = s["ddq_d"], s["dtau_J"]
+
+        message.collision_indicators = CollisionIndicators(
+            is_cartesian_linear_collision=_vector(s["cartesian_collision"][:3]),
+            is_cartesian_angular_collision=_vector(s["cartesian_collision"][3:]),
+            is_cartesian_linear_contact=_vector(s["cartesian_contact"][:3]),
+            is_cartesian_angular_contact=_vector(s["cartesian_contact"][3:]),
+            is_joint_collision=s["joint_collision"],
+            is_joint_contact=s["joint_contact"],
+        )
+        message.elbow = Elbow(
+            position=s["elbow"],
+            desired_position=s["elbow_d"],
+            commanded_position=s["elbow_c"],
+            commanded_velocity=s["delbow_c"],
+            commanded_acceleration=s["ddelbow_c"],
+        )
+        for part, name in ((message.k_f_ext_hat_k, "K_F_ext_hat_K"), (message.o_f_ext_hat_k, "O_F_ext_hat_K")):
+            part.wrench = Wrench(force=_vector(s[name][:3]), torque=_vector(s[name][3:]))
+        for part, name in (
+            (message.inertia_ee, "ee"),
+            (message.inertia_load, "load"),
+            (message.inertia_total, "total"),
+        ):
+            part.inertia = _inertia(s[f"m_{name}"], s[f"F_x_C{name}"], s[f"I_{name}"])
+        for part, name in (
+            (message.o_t_ee, "O_T_EE"),
+            (message.o_t_ee_d, "O_T_EE_d"),
+            (message.o_t_ee_c, "O_T_EE_c"),
+            (message.f_t_ee, "F_T_EE"),
+            (message.ee_t_k, "EE_T_K"),
+        ):
+            part.pose = self._pose(s[name])
+        for part, name in ((message.o_dp_ee_d, "O_dP_EE_d"), (message.o_dp_ee_c, "O_dP_EE_c")):
+            part.twist = Twist(linear=_vector(s[name][:3]), angular=_vector(s[name][3:]))
+        message.o_ddp_ee_c.accel = Accel(linear=_vector(s["O_ddP_EE_c"][:3]), angular=_vector(s["O_ddP_EE_c"][3:]))
+
+        message.time = float(s["time"])
+        message.control_command_success_rate = float(s["control_command_success_rate"])
+        message.robot_mode = int(s["robot_mode"])  # The same numbers as libfranka's.
+        for errors, name in (
+            (message.current_errors, "current_errors"),
+            (message.last_motion_errors, "last_motion_errors"),
+        ):
+            for error, flag in zip(ERROR_NAMES, s[name].tolist(), strict=True):
+                setattr(errors, error, flag)
+        return message
+
+    def _pose(self, matrix: Array) -> Pose:
+        """A pose from libfranka's sixteen numbers, columns first."""
+        columns = matrix.reshape(4, 4)
+        quaternion_from_matrix(columns.T.copy(), self._quaternion)
+        x, y, z = columns[3, :3].tolist()
+        qx, qy, qz, qw = self._quaternion.tolist()
+        return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+
+
+def _numbers(values: Array) -> array[float]:
+    return array("d", values.tobytes())
+
+
+def _vector(values: Array) -> Vector3:
+    x, y, z = values.tolist()
+    return Vector3(x=x, y=y, z=z)
+
+
+def _inertia(mass: float, center: Array, inertia: Array) -> Inertia:
+    ixx, ixy, ixz, _, iyy, iyz, _, _, izz = inertia.tolist()
+    return Inertia(m=float(mass), com=_vector(center), ixx=ixx, ixy=ixy, ixz=ixz, iyy=iyy, iyz=iyz, izz=izz)
