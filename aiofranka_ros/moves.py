@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -104,15 +104,17 @@ class Goal:
     :ivar q: joint positions [rad] (7,), within the joints' limits.
     :ivar velocity: largest joint velocities [rad/s] (7,).
     :ivar tolerance: largest distance of a joint from ``q`` at the end [rad].
+    :ivar joints: names of the joints, for messages.
     """
 
     q: Array
     velocity: Array
     tolerance: float
+    joints: Sequence[str] = JOINT_NAMES
 
     def plan(self, departure: Departure, owner: Owner) -> Motion:
         """See :meth:`Task.plan`."""
-        return _plan(departure.state, self.q, owner, max_velocity=self.velocity)
+        return _plan(departure.state, self.q, owner, max_velocity=self.velocity, joints=self.joints)
 
     def check(self, state: Record) -> None:
         """See :meth:`Task.check`: any way will do."""
@@ -124,7 +126,7 @@ class Goal:
             return ""
         apart = ", ".join(
             f"{name} by {value:.4f} rad"
-            for name, value in zip(JOINT_NAMES, error, strict=True)
+            for name, value in zip(self.joints, error, strict=True)
             if value > self.tolerance
         )
         return f"{apart}; the tolerance is {self.tolerance:g} rad"
@@ -140,10 +142,12 @@ class Tolerance:
 
     :ivar position: [rad] (7,).
     :ivar velocity: [rad/s] (7,).
+    :ivar joints: names of the joints, for messages.
     """
 
     position: Array
     velocity: Array
+    joints: Sequence[str] = JOINT_NAMES
 
     def violations(self, state: Record) -> str:
         """The joints that are further away than this from the reference in ``state``, and by how much."""
@@ -153,7 +157,7 @@ class Tolerance:
                 ("q", "ref_q", self.position, "rad"),
                 ("dq", "ref_dq", self.velocity, "rad/s"),
             )
-            for name, error, limit in zip(JOINT_NAMES, np.abs(state[desired] - state[actual]), limits, strict=True)
+            for name, error, limit in zip(self.joints, np.abs(state[desired] - state[actual]), limits, strict=True)
             if error > limit
         )
 
@@ -202,10 +206,10 @@ class TrajectoryGoal:
         return self.goal_time
 
 
-def _plan(state: ArmState, goal: Array, owner: Owner, **limits: Array) -> Motion:
+def _plan(state: ArmState, goal: Array, owner: Owner, **options: Any) -> Motion:
     return plan(
         state.q, goal, dq=state.dq, ddq=state.ddq,
-        max_acceleration=owner.parameter("move_acceleration"), max_jerk=owner.parameter("move_jerk"), **limits,
+        max_acceleration=owner.parameter("move_acceleration"), max_jerk=owner.parameter("move_jerk"), **options,
     )  # fmt: skip
 
 
