@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python3.x chooses the interpreter; ARGS="..." goes to the demo or to pytest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench-offload lint format clean
+.PHONY: help setup demo test bench-offload bench-two-arms lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,10 @@ test: ## lint, types and all tests
 bench-offload: ## what the offload helpers cost, beside the obvious alternatives; results in build/bench
 	@tools/set_up
 	@tools/run python -m bench.offload --output build/bench/offload.json $(ARGS)
+
+bench-two-arms: ## two simulated arms that move at once for a minute: how many cycles they lose
+	@tools/set_up
+	@TWO_ARMS_SECONDS=60 tools/run python -m pytest -q -s test/test_two_arms.py -k move_at_once $(ARGS)
 
 lint: ## only ruff and mypy
 	@tools/set_up

@@ -92,7 +92,7 @@ class ControlClient:
         self._target_views = {name: self._commands[name] for name in (*_TARGET_FIELDS, "mode_id")}
         self._activation = 0
         self._reported = (0, 0.0)  # version of the state that was seen last, and when it was new
-        self._robot_state_version = 0
+        self._robot_state_stamp = 0
         #: What the control process misses for real time, in sentences; known once it is started.
         self.missing: list[str] = []
         self.commands["flange_to_tcp"] = np.eye(4)
@@ -120,7 +120,7 @@ class ControlClient:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel = ours
         self._shared = SharedMemory.create()
-        self._activation = self._robot_state_version = 0
+        self._activation = self._robot_state_stamp = 0
         self.commands["activation"] = 0
         self.send()
         command = [sys.executable, "-m", "aiofranka_ros.control_process"]
@@ -326,11 +326,10 @@ class ControlClient:
         :returns: the newest record of :data:`~aiofranka_ros.records.ROBOT_STATE`, that nobody else changes; ``None``
             where there is none since the last call.
         """
-        block, fresh = self.shared.robot_state, np.empty(1, ROBOT_STATE)
-        version = block.version
-        if version == self._robot_state_version or not block.read(fresh):
+        fresh = np.empty(1, ROBOT_STATE)
+        if not self.shared.robot_state.read(fresh) or fresh["stamp"][0] == self._robot_state_stamp:
             return None
-        self._robot_state_version = version
+        self._robot_state_stamp = int(fresh["stamp"][0])
         return fresh[0]
 
     @property

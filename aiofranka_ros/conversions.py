@@ -14,19 +14,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
-from geometry_msgs.msg import PoseStamped, WrenchStamped
+from geometry_msgs.msg import PoseStamped, TransformStamped, WrenchStamped
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, Header, MultiArrayDimension, MultiArrayLayout
 
 from aiofranka_ros.errors import InvalidTarget
-from aiofranka_ros.fr3 import BASE_FRAME, JOINT_NAMES
 from aiofranka_ros.kinematics import pose_matrix
 from aiofranka_ros.link import Snapshot
+from aiofranka_ros.names import FR3, ArmNames
 from aiofranka_ros.records import Array, Record
 
-#: Frames in which a pose may be given: all of them are the robot's base. ``base`` differs from ``fr3_link0``
-#: in name alone (franka_description), and an empty one means the base.
-BASE_FRAMES = ("", BASE_FRAME, "base")
 #: Largest deviation of a quaternion's norm from 1 that is taken for rounding and normalised away.
 QUATERNION_TOLERANCE = 0.01
 
@@ -52,16 +49,10 @@ def nanoseconds(stamp: Time | Duration) -> int:
 def pose_target(message: PoseStamped) -> dict[str, Array]:
     """The pose of the control frame that ``message`` asks for.
 
-    :returns: ``target_position`` [m] (3,) and ``target_orientation``, a unit quaternion (x, y, z, w), in the
-        base.
-    :raises InvalidTarget: its frame is not the base, it is not finite, or its quaternion is not a unit one.
+    :returns: ``target_position`` [m] (3,) and ``target_orientation``, a unit quaternion (x, y, z, w), in the frame of
+        the message.
+    :raises InvalidTarget: it is not finite, or its quaternion is not a unit one.
     """
-    frame = message.header.frame_id
-    if frame not in BASE_FRAMES:
-        raise InvalidTarget(
-            f"its frame is {frame!r}; poses are taken in {BASE_FRAME!r}, 'base' or an empty frame_id alone",
-            reason="unknown frame",
-        )
     p, o = message.pose.position, message.pose.orientation
     position, orientation = (p.x, p.y, p.z), (o.x, o.y, o.z, o.w)
     _require_finite("position", position)
@@ -84,26 +75,26 @@ def unit_quaternion(quaternion: Sequence[float]) -> Array:
     return np.array(quaternion) / norm
 
 
-def position_target(message: JointState) -> dict[str, Array]:
+def position_target(message: JointState, names: ArmNames = FR3) -> dict[str, Array]:
     """The joint positions that ``message`` asks for.
 
     :returns: ``target_q`` [rad] (7,).
     :raises InvalidTarget: joints are missing, unknown or named twice, or a position is not finite.
     """
-    return {"target_q": _by_joint(message.name, message.position, "position")}
+    return {"target_q": _by_joint(message.name, message.position, "position", names.joints)}
 
 
-def torque_target(message: JointState) -> dict[str, Array]:
+def torque_target(message: JointState, names: ArmNames = FR3) -> dict[str, Array]:
     """The joint torques that ``message`` asks for, gravity and coriolis excluded as in libfranka.
 
     :returns: ``target_torque`` [Nm] (7,).
     :raises InvalidTarget: joints are missing, unknown or named twice, or a torque is not finite.
     """
-    return {"target_torque": _by_joint(message.name, message.effort, "effort")}
+    return {"target_torque": _by_joint(message.name, message.effort, "effort", names.joints)}
 
 
-def joint_order(names: Sequence[str]) -> list[int]:
-    """Where each joint stands in ``names``, from joint 1 on.
+def joint_order(names: Sequence[str], joints: Sequence[str]) -> list[int]:
+    """Where each of ``joints`` stands in ``names``.
 
     :raises InvalidTarget: joints are missing, unknown or named twice.
     """
@@ -111,15 +102,15 @@ def joint_order(names: Sequence[str]) -> list[int]:
     problems = [
         f"{problem} {', '.join(which)}"
         for problem, which in (
-            ("unknown joint", sorted(set(names) - set(JOINT_NAMES))),
+            ("unknown joint", sorted(set(names) - set(joints))),
             ("named twice:", sorted({name for name in names if names.count(name) > 1})),
-            ("missing joint", [name for name in JOINT_NAMES if name not in names]),
+            ("missing joint", [name for name in joints if name not in names]),
         )
         if which
     ]
     if problems:
         raise InvalidTarget("; ".join(problems), reason=WRONG_JOINTS)
-    return [names.index(name) for name in JOINT_NAMES]
+    return [names.index(name) for name in joints]
 
 
 def joint_values(values: Sequence[float], what: str) -> Array:
@@ -128,37 +119,44 @@ def joint_values(values: Sequence[float], what: str) -> Array:
     :param what: what they are, for the message of the exception.
     :raises InvalidTarget: they are not seven, or not finite.
     """
-    if len(values) != len(JOINT_NAMES):
-        raise InvalidTarget(
-            f"{what} has {len(values)} values, but the arm has {len(JOINT_NAMES)} joints", reason="wrong size"
-        )
+    if len(values) != 7:
+        raise InvalidTarget(f"{what} has {len(values)} values, but the arm has 7 joints", reason="wrong size")
     _require_finite(what, values)
     return np.array(values, dtype=float)
 
 
-def joint_state(state: Record) -> JointState:
+def joint_state(state: Record, names: ArmNames = FR3) -> JointState:
     """Measured positions [rad], velocities [rad/s] and torques [Nm] of ``state``."""
     return JointState(
-        header=_header(state),
-        name=list(JOINT_NAMES),
+        header=_header(state, names),
+        name=list(names.joints),
         position=state["q"].tolist(),
         velocity=state["dq"].tolist(),
         effort=state["tau_measured"].tolist(),
     )
 
 
-def measured_pose(state: Record) -> PoseStamped:
+def measured_pose(state: Record, names: ArmNames = FR3) -> PoseStamped:
     """Measured pose of the control frame in the base."""
-    message = PoseStamped(header=_header(state))
+    message = PoseStamped(header=_header(state, names))
     position, orientation = message.pose.position, message.pose.orientation
     position.x, position.y, position.z = state["position"].tolist()
     orientation.x, orientation.y, orientation.z, orientation.w = state["orientation"].tolist()
     return message
 
 
-def external_wrench(state: Record) -> WrenchStamped:
+def control_frame(state: Record, names: ArmNames = FR3) -> TransformStamped:
+    """Where the control frame was measured in the base, as TF has it."""
+    message = TransformStamped(header=_header(state, names), child_frame_id=names.tcp)
+    translation, rotation = message.transform.translation, message.transform.rotation
+    translation.x, translation.y, translation.z = state["position"].tolist()
+    rotation.x, rotation.y, rotation.z, rotation.w = state["orientation"].tolist()
+    return message
+
+
+def external_wrench(state: Record, names: ArmNames = FR3) -> WrenchStamped:
     """Estimated external wrench on the stiffness frame, expressed in the base (``O_F_ext_hat_K``)."""
-    message = WrenchStamped(header=_header(state))
+    message = WrenchStamped(header=_header(state, names))
     force, torque = message.wrench.force, message.wrench.torque
     force.x, force.y, force.z, torque.x, torque.y, torque.z = state["external_wrench"].tolist()
     return message
@@ -206,19 +204,19 @@ def snapshot(message: Float64MultiArray) -> tuple[Snapshot, bool]:
     )
 
 
-def _header(state: Record) -> Header:
+def _header(state: Record, names: ArmNames) -> Header:
     """In the base, at the time of the measurement."""
     seconds, rest = divmod(int(state["stamp"]), _NANOSECONDS)
-    return Header(stamp=Time(sec=seconds, nanosec=rest), frame_id=BASE_FRAME)
+    return Header(stamp=Time(sec=seconds, nanosec=rest), frame_id=names.base)
 
 
-def _by_joint(names: Sequence[str], values: Sequence[float], field: str) -> Array:
-    """``values`` (7,) from joint 1 on, in whatever order they are named; without names, they are in order."""
+def _by_joint(names: Sequence[str], values: Sequence[float], field: str, joints: Sequence[str]) -> Array:
+    """``values`` (7,) of ``joints``, in whatever order they are named; without names, they are in order."""
     if not names:
         return joint_values(values, field)
     if len(values) != len(names):
         raise InvalidTarget(f"it names {len(names)} joints, but {field} has {len(values)} values", reason="wrong size")
-    return joint_values([values[index] for index in joint_order(names)], field)
+    return joint_values([values[index] for index in joint_order(names, joints)], field)
 
 
 def _require_finite(what: str, values: Sequence[float]) -> None:

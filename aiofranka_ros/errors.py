@@ -6,6 +6,7 @@ failure and carries its data as attributes, so that callers never match the text
     FrankaError
      ├── ConfigurationError       a parameter, gain or option that cannot be used
      ├── InvalidTarget            a target or goal that was refused at the boundary
+     │    └── TransformMissing    TF does not know, or not yet, where its frame was
      ├── ConnectionFailed         no arm could be reached, or the connection was lost
      │    └── IncompatibleRobot   the robot speaks another version of the FCI protocol
      ├── ArmInUse                 another process on this machine already drives the arm
@@ -46,6 +47,10 @@ class InvalidTarget(FrankaError, ValueError):
     def __init__(self, message: str, *, reason: str = "invalid") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class TransformMissing(InvalidTarget):
+    """TF does not know where the frame of a target was at the target's time; a moment later it may."""
 
 
 class ConnectionFailed(FrankaError, ConnectionError):

@@ -13,11 +13,11 @@ import math
 
 import numpy as np
 
+from aiofranka_ros.names import FR3
 from aiofranka_ros.records import Array, kernel
 
-JOINT_NAMES: tuple[str, ...] = tuple(f"fr3_joint{i}" for i in range(1, 8))
-#: Frame of the robot's base, in which every pose of this package is expressed unless it says otherwise.
-BASE_FRAME = "fr3_link0"
+#: Names of the joints of an arm without a prefix; :class:`~aiofranka_ros.names.ArmNames` has those of any.
+JOINT_NAMES: tuple[str, ...] = FR3.joints
 
 #: Joint position limits [rad] (7,): FCI documentation. Some 0.006 rad inside those of the URDF, just where the
 #: velocity that the robot allows becomes 0.

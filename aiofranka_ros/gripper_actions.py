@@ -26,6 +26,8 @@ from aiofranka_ros.gripper import Grasp, Gripper, GripperCancelled, Homing, Move
 from aiofranka_ros.gripper_parameters import MAX_FORCE, MAX_SPEED, MIN_SPEED
 from aiofranka_ros.hand import HandState
 
+#: What MoveIt calls the gripper: franka_ros2's MoveIt configuration.
+_MOVEIT_NAME = "fr3_gripper/gripper_action"
 _FEEDBACK_PERIOD = 0.1
 #: By how much a goal may exceed the width that homing found [m]: 0.08 is what everybody sends, and it finds less.
 _WIDTH_SLACK = 0.002
@@ -39,10 +41,9 @@ class GripperActions:
     :param node: where to serve and log.
     :param owner: what the node knows of the gripper.
     :param gripper: what pursues the commands.
-    :param moveit_name: further name of ``gripper_action``.
     """
 
-    def __init__(self, node: Node, owner: Owner, gripper: Gripper, moveit_name: str) -> None:
+    def __init__(self, node: Node, owner: Owner, gripper: Gripper) -> None:
         self._node = node
         self._owner = owner
         self._gripper = gripper
@@ -53,7 +54,7 @@ class GripperActions:
         self._serve(franka_actions.Homing, "~/homing", self._parse_homing, _FrankaGoal)
         self._serve(franka_actions.Move, "~/move", self._parse_move, _FrankaGoal)
         self._serve(franka_actions.Grasp, "~/grasp", self._parse_grasp, _FrankaGoal)
-        for name in ("~/gripper_action", moveit_name):
+        for name in ("~/gripper_action", _MOVEIT_NAME):
             self._serve(GripperCommand, name, self._parse_gripper_command, _GripperCommandGoal)
 
     @property

@@ -37,6 +37,7 @@ from aiofranka_ros.gripper import Gripper
 from aiofranka_ros.gripper_actions import GripperActions
 from aiofranka_ros.gripper_parameters import GripperParameters
 from aiofranka_ros.hand import Hand
+from aiofranka_ros.names import ArmNames
 
 _DIAGNOSTICS_PERIOD = 1.0
 #: Pause between two attempts to connect [s].
@@ -58,13 +59,13 @@ class GripperNode(Node):
         self._connected = False
         self._next_attempt = 0.0
         self._ticked: Future = Future()
-        self._joints = [f"{self._settings['arm_id']}_finger_joint{finger}" for finger in (1, 2)]
+        self._joints = list(ArmNames(self._settings["arm_prefix"]).fingers)
         self._joint_states = self.create_publisher(JointState, "~/joint_states", QoSProfile(depth=10))
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         # It waits for ticks: in the default group it would keep the tick's timer from being called.
         self.create_service(Trigger, "~/stop", self._on_stop, callback_group=ReentrantCallbackGroup())
         self._gripper = Gripper(self)
-        self._actions = GripperActions(self, self, self._gripper, f"{self._settings['arm_id']}_gripper/gripper_action")
+        self._actions = GripperActions(self, self, self._gripper)
         self._address = self._address_topic = ""
         if self._settings["robot_ip"] != "sim":
             self._address = self._settings["robot_ip"]

@@ -33,8 +33,8 @@ GRIPPER_SETTINGS: tuple[Setting, ...] = (
         lock=Lock.STARTED,
     ),
     Setting(
-        "arm_id", "fr3", "What the names of the fingers' joints and of MoveIt's action begin with.",
-        lock=Lock.STARTED,
+        "arm_prefix", "", "What the names of the fingers' joints begin with, and an underscore.",
+        lock=Lock.STARTED, is_name=True, source="franka_description's arm_prefix, as for the arm's node",
     ),
     Setting(
         "state_rate", 30.0, "How often the state is published and answers of the gripper are looked for.",

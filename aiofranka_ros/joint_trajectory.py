@@ -19,6 +19,7 @@ The joints' limits hold for whatever comes out of it, between the points too.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,12 +75,14 @@ class JointTrajectory:
     :ivar q: positions [rad] (n, 7).
     :ivar dq: velocities [rad/s] (n, 7); ``None``: not given.
     :ivar ddq: accelerations [rad/s²] (n, 7); ``None``: not given. They are used where there are velocities, too.
+    :ivar joints: names of the joints, for messages.
     """
 
     times: Array
     q: Array
     dq: Array | None = None
     ddq: Array | None = None
+    joints: Sequence[str] = JOINT_NAMES
 
     def check(self) -> None:
         """Refuse what is wrong wherever the arm may be; its limits between the points are checked by :func:`join`.
@@ -105,14 +108,14 @@ class JointTrajectory:
         outside = (self.q < POSITION_LOWER - _POSITION_TOLERANCE) | (self.q > POSITION_UPPER + _POSITION_TOLERANCE)
         for point, joint in np.argwhere(outside)[:1]:
             raise InvalidTarget(
-                f"{JOINT_NAMES[joint]} = {self.q[point, joint]:.4f} rad at point {point} is outside "
+                f"{self.joints[joint]} = {self.q[point, joint]:.4f} rad at point {point} is outside "
                 f"[{POSITION_LOWER[joint]:.4f}, {POSITION_UPPER[joint]:.4f}]",
                 reason="outside the joint limits",
             )
         if self.dq is not None and np.abs(self.dq[-1]).max() > _REST_VELOCITY:
             joint = int(np.abs(self.dq[-1]).argmax())
             raise InvalidTarget(
-                f"it must end at rest, but {JOINT_NAMES[joint]} ends at {self.dq[-1, joint]:.3f} rad/s",
+                f"it must end at rest, but {self.joints[joint]} ends at {self.dq[-1, joint]:.3f} rad/s",
                 reason="does not end at rest",
             )
 
@@ -163,13 +166,13 @@ def join(trajectory: JointTrajectory, before: Motion | ArmState, age: float) -> 
             state.dq,
         )
     else:
-        motion = _enter(fit(points), state, begin - points.times[0], begin)
+        motion = _enter(fit(points), state, begin - points.times[0], begin, trajectory.joints)
     if wait > 0.0:
         knots = _knots(wait, rest.times)
         times = np.concatenate([knots, wait + motion.times[1:]])
         motion = Motion(times, np.concatenate([_pieces(rest, knots), motion.coefficients]))
-    motion = _thinned(motion)
-    _check_limits(motion, wait, begin - wait)
+    motion = _thinned(motion, trajectory.joints)
+    _check_limits(motion, wait, begin - wait, trajectory.joints)
     return motion
 
 
@@ -219,7 +222,7 @@ def _apart(trajectory: JointTrajectory) -> JointTrajectory:
     if len(kept) == len(times):
         return trajectory
     dq, ddq = (None if values is None else values[kept] for values in (trajectory.dq, trajectory.ddq))
-    return JointTrajectory(times[kept], trajectory.q[kept], dq, ddq)
+    return JointTrajectory(times[kept], trajectory.q[kept], dq, ddq, trajectory.joints)
 
 
 def _polynomials(times: Array, q: Array, dq: Array | None, ddq: Array | None, first_dq: Array) -> Motion:
@@ -262,14 +265,14 @@ def _monotone(times: Array, q: Array, first_dq: Array) -> Array:
     return dq
 
 
-def _enter(path: Motion, state: ArmState, late: float, begin: float) -> Motion:
+def _enter(path: Motion, state: ArmState, late: float, begin: float, joints: Sequence[str]) -> Motion:
     """The rest of ``path`` after ``late`` [s], with what ``state`` is beside it fading out.
 
     :param begin: time in the trajectory, for messages [s].
     :raises InvalidTarget: no such motion keeps within the joints' limits.
     """
     path = remainder(path, late)
-    _check_limits(path, 0.0, begin)
+    _check_limits(path, 0.0, begin, joints)
     there = ArmState.on(path, 0.0)
     offset, rate = state.q - there.q, state.dq - there.dq
     with_ease = 0.5 * ACCELERATION_LIMIT
@@ -286,14 +289,14 @@ def _enter(path: Motion, state: ArmState, late: float, begin: float) -> Motion:
         knots = _knots(max(path.duration, duration), path.times, ends)
         motion = Motion(knots, _pieces(path, knots) + _pieces(fading, knots))
         try:
-            _check_limits(motion, 0.0, begin)
+            _check_limits(motion, 0.0, begin, joints)
         except InvalidTarget as error:
             duration *= 1.3
             if duration > _LONGEST_ENTRY:
                 joint = int(np.abs(offset).argmax())
                 raise InvalidTarget(
                     f"the arm cannot enter it from where it is, {abs(offset[joint]):.3f} rad beside it at "
-                    f"{JOINT_NAMES[joint]}: {error}",
+                    f"{joints[joint]}: {error}",
                     reason="too far away",
                 ) from error
         else:
@@ -323,7 +326,7 @@ def _pieces(motion: Motion, knots: Array) -> Array:
     return coefficients
 
 
-def _thinned(motion: Motion) -> Motion:
+def _thinned(motion: Motion, joints: Sequence[str]) -> Motion:
     """``motion`` with no more segments than the control process takes, through some of its knots.
 
     :raises InvalidTarget: it would then miss the others.
@@ -344,14 +347,14 @@ def _thinned(motion: Motion) -> Motion:
     if missed.max() > _THINNING_TOLERANCE:
         joint = int(missed.max(axis=0).argmax())
         raise InvalidTarget(
-            f"it has more than {MAX_SEGMENTS} segments, and without some of its points {JOINT_NAMES[joint]} would miss "
+            f"it has more than {MAX_SEGMENTS} segments, and without some of its points {joints[joint]} would miss "
             f"others by {missed.max():.4f} rad: use fewer points",
             reason="too many points",
         )
     return thinned
 
 
-def _check_limits(motion: Motion, begin: float, offset: float) -> None:
+def _check_limits(motion: Motion, begin: float, offset: float, joints: Sequence[str]) -> None:
     """Refuse a motion that violates a limit after ``begin`` [s].
 
     :param offset: from times in the motion to those in the trajectory [s], for the message.
@@ -366,7 +369,7 @@ def _check_limits(motion: Motion, begin: float, offset: float) -> None:
     for kind, joint in np.argwhere(excess > 0.0)[:1]:
         joint = int(excess[kind].argmax())
         q, dq, _ = motion.at(when[kind, joint])
-        name, value = JOINT_NAMES[joint], worst[kind, joint]
+        name, value = joints[joint], worst[kind, joint]
         told = (
             f"{name} would be at {q[joint]:.4f} rad, {value:.4f} rad beyond its limit",
             f"{name} would move at {dq[joint]:.2f} rad/s, {value:.2f} rad/s faster than the robot allows there",

@@ -154,6 +154,23 @@ def control_frame(q: Array, flange_to_tcp: Array | None = None) -> Array:
     return tcp
 
 
+def link_pose(q: Array, link: int) -> Array:
+    """Pose of the frame of a link in the base (4, 4) at joint positions ``q`` [rad] (7,).
+
+    :param link: 0 is the base, 1 to 7 follow the joint of that number, 8 is the flange.
+    """
+    pose = np.eye(4)
+    for joint in range(link):
+        c, s = _COS_ROLL[joint], _SIN_ROLL[joint]
+        cq, sq = (math.cos(q[joint]), math.sin(q[joint])) if joint < 7 else (1.0, 0.0)
+        step = np.eye(4)
+        # A roll about x, then the joint about z.
+        step[:3, :3] = [[cq, -sq, 0.0], [c * sq, c * cq, -s], [s * sq, s * cq, c]]
+        step[:3, 3] = JOINT_ORIGIN[joint]
+        pose = pose @ step
+    return pose
+
+
 def pose_matrix(pose: Array) -> Array:
     """A pose (4, 4) from position [m] and quaternion, x y z qx qy qz qw (7,), which is normalised."""
     x, y, z, w = pose[3:] / np.linalg.norm(pose[3:])

@@ -20,6 +20,7 @@ from aiofranka_ros.conversions import joint_values
 from aiofranka_ros.errors import InvalidTarget, MoveFailed
 from aiofranka_ros.fr3 import VELOCITY_LIMIT
 from aiofranka_ros.moves import Goal, MoveCancelled, Mover, Owner
+from aiofranka_ros.names import ArmNames
 from aiofranka_ros.records import Record
 from aiofranka_ros.trajectory import check_goal
 
@@ -37,12 +38,14 @@ class MoveAction:
     :param node: where to serve and log.
     :param owner: what the node knows of the arm.
     :param mover: what moves the arm; whoever else has it replaces these moves, and the other way round.
+    :param names: what the joints are called.
     """
 
-    def __init__(self, node: LifecycleNode, owner: Owner, mover: Mover) -> None:
+    def __init__(self, node: LifecycleNode, owner: Owner, mover: Mover, names: ArmNames) -> None:
         self._node = node
         self._owner = owner
         self._mover = mover
+        self._names = names
         self._pursued = 0
         #: Rejected goals by reason, since the node was started.
         self.rejected: Counter[str] = Counter()
@@ -83,7 +86,7 @@ class MoveAction:
         :raises InvalidTarget: one of them cannot be used.
         """
         q = joint_values(goal.goal_joint_configuration, "goal_joint_configuration")
-        check_goal(q)
+        check_goal(q, self._names.joints)
         if len(goal.maximum_joint_velocities) == 0:
             velocity = self._owner.parameter("move_velocity")
         else:
@@ -101,7 +104,7 @@ class MoveAction:
                 f"goal_tolerance is {tolerance} rad, but must be positive, or 0 for the default",
                 reason="bad tolerance",
             )
-        return Goal(q, velocity, tolerance or self._owner.parameter("move_tolerance"))
+        return Goal(q, velocity, tolerance or self._owner.parameter("move_tolerance"), self._names.joints)
 
     async def _execute(self, handle: ServerGoalHandle) -> PTPMotion.Result:
         """Pursue one goal to its end; whatever that is, the arm then holds and the mode has it back."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -82,6 +82,10 @@ class Departure:
 class Task(Protocol):
     """What is pursued: which motion leads there, what must not happen on the way, and when it is reached."""
 
+    @property
+    def joints(self) -> Sequence[str]:
+        """Names of the joints, for messages."""
+
     def plan(self, departure: Departure, owner: Owner) -> Motion:
         """The motion from ``departure`` on.
 
@@ -108,15 +112,17 @@ class Goal:
     :ivar q: joint positions [rad] (7,), within the joints' limits.
     :ivar velocity: largest joint velocities [rad/s] (7,).
     :ivar tolerance: largest distance of a joint from ``q`` at the end [rad].
+    :ivar joints: names of the joints, for messages.
     """
 
     q: Array
     velocity: Array
     tolerance: float
+    joints: Sequence[str] = JOINT_NAMES
 
     def plan(self, departure: Departure, owner: Owner) -> Motion:
         """See :meth:`Task.plan`."""
-        return _plan(departure.state, self.q, owner, max_velocity=self.velocity)
+        return _plan(departure.state, self.q, owner, max_velocity=self.velocity, joints=self.joints)
 
     def check(self, state: Record) -> None:
         """See :meth:`Task.check`: any way will do."""
@@ -128,7 +134,7 @@ class Goal:
             return ""
         apart = ", ".join(
             f"{name} by {value:.4f} rad"
-            for name, value in zip(JOINT_NAMES, error, strict=True)
+            for name, value in zip(self.joints, error, strict=True)
             if value > self.tolerance
         )
         return f"{apart}; the tolerance is {self.tolerance:g} rad"
@@ -144,10 +150,12 @@ class Tolerance:
 
     :ivar position: [rad] (7,).
     :ivar velocity: [rad/s] (7,).
+    :ivar joints: names of the joints, for messages.
     """
 
     position: Array
     velocity: Array
+    joints: Sequence[str] = JOINT_NAMES
 
     def violations(self, state: Record) -> str:
         """The joints that are further away than this from the reference in ``state``, and by how much."""
@@ -157,7 +165,7 @@ class Tolerance:
                 ("q", "ref_q", self.position, "rad"),
                 ("dq", "ref_dq", self.velocity, "rad/s"),
             )
-            for name, error, limit in zip(JOINT_NAMES, np.abs(state[desired] - state[actual]), limits, strict=True)
+            for name, error, limit in zip(self.joints, np.abs(state[desired] - state[actual]), limits, strict=True)
             if error > limit
         )
 
@@ -181,6 +189,11 @@ class TrajectoryGoal:
     goal_time: float
     elapsed: Callable[[], float] | None = None
     begin: float = 0.0
+
+    @property
+    def joints(self) -> Sequence[str]:
+        """See :attr:`Task.joints`."""
+        return self.trajectory.joints
 
     def plan(self, departure: Departure, owner: Owner) -> Motion:
         """See :meth:`Task.plan`."""
@@ -206,10 +219,10 @@ class TrajectoryGoal:
         return self.goal_time
 
 
-def _plan(state: ArmState, goal: Array, owner: Owner, **limits: Array) -> Motion:
+def _plan(state: ArmState, goal: Array, owner: Owner, **options: Any) -> Motion:
     return plan(
         state.q, goal, dq=state.dq, ddq=state.ddq,
-        max_acceleration=owner.parameter("move_acceleration"), max_jerk=owner.parameter("move_jerk"), **limits,
+        max_acceleration=owner.parameter("move_acceleration"), max_jerk=owner.parameter("move_jerk"), **options,
     )  # fmt: skip
 
 
@@ -325,7 +338,7 @@ class Mover:
         )  # fmt: skip
         if index >= 0:
             side = "lower" if found[1] < found[2] else "upper"
-            what, unit = (JOINT_NAMES[index], "rad") if index < 7 else (f"{'xyz'[index - 7]} of the control frame", "m")
+            what, unit = (task.joints[index], "rad") if index < 7 else (f"{'xyz'[index - 7]} of the control frame", "m")
             raise InvalidTarget(
                 f"{what} would be at {found[1]:.3f} {unit} after {found[0]:.2f} s, beyond "
                 f"{'joint' if index < 7 else 'workspace'}_{side} ({found[2]:.3f} {unit})",

@@ -43,9 +43,11 @@ from aiofranka_ros.control_client import ControlClient, Ended
 from aiofranka_ros.diagnostics import LoopStatistics, Trouble
 from aiofranka_ros.driver import Driver
 from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError
+from aiofranka_ros.frames import Frames
 from aiofranka_ros.hold import HOLDER, HoldServices
 from aiofranka_ros.move_action import MoveAction
 from aiofranka_ros.moves import Mover
+from aiofranka_ros.names import ArmNames
 from aiofranka_ros.parameters import Parameters
 from aiofranka_ros.records import Record, RobotSetting
 from aiofranka_ros.recovery_action import RecoveryAction
@@ -86,9 +88,11 @@ class FrankaNode(LifecycleNode):
         self._ticked: Future = Future()
         self._settings = Parameters(self, self._reached)
         self._driver = Driver(self._settings)
+        self._names = self._settings.names
+        self._frames = Frames(self, self._names)
         # Measured state goes out while the node is inactive too, because an arm that is guided by hand is of
         # interest; a lifecycle publisher would be silent then.
-        self._measurements: list[tuple[Publisher, Callable[[Record], Any]]] = [
+        self._measurements: list[tuple[Publisher, Callable[[Record, ArmNames], Any]]] = [
             (self.create_publisher(kind, name, qos), message_of)
             for kind, name, qos, message_of in (
                 (JointState, "joint_states", QoSProfile(depth=10), conversions.joint_state),
@@ -101,18 +105,18 @@ class FrankaNode(LifecycleNode):
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._robot_address = self.create_publisher(String, "~/robot_address", latched)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
-        self._targets = TargetTopics(self, self)
+        self._targets = TargetTopics(self, self, self._frames, self._names)
         self._mover = Mover(self)
         self._hold = HoldServices(self, self._mover, lambda: self._driver.client)
-        self._move = MoveAction(self, self, self._mover)
-        self._trajectory = TrajectoryAction(self, self, self._mover)
+        self._move = MoveAction(self, self, self._mover, self._names)
+        self._trajectory = TrajectoryAction(self, self, self._mover, self._names)
         self._recovery = RecoveryAction(self, self)
         self._robot_services = RobotServices(self, self)
         self._statistics = LoopStatistics()
         self._survive_illegal_transitions()
         # Not the node's clock: simulated time may stand still, the control process's patience doesn't.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._robot_state = RobotStateTopic(self, self, self._settings["robot_state_rate"], steady)
+        self._robot_state = RobotStateTopic(self, self, self._settings["robot_state_rate"], steady, self._names)
         self.create_timer(1.0 / self._settings["state_rate"], self._tick, clock=steady)
         self.create_timer(1.0 / self._settings["diagnostics_rate"], self._publish_diagnostics, clock=steady)
         if self._settings["autostart"]:
@@ -353,12 +357,14 @@ class FrankaNode(LifecycleNode):
         for publisher, message_of in self._measurements:
             # Making a message takes time that a target may be waiting for.
             if publisher.get_subscription_count() > 0:
-                publisher.publish(message_of(state))
+                publisher.publish(message_of(state, self._names))
+        self._frames.publish(state)
         if self._driver.active:
             self._targets.check_limited(state)
             self._hold.follow(state)
+            self._targets.try_again()
 
-    def _snapshot_message(self, state: Record) -> Float64MultiArray:
+    def _snapshot_message(self, state: Record, names: ArmNames) -> Float64MultiArray:
         return conversions.snapshot_message(state, self._driver.active)
 
     def _publish_address(self) -> None:

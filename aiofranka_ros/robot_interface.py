@@ -124,9 +124,10 @@ class RobotInterface:
 
     async def move(self, goal: Array) -> None:
         """See :meth:`.Link.move`."""
-        check_goal(goal)
+        joints = self.settings.names.joints
+        check_goal(goal, joints)
         cancelled = False
-        pursued = Goal(goal, self.settings["move_velocity"], self.settings["move_tolerance"])
+        pursued = Goal(goal, self.settings["move_velocity"], self.settings["move_tolerance"], joints)
         task = asyncio.ensure_future(self._mover.move(pursued, cancelled=lambda: cancelled))
         try:
             await asyncio.shield(task)

@@ -13,21 +13,20 @@ from typing import Protocol
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from franka_msgs.msg import CollisionIndicators, Elbow, FrankaRobotState
-from geometry_msgs.msg import Accel, Inertia, Point, Pose, Quaternion, Twist, Vector3, Wrench
+from franka_msgs.msg import FrankaRobotState
+from geometry_msgs.msg import Inertia, Pose, Vector3
 from rclpy.clock import Clock
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 
 from aiofranka_ros.control_client import ControlClient
-from aiofranka_ros.fr3 import BASE_FRAME, CYCLE, JOINT_NAMES
+from aiofranka_ros.fr3 import CYCLE
 from aiofranka_ros.kinematics import quaternion_from_matrix
+from aiofranka_ros.names import FR3, ArmNames
 from aiofranka_ros.records import ERROR_NAMES, Array, Record
 
 #: The topic's names: this node's, and that of franka_ros2's broadcaster.
 TOPICS = ("~/robot_state", "franka_robot_state_broadcaster/robot_state")
-#: Frames that franka_ros2 uses in the message beside the base: the flange, and the end effector where there is one.
-FLANGE_FRAME, END_EFFECTOR_FRAME = "fr3_link8", "fr3_hand_tcp"
 
 _NANOSECONDS = 1_000_000_000
 _ZEROS = array("d", [0.0] * 7)
@@ -48,14 +47,15 @@ class RobotStateTopic:
     :param owner: what the node knows of the arm.
     :param rate: how often [Hz].
     :param clock: what the timer goes by.
+    :param names: what joints and frames are called.
     """
 
-    def __init__(self, node: LifecycleNode, owner: Owner, rate: float, clock: Clock) -> None:
+    def __init__(self, node: LifecycleNode, owner: Owner, rate: float, clock: Clock, names: ArmNames) -> None:
         self._owner = owner
         # Reliable, as franka_ros2's: subscribers of either kind match. The newest state counts.
         self._publishers = [node.create_publisher(FrankaRobotState, name, QoSProfile(depth=1)) for name in TOPICS]
         self._period = max(1, round(1.0 / (rate * CYCLE)))
-        self._message = RobotStateMessage()
+        self._message = RobotStateMessage(names)
         # Twice as often as there is something new, so that no state is overwritten before it was seen.
         self._timer = node.create_timer(0.5 * self._period * CYCLE, self._publish, clock=clock)
         self._timer.cancel()
@@ -85,9 +85,13 @@ class RobotStateTopic:
 
 
 class RobotStateMessage:
-    """A message that is filled again and again: most of what it consists of never changes."""
+    """A message that is filled again and again: most of what it consists of never changes.
 
-    def __init__(self) -> None:
+    :param names: what joints and frames are called.
+    """
+
+    def __init__(self, names: ArmNames = FR3) -> None:
+        self._names = names
         self._message = message = FrankaRobotState()
         self._quaternion = np.empty(4)
         quaternion_from_matrix(np.eye(4), self._quaternion)  # Compiling it later would take too long.
@@ -98,7 +102,7 @@ class RobotStateMessage:
             message.tau_ext_hat_filtered,
         )
         for joint_state in joint_states:
-            joint_state.name = list(JOINT_NAMES)
+            joint_state.name = list(names.joints)
             joint_state.position = joint_state.velocity = joint_state.effort = _ZEROS
         in_base = (
             message, message.o_f_ext_hat_k, message.o_t_ee, message.o_t_ee_d, message.o_t_ee_c,
@@ -107,9 +111,9 @@ class RobotStateMessage:
         in_flange = (message.f_t_ee, message.inertia_load)
         self._in_end_effector = (message.k_f_ext_hat_k, message.ee_t_k, message.inertia_ee, message.inertia_total)
         for part in (*joint_states, *in_base):
-            part.header.frame_id = BASE_FRAME
+            part.header.frame_id = names.base
         for part in in_flange:
-            part.header.frame_id = FLANGE_FRAME
+            part.header.frame_id = names.flange
         self._headers = [part.header for part in (*joint_states, *in_base, *in_flange, *self._in_end_effector)]
 
     def fill(self, state: Record) -> FrankaRobotState:
@@ -125,7 +129,7 @@ class RobotStateMessage:
         # Without a hand, franka_ros2 calls the flange the end effector.
         bare = np.array_equal(s["F_T_EE"], np.eye(4).ravel())
         for part in self._in_end_effector:
-            part.header.frame_id = FLANGE_FRAME if bare else END_EFFECTOR_FRAME
+            part.header.frame_id = self._names.flange if bare else self._names.hand_tcp
 
         joints = message.measured_joint_state
         joints.position, joints.velocity, joints.effort = _numbers(s["q"]), _numbers(s["dq"]), _numbers(s["tau_J"])
@@ -137,40 +141,43 @@ class RobotStateMessage:
         message.tau_ext_hat_filtered.effort = _numbers(s["tau_ext_hat_filtered"])
         message.ddq_d, message.dtau_j = s["ddq_d"], s["dtau_J"]
 
-        message.collision_indicators = CollisionIndicators(
-            is_cartesian_linear_collision=_vector(s["cartesian_collision"][:3]),
-            is_cartesian_angular_collision=_vector(s["cartesian_collision"][3:]),
-            is_cartesian_linear_contact=_vector(s["cartesian_contact"][:3]),
-            is_cartesian_angular_contact=_vector(s["cartesian_contact"][3:]),
-            is_joint_collision=s["joint_collision"],
-            is_joint_contact=s["joint_contact"],
+        indicators = message.collision_indicators
+        _set_vectors(
+            indicators.is_cartesian_linear_collision, indicators.is_cartesian_angular_collision,
+            s["cartesian_collision"],
+        )  # fmt: skip
+        _set_vectors(
+            indicators.is_cartesian_linear_contact, indicators.is_cartesian_angular_contact, s["cartesian_contact"]
         )
-        message.elbow = Elbow(
-            position=s["elbow"],
-            desired_position=s["elbow_d"],
-            commanded_position=s["elbow_c"],
-            commanded_velocity=s["delbow_c"],
-            commanded_acceleration=s["ddelbow_c"],
-        )
-        for part, name in ((message.k_f_ext_hat_k, "K_F_ext_hat_K"), (message.o_f_ext_hat_k, "O_F_ext_hat_K")):
-            part.wrench = Wrench(force=_vector(s[name][:3]), torque=_vector(s[name][3:]))
-        for part, name in (
-            (message.inertia_ee, "ee"),
-            (message.inertia_load, "load"),
-            (message.inertia_total, "total"),
+        indicators.is_joint_collision, indicators.is_joint_contact = s["joint_collision"], s["joint_contact"]
+        elbow = message.elbow
+        elbow.position, elbow.desired_position, elbow.commanded_position = s["elbow"], s["elbow_d"], s["elbow_c"]
+        elbow.commanded_velocity, elbow.commanded_acceleration = s["delbow_c"], s["ddelbow_c"]
+        for wrench, name in (
+            (message.k_f_ext_hat_k.wrench, "K_F_ext_hat_K"),
+            (message.o_f_ext_hat_k.wrench, "O_F_ext_hat_K"),
         ):
-            part.inertia = _inertia(s[f"m_{name}"], s[f"F_x_C{name}"], s[f"I_{name}"])
-        for part, name in (
-            (message.o_t_ee, "O_T_EE"),
-            (message.o_t_ee_d, "O_T_EE_d"),
-            (message.o_t_ee_c, "O_T_EE_c"),
-            (message.f_t_ee, "F_T_EE"),
-            (message.ee_t_k, "EE_T_K"),
+            _set_vectors(wrench.force, wrench.torque, s[name])
+        for motion, name in (
+            (message.o_dp_ee_d.twist, "O_dP_EE_d"),
+            (message.o_dp_ee_c.twist, "O_dP_EE_c"),
+            (message.o_ddp_ee_c.accel, "O_ddP_EE_c"),
         ):
-            part.pose = self._pose(s[name])
-        for part, name in ((message.o_dp_ee_d, "O_dP_EE_d"), (message.o_dp_ee_c, "O_dP_EE_c")):
-            part.twist = Twist(linear=_vector(s[name][:3]), angular=_vector(s[name][3:]))
-        message.o_ddp_ee_c.accel = Accel(linear=_vector(s["O_ddP_EE_c"][:3]), angular=_vector(s["O_ddP_EE_c"][3:]))
+            _set_vectors(motion.linear, motion.angular, s[name])
+        for inertia, name in (
+            (message.inertia_ee.inertia, "ee"),
+            (message.inertia_load.inertia, "load"),
+            (message.inertia_total.inertia, "total"),
+        ):
+            _set_inertia(inertia, s[f"m_{name}"], s[f"F_x_C{name}"], s[f"I_{name}"])
+        for pose, name in (
+            (message.o_t_ee.pose, "O_T_EE"),
+            (message.o_t_ee_d.pose, "O_T_EE_d"),
+            (message.o_t_ee_c.pose, "O_T_EE_c"),
+            (message.f_t_ee.pose, "F_T_EE"),
+            (message.ee_t_k.pose, "EE_T_K"),
+        ):
+            self._set_pose(pose, s[name])
 
         message.time = float(s["time"])
         message.control_command_success_rate = float(s["control_command_success_rate"])
@@ -183,24 +190,24 @@ class RobotStateMessage:
                 setattr(errors, error, flag)
         return message
 
-    def _pose(self, matrix: Array) -> Pose:
-        """A pose from libfranka's sixteen numbers, columns first."""
+    def _set_pose(self, pose: Pose, matrix: Array) -> None:
+        """Set a pose to libfranka's sixteen numbers, columns first."""
         columns = matrix.reshape(4, 4)
         quaternion_from_matrix(columns.T.copy(), self._quaternion)
-        x, y, z = columns[3, :3].tolist()
-        qx, qy, qz, qw = self._quaternion.tolist()
-        return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+        p, o = pose.position, pose.orientation
+        p.x, p.y, p.z = columns[3, :3].tolist()
+        o.x, o.y, o.z, o.w = self._quaternion.tolist()
 
 
 def _numbers(values: Array) -> array[float]:
     return array("d", values.tobytes())
 
 
-def _vector(values: Array) -> Vector3:
-    x, y, z = values.tolist()
-    return Vector3(x=x, y=y, z=z)
+def _set_vectors(linear: Vector3, angular: Vector3, values: Array) -> None:
+    linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = values.tolist()
 
 
-def _inertia(mass: float, center: Array, inertia: Array) -> Inertia:
-    ixx, ixy, ixz, _, iyy, iyz, _, _, izz = inertia.tolist()
-    return Inertia(m=float(mass), com=_vector(center), ixx=ixx, ixy=ixy, ixz=ixz, iyy=iyy, iyz=iyz, izz=izz)
+def _set_inertia(message: Inertia, mass: float, center: Array, inertia: Array) -> None:
+    message.m, com = float(mass), message.com
+    com.x, com.y, com.z = center.tolist()
+    message.ixx, message.ixy, message.ixz, _, message.iyy, message.iyz, _, _, message.izz = inertia.tolist()

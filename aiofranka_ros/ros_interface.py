@@ -40,7 +40,6 @@ from aiofranka_ros.errors import (
     MoveFailed,
     NotStarted,
 )
-from aiofranka_ros.fr3 import BASE_FRAME, JOINT_NAMES
 from aiofranka_ros.kinematics import quaternion_from_matrix
 from aiofranka_ros.link import ConnectionReport, Data, Snapshot, uninterrupted
 from aiofranka_ros.records import Array, Mode
@@ -165,7 +164,7 @@ class RosInterface:
 
     async def move(self, goal: Array) -> None:
         """See :meth:`.Link.move`."""
-        check_goal(goal)
+        check_goal(goal, self.settings.names.joints)
         cancelled = asyncio.Event()
         task = asyncio.ensure_future(self._pursue(goal, cancelled))
         try:
@@ -244,8 +243,10 @@ class RosInterface:
                 f"there is no node {self._name} on the ROS graph: does it run, under that name, in this ROS_DOMAIN_ID?"
             )
         await self._activate(client)
-        answer = await self._call(client, self._get, GetParameters.Request(names=_NAMES))
-        values = (parameter_value_to_python(value) for value in answer.values)
+        answer = await self._call(client, self._get, GetParameters.Request(names=[*_NAMES, "use_sim_time"]))
+        *values, simulated_time = (parameter_value_to_python(value) for value in answer.values)
+        if simulated_time:  # Stamps of targets are of the node's clock.
+            client.node.set_parameters([Parameter("use_sim_time", value=True)])
         self.settings.update(dict(zip(_NAMES, values, strict=True)))
         changes, self._changed_before_start = self._changed_before_start, {}
         if changes:
@@ -432,12 +433,13 @@ class RosInterface:
         client = self._client
         if client is None or not self._started:
             return
-        header = Header(stamp=client.node.get_clock().now().to_msg(), frame_id=BASE_FRAME)
+        names = self.settings.names
+        header = Header(stamp=client.node.get_clock().now().to_msg(), frame_id=names.base)
         if "target_q" in target:
-            joints = JointState(header=header, name=list(JOINT_NAMES), position=target["target_q"].tolist())
+            joints = JointState(header=header, name=list(names.joints), position=target["target_q"].tolist())
             self._q_desired.publish(joints)
         elif "target_torque" in target:
-            joints = JointState(header=header, name=list(JOINT_NAMES), effort=target["target_torque"].tolist())
+            joints = JointState(header=header, name=list(names.joints), effort=target["target_torque"].tolist())
             self._torque_desired.publish(joints)
         else:
             x, y, z = target["target_position"].tolist()

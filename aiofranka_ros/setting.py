@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -61,6 +62,7 @@ class Setting:
     :ivar low: smallest value; for arrays of every element, or one for each.
     :ivar high: largest value.
     :ivar choices: the only values of a string.
+    :ivar is_name: whether a string is to be part of names of joints and frames; empty only if the default is.
     :ivar source: where default and range come from.
     :ivar field: name of the field of the commands that it sets, where that differs from its own.
     """
@@ -76,6 +78,7 @@ class Setting:
     lock: Lock = Lock.NEVER
     effect: Effect = Effect.NONE
     field: str = ""
+    is_name: bool = False
 
     @property
     def size(self) -> int:
@@ -89,6 +92,8 @@ class Setting:
             return "one of " + ", ".join(self.choices)
         if isinstance(self.default, bool):
             return "true or false"
+        if self.is_name:
+            return "a letter, then letters, digits and _" + ("" if self.default else "; or empty")
         if isinstance(self.default, str):
             return "not empty"
         count = f"{self.size} values, each " if self.size else ""
@@ -120,7 +125,7 @@ class Setting:
                 raise self._refusal(f"is {value!r}")
             return value
         if isinstance(self.default, str):
-            if not isinstance(value, str) or not value.strip() or (self.choices and value not in self.choices):
+            if not isinstance(value, str) or not self._allows(value):
                 raise self._refusal(f"is {value!r}")
             return value
         if not self.size:
@@ -132,6 +137,11 @@ class Setting:
                 raise self._refusal(f"is {value:g}, which is not whole")
             return type(self.default)(value)  # type: ignore[arg-type]
         return self._parse_array(value)
+
+    def _allows(self, text: str) -> bool:
+        if self.is_name:
+            return re.fullmatch(r"[A-Za-z]\w*", text, re.ASCII) is not None or text == self.default == ""
+        return bool(text.strip()) and (not self.choices or text in self.choices)
 
     def _parse_array(self, value: Any) -> np.ndarray:
         if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):

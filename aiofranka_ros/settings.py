@@ -25,6 +25,7 @@ from aiofranka_ros.fr3 import (
     VELOCITY_LIMIT,
 )
 from aiofranka_ros.kinematics import pose_matrix
+from aiofranka_ros.names import TCP_FRAME, ArmNames
 from aiofranka_ros.records import Array, Mode, Record, RobotSetting
 from aiofranka_ros.setting import Effect, Lock, Setting, Value
 
@@ -55,6 +56,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "robot_ip", "sim", "Address of the robot's FCI; sim starts a simulated arm.",
         lock=Lock.CONFIGURED,
+    ),
+    Setting(
+        "arm_prefix", "", "What the names of joints and frames begin with, and an underscore, for several arms.",
+        lock=Lock.STARTED, is_name=True, source="franka_description's arm_prefix",
+    ),
+    Setting(
+        "tcp_frame", TCP_FRAME, "Name of the control frame in TF, after the prefix.",
+        lock=Lock.STARTED, is_name=True, source="one that franka_description has not",
     ),
     Setting(
         "mode", "osc", "Control law that turns targets into torques.",
@@ -234,6 +243,11 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     # Watchdogs.
     Setting(
+        "max_target_age", 0.5, "How old the stamp of a target may be, and how far in the future.",
+        unit="s", low=0.01, high=10.0,
+        source="ten periods of a 20 Hz policy; what comes later than that is of a situation that has passed",
+    ),
+    Setting(
         "torque_timeout", 0.1, "How old a torque target may be before the arm holds instead.",
         unit="s", low=0.002, high=1.0, effect=Effect.COMMAND, source="five periods of a 50 Hz policy",
     ),
@@ -328,6 +342,8 @@ class Settings:
         if setting is None:
             raise ConfigurationError(f"there is no setting {name!r}; there are: {', '.join(_BY_NAME)}")
         parsed = setting.parse(value)
+        if name == "tcp_frame" and parsed in ArmNames().links:
+            raise ConfigurationError(f"tcp_frame is {parsed!r}, which is one of the arm's links")
         if name == "tcp_in_flange" and abs(np.linalg.norm(parsed[3:]) - 1.0) > _QUATERNION_TOLERANCE:
             raise ConfigurationError(
                 f"tcp_in_flange has a quaternion with a norm of {np.linalg.norm(parsed[3:]):.3f}; allowed: 1"
@@ -402,6 +418,11 @@ class Settings:
         except FrankaError:
             self._not_taken.update(names)
             raise
+
+    @property
+    def names(self) -> ArmNames:
+        """What the joints and frames are called."""
+        return ArmNames(self["arm_prefix"], self["tcp_frame"])
 
     @property
     def mode(self) -> Mode:

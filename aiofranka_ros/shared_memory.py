@@ -15,6 +15,7 @@ how many it missed.
 
 from __future__ import annotations
 
+import bisect
 import mmap
 import os
 import zlib
@@ -127,6 +128,23 @@ class Ring:
         # What was overwritten during the copy, or is just being, is not to be trusted.
         intact = max(first, self.count - RING_CAPACITY + 1)
         return copies[intact - first :], count, intact - position
+
+    def at(self, time: int) -> Record | None:
+        """A copy of the cycle that was written nearest to ``time`` [ns, system clock]; ``None`` where there is none."""
+        count, stamps = self.count, self.records["written"]
+        oldest = max(0, count - RING_CAPACITY + 1)
+
+        def written(index: int) -> int:
+            return int(stamps[index % RING_CAPACITY])
+
+        after = oldest + bisect.bisect_left(range(oldest, count), time, key=written)
+        around = range(max(oldest, after - 1), min(after + 1, count))
+        if not around:
+            return None
+        nearest = min(around, key=lambda index: abs(written(index) - time))
+        record = self.records[nearest % RING_CAPACITY].copy()
+        # The oldest one may have been overwritten meanwhile.
+        return record if nearest > self.count - RING_CAPACITY else None
 
 
 class SharedMemory:

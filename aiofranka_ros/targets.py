@@ -2,13 +2,17 @@
 
 Used by the node, in its process and its one thread. A refused message changes nothing: the arm keeps its last
 target and holds it when no further one comes.
+
+A target in a frame of TF may be faster than the transform that it needs. It waits then, as nothing else does, and is
+tried again at every tick of the node until the transform has come or the target is too old.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,15 +21,19 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 
-from aiofranka_ros import conversions
+from aiofranka_ros import conversions, stamps
 from aiofranka_ros.control_client import ControlClient
-from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.errors import InvalidTarget, TransformMissing
+from aiofranka_ros.frames import Frames
+from aiofranka_ros.names import ArmNames
 from aiofranka_ros.records import Array, Mode, Record
 
 #: Only the newest target matters, and a best-effort subscription matches reliable publishers as well.
 TARGET_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
 #: Shortest time between two log messages about the same thing [s].
 LOG_PERIOD = 2.0
+#: Most targets that wait for transforms: each of them is looked at in every tick.
+_MOST_WAITING = 100
 
 
 class Owner(Protocol):
@@ -47,6 +55,33 @@ class Owner(Protocol):
         """Value of a parameter."""
 
 
+@dataclass
+class _Topic:
+    """One kind of targets.
+
+    :ivar name: after ``~/``.
+    :ivar modes: those that use them.
+    :ivar convert: from a message to fields of the commands.
+    """
+
+    name: str
+    modes: tuple[Mode, ...]
+    convert: Callable[[Any, ControlClient], dict[str, Array]]
+    order: stamps.Order = field(default_factory=stamps.Order)
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A target that waits for a transform.
+
+    :ivar until: how long it may [s, monotonic].
+    """
+
+    topic: _Topic
+    message: Any
+    until: float
+
+
 class TargetTopics:
     """Subscriptions of the node for the targets of every mode.
 
@@ -55,11 +90,15 @@ class TargetTopics:
 
     :param node: where to subscribe and log.
     :param owner: what the node knows of the arm.
+    :param frames: what is known of the frames of targets.
+    :param names: what the joints are called.
     """
 
-    def __init__(self, node: LifecycleNode, owner: Owner) -> None:
+    def __init__(self, node: LifecycleNode, owner: Owner, frames: Frames, names: ArmNames) -> None:
         self._node = node
         self._owner = owner
+        self._frames = frames
+        self._names = names
         #: Refused messages by reason, since the node was started.
         self.refused: Counter[str] = Counter()
         #: Targets that were cut off at a limit, since the node was started.
@@ -69,9 +108,23 @@ class TargetTopics:
         self._limited_before = 0
         self._target: dict[str, Array] = {}
         self._said: dict[tuple[str, str], float] = {}
-        self._subscribe("ee_desired", PoseStamped, (Mode.OSC,), conversions.pose_target)
-        self._subscribe("q_desired", JointState, (Mode.IMPEDANCE, Mode.PID), conversions.position_target)
-        self._subscribe("torque_desired", JointState, (Mode.TORQUE,), conversions.torque_target)
+        self._waiting: deque[_Waiting] = deque()
+        #: Which stretch of time between activations and switches of the mode the newest target came in.
+        self._stretch: tuple[ControlClient, int] | None = None
+        self._topics = [
+            self._subscribe(PoseStamped, _Topic("ee_desired", (Mode.OSC,), self._pose)),
+            self._subscribe(JointState, _Topic("q_desired", (Mode.IMPEDANCE, Mode.PID), self._position)),
+            self._subscribe(JointState, _Topic("torque_desired", (Mode.TORQUE,), self._torque)),
+        ]
+
+    def try_again(self) -> None:
+        """Look whether transforms have come that targets wait for; called at every tick while the arm is active."""
+        client = self._owner.active_client
+        if client is not None:
+            self._begin_stretch(client)
+        for _ in range(len(self._waiting)):
+            waiting = self._waiting.popleft()
+            self._take(waiting.topic, waiting.message, waiting.until)
 
     def check_limited(self, state: Record) -> None:
         """Say so where the control process had to cut a target off; called with every fresh ``state``."""
@@ -81,22 +134,69 @@ class TargetTopics:
             self._say("limited", *self._describe_limited(state))
         self._limited_before = count
 
-    def _subscribe(
-        self, name: str, kind: type, modes: tuple[Mode, ...], convert: Callable[[Any], dict[str, Array]]
-    ) -> None:
-        def take(message: Any) -> None:
-            try:
-                client = self._client_for(modes)
-                target = convert(message)
-            except InvalidTarget as error:
-                self.refused[error.reason] += 1
-                self._say(name, error.reason, f"refused a target on ~/{name}: {error}")
-                return
-            client.set_target(conversions.nanoseconds(message.header.stamp), **target)
+    def _subscribe(self, kind: type, topic: _Topic) -> _Topic:
+        self._node.create_subscription(kind, f"~/{topic.name}", lambda message: self._take(topic, message), TARGET_QOS)
+        return topic
+
+    def _take(self, topic: _Topic, message: Any, until: float | None = None) -> None:
+        """Pass a target on, or say why not.
+
+        :param until: how long it may wait for a transform [s, monotonic]; ``None``: it has just come.
+        """
+        stamp = conversions.nanoseconds(message.header.stamp)
+        try:
+            client = self._client_for(topic.modes)
+            self._begin_stretch(client)
+            if until is None:
+                until = self._wait_limit(topic, stamp)
+            topic.order.check(stamp)
+            target = topic.convert(message, client)
+        except TransformMissing as error:
+            if until is not None and time.monotonic() < until and len(self._waiting) < _MOST_WAITING:
+                self._waiting.append(_Waiting(topic, message, until))
+            else:
+                self._refuse(topic, error)
+        except InvalidTarget as error:
+            self._refuse(topic, error)
+        else:
+            client.set_target(stamp, **target)
+            topic.order.took(stamp)
             self._target = target
             self.accepted += 1
 
-        self._node.create_subscription(kind, f"~/{name}", take, TARGET_QOS)
+    def _refuse(self, topic: _Topic, error: InvalidTarget) -> None:
+        self.refused[error.reason] += 1
+        self._say(topic.name, error.reason, f"refused a target on ~/{topic.name}: {error}")
+
+    def _begin_stretch(self, client: ControlClient) -> None:
+        """Forget about what came before an activation or a switch of the mode."""
+        stretch = (client, int(client.commands["mode_id"]))
+        if stretch != self._stretch:
+            self._stretch = stretch
+            self._waiting.clear()
+            for topic in self._topics:
+                topic.order.forget()
+
+    def _wait_limit(self, topic: _Topic, stamp: int) -> float:
+        """How long a target that has just come may wait for a transform [s, monotonic].
+
+        :raises InvalidTarget: it is too old already, or too far in the future.
+        """
+        now, limit = self._node.get_clock().now().nanoseconds, self._owner.parameter("max_target_age")
+        # Beyond this, a clock was put back.
+        topic.order.forget(beyond=now + int(1e9 * limit))
+        return time.monotonic() + limit - max(0.0, stamps.age_of(stamp, now, limit))
+
+    def _pose(self, message: PoseStamped, client: ControlClient) -> dict[str, Array]:
+        header = message.header
+        target = conversions.pose_target(message)
+        return self._frames.to_base(target, header.frame_id, conversions.nanoseconds(header.stamp), client)
+
+    def _position(self, message: JointState, client: ControlClient) -> dict[str, Array]:
+        return conversions.position_target(message, self._names)
+
+    def _torque(self, message: JointState, client: ControlClient) -> dict[str, Array]:
+        return conversions.torque_target(message, self._names)
 
     def _client_for(self, modes: tuple[Mode, ...]) -> ControlClient:
         """The control process, if it takes targets of ``modes`` now.

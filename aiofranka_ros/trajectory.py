@@ -7,6 +7,7 @@ cycle.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,6 +89,7 @@ def plan(
     max_velocity: Array = VELOCITY_LIMIT,
     max_acceleration: Array = ACCELERATION_LIMIT,
     max_jerk: Array,
+    joints: Sequence[str] = JOINT_NAMES,
 ) -> Motion:
     """The fastest motion from a state to rest at ``goal`` within limits of velocity, acceleration and jerk.
 
@@ -101,9 +103,10 @@ def plan(
     :param max_velocity: [rad/s] (7,).
     :param max_acceleration: [rad/s²] (7,).
     :param max_jerk: [rad/s³] (7,).
+    :param joints: their names, for messages.
     :raises InvalidTarget: the goal lies outside the joint limits, or no such motion exists.
     """
-    check_goal(goal)
+    check_goal(goal, joints)
     velocity = np.minimum(max_velocity, _ENVELOPE_SHARE * VELOCITY_LIMIT + _ENVELOPE_SLACK)
     slower = np.ones(7)
     too_fast = np.zeros(7, dtype=np.bool_)
@@ -117,7 +120,7 @@ def plan(
         slower[too_fast] *= 0.85
     raise InvalidTarget(
         "no motion to this goal keeps "
-        + ", ".join(name for name, bad in zip(JOINT_NAMES, too_fast, strict=True) if bad)
+        + ", ".join(name for name, bad in zip(joints, too_fast, strict=True) if bad)
         + " slow enough near its position limit"
     )
 
@@ -129,14 +132,14 @@ def warm_up() -> None:
     first_outside(motion.times, motion.coefficients, np.eye(4), -far, far, -far[:3], far[:3], np.empty(3))
 
 
-def check_goal(goal: Array) -> None:
-    """Refuse a goal [rad] (7,) outside of the joints' position limits.
+def check_goal(goal: Array, joints: Sequence[str] = JOINT_NAMES) -> None:
+    """Refuse a goal [rad] (7,) outside of the position limits of ``joints``.
 
     :raises InvalidTarget: it names every joint that is outside, and its limits.
     """
     outside = [
         f"{name} = {value:.4f} rad is outside [{low:.4f}, {high:.4f}]"
-        for name, value, low, high in zip(JOINT_NAMES, goal, POSITION_LOWER, POSITION_UPPER, strict=True)
+        for name, value, low, high in zip(joints, goal, POSITION_LOWER, POSITION_UPPER, strict=True)
         if not low <= value <= high
     ]
     if outside:

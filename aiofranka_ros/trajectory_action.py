@@ -31,9 +31,9 @@ from trajectory_msgs.msg import JointTrajectoryPoint
 from aiofranka_ros import joint_trajectory
 from aiofranka_ros.conversions import WRONG_JOINTS, joint_order, nanoseconds
 from aiofranka_ros.errors import FrankaError, GoalMissed, InvalidTarget, MoveFailed, MoveReplaced, PathViolated
-from aiofranka_ros.fr3 import JOINT_NAMES
 from aiofranka_ros.joint_trajectory import JointTrajectory
 from aiofranka_ros.moves import REST_VELOCITY, MoveCancelled, Mover, Owner, Tolerance, TrajectoryGoal
+from aiofranka_ros.names import ArmNames
 from aiofranka_ros.records import Array, Record
 
 #: Name of the controller whose place this takes.
@@ -58,12 +58,14 @@ class TrajectoryAction:
     :param node: where to serve, subscribe and log.
     :param owner: what the node knows of the arm.
     :param mover: what moves the arm; whoever else has it replaces trajectories, and the other way round.
+    :param names: what the joints are called.
     """
 
-    def __init__(self, node: LifecycleNode, owner: Owner, mover: Mover) -> None:
+    def __init__(self, node: LifecycleNode, owner: Owner, mover: Mover, names: ArmNames) -> None:
         self._node = node
         self._owner = owner
         self._mover = mover
+        self._names = names
         self._pursued = 0
         #: Rejected goals and refused messages by reason, since the node was started.
         self.rejected: Counter[str] = Counter()
@@ -146,7 +148,7 @@ class TrajectoryAction:
             since = task.begin + float(state["motion_time"])
             message = FollowJointTrajectory.Feedback(
                 header=Header(stamp=self._node.get_clock().now().to_msg()),
-                joint_names=list(JOINT_NAMES),
+                joint_names=list(self._names.joints),
                 desired=_point(since, state["ref_q"], state["ref_dq"], state["ref_ddq"]),
                 actual=_point(since, state["q"], state["dq"]),
                 error=_point(since, state["ref_q"] - state["q"], state["ref_dq"] - state["dq"]),
@@ -191,7 +193,8 @@ class TrajectoryAction:
         """
         if goal.multi_dof_trajectory.points or goal.component_path_tolerance or goal.component_goal_tolerance:
             raise InvalidTarget("the arm has no joints with several degrees of freedom", reason=WRONG_JOINTS)
-        trajectory = _trajectory(goal.trajectory)
+        joints = self._names.joints
+        trajectory = _trajectory(goal.trajectory, joints)
         stamp = nanoseconds(goal.trajectory.header.stamp)
 
         def elapsed() -> float:
@@ -204,9 +207,9 @@ class TrajectoryAction:
         goal_time = nanoseconds(goal.goal_time_tolerance) / _NANOSECONDS
         return TrajectoryGoal(
             trajectory,
-            _tolerance(goal.path_tolerance, "path_tolerance", position=path or np.inf, velocity=np.inf),
+            _tolerance(goal.path_tolerance, "path_tolerance", joints, position=path or np.inf, velocity=np.inf),
             _tolerance(
-                goal.goal_tolerance, "goal_tolerance",
+                goal.goal_tolerance, "goal_tolerance", joints,
                 position=self._owner.parameter("move_tolerance"), velocity=REST_VELOCITY,
             ),
             _limit(goal_time, "goal_time_tolerance", self._owner.parameter("move_settle_time")),
@@ -214,15 +217,15 @@ class TrajectoryAction:
         )  # fmt: skip
 
 
-def _trajectory(message: TrajectoryMessage) -> JointTrajectory:
-    """The points of ``message``, joint 1 first, whatever its order; efforts are not used.
+def _trajectory(message: TrajectoryMessage, joints: Sequence[str]) -> JointTrajectory:
+    """The points of ``message`` for ``joints``, joint 1 first, whatever its order; efforts are not used.
 
     Velocities, and accelerations, count where every point has them.
 
     :raises InvalidTarget: joints are missing, unknown or named twice, a point has another number of values than there
         are joints, or what :meth:`.JointTrajectory.check` refuses.
     """
-    order = joint_order(message.joint_names)
+    order = joint_order(message.joint_names, joints)
 
     def rows(field: str) -> Array | None:
         values = [getattr(point, field) for point in message.points]
@@ -236,23 +239,25 @@ def _trajectory(message: TrajectoryMessage) -> JointTrajectory:
     positions = rows("positions")
     assert positions is not None  # An empty row was refused.
     times = np.array([nanoseconds(point.time_from_start) / _NANOSECONDS for point in message.points])
-    trajectory = JointTrajectory(times, positions, rows("velocities"), rows("accelerations"))
+    trajectory = JointTrajectory(times, positions, rows("velocities"), rows("accelerations"), joints)
     trajectory.check()
     return trajectory
 
 
-def _tolerance(given: Sequence[JointTolerance], field: str, *, position: float, velocity: float) -> Tolerance:
+def _tolerance(
+    given: Sequence[JointTolerance], field: str, joints: Sequence[str], *, position: float, velocity: float
+) -> Tolerance:
     """The tolerances of a goal where it gives some, else those of the node.
 
     Accelerations are not measured, so nothing can violate their tolerances.
 
     :raises InvalidTarget: one of them is not allowed, or of an unknown joint.
     """
-    tolerance = Tolerance(np.full(7, position), np.full(7, velocity))
+    tolerance = Tolerance(np.full(7, position), np.full(7, velocity), joints)
     for joint in given:
-        if joint.name not in JOINT_NAMES:
+        if joint.name not in joints:
             raise InvalidTarget(f"{field} names the unknown joint {joint.name!r}", reason=WRONG_JOINTS)
-        index = JOINT_NAMES.index(joint.name)
+        index = joints.index(joint.name)
         what = f"{field} of {joint.name}"
         tolerance.position[index] = _limit(joint.position, f"{what}, position,", position)
         tolerance.velocity[index] = _limit(joint.velocity, f"{what}, velocity,", velocity)

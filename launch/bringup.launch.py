@@ -3,6 +3,8 @@
     ros2 launch aiofranka_ros bringup.launch.py                          # a simulated arm
     ros2 launch aiofranka_ros bringup.launch.py robot_ip:=172.16.0.2
 
+``two_arms.launch.py`` does that twice.
+
 The launch ends with the node: with exit status 0 where the node ended with 0, else with 1, which is all that launch can
 say. The node is an ordinary ``Node`` action and starts itself through ``autostart``, because ``LifecycleNode`` got an
 argument for that only with Kilted; ``ros2 lifecycle`` works on it all the same.
@@ -26,13 +28,17 @@ from launch.conditions import IfCondition
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.events.process import ProcessExited
-from launch.substitutions import Command, LaunchConfiguration
+from launch.substitutions import Command, LaunchConfiguration, PythonExpression
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 SHARE = get_package_share_directory("aiofranka_ros")
+#: As a string whatever it looks like: launch would read ``on`` as a truth value.
+ARM_PREFIX = ParameterValue(LaunchConfiguration("arm_prefix"), value_type=str)
+#: The frame that RViz shows everything in.
+BASE_FRAME = PythonExpression(["'_'.join(filter(None, ('", LaunchConfiguration("arm_prefix"), "', 'fr3_link0')))"])
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -46,6 +52,12 @@ def generate_launch_description() -> LaunchDescription:
             ),
             DeclareLaunchArgument(
                 "namespace", default_value="", description="namespace of the node, for more than one arm"
+            ),
+            DeclareLaunchArgument(
+                "arm_prefix",
+                default_value="",
+                description="what the names of joints and frames begin with, for more than one arm; wins over the "
+                "configuration files",
             ),
             DeclareLaunchArgument(
                 "mode",
@@ -81,7 +93,10 @@ def generate_launch_description() -> LaunchDescription:
                 name="franka_gripper",
                 namespace=LaunchConfiguration("namespace"),
                 # A simulated arm's address the node learns from the arm's.
-                parameters=[LaunchConfiguration("gripper_config_file"), {"robot_ip": LaunchConfiguration("robot_ip")}],
+                parameters=[
+                    LaunchConfiguration("gripper_config_file"),
+                    {"robot_ip": LaunchConfiguration("robot_ip"), "arm_prefix": ARM_PREFIX},
+                ],
                 output="screen",
                 emulate_tty=True,
                 condition=IfCondition(LaunchConfiguration("gripper")),
@@ -91,7 +106,7 @@ def generate_launch_description() -> LaunchDescription:
                 package="rviz2",
                 executable="rviz2",
                 namespace=LaunchConfiguration("namespace"),
-                arguments=["-d", os.path.join(SHARE, "config", "bringup.rviz")],
+                arguments=["-d", os.path.join(SHARE, "config", "bringup.rviz"), "-f", BASE_FRAME],
                 condition=IfCondition(LaunchConfiguration("rviz")),
             ),
         ]
@@ -102,6 +117,7 @@ def _node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The node, with what was given on the command line on top of its configuration file."""
     given = {name: context.launch_configurations[name] for name in ("robot_ip", "mode")}
     overrides: dict[str, Any] = {name: value for name, value in given.items() if value}
+    overrides["arm_prefix"] = ARM_PREFIX
     overrides["autostart"] = context.launch_configurations["autostart"] == "true"
     node = Node(
         package="aiofranka_ros",
@@ -130,7 +146,7 @@ def _robot_description(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if missing:
         return [LogInfo(msg=f"no robot description is published, for lack of: {', '.join(missing)}")]
     model = os.path.join(get_package_share_directory("franka_description"), "robots", "fr3", "fr3.urdf.xacro")
-    urdf = Command(["xacro ", model, " hand:=false"])
+    urdf = Command(["xacro ", model, " hand:=false arm_prefix:=", LaunchConfiguration("arm_prefix")])
     return [
         Node(
             package="robot_state_publisher",

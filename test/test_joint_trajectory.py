@@ -12,6 +12,8 @@ from aiofranka_ros import fr3, joint_trajectory, trajectory
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.fr3 import HOME
 from aiofranka_ros.joint_trajectory import ArmState, JointTrajectory, fit, join, remainder
+from aiofranka_ros.moves import Goal, Tolerance
+from aiofranka_ros.names import ArmNames
 from aiofranka_ros.records import MAX_SEGMENTS
 from aiofranka_ros.trajectory import Motion, plan
 
@@ -320,3 +322,19 @@ def test_an_arm_that_is_too_far_away_to_enter_is_told_so():
     with pytest.raises(InvalidTarget, match="cannot enter it from where it is, 2.6.* fr3_joint1") as refused:
         join(JointTrajectory(np.array([0.0]), q[np.newaxis]), far, 0.0)
     assert refused.value.reason == "too far away"
+
+
+def test_messages_name_the_joints_of_the_arm_that_is_meant() -> None:
+    joints = ArmNames("left").joints
+    with pytest.raises(InvalidTarget, match="left_fr3_joint7 = 3.5000 rad at point 0"):
+        JointTrajectory(np.array([1.0]), np.array([[*HOME[:6], 3.5]]), joints=joints).check()
+    too_fast = JointTrajectory(np.array([0.1]), HOME[np.newaxis] + 0.5, joints=joints)
+    with pytest.raises(InvalidTarget, match="^left_fr3_joint"):
+        join(too_fast, AT_HOME, 0.0)
+    with pytest.raises(InvalidTarget, match="beside it at left_fr3_joint"):
+        join(JointTrajectory(np.array([0.0]), HOME[np.newaxis] + 2.0, joints=joints), AT_HOME, 0.0)
+    state = {"q": HOME, "dq": REST, "ref_q": HOME + 0.1, "ref_dq": REST}
+    assert Tolerance(np.full(7, 0.01), np.full(7, 0.01), joints).violations(state).startswith("left_fr3_joint1 by")
+    assert Goal(HOME + 0.1, REST, 0.01, joints).missing(state).startswith("left_fr3_joint1 by")
+    with pytest.raises(InvalidTarget, match="left_fr3_joint1 = 9.0000 rad is outside"):
+        plan(HOME, np.full(7, 9.0), max_jerk=np.full(7, 100.0), joints=joints)

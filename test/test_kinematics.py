@@ -17,10 +17,10 @@ configurations = st.tuples(
 rotations = st.tuples(angles, angles, angles).map(lambda v: Rotation.from_rotvec(v))
 
 
-def chain(q: np.ndarray) -> np.ndarray:
-    """The flange's pose by multiplying one homogeneous matrix for each joint."""
+def chain(q: np.ndarray, link: int = 8) -> np.ndarray:
+    """A link's pose by multiplying one homogeneous matrix for each joint; the last one is the flange."""
     pose = np.eye(4)
-    for i in range(8):
+    for i in range(link):
         step = np.eye(4)
         step[:3, 3] = fr3.JOINT_ORIGIN[i]
         turn = Rotation.from_euler("x", fr3.JOINT_ROLL[i])
@@ -47,6 +47,11 @@ def tool() -> np.ndarray:
 @given(configurations)
 def test_the_flange_is_where_the_product_of_the_joints_puts_it(q):
     np.testing.assert_allclose(kinematics.control_frame(q), chain(q), atol=1e-12)
+
+
+@given(configurations, st.integers(0, 8))
+def test_a_link_is_where_the_product_of_the_joints_before_it_puts_it(q, link):
+    np.testing.assert_allclose(kinematics.link_pose(q, link), chain(q, link), atol=1e-12)
 
 
 def test_at_zero_the_flange_is_where_the_datasheet_draws_it():

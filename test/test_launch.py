@@ -1,7 +1,7 @@
-"""The launch file: what it offers, and, where ``launch`` is installed, that it does so.
+"""The launch files: what they offer, and, where ``launch`` is installed, that they do so.
 
-PyPI has no ``launch``. Where it is missing, the tests that run the launch file are skipped and say so; the others read
-it, and what it starts is what the other tests start without it.
+PyPI has no ``launch``. Where it is missing, the tests that run the launch files are skipped and say so; the others read
+them, and what they start is what the other tests start without them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ import yaml
 from node_harness import PATIENCE, ROOT, Client, alive, descendants, wait_until
 
 LAUNCH_FILE = ROOT / "launch" / "bringup.launch.py"
+TWO_ARMS = ROOT / "launch" / "two_arms.launch.py"
 ARGUMENTS = {
     "robot_ip": "sim",
     "namespace": "",
+    "arm_prefix": "",
     "mode": "",
     "config_file": None,
     "autostart": "true",
@@ -85,12 +87,12 @@ def test_rviz_shows_the_topics_of_the_node() -> None:
 class Launch:
     """A running launch, and all that it says."""
 
-    def __init__(self, prefix: Path, *arguments: str) -> None:
+    def __init__(self, prefix: Path, *arguments: str, file: Path = LAUNCH_FILE) -> None:
         self._log = prefix / "launch.log"
         paths = [str(prefix), os.environ.get("AMENT_PREFIX_PATH", "")]
         with self._log.open("w") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", RUNNER, str(LAUNCH_FILE), *arguments],
+                [sys.executable, "-c", RUNNER, str(file), *arguments],
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 env=os.environ
@@ -101,9 +103,10 @@ class Launch:
     def log(self) -> str:
         return self._log.read_text()
 
-    def says(self, text: str) -> bool:
-        """Whether ``text`` appears in time."""
-        return wait_until(lambda: text in self.log or self.process.poll() is not None) and text in self.log
+    def says(self, text: str, times: int = 1) -> bool:
+        """Whether ``text`` appears so often in time."""
+        wait_until(lambda: self.log.count(text) >= times or self.process.poll() is not None)
+        return self.log.count(text) >= times
 
     def close(self) -> None:
         """End it, if it still runs."""
@@ -118,7 +121,8 @@ def prefix(tmp_path: Path) -> Path:
     share, index = tmp_path / "share", tmp_path / "share" / "ament_index" / "resource_index" / "packages"
     index.mkdir(parents=True)
     (index / "aiofranka_ros").touch()
-    shutil.copytree(ROOT / "config", share / "aiofranka_ros" / "config")
+    for folder in ("config", "launch"):
+        shutil.copytree(ROOT / folder, share / "aiofranka_ros" / folder)
     executables = tmp_path / "lib" / "aiofranka_ros"
     executables.mkdir(parents=True)
     for name in ("node", "gripper_node"):
@@ -176,6 +180,27 @@ def test_a_node_that_dies_ends_the_launch_with_an_error(launch: Launch) -> None:
 def test_a_node_that_is_asked_to_end_ends_the_launch_without_one(launch: Launch) -> None:
     os.kill(node_of(launch), signal.SIGTERM)
     assert launch.process.wait(PATIENCE) == 0, launch.log
+
+
+@needs_launch
+def test_two_arms_come_up_in_namespaces_and_with_prefixes_of_their_own_and_end_together(prefix: Path) -> None:
+    launch = Launch(prefix, "mode:=impedance", "right_arm_prefix:=on", file=TWO_ARMS)
+    clients: list[Client] = []
+    try:
+        assert launch.says("the arm holds; mode impedance", times=2), launch.log
+        assert launch.says("connected to the gripper at", times=2), launch.log
+        for side, arm_prefix in (("left", "left"), ("right", "on")):
+            clients.append(client := Client(f"/{side}/aiofranka"))
+            assert client.becomes("active")
+            assert client.get("arm_prefix") == arm_prefix
+            assert client.spin_until(lambda: client.joint_states)
+            assert client.joint_states[-1].name[0] == f"{arm_prefix}_fr3_joint1"
+        os.kill(launch.process.pid, signal.SIGINT)
+        assert launch.process.wait(PATIENCE) == 0, launch.log
+    finally:
+        for client in clients:
+            client.close()
+        launch.close()
 
 
 @needs_launch

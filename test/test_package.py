@@ -29,15 +29,17 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 LAYERS = """
     errors console worker_threads offload loop_guard
     array_transport remote_protocol remote_worker remote_process isolation
-    records fr3 kinematics limits reference laws trajectory joint_trajectory control_cycle shared_memory
+    records names fr3 kinematics limits reference laws trajectory joint_trajectory control_cycle shared_memory
     arm hand control_loop control_process control_client simulation_hand simulation_model simulation warm_up
     setting settings driver moves gripper link robot_interface controller
-    descriptors parameters conversions targets diagnostics hold move_action trajectory_action
+    descriptors parameters conversions frames stamps targets diagnostics hold move_action trajectory_action
     robot_state robot_services recovery_action node ros_client ros_interface
     gripper_parameters gripper_actions gripper_node
     demo_policy demo_evaluation demo_screen demo
 """.split()
 FIRST_LAYER_WITH_ROS = "descriptors"
+#: Packages that modules are in, where the names differ.
+PACKAGES = {"tf2_ros": "tf2_ros_py"}
 ROS_MODULE = re.compile(r"rclpy|launch(_ros)?|tf2_ros|ament_index_python|\w+_(msgs|srvs|interfaces)")
 
 
@@ -114,7 +116,7 @@ def test_everything_that_is_imported_is_declared() -> None:
     for module in MODULES:
         for name in {imported.split(".")[0] for imported in imports_of(tree_of(module))}:
             if ROS_MODULE.fullmatch(name):
-                undeclared |= {name} - manifest_names
+                undeclared |= {PACKAGES.get(name, name)} - manifest_names
             elif name not in sys.stdlib_module_names:
                 undeclared |= {name} - requirements() - {"aiofranka_ros"}
     assert not undeclared

@@ -21,7 +21,7 @@ from aiofranka_ros.errors import ConfigurationError
 from aiofranka_ros.parameters import Parameters
 from aiofranka_ros.records import COMMANDS, Mode, new
 from aiofranka_ros.setting import Effect, Lock, Setting
-from aiofranka_ros.settings import SETTINGS
+from aiofranka_ros.settings import SETTINGS, Settings
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "fr3.yaml"
 BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -108,6 +108,9 @@ def test_the_modes_are_those_of_the_control_process() -> None:
         ("realtime_priority", 1.5, "realtime_priority is 1.5, which is not whole"),
         ("mode", "gravity", "mode is 'gravity'; allowed: one of osc, impedance, pid, torque"),
         ("robot_ip", " ", "robot_ip is ' '; allowed: not empty"),
+        ("arm_prefix", "left arm", "arm_prefix is 'left arm'; allowed: a letter, then letters, digits and _; or empty"),
+        ("arm_prefix", "2nd", "arm_prefix is '2nd'"),
+        ("tcp_frame", "", "tcp_frame is ''; allowed: a letter, then letters, digits and _"),
         ("smooth_targets", 1, "smooth_targets is 1; allowed: true or false"),
         ("smooth_targets", None, "smooth_targets is None"),
     ],
@@ -149,6 +152,12 @@ def test_what_cannot_change_in_a_state_says_what_to_do(node: Node, parameters: P
         assert change(node, kp=[500.0] * 7) == ""
     finally:
         reached[0] = Lock.STARTED
+
+
+def test_the_control_frame_cannot_be_called_as_a_link_of_the_arm() -> None:
+    with pytest.raises(ConfigurationError, match="tcp_frame is 'fr3_link8', which is one of the arm's links"):
+        Settings(tcp_frame="fr3_link8")
+    assert Settings(arm_prefix="left", tcp_frame="tip").names.tcp == "left_tip"
 
 
 def test_a_control_frame_needs_a_unit_quaternion(node: Node, parameters: Parameters) -> None:

@@ -54,6 +54,8 @@ def default(setting: Setting) -> str:
     value = setting.default
     if isinstance(value, bool):
         return str(value).lower()
+    if value == "":
+        return "empty"
     if not isinstance(value, tuple):
         return f"{value:g}" if isinstance(value, float) else f"{value}"
     if len(set(value)) == 1:

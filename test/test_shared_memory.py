@@ -104,6 +104,24 @@ def test_a_reader_of_the_ring_that_is_too_slow_is_told_what_it_missed(memory):
     assert list(records["time"]) == list(range(missed, position))
 
 
+@pytest.mark.parametrize("cycles", [50, RING_CAPACITY + 100])
+def test_the_ring_has_the_cycle_nearest_to_a_time(memory, cycles):
+    assert memory.cycles.at(0) is None
+    for number in range(cycles):
+        record = memory.cycles.next()
+        record["time"], record["written"] = number, 1_000_000 * number
+        memory.cycles.commit()
+    newest = cycles - 1
+    for when, expected in (
+        (1e6 * (newest - 20), newest - 20),
+        (1e6 * (newest - 20) + 4e5, newest - 20),
+        (1e6 * (newest - 20) + 6e5, newest - 19),
+        (1e6 * (newest + 20), newest),
+        (-1e6, max(0, cycles - RING_CAPACITY + 1)),
+    ):
+        assert memory.cycles.at(int(when))["time"] == expected
+
+
 def test_an_observer_reads_along_and_cannot_write(memory):
     memory.commands.write(new(COMMANDS))
     with SharedMemory.observe(memory.address) as observer:

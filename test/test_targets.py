@@ -1,0 +1,115 @@
+"""Targets that are faster than the transforms they need; TF is played here, because PyPI has none.
+
+``test_frames.py`` has the same with the real one, where it is installed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import rclpy
+from geometry_msgs.msg import PoseStamped
+from rclpy.context import Context
+from rclpy.lifecycle import LifecycleNode
+
+from aiofranka_ros.errors import TransformMissing
+from aiofranka_ros.names import FR3
+from aiofranka_ros.targets import TargetTopics
+
+
+class Arm:
+    """What targets need of the node and of its frames; TF is known once ``known`` is set."""
+
+    def __init__(self) -> None:
+        self.known = self.moving = False
+        self.parameters: dict[str, Any] = {"mode": "osc", "max_target_age": 0.2}
+        self.passed_on: list[float] = []
+        self.active_client: Any = SimpleNamespace(
+            commands={"mode_id": 1},
+            set_target=lambda stamp, **target: self.passed_on.append(target["target_position"][0]),
+        )
+
+    def parameter(self, name: str) -> Any:
+        return self.parameters[name]
+
+    def to_base(self, target: Any, frame: str, stamp: int, client: Any) -> Any:
+        if not self.known and frame == "camera":
+            raise TransformMissing("not yet", reason="unknown frame")
+        return target
+
+
+@pytest.fixture
+def arm() -> Arm:
+    return Arm()
+
+
+@pytest.fixture
+def targets(arm: Arm) -> Iterator[TargetTopics]:
+    context = Context()
+    rclpy.init(context=context)
+    node = LifecycleNode("targets", context=context, use_global_arguments=False)
+    yield TargetTopics(node, arm, arm, FR3)  # type: ignore[arg-type]
+    node.destroy_node()
+    context.try_shutdown()
+
+
+def send(targets: TargetTopics, number: int, frame: str = "camera", *, stamped: bool = True) -> None:
+    message = PoseStamped()
+    message.header.frame_id = frame
+    if stamped:
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(time.time_ns(), 1_000_000_000)
+    message.pose.position.x, message.pose.orientation.w = float(number), 1.0
+    targets._take(targets._topics[0], message)
+
+
+def test_targets_that_wait_are_passed_on_in_their_order_once_tf_knows(arm: Arm, targets: TargetTopics) -> None:
+    for number in range(3):
+        send(targets, number)
+    targets.try_again()
+    assert arm.passed_on == [] and not targets.refused
+    arm.known = True
+    targets.try_again()
+    targets.try_again()
+    assert arm.passed_on == [0.0, 1.0, 2.0] and targets.accepted == 3
+
+
+@pytest.mark.parametrize("stamped", [True, False])
+def test_a_target_that_waited_too_long_is_refused_for_what_was_missing(
+    arm: Arm, targets: TargetTopics, stamped: bool
+) -> None:
+    send(targets, 1, stamped=stamped)
+    deadline = time.monotonic() + 5.0
+    while not targets.refused and time.monotonic() < deadline:
+        targets.try_again()
+    assert targets.refused == {"unknown frame": 1}
+    arm.known = True
+    targets.try_again()
+    assert arm.passed_on == []
+
+
+def test_a_target_that_waits_is_overtaken_by_a_newer_one_that_need_not(arm: Arm, targets: TargetTopics) -> None:
+    send(targets, 1)
+    send(targets, 2, frame="")
+    arm.known = True
+    targets.try_again()
+    assert arm.passed_on == [2.0] and targets.refused == {"out of order": 1}
+
+
+def test_what_waits_is_forgotten_when_the_mode_is_switched_or_the_arm_activated(
+    arm: Arm, targets: TargetTopics
+) -> None:
+    send(targets, 1)
+    arm.active_client.commands["mode_id"] += 1
+    arm.known = True
+    targets.try_again()
+    assert arm.passed_on == [] and not targets.refused
+
+
+def test_no_more_wait_than_can_be_looked_at_in_every_tick(arm: Arm, targets: TargetTopics) -> None:
+    for number in range(150):
+        send(targets, number, stamped=False)
+    assert targets.refused["unknown frame"] == 50

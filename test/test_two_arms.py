@@ -1,0 +1,259 @@
+"""Two arms at once, each with its node and its gripper's, in a namespace and with a prefix of its own.
+
+``TWO_ARMS_SECONDS`` says for how long they move [s], a few by default; ``make bench-two-arms`` lets them for a minute.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from control_msgs.action import FollowJointTrajectory
+from geometry_msgs.msg import PoseStamped
+from node_harness import Client, NodeProcess, started
+from rclpy.action import ActionClient, get_action_server_names_and_types_by_node
+from rclpy.qos import qos_profile_sensor_data
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from aiofranka_ros.fr3 import HOME
+from aiofranka_ros.names import ArmNames
+
+SECONDS = float(os.environ.get("TWO_ARMS_SECONDS", "4"))
+SIDES = ("left", "right")
+#: Topics that all nodes of a graph share.
+GRAPH_WIDE = {"/tf", "/tf_static", "/diagnostics", "/rosout", "/parameter_events", "/clock"}
+
+
+class Gripper(NodeProcess):
+    """A gripper's node."""
+
+    MODULE, NAME = "aiofranka_ros.gripper_node", "franka_gripper"
+
+
+class Arm(NamedTuple):
+    """One arm: its node, and a client of it."""
+
+    process: NodeProcess
+    client: Client
+
+
+@pytest.fixture(scope="module")
+def arms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Arm]]:
+    """Two active arms, which come up at the same time."""
+    folder = tmp_path_factory.mktemp("arms")
+    with ExitStack() as stack:
+        found = {}
+        for side in SIDES:
+            node = started(folder, namespace=side, arm_prefix=side, autostart=True, diagnostics_rate=10.0)
+            found[side] = Arm(*stack.enter_context(node))
+        for arm in found.values():
+            assert arm.client.becomes("active"), arm.process.log
+        yield found
+
+
+# No name in common.
+
+
+def names_in(message: Any) -> Iterator[str]:
+    """The frames, joints and statuses that a message names, however deep."""
+    for field in message.get_fields_and_field_types():
+        value = getattr(message, field)
+        if field in ("frame_id", "child_frame_id") and value:
+            yield value
+        elif field in ("name", "joint_names"):
+            yield from [value] if isinstance(value, str) else value
+        elif hasattr(value, "get_fields_and_field_types"):
+            yield from names_in(value)
+        elif isinstance(value, list) and value and hasattr(value[0], "get_fields_and_field_types"):
+            for element in value:
+                yield from names_in(element)
+
+
+def offered(client: Client, side: str) -> dict[str, set[str]]:
+    """Names of the nodes of one arm, and of their topics, services and actions, as far as they are discovered."""
+    graph, namespace = client.node, f"/{side}"
+    found: dict[str, set[str]] = {"nodes": set(), "topics": set(), "services": set(), "actions": set()}
+    for node in {name for name, where in graph.get_node_names_and_namespaces() if where == namespace}:
+        found["nodes"].add(f"{namespace}/{node}")
+        for kind, names in (
+            ("topics", graph.get_publisher_names_and_types_by_node(node, namespace)),
+            ("topics", graph.get_subscriber_names_and_types_by_node(node, namespace)),
+            ("services", graph.get_service_names_and_types_by_node(node, namespace)),
+            ("actions", get_action_server_names_and_types_by_node(graph, node, namespace)),
+        ):
+            found[kind].update(name for name, _ in names)
+    return found
+
+
+@pytest.fixture(scope="module")
+def grippers(arms: dict[str, Arm], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The grippers of both arms, connected."""
+    folder = tmp_path_factory.mktemp("grippers")
+    with ExitStack() as stack:
+        processes = [Gripper(folder / f"{side}.log", side, arm_prefix=side) for side in SIDES]
+        for process in processes:
+            stack.callback(process.close)
+        for process in processes:
+            assert process.says("connected to the gripper"), process.log
+        yield
+
+
+def test_two_arms_have_no_name_in_common(arms: dict[str, Arm], grippers: None) -> None:
+    client = arms["left"].client
+
+    def discovered() -> bool:
+        left, right = (offered(client, side) for side in SIDES)
+        # What one has, the other has too, in its namespace.
+        return len(left["nodes"]) == 2 and all(
+            {name.replace("/left/", "/right/") for name in left[kind]} == right[kind] for kind in left
+        )
+
+    assert client.spin_until(discovered), [offered(client, side) for side in SIDES]
+    left, right = (offered(client, side) for side in SIDES)
+    assert left["topics"] & right["topics"] <= GRAPH_WIDE and {"/tf", "/diagnostics"} <= left["topics"]
+    for kind in ("nodes", "services", "actions"):
+        assert left[kind] and not left[kind] & right[kind]
+    assert {"/left/aiofranka/move", "/left/franka_gripper/grasp"} <= left["actions"]
+
+
+def test_what_messages_name_begins_with_the_prefix_of_the_arm(arms: dict[str, Arm], grippers: None) -> None:
+    client = arms["left"].client
+    named: dict[str, set[str]] = {}
+    heard: list[Any] = []
+    for side in SIDES:
+        for node in ("aiofranka", "franka_gripper"):
+            for topic, (kind, *_) in client.node.get_publisher_names_and_types_by_node(node, f"/{side}"):
+                if topic in ("/rosout", "/parameter_events") or "/_action/" in topic or topic in named:
+                    continue
+                package, _, message_type = kind.split("/")
+                named[topic] = set()
+                heard.append(
+                    client.node.create_subscription(
+                        getattr(importlib.import_module(f"{package}.msg"), message_type),
+                        topic,
+                        lambda message, names=named[topic]: names.update(names_in(message)),
+                        qos_profile_sensor_data,
+                    )
+                )
+    try:
+        busy = [f"/{side}/{topic}" for side in SIDES for topic in ("joint_states", "franka_gripper/joint_states")]
+        assert client.spin_until(lambda: all(named[topic] for topic in busy))
+        client.spin_for(0.5)
+    finally:
+        for subscription in heard:
+            client.node.destroy_subscription(subscription)
+    arm_names = {side: ArmNames(side) for side in SIDES}
+    for side, names in arm_names.items():
+        assert named[f"/{side}/joint_states"] == {names.base, *names.joints}
+        assert named[f"/{side}/franka_gripper/joint_states"] == set(names.fingers)
+        of_the_arm = [topic for topic in named if topic.startswith(f"/{side}/")]
+        assert not [name for topic in of_the_arm for name in named[topic] if not name.startswith(f"{side}_")]
+    assert named["/tf"] == {name for names in arm_names.values() for name in (names.base, names.tcp)}
+    statuses = {name for name in named["/diagnostics"] if ": " in name}
+    assert {name.partition("/")[0] for name in statuses} == set(SIDES)
+
+
+def test_the_names_of_the_other_arm_are_refused(arms: dict[str, Arm]) -> None:
+    process, client = arms["left"]
+    follow = ActionClient(client.node, FollowJointTrajectory, "/left/fr3_arm_controller/follow_joint_trajectory")
+    try:
+        assert client.spin_until(follow.server_is_ready)
+        for side, accepted in (("right", False), ("left", True)):
+            trajectory = JointTrajectory(joint_names=list(ArmNames(side).joints))
+            point = JointTrajectoryPoint(positions=client.q.tolist())
+            point.time_from_start.sec = 1
+            trajectory.points.append(point)
+            goal = FollowJointTrajectory.Goal(trajectory=trajectory)
+            handle = client.result(follow.send_goal_async(goal))
+            assert handle.accepted == accepted
+            if accepted:
+                assert client.outcome(handle).result.error_code == FollowJointTrajectory.Result.SUCCESSFUL
+    finally:
+        follow.destroy()
+    assert "unknown joint right_fr3_joint1" in process.log and "missing joint left_fr3_joint1" in process.log
+    assert not client.send_goal([*HOME[:6], 3.5]).accepted
+    assert process.says("left_fr3_joint7 = 3.5000 rad is outside")
+    outcome = client.outcome(client.send_goal(HOME + 0.01, tolerance=1e-6))
+    assert "missed the goal: left_fr3_joint" in outcome.result.error_message
+
+
+@pytest.mark.parametrize("frame", ["right_fr3_link0", "base"])
+def test_the_frame_of_another_arm_is_not_taken_for_the_own_one(arms: dict[str, Arm], frame: str) -> None:
+    """Nor ``base``, which is the root that the descriptions of all arms have in common."""
+    client = arms["left"].client
+    before = int(client.diagnostics("targets")[1].get("refused: unknown frame", 0))
+    target = client.pose
+    target.header.frame_id, target.header.stamp = frame, Time()
+    client.publish("ee_desired", target)
+    assert client.spin_until(
+        lambda: int(client.diagnostics("targets")[1].get("refused: unknown frame", 0)) > before, 10.0
+    )
+
+
+# Moving at once.
+
+
+class Circle:
+    """Targets for one arm on a circle of 4 cm radius around where it is, at 0.5 Hz, and what becomes of them."""
+
+    RADIUS, PERIOD = 0.04, 2.0
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.target: PoseStamped = client.pose
+        self.centre = client.position - [0.0, 0.0, self.RADIUS]
+        self.before = self._figures()
+        self._begin = time.monotonic()
+
+    def step(self) -> None:
+        """Publish the target that is due."""
+        angle = 2.0 * np.pi * (time.monotonic() - self._begin) / self.PERIOD
+        p = self.target.pose.position
+        p.y = self.centre[1] + self.RADIUS * np.sin(angle)
+        p.z = self.centre[2] + self.RADIUS * np.cos(angle)
+        self.target.header.stamp = self.client.node.get_clock().now().to_msg()
+        self.client.publish("ee_desired", self.target)
+
+    def result(self) -> dict[str, float]:
+        """How many cycles the robot counted since the beginning, how many it lost, and how far the arm went."""
+        after, positions = (
+            self._figures(),
+            [[getattr(m.pose.position, axis) for axis in "xyz"] for m in self.client.poses],
+        )
+        return {
+            **{key: after[key] - self.before[key] for key in ("cycles", "cycles lost")},
+            "success rate min": after["success rate min"],
+            "width of the circle": float(np.ptp(np.array(positions)[:, 1])),
+        }
+
+    def _figures(self) -> dict[str, float]:
+        _, values = self.client.diagnostics("control loop")
+        return {key: float(values[key]) for key in ("cycles", "cycles lost", "success rate min")}
+
+
+@pytest.mark.timeout(120 + 2 * SECONDS)
+def test_two_arms_move_at_once_and_neither_loses_a_cycle(arms: dict[str, Arm]) -> None:
+    for arm in arms.values():
+        assert arm.client.set(mode="osc") == ""
+        assert arm.client.rests()
+    circles = {side: Circle(arm.client) for side, arm in arms.items()}
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        for circle in circles.values():
+            circle.step()
+            circle.client.spin_for(0.01)
+    results = {side: circle.result() for side, circle in circles.items()}
+    sys.stdout.write(f"{SECONDS:g} s: {results}\n")  # Seen with `pytest -s`, or where the test fails.
+    for result in results.values():
+        assert result["cycles"] > 900 * SECONDS
+        assert result["cycles lost"] == 0
+        # A compliant arm follows with a lag, on a circle that is not much smaller.
+        assert 1.5 * Circle.RADIUS < result["width of the circle"] < 2.5 * Circle.RADIUS
