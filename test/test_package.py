@@ -27,16 +27,18 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # Each module may import those before it. A new one gets the place that its purpose gives it.
 LAYERS = """
-    errors console worker_threads offload loop_guard
+    errors problem console worker_threads offload loop_guard
     array_transport remote_protocol remote_worker remote_process isolation
     records fr3 kinematics limits reference laws trajectory joint_trajectory control_cycle shared_memory
+    realtime fci network doctor_checks doctor
     arm hand control_loop control_process control_client simulation_hand simulation_model simulation warm_up
     setting settings driver moves gripper link robot_interface controller
+    doctor_ros
     descriptors parameters conversions targets diagnostics move_action trajectory_action node ros_client ros_interface
     gripper_parameters gripper_actions gripper_node
     demo_policy demo_evaluation demo_screen demo
 """.split()
-FIRST_LAYER_WITH_ROS = "descriptors"
+FIRST_LAYER_WITH_ROS = "doctor_ros"
 ROS_MODULE = re.compile(r"rclpy|launch(_ros)?|tf2_ros|ament_index_python|\w+_(msgs|srvs|interfaces)")
 
 
@@ -100,7 +102,7 @@ def test_package_xml_is_valid() -> None:
 
 def test_every_executable_is_a_main_function_that_exists() -> None:
     scripts = entry_points()
-    assert set(scripts) == {"node", "gripper_node", "simulation", "demo"}
+    assert set(scripts) == {"node", "gripper_node", "simulation", "demo", "doctor"}
     for module, function in scripts.values():
         body = tree_of(module.removeprefix("aiofranka_ros.")).body
         assert function in [node.name for node in body if isinstance(node, ast.FunctionDef)]
