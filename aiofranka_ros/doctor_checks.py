@@ -210,11 +210,10 @@ def declared_requirements() -> Declared:
             python=ast.literal_eval(next(keywords).value),
             libraries=[*lists["INSTALL_REQUIRES"], *lists["EXTRAS_REQUIRE"]["sim"]],
         )
-    installed = importlib.metadata.metadata(PACKAGE)
-    wanted = [text.partition(";") for text in installed.get_all("Requires-Dist", [])]
+    wanted = [text.partition(";") for text in importlib.metadata.requires(PACKAGE) or ()]
     return Declared(
-        python=str(installed["Requires-Python"]),
-        libraries=[text.strip() for text, _, marker in wanted if not marker or "sim" in marker],
+        python=importlib.metadata.metadata(PACKAGE)["Requires-Python"],
+        libraries=[text.strip() for text, _, marker in wanted if not marker or marker.strip(" '\"").endswith("sim")],
     )
 
 

@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 from node_harness import ROOT
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from aiofranka_ros import fci, network, realtime
 from aiofranka_ros.doctor_checks import State, declared_requirements, link, robot
@@ -78,6 +81,25 @@ def test_versions_are_compared_with_what_the_package_declares(healthy: Answer) -
     assert {"numpy", "pylibfranka", "franka-sim"} <= names
     for name in names:
         assert healthy[name]["state"] == "ok" and "wanted: " in healthy[name]["found"]
+
+
+def test_an_installed_package_declares_the_same_as_its_sources(tmp_path: Path) -> None:
+    for name in ("setup.py", "aiofranka_ros"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    egg = ["setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
+    subprocess.run([sys.executable, *egg], check=True, cwd=tmp_path, capture_output=True, timeout=60.0)
+    installed = tmp_path / "installed"
+    shutil.copytree(ROOT / "aiofranka_ros", installed / "aiofranka_ros", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(tmp_path / "aiofranka_ros.egg-info", installed / "aiofranka_ros.egg-info")
+    code = "from aiofranka_ros.doctor_checks import declared_requirements as d; print(d().python, *d().libraries)"
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    python, *libraries = subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=installed, capture_output=True, text=True, env=environment
+    ).stdout.split()
+    declared = declared_requirements()
+    assert SpecifierSet(python) == SpecifierSet(declared.python)
+    wanted, found = ([Requirement(text) for text in texts] for texts in (declared.libraries, libraries))
+    assert {(each.name, each.specifier) for each in found} == {(each.name, each.specifier) for each in wanted}
 
 
 def test_everything_that_is_not_well_comes_with_a_remedy(healthy: Answer) -> None:
