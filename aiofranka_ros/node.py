@@ -38,9 +38,9 @@ from rclpy.task import Future
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
 
-from aiofranka_ros import conversions, diagnostics
+from aiofranka_ros import conversions
 from aiofranka_ros.control_client import ControlClient, Ended
-from aiofranka_ros.diagnostics import LoopStatistics, Trouble
+from aiofranka_ros.diagnostics import Diagnosis, Trouble
 from aiofranka_ros.driver import Driver
 from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError
 from aiofranka_ros.move_action import MoveAction
@@ -99,7 +99,7 @@ class FrankaNode(LifecycleNode):
         self._mover = Mover(self)
         self._move = MoveAction(self, self, self._mover)
         self._trajectory = TrajectoryAction(self, self, self._mover)
-        self._statistics = LoopStatistics()
+        self._diagnosis = Diagnosis(self.get_fully_qualified_name())
         self._survive_illegal_transitions()
         # Not the node's clock: simulated time may stand still, the control process's patience doesn't.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -276,7 +276,7 @@ class FrankaNode(LifecycleNode):
 
     def _report(self, error: BaseException) -> None:
         """Keep what went wrong for the diagnostics, and say it, once, with what to do about it."""
-        self._trouble = Trouble.of(error, self.get_fully_qualified_name())
+        self._trouble = Trouble.of(error, self.get_fully_qualified_name(), self._settings["robot_ip"])
         self.get_logger().error(f"{self._trouble.message} ({self._trouble.remedy})")
         self._publish_diagnostics()  # Whoever hears next that the arm is not active any more wants to know why.
 
@@ -312,10 +312,9 @@ class FrankaNode(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         client, state = self._driver.client, self._measured
-        statistics = self._statistics.collect(client.shared) if client is not None and state is not None else {}
         statuses = {
-            "control loop": diagnostics.loop_status(client, state, statistics),
-            "targets": diagnostics.targets_status(
+            "control loop": self._diagnosis.loop(client, state, self._driver.address),
+            "targets": self._diagnosis.targets(
                 state,
                 self._driver.active,
                 accepted=self._targets.accepted,
@@ -323,7 +322,7 @@ class FrankaNode(LifecycleNode):
                 limited=self._targets.limited,
                 rejected=self._move.rejected + self._trajectory.rejected,
             ),
-            "robot": diagnostics.robot_status(
+            "robot": self._diagnosis.robot(
                 state, address=self._settings["robot_ip"], versions=self._driver.versions, trouble=self._trouble
             ),
         }
@@ -332,7 +331,7 @@ class FrankaNode(LifecycleNode):
         for name, status in statuses.items():
             # With its namespace, because viewers tell statuses apart by their names.
             status.name = f"{self.get_fully_qualified_name().lstrip('/')}: {name}"
-            status.hardware_id = self._settings["robot_ip"]
+            status.hardware_id = self._driver.address or self._settings["robot_ip"]
             message.status.append(status)
         self._diagnostics.publish(message)
 

@@ -34,7 +34,8 @@ LAYERS = """
     arm hand control_loop control_process control_client simulation_hand simulation_model simulation warm_up
     setting settings driver moves gripper link robot_interface controller
     doctor_ros
-    descriptors parameters conversions targets diagnostics move_action trajectory_action node ros_client ros_interface
+    descriptors parameters conversions targets conditions diagnostics move_action trajectory_action node
+    ros_client ros_interface
     gripper_parameters gripper_actions gripper_node
     demo_policy demo_evaluation demo_screen demo
 """.split()
