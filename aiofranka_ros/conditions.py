@@ -77,12 +77,14 @@ CONDITIONS = {
     "trouble": Condition("robot", ERROR, "{message}", "as the error says, see below"),
     "user stop": Condition("robot", WARN, "the user stop is pressed", "release it, then: " + _ACTIVATE),
     "reflex": Condition("robot", ERROR, "the robot has stopped by itself", "remove the cause, then: " + _ACTIVATE),
-    "no arm": Condition("gripper", WARN, "{message}", "ros2 lifecycle set {arm} configure"),
+    "no arm": Condition("gripper", WARN, "waiting for the arm: {message}", "ros2 lifecycle set {arm} configure"),
     "no gripper": Condition(
-        "gripper", WARN, "{message}", "the node tries again every second; where there is no gripper: gripper:=false"
+        "gripper", WARN, "not connected: {message}",
+        "the node tries again every second; where there is no gripper: gripper:=false",
     ),
     "gripper lost": Condition(
-        "gripper", ERROR, "{message}", "look at the cable and at Desk; the node tries again every second"
+        "gripper", ERROR, "connection lost: {message}",
+        "look at the cable and at Desk; the node tries again every second",
     ),
     "goal rejected": Condition("gripper", WARN, "goals rejected lately: {reasons}", "see the node's log"),
 }  # fmt: skip

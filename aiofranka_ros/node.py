@@ -331,7 +331,7 @@ class FrankaNode(LifecycleNode):
         for name, status in statuses.items():
             # With its namespace, because viewers tell statuses apart by their names.
             status.name = f"{self.get_fully_qualified_name().lstrip('/')}: {name}"
-            status.hardware_id = self._driver.address or self._settings["robot_ip"]
+            status.hardware_id = self._settings["robot_ip"]
             message.status.append(status)
         self._diagnostics.publish(message)
 

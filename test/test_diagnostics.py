@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from node_harness import Client
+from node_harness import ROOT, Client
 from sensor_msgs.msg import JointState
 
 from aiofranka_ros.conditions import CONDITIONS, OTHER_REFUSALS, Recent, refusal_remedy
@@ -197,3 +198,12 @@ def test_counts_that_begin_anew_are_counted_anew() -> None:
     recent = Recent(clock(0.0, 1.0, 2.0))
     assert recent.update(Counter(lost=5)) == {"lost": 5}
     assert recent.update(Counter(lost=2)) == {"lost": 2}
+
+
+def test_the_layout_for_foxglove_shows_values_that_there_are(robot: Client) -> None:
+    layout = (ROOT / "config" / "foxglove_layout.json").read_text()
+    shown = re.findall(r'name==\\"aiofranka: ([^"\\]*)\\"}\.values\[:\]{key==\\"([^"\\]*)\\"', layout)
+    assert {"control loop", "targets", "robot"} == {status for status, _ in shown}
+    for status, key in shown:
+        # Statistics of the loop are there once it has run for a period.
+        assert robot.spin_until(lambda status=status, key=key: key in robot.diagnostics(status)[1]), key
