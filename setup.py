@@ -15,6 +15,7 @@ PACKAGE = "aiofranka_ros"
 INSTALL_REQUIRES = [
     "numpy>=1.22",
     "numba>=0.59",
+    "packaging>=21.3",
     "rich>=12",
     "ruckig>=0.14",
     "pylibfranka>=0.20,<0.22",
@@ -54,6 +55,7 @@ setup(
             "gripper_node = aiofranka_ros.gripper_node:main",
             "simulation = aiofranka_ros.simulation:main",
             "demo = aiofranka_ros.demo:main",
+            "doctor = aiofranka_ros.doctor:main",
         ],
     },
 )

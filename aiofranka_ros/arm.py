@@ -6,7 +6,6 @@ exceptions here, with the robot's own names of errors; nothing matches the text 
 
 from __future__ import annotations
 
-import socket
 import struct
 from itertools import chain
 from operator import attrgetter
@@ -16,8 +15,8 @@ import numpy as np
 import pylibfranka
 from pylibfranka import RealtimeConfig, Torques
 
+from aiofranka_ros import fci
 from aiofranka_ros.errors import (
-    ArmInUse,
     CommandRefused,
     ConnectionFailed,
     ControlStopped,
@@ -25,24 +24,6 @@ from aiofranka_ros.errors import (
     IncompatibleRobot,
 )
 from aiofranka_ros.records import ERROR_NAMES, ROBOT_STATE, Record, RobotSetting, new
-
-#: TCP port of the FCI: ``kCommandPort``, libfranka ``research_interface/robot/service_types.h``.
-FCI_PORT = 1337
-#: Version of the FCI protocol that the installed libfranka speaks (0.18 and later): ``kVersion``, same file.
-FCI_VERSION = 10
-#: Releases of libfranka for each version of the protocol: ``compatibility_matrix.rst`` of libfranka 0.21.
-_LIBFRANKA_FOR_PROTOCOL = {
-    3: "0.7.1",
-    4: "0.8",
-    5: "0.9",
-    6: "0.10 to 0.13.2",
-    7: "0.13.3 to 0.14.0",
-    8: "0.14.1",
-    9: "0.15 to 0.17",
-    10: "0.18 or later",
-}
-#: How long a question to the robot outside of libfranka may take [s].
-_PROBE_TIMEOUT = 2.0
 
 #: All that libfranka raises: most of its exceptions are RuntimeErrors in the bindings, without a base class of their
 #: own, and what its network library throws arrives as a bare RuntimeError.
@@ -72,7 +53,7 @@ class Arm:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._lock = _claim(address)
+        self._lock = fci.claim(address)
         try:
             # Real-time scheduling is this package's own business: libfranka would refuse to run without it.
             self._robot = pylibfranka.Robot(address, RealtimeConfig.kIgnore)
@@ -235,67 +216,11 @@ def matrix(column_major: Any) -> np.ndarray:
     return np.asarray(column_major, dtype=float).reshape(4, 4).T
 
 
-def _claim(address: str) -> socket.socket:
-    """Make sure that no other process on this machine drives the arm at ``address``.
-
-    An abstract socket is a lock that cannot be left behind: it is gone with its process.
-    """
-    try:
-        resolved = socket.gethostbyname(address)
-    except (OSError, ValueError) as error:  # The latter where it cannot even be a host name.
-        raise ConnectionFailed(f"no robot at {address!r}: {getattr(error, 'strerror', None) or error}") from error
-    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        lock.bind(f"\0aiofranka_ros/arm/{resolved}")
-    except OSError as error:
-        lock.close()
-        raise ArmInUse(
-            f"another process on this machine already drives the arm at {address}: "
-            "stop that node, or give this one another robot_ip"
-        ) from error
-    return lock
-
-
 def _explain(address: str, error: BaseException) -> FrankaError:
     """Why libfranka could not connect, found out by asking the robot directly."""
-    try:
-        version = _protocol_version(address)
-    except ConnectionRefusedError:
-        return ConnectionFailed(
-            f"{address} is there, but its port {FCI_PORT} is closed: unlock the joints and activate the FCI in Desk"
-        )
-    except TimeoutError:
-        return ConnectionFailed(
-            f"no answer from {address}:{FCI_PORT}: is the robot on, is this its address, is this computer's network "
-            "set up for it, and is no other program connected to it?"
-        )
-    except OSError as reason:
-        return ConnectionFailed(f"no robot at {address}: {reason.strerror or reason}")
-    if version != FCI_VERSION:
-        needed = _LIBFRANKA_FOR_PROTOCOL.get(version, "another release")
-        return IncompatibleRobot(
-            f"the robot at {address} speaks FCI protocol version {version}, but libfranka {library_version()} speaks "
-            f"{FCI_VERSION}: install libfranka {needed} (pylibfranka), or update the robot's system image",
-            robot_version=version,
-            library_version=FCI_VERSION,
-        )
-    return ConnectionFailed(f"could not connect to the robot at {address}: {error}")
-
-
-def _protocol_version(address: str) -> int:
-    """Ask the robot for its FCI protocol version.
-
-    The ``Connect`` request and its reply as in libfranka's ``research_interface/robot/service_types.h``: a header of
-    command, command number and size (three ``uint32``), then version and UDP port (``uint16`` each); the reply carries
-    a status (``uint8``) and the robot's version (``uint16``).
-    """
-    with socket.create_connection((address, FCI_PORT), timeout=_PROBE_TIMEOUT) as connection:
-        connection.sendall(struct.pack("<IIIHH", 0, 0, 16, FCI_VERSION, 0))
-        reply = b""
-        while len(reply) < 15:
-            part = connection.recv(15 - len(reply))
-            if not part:
-                raise OSError("the robot closed the connection: is another program connected to it?")
-            reply += part
-    _, version = struct.unpack_from("<BH", reply, 12)
-    return int(version)
+    fault = fci.find_fault(address, library_version())
+    if fault is None:
+        return ConnectionFailed(f"could not connect to the robot at {address}: {error}")
+    if fault.robot_version is None:
+        return ConnectionFailed(str(fault))
+    return IncompatibleRobot(str(fault), robot_version=fault.robot_version, library_version=fci.VERSION)

@@ -25,6 +25,7 @@ import numpy as np
 
 from aiofranka_ros import errors
 from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, ControlStopped, FrankaError
+from aiofranka_ros.realtime import PRIORITY
 from aiofranka_ros.records import (
     COMMANDS,
     MESSAGE_SIZE,
@@ -77,7 +78,7 @@ class ControlClient:
     :param priority: SCHED_FIFO priority of the control process; 0: none.
     """
 
-    def __init__(self, *, priority: int = 80) -> None:
+    def __init__(self, *, priority: int = PRIORITY) -> None:
         self._priority = priority
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None

@@ -13,33 +13,30 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import json
 import os
 import select
 import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aiofranka_ros import arm as arm_module
+from aiofranka_ros import fci, realtime
 from aiofranka_ros.arm import Arm
 from aiofranka_ros.control_loop import ControlLoop, copy_robot_state, warm_up
 from aiofranka_ros.errors import ConfigurationError, ConnectionFailed, FrankaError
 from aiofranka_ros.kinematics import forward, quaternion_from_matrix
+from aiofranka_ros.problem import Problem
 from aiofranka_ros.records import MESSAGE_SIZE, Phase, RobotSetting
 from aiofranka_ros.shared_memory import SharedMemory
 
 #: How often the measured state is reported while the arm is not active [s].
 _IDLE_PERIOD = 0.01
-#: ``mlockall`` flags, ``<sys/mman.h>``.
-_MCL_CURRENT, _MCL_FUTURE = 1, 2
 
 
 class Server:
@@ -62,10 +59,10 @@ class Server:
         self._publish_phase(Phase.STARTING)
         warm_up()
 
-    def warn(self, messages: list[str]) -> None:
-        """Have the node log warnings."""
-        for message in messages:
-            self._say(event="warning", message=message)
+    def warn(self, missing: list[Problem]) -> None:
+        """Have the node log what is missing for real time."""
+        for problem in missing:
+            self._say(event="warning", message=str(problem))
 
     def serve(self) -> None:
         """Answer requests until the node closes the socket or dies."""
@@ -114,10 +111,10 @@ class Server:
             except OSError:
                 raise ConfigurationError(f"realtime_cpu is {cpu}, but this process may not run there") from None
         self._arm = Arm(address)
-        if not address.startswith("127.") and not Path("/sys/kernel/realtime").exists():
-            self.warn(["the kernel is not a real-time one (PREEMPT_RT), see the README"])
+        if not address.startswith("127.") and not realtime.realtime_kernel():
+            self.warn([realtime.NO_REALTIME_KERNEL])
         self._report_idle_state(self._arm)
-        return {"library_version": arm_module.library_version(), "protocol_version": arm_module.FCI_VERSION, "cpu": cpu}
+        return {"library_version": arm_module.library_version(), "protocol_version": fci.VERSION, "cpu": cpu}
 
     def _disconnect(self) -> dict[str, Any]:
         if self._arm is not None:
@@ -201,38 +198,13 @@ def describe(error: FrankaError) -> dict[str, Any]:
     return {"error": type(error).__name__, "message": str(error), "data": data}
 
 
-def _prefer_real_time(priority: int) -> list[str]:
-    """Ask the system for real-time scheduling and locked memory; return what is missing, and how to get it."""
-    refused = []
-    if priority > 0:
-        try:
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-        except OSError:
-            refused.append(
-                "no real-time scheduling (SCHED_FIFO): give this user the rtprio limit in "
-                "/etc/security/limits.d, see the README"
-            )
-    with contextlib.suppress(OSError):
-        # A core that fell asleep between two cycles takes a while to wake up. The request for 0 µs holds while the
-        # descriptor is open: until this process ends. Nothing to warn of: few systems permit it, and few need it.
-        os.write(os.open("/dev/cpu_dma_latency", os.O_WRONLY | os.O_CLOEXEC), struct.pack("i", 0))
-    if ctypes.CDLL(None, use_errno=True).mlockall(_MCL_CURRENT | _MCL_FUTURE) != 0:
-        refused.append("memory is not locked: raise this user's memlock limit in /etc/security/limits.d")
-    governors = {
-        path.read_text().strip() for path in Path("/sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_governor")
-    }
-    if "powersave" in governors:
-        refused.append("processors save power: sudo cpupower frequency-set -g performance")
-    return refused
-
-
 def main() -> int:
     """Serve one node until it is gone."""
     parser = argparse.ArgumentParser(description="The control process of aiofranka_ros; started by the node.")
     parser.add_argument("--shared-memory", type=int, required=True, help="descriptor of the shared memory")
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the socket to the node")
     parser.add_argument("--parent", type=int, required=True, help="process id of the node")
-    parser.add_argument("--priority", type=int, default=80, help="SCHED_FIFO priority; 0: none")
+    parser.add_argument("--priority", type=int, default=realtime.PRIORITY, help="SCHED_FIFO priority; 0: none")
     options = parser.parse_args()
     # A terminal's Ctrl-C reaches every process of the group: the node decides when this one ends.
     # A service manager's SIGTERM may, too; the arm is brought to rest first, and that takes longer than dying.
@@ -244,7 +216,7 @@ def main() -> int:
         server = Server(shared, channel, options.parent)
         server.warm_up()
         # Only now: starting up at this priority would keep a CPU from everybody for seconds.
-        server.warn(_prefer_real_time(options.priority))
+        server.warn(realtime.prefer_real_time(options.priority))
         server.serve()
     return 0
 

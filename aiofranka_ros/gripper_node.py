@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
@@ -32,6 +32,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from aiofranka_ros.conditions import OK, Recent, status, told
 from aiofranka_ros.errors import ConnectionFailed, GripperFailed
 from aiofranka_ros.gripper import Gripper
 from aiofranka_ros.gripper_actions import GripperActions
@@ -57,6 +58,9 @@ class GripperNode(Node):
         self._settings = GripperParameters(self)
         self._connection: Hand | None = None
         self._connected = False
+        #: Whether there was a connection that was lost.
+        self._lost = False
+        self._recent = Recent()
         self._next_attempt = 0.0
         self._ticked: Future = Future()
         self._joints = list(ArmNames(self._settings["arm_prefix"]).fingers)
@@ -112,6 +116,7 @@ class GripperNode(Node):
         if message.data == self._address:
             return
         self._address = message.data
+        self._lost = False
         self._disconnect(
             f"not connected to {self._address} yet" if self._address else "the arm's node has ended the simulated arm"
         )
@@ -127,6 +132,7 @@ class GripperNode(Node):
         except ConnectionFailed as error:
             if self._connected or str(error) != self._why:  # Once, not at every attempt.
                 self.get_logger().error(f"{error} (trying again every {_RETRY_PERIOD:g} s)")
+            self._lost |= self._connected
             self._disconnect(str(error))
             if self._address_topic and self.count_publishers(self._address_topic) == 0:
                 # The arm's node is gone, and so is its simulated arm. Another one may take that address.
@@ -142,7 +148,7 @@ class GripperNode(Node):
         if connection is None or connection.state is None:
             return
         if not self._connected:
-            self._connected = True
+            self._connected, self._lost = True, False
             self.get_logger().info(f"connected to the gripper at {connection.address}")
         message = JointState(name=self._joints, position=[connection.state.width / 2.0] * 2)
         message.header.stamp = self.get_clock().now().to_msg()
@@ -168,26 +174,33 @@ class GripperNode(Node):
     # What the node says.
 
     def _publish_diagnostics(self) -> None:
-        status = DiagnosticStatus(hardware_id=self._address or "sim")
+        said = self._status()
+        said.hardware_id = self._address or "sim"
         # With its namespace, because viewers tell statuses apart by their names.
-        status.name = f"{self.get_fully_qualified_name().lstrip('/')}: gripper"
-        values: dict[str, Any] = {"robot_ip": self._address or "sim"}
-        hand = self.hand
-        if hand is None or hand.state is None:
-            status.level, status.message = DiagnosticStatus.WARN, self._why
-        else:
-            status.level, status.message = DiagnosticStatus.OK, "busy" if self._gripper.running else "connected"
-            values |= {
-                "width [m]": f"{hand.state.width:.4f}",
-                "largest width [m]": f"{hand.state.max_width:.4f}",
-                "holds something": hand.state.is_grasped,
-                "temperature [deg C]": hand.state.temperature,
-            }
-        values |= {f"goal rejected: {reason}": count for reason, count in sorted(self._actions.rejected.items())}
-        status.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
-        message = DiagnosticArray(status=[status])
+        said.name = f"{self.get_fully_qualified_name().lstrip('/')}: gripper"
+        message = DiagnosticArray(status=[said])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
+
+    def _status(self) -> DiagnosticStatus:
+        """How the gripper is, and what to do where it is not well."""
+        values: dict[str, Any] = {"robot_ip": self._address or "sim"}
+        values |= {f"goal rejected: {reason}": count for reason, count in sorted(self._actions.rejected.items())}
+        recently = self._recent.update(self._actions.rejected)
+        hand = self.hand
+        if hand is None or hand.state is None:
+            if not self._address:
+                return told("no arm", values, message=self._why, arm=self._address_topic.rpartition("/")[0])
+            return told("gripper lost" if self._lost else "no gripper", values, message=self._why)
+        values |= {
+            "width [m]": f"{hand.state.width:.4f}",
+            "largest width [m]": f"{hand.state.max_width:.4f}",
+            "holds something": hand.state.is_grasped,
+            "temperature [deg C]": hand.state.temperature,
+        }
+        if recently:
+            return told("goal rejected", values, reasons=", ".join(sorted(recently)))
+        return status(OK, "busy" if self._gripper.running else "connected", values)
 
     def abandon(self, reason: str) -> None:
         """End what runs, so that its goal gets a result; what the fingers hold they go on holding."""

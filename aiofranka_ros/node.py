@@ -38,9 +38,9 @@ from rclpy.task import Future
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
 
-from aiofranka_ros import conversions, diagnostics
+from aiofranka_ros import conversions
 from aiofranka_ros.control_client import ControlClient, Ended
-from aiofranka_ros.diagnostics import LoopStatistics, Trouble
+from aiofranka_ros.diagnostics import Diagnosis, Trouble
 from aiofranka_ros.driver import Driver
 from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError
 from aiofranka_ros.frames import Frames
@@ -112,7 +112,7 @@ class FrankaNode(LifecycleNode):
         self._trajectory = TrajectoryAction(self, self, self._mover, self._names)
         self._recovery = RecoveryAction(self, self)
         self._robot_services = RobotServices(self, self)
-        self._statistics = LoopStatistics()
+        self._diagnosis = Diagnosis(self.get_fully_qualified_name())
         self._survive_illegal_transitions()
         # Not the node's clock: simulated time may stand still, the control process's patience doesn't.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -333,7 +333,8 @@ class FrankaNode(LifecycleNode):
 
         :param again: the transition that leads back.
         """
-        self._trouble = Trouble.of(error, f"ros2 lifecycle set {self.get_fully_qualified_name()} {again}")
+        command = f"ros2 lifecycle set {self.get_fully_qualified_name()} {again}"
+        self._trouble = Trouble.of(error, command, self._settings["robot_ip"])
         self.get_logger().error(f"{self._trouble.message} ({self._trouble.remedy})")
         self._publish_diagnostics()  # Whoever hears next that the arm is not active any more wants to know why.
 
@@ -372,10 +373,9 @@ class FrankaNode(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         client, state = self._driver.client, self._measured
-        statistics = self._statistics.collect(client.shared) if client is not None and state is not None else {}
         statuses = {
-            "control loop": diagnostics.loop_status(client, state, statistics),
-            "targets": diagnostics.targets_status(
+            "control loop": self._diagnosis.loop(client, state, self._driver.address),
+            "targets": self._diagnosis.targets(
                 state,
                 self._driver.active,
                 owner=HOLDER if self._hold.reason else self._mover.owner or "nobody",
@@ -384,7 +384,7 @@ class FrankaNode(LifecycleNode):
                 limited=self._targets.limited,
                 rejected=self._move.rejected + self._trajectory.rejected + self._recovery.rejected,
             ),
-            "robot": diagnostics.robot_status(
+            "robot": self._diagnosis.robot(
                 state, address=self._settings["robot_ip"], versions=self._driver.versions, trouble=self._trouble
             ),
         }

@@ -26,6 +26,7 @@ from aiofranka_ros.fr3 import (
 )
 from aiofranka_ros.kinematics import pose_matrix
 from aiofranka_ros.names import TCP_FRAME, ArmNames
+from aiofranka_ros.realtime import PRIORITY
 from aiofranka_ros.records import Array, Mode, Record, RobotSetting
 from aiofranka_ros.setting import Effect, Lock, Setting, Value
 
@@ -87,7 +88,7 @@ SETTINGS: tuple[Setting, ...] = (
         unit="Hz", low=0.1, high=50.0, lock=Lock.STARTED,
     ),
     Setting(
-        "realtime_priority", 80, "SCHED_FIFO priority of the control process; 0: ordinary scheduling.",
+        "realtime_priority", PRIORITY, "SCHED_FIFO priority of the control process; 0: ordinary scheduling.",
         low=0, high=98, lock=Lock.CONFIGURED, source="sched(7); the kernel's own threads are at 99",
     ),
     Setting(

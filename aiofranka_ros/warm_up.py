@@ -1,18 +1,42 @@
 """Compile the kernels ahead of time: ``python -m aiofranka_ros.warm_up``.
 
 The control process does the same before it is ready, which takes some twenty seconds the first time and one second from
-then on. ``make setup`` calls this, so that not even the first start of a node has to wait.
+then on. ``make setup`` calls this, so that not even the first start of a node has to wait; the doctor asks with
+``--check`` whether that was done.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
+from pathlib import Path
+
+from numba.extending import is_jitted
 
 from aiofranka_ros import control_loop, joint_trajectory, trajectory
 
 
+def compiled() -> bool:
+    """Whether the cache has compiled code of every kernel."""
+    kernels = {
+        value
+        for name, module in sys.modules.items()
+        if name.startswith("aiofranka_ros.")
+        for value in vars(module).values()
+        if is_jitted(value)
+    }
+    return all(any(Path(kernel.stats.cache_path).glob(f"*.{kernel.__qualname__}-*.nbi")) for kernel in kernels)
+
+
 def main() -> int:
-    """Compile everything that is not in the cache yet."""
+    """Compile everything that is not in the cache yet.
+
+    :returns: exit status; with ``--check``, 1 where there is something to compile.
+    """
+    parser = argparse.ArgumentParser(description="Compile the kernels of the control loop, unless they are already.")
+    parser.add_argument("--check", action="store_true", help="compile nothing; exit with 1 where that is to be done")
+    if parser.parse_args().check:
+        return 0 if compiled() else 1
     control_loop.warm_up()
     trajectory.warm_up()
     joint_trajectory.warm_up()

@@ -151,6 +151,11 @@ class GripperClient:
             lambda: any(status.level == level and text in status.message for status in self.statuses)
         )
 
+    @property
+    def to_do(self) -> str:
+        """What its diagnostics say that is to be done; empty where all is well."""
+        return next((value.value for value in self.statuses[-1].values if value.key == "what to do"), "")
+
     def _on_diagnostics(self, message: Any) -> None:
         self.statuses += [status for status in message.status if status.name == f"{self._name.lstrip('/')}: gripper"]
 
@@ -377,6 +382,7 @@ def test_rejected_goals_are_counted_in_the_diagnostics(hand: GripperClient) -> N
     assert hand.spin_until(
         lambda: any(value.key == "goal rejected: bad width" for status in hand.statuses for value in status.values)
     )
+    assert hand.says(DiagnosticStatus.WARN, "goals rejected lately: bad width")
 
 
 # --- The connection
@@ -390,6 +396,7 @@ def test_it_finds_the_gripper_when_it_comes_and_again_after_it_was_lost(tmp_path
         answer = client.stop()
         assert not answer.success and "port 1338 is closed" in answer.message
         assert client.says(DiagnosticStatus.WARN, "is a gripper mounted")
+        assert client.to_do.startswith("the node tries again every second")
 
         with served(host=BARE):
             assert process.says(f"connected to the gripper at {BARE}")
@@ -400,6 +407,8 @@ def test_it_finds_the_gripper_when_it_comes_and_again_after_it_was_lost(tmp_path
             assert client.spin_until(lambda: client.feedback)
         status, result = client.outcome(handle)
         assert status == ABORTED and f"lost the gripper at {BARE}" in result.error
+        assert client.says(DiagnosticStatus.ERROR, BARE)
+        assert client.to_do.startswith("look at the cable")
 
         after = len(process.log)
         with served(host=BARE):

@@ -27,17 +27,19 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # Each module may import those before it. A new one gets the place that its purpose gives it.
 LAYERS = """
-    errors console worker_threads offload loop_guard
+    errors problem console worker_threads offload loop_guard
     array_transport remote_protocol remote_worker remote_process isolation
     records names fr3 kinematics limits reference laws trajectory joint_trajectory control_cycle shared_memory
+    realtime fci network doctor_checks doctor
     arm hand control_loop control_process control_client simulation_hand simulation_model simulation warm_up
     setting settings driver moves gripper link robot_interface controller
-    descriptors parameters conversions frames stamps targets diagnostics hold move_action trajectory_action
-    robot_state robot_services recovery_action node ros_client ros_interface
+    doctor_ros
+    descriptors parameters conversions frames stamps targets conditions diagnostics hold move_action
+    trajectory_action robot_state robot_services recovery_action node ros_client ros_interface
     gripper_parameters gripper_actions gripper_node
     demo_policy demo_evaluation demo_screen demo
 """.split()
-FIRST_LAYER_WITH_ROS = "descriptors"
+FIRST_LAYER_WITH_ROS = "doctor_ros"
 #: Packages that modules are in, where the names differ.
 PACKAGES = {"tf2_ros": "tf2_ros_py"}
 ROS_MODULE = re.compile(r"rclpy|launch(_ros)?|tf2_ros|ament_index_python|\w+_(msgs|srvs|interfaces)")
@@ -103,7 +105,7 @@ def test_package_xml_is_valid() -> None:
 
 def test_every_executable_is_a_main_function_that_exists() -> None:
     scripts = entry_points()
-    assert set(scripts) == {"node", "gripper_node", "simulation", "demo"}
+    assert set(scripts) == {"node", "gripper_node", "simulation", "demo", "doctor"}
     for module, function in scripts.values():
         body = tree_of(module.removeprefix("aiofranka_ros.")).body
         assert function in [node.name for node in body if isinstance(node, ast.FunctionDef)]
@@ -219,88 +221,6 @@ def test_colcon_finds_this_package_alone() -> None:
     paths = [str(ROOT), str(ROOT / "underlay"), str(ROOT / "build" / "venv")]
     listing = subprocess.run([*command, *paths], check=True, capture_output=True, text=True, timeout=60)
     assert listing.stdout.split() == ["aiofranka_ros"]
-
-
-# --- The interface definitions: what makes them the same on the wire as those of franka_ros2
-
-
-def test_the_move_action_is_that_of_franka_ros2() -> None:
-    action = pytest.importorskip("franka_msgs.action").PTPMotion
-    status = {"target_status": "franka_msgs/TargetStatus"}
-    assert list(action.Goal.get_fields_and_field_types().items()) == [
-        ("goal_joint_configuration", "sequence<double>"),
-        ("maximum_joint_velocities", "sequence<double>"),
-        ("goal_tolerance", "double"),
-    ]
-    assert list(action.Result.get_fields_and_field_types().items()) == [
-        *status.items(),
-        ("error_message", "string"),
-    ]
-    assert action.Feedback.get_fields_and_field_types() == status
-
-
-def test_the_motion_status_is_that_of_franka_ros2() -> None:
-    status = pytest.importorskip("franka_msgs.msg").TargetStatus
-    assert status.get_fields_and_field_types() == {"status": "uint8"}
-    assert (status.IDLE, status.EXECUTING, status.TARGET_REACHED, status.ABORTED) == (0, 1, 2, 3)
-
-
-def test_the_gripper_actions_are_those_of_franka_ros2() -> None:
-    actions = pytest.importorskip("franka_msgs.action")
-    goals: dict[str, dict[str, str]] = {
-        "Homing": {},
-        "Move": {"width": "double", "speed": "double"},
-        "Grasp": {"width": "double", "epsilon": "franka_msgs/GraspEpsilon", "speed": "double", "force": "double"},
-    }
-    for name, fields in goals.items():
-        action = getattr(actions, name)
-        assert list(action.Goal.get_fields_and_field_types().items()) == list(fields.items())
-        assert list(action.Result.get_fields_and_field_types().items()) == [("success", "boolean"), ("error", "string")]
-        assert action.Feedback.get_fields_and_field_types() == {"current_width": "double"}
-    epsilon = actions.Grasp.Goal().epsilon
-    assert list(epsilon.get_fields_and_field_types().items()) == [("inner", "double"), ("outer", "double")]
-    assert (epsilon.inner, epsilon.outer) == (0.005, 0.005)
-
-
-def test_the_trajectory_action_is_that_of_control_msgs() -> None:
-    action = pytest.importorskip("control_msgs.action").FollowJointTrajectory
-    assert list(action.Goal.get_fields_and_field_types().items()) == [
-        ("trajectory", "trajectory_msgs/JointTrajectory"),
-        ("multi_dof_trajectory", "trajectory_msgs/MultiDOFJointTrajectory"),
-        ("path_tolerance", "sequence<control_msgs/JointTolerance>"),
-        ("component_path_tolerance", "sequence<control_msgs/JointComponentTolerance>"),
-        ("goal_tolerance", "sequence<control_msgs/JointTolerance>"),
-        ("component_goal_tolerance", "sequence<control_msgs/JointComponentTolerance>"),
-        ("goal_time_tolerance", "builtin_interfaces/Duration"),
-    ]
-    result = action.Result
-    assert list(result.get_fields_and_field_types().items()) == [("error_code", "int32"), ("error_string", "string")]
-    codes = (result.SUCCESSFUL, result.INVALID_GOAL, result.INVALID_JOINTS, result.OLD_HEADER_TIMESTAMP)
-    assert (*codes, result.PATH_TOLERANCE_VIOLATED, result.GOAL_TOLERANCE_VIOLATED) == (0, -1, -2, -3, -4, -5)
-    # The indices came with Kilted, whose packages are those on PyPI.
-    indexed = os.environ.get("ROS_DISTRO") not in ("humble", "iron", "jazzy")
-    point, multi_dof_point = "trajectory_msgs/JointTrajectoryPoint", "trajectory_msgs/MultiDOFJointTrajectoryPoint"
-    assert list(action.Feedback.get_fields_and_field_types().items()) == [
-        ("header", "std_msgs/Header"),
-        ("joint_names", "sequence<string>"),
-        *((name, point) for name in ("desired", "actual", "error")),
-        *([("index", "int32")] if indexed else []),
-        ("multi_dof_joint_names", "sequence<string>"),
-        *((f"multi_dof_{name}", multi_dof_point) for name in ("desired", "actual", "error")),
-        *([("multi_dof_index", "int32")] if indexed else []),
-    ]
-
-
-def test_tolerances_are_those_of_control_msgs() -> None:
-    messages = pytest.importorskip("control_msgs.msg")
-    limits = dict.fromkeys(("position", "velocity", "acceleration"), "double")
-    joint, component = messages.JointTolerance, messages.JointComponentTolerance
-    assert list(joint.get_fields_and_field_types().items()) == [("name", "string"), *limits.items()]
-    assert list(component.get_fields_and_field_types().items()) == [
-        ("joint_name", "string"),
-        ("component", "uint16"),
-        *limits.items(),
-    ]
 
 
 # --- The set-up

@@ -1,6 +1,6 @@
 """The README is true: its client runs as it stands, its tables are those of the code.
 
-``python test/test_readme.py`` writes the tables of parameters anew.
+``python test/test_readme.py`` writes the tables of parameters and of diagnostics anew.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pytest
 from node_harness import ROOT, Client, NodeProcess, descendants, wait_until
 from rclpy.action import get_action_server_names_and_types_by_node
 
+from aiofranka_ros.conditions import CONDITIONS, ERROR, OTHER_REFUSALS, REFUSALS, ROBOT_ERRORS, STALE, WARN
 from aiofranka_ros.gripper_parameters import GRIPPER_SETTINGS
 from aiofranka_ros.setting import Lock, Setting
 from aiofranka_ros.settings import SETTINGS
@@ -49,6 +50,24 @@ def parameter_table(settings: tuple[Setting, ...]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def diagnostics_tables() -> str:
+    """What the statuses can say, why targets are refused, and why robots stop."""
+
+    def blanks(text: str) -> str:
+        return re.sub(r"{[^}]*}", "...", text.replace("{node}", "/aiofranka").replace("{address}", "ADDRESS"))
+
+    levels = {WARN: "WARN", ERROR: "ERROR", STALE: "STALE"}
+    lines = ["| status | level | message | what to do |", "|---|---|---|---|"]
+    for each in CONDITIONS.values():
+        message = "the error's message" if each.message == "{message}" else f"`{blanks(each.message)}`"
+        lines.append(f"| {each.status} | {levels[each.level]} | {message} | {blanks(each.remedy)} |")
+    lines += ["", "| reason of a refusal | what to do |", "|---|---|"]
+    lines += [f"| {reason} | {blanks(remedy)} |" for reason, remedy in REFUSALS.items()]
+    lines += [f"| every other | {OTHER_REFUSALS} |", "", "| libfranka's error | what to do before activating again |"]
+    lines += ["|---|---|", *(f"| `...{part}...` | {blanks(remedy)} |" for part, remedy in ROBOT_ERRORS.items())]
+    return "\n".join(lines) + "\n"
+
+
 def default(setting: Setting) -> str:
     """The default of a parameter, in short."""
     value = setting.default
@@ -66,6 +85,10 @@ def default(setting: Setting) -> str:
 @pytest.mark.parametrize("name", TABLES)
 def test_the_tables_of_parameters_are_those_of_the_nodes(name: str) -> None:
     assert section(name)["text"] == parameter_table(TABLES[name]), "run: python test/test_readme.py"
+
+
+def test_the_tables_of_diagnostics_are_those_of_the_nodes() -> None:
+    assert section("diagnostics")["text"] == diagnostics_tables(), "run: python test/test_readme.py"
 
 
 def test_every_topic_service_and_action_of_the_node_is_in_a_table(running: tuple[NodeProcess, Client]) -> None:
@@ -142,7 +165,8 @@ def test_joint_values_in_the_text_are_the_packages() -> None:
 
 
 if __name__ == "__main__":
-    for title, table in TABLES.items():
+    written = {title: parameter_table(table) for title, table in TABLES.items()} | {"diagnostics": diagnostics_tables()}
+    for title, table in written.items():
         span = section(title).span("text")
         text = README.read_text()
-        README.write_text(text[: span[0]] + parameter_table(table) + text[span[1] :])
+        README.write_text(text[: span[0]] + table + text[span[1] :])

@@ -1,0 +1,209 @@
+"""What the node says on /diagnostics: a level that fits, and what to do wherever not all is well."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from node_harness import ROOT, Client
+from sensor_msgs.msg import JointState
+
+from aiofranka_ros.conditions import CONDITIONS, OTHER_REFUSALS, Recent, refusal_remedy
+from aiofranka_ros.control_client import ControlClient
+from aiofranka_ros.diagnostics import Diagnosis, Trouble
+from aiofranka_ros.errors import ControlStopped
+from aiofranka_ros.records import Hold, Phase
+
+OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
+#: An address that is not the simulated arm's.
+REAL = "172.16.0.2"
+
+
+def becomes(robot: Client, status: str, level: bytes, remedy: str = "") -> bool:
+    """Whether a status comes to have a level, and a remedy that says so."""
+
+    def reached() -> bool:
+        found, values = robot.diagnostics(status)
+        return bool(found == level and remedy in values.get("what to do", ""))
+
+    return robot.spin_until(reached)
+
+
+# --- A running node
+
+
+def test_an_arm_that_is_well_has_nothing_to_do(robot: Client) -> None:
+    for status in ("control loop", "targets", "robot"):
+        assert becomes(robot, status, OK)
+        assert "what to do" not in robot.diagnostics(status)[1]
+
+
+def test_a_refused_target_is_a_warning_for_a_while_with_the_reason_and_what_to_do(robot: Client) -> None:
+    pose = robot.pose
+    pose.header.frame_id = "camera"
+    robot.publish("ee_desired", pose)
+    assert becomes(robot, "targets", WARN, "fr3_link0")
+    assert int(robot.diagnostics("targets")[1]["refused: unknown frame"]) > 0
+    assert becomes(robot, "targets", OK)
+
+
+def test_a_target_that_jumps_is_a_warning(robot: Client) -> None:
+    pose = robot.pose
+    pose.header.stamp.sec = pose.header.stamp.nanosec = 0
+    pose.pose.position.z += 0.3
+    robot.publish("ee_desired", pose)
+    assert becomes(robot, "targets", WARN, "max_linear_step")
+
+
+def test_a_rejected_goal_is_a_warning(robot: Client) -> None:
+    assert becomes(robot, "targets", OK)
+    assert not robot.send_goal(np.full(7, np.nan)).accepted
+    assert becomes(robot, "targets", WARN, "not a number")
+
+
+def test_holding_for_lack_of_torques_is_a_warning(robot: Client) -> None:
+    assert robot.set(mode="torque") == ""
+    robot.publish("torque_desired", JointState(effort=[0.0] * 7))
+    assert becomes(robot, "control loop", WARN, "mode osc")
+    assert robot.set(mode="osc") == ""
+    assert becomes(robot, "control loop", OK)
+
+
+def test_a_control_process_that_hangs_is_stale_and_the_reflex_that_follows_an_error(robot: Client) -> None:
+    assert becomes(robot, "control loop", OK)
+    pid = int(robot.diagnostics("control loop")[1]["control process"])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert becomes(robot, "control loop", STALE, f"kill -9 {pid}")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert robot.becomes("inactive")
+    # It names what is to be looked at for this error of all, then how to go on.
+    assert becomes(robot, "robot", ERROR, "doctor --robot-ip")
+    level, values = robot.diagnostics("robot")
+    assert values["libfranka errors"] == "communication_constraints_violation"
+    assert values["what to do"].endswith(" activate")
+    assert robot.change("activate")
+    assert becomes(robot, "robot", OK) and becomes(robot, "control loop", OK)
+
+
+# --- States that a simulated arm does not come into: a real control process, and what it would report
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[ControlClient]:
+    """A control process that is not granted real time: no system has that priority."""
+    with ControlClient(priority=100) as client:
+        yield client
+
+
+@pytest.fixture
+def state(client: ControlClient) -> Any:
+    """Its state, as it would be while it drives a robot."""
+    state = client.state().copy()
+    state["phase"], state["robot_mode"] = Phase.ACTIVE, 2
+    return state
+
+
+def said(status: DiagnosticStatus) -> tuple[bytes, str, str]:
+    """Level, message and what to do."""
+    return status.level, status.message, {value.key: value.value for value in status.values}.get("what to do", "")
+
+
+def test_without_real_time_a_real_robot_is_driven_with_a_warning(client: ControlClient, state: Any) -> None:
+    level, message, remedy = said(Diagnosis("/arm").loop(client, state, REAL))
+    assert level == WARN and "no real-time scheduling (SCHED_FIFO)" in message
+    assert remedy == f"ros2 run aiofranka_ros doctor --robot-ip {REAL}"
+    assert said(Diagnosis("/arm").loop(client, state, "127.0.0.1"))[0] == OK
+
+
+def test_lost_cycles_are_a_warning(client: ControlClient, state: Any) -> None:
+    diagnosis = Diagnosis("/arm")
+    assert said(diagnosis.loop(client, state, "127.0.0.1"))[0] == OK
+    state["cycles_lost"] += 3
+    level, message, remedy = said(diagnosis.loop(client, state, "127.0.0.1"))
+    assert (level, message) == (WARN, "robot cycles are lost: 3 lately")
+    assert "doctor" in remedy
+
+
+@pytest.mark.parametrize("hold", [Hold.NODE_SILENT, Hold.NOT_FINITE, Hold.TORQUE_STALE])
+def test_an_arm_that_holds_by_itself_is_a_warning(client: ControlClient, state: Any, hold: Hold) -> None:
+    state["hold"] = hold
+    level, message, remedy = said(Diagnosis("/arm").loop(client, state, "127.0.0.1"))
+    assert level == WARN and message.startswith("the arm holds: ") and remedy
+
+
+@pytest.mark.parametrize(
+    ("mode", "level", "remedy"),
+    [
+        (1, OK, ""),
+        (3, OK, ""),
+        (4, ERROR, "remove the cause, then: ros2 lifecycle set /arm activate"),
+        (5, WARN, "release it, then: ros2 lifecycle set /arm activate"),
+    ],
+)
+def test_the_robot_itself_can_say_that_it_stopped(state: Any, mode: int, level: bytes, remedy: str) -> None:
+    state["robot_mode"] = mode
+    status = Diagnosis("/arm").robot(state, address=REAL, versions={}, trouble=None)
+    assert (said(status)[0], said(status)[2]) == (level, remedy)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("communication_constraints_violation", f"doctor --robot-ip {REAL}"),
+        ("cartesian_reflex", "clear the way"),
+        ("joint_velocity_violation", "slower targets"),
+        ("controller_torque_discontinuity", "lower the gains"),
+        ("instability_detected", "remove the cause"),
+    ],
+)
+def test_what_to_do_depends_on_what_stopped_the_robot(name: str, remedy: str) -> None:
+    trouble = Trouble.of(ControlStopped("the robot stopped", errors=(name,)), "/arm", REAL)
+    assert remedy in trouble.remedy
+    assert trouble.remedy.endswith(", then: ros2 lifecycle set /arm activate")
+
+
+def test_a_reason_that_nobody_has_heard_of_leads_to_the_log() -> None:
+    assert refusal_remedy(["a new one"], "/arm") == OTHER_REFUSALS
+    assert refusal_remedy(["a new one", "not active"], "/arm") == f"{OTHER_REFUSALS}; ros2 lifecycle set /arm activate"
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_every_condition_is_not_well_and_says_what_to_do(name: str) -> None:
+    assert CONDITIONS[name].level != OK
+    assert CONDITIONS[name].message and CONDITIONS[name].remedy
+
+
+def clock(*times: float) -> Callable[[], float]:
+    return iter(times).__next__
+
+
+def test_what_happened_once_is_recent_for_some_seconds() -> None:
+    recent = Recent(clock(0.0, 1.0, 2.0, 4.0, 5.0))
+    counts: Counter[str] = Counter()
+    assert recent.update(counts) == {}
+    counts["jump"] += 1
+    assert [recent.update(counts) for _ in range(3)] == [{"jump": 1}, {"jump": 1}, {}]
+
+
+def test_counts_that_begin_anew_are_counted_anew() -> None:
+    recent = Recent(clock(0.0, 1.0, 2.0))
+    assert recent.update(Counter(lost=5)) == {"lost": 5}
+    assert recent.update(Counter(lost=2)) == {"lost": 2}
+
+
+def test_the_layout_for_foxglove_shows_values_that_there_are(robot: Client) -> None:
+    layout = (ROOT / "config" / "foxglove_layout.json").read_text()
+    shown = re.findall(r'name==\\"aiofranka: ([^"\\]*)\\"}\.values\[:\]{key==\\"([^"\\]*)\\"', layout)
+    assert {"control loop", "targets", "robot"} == {status for status, _ in shown}
+    for status, key in shown:
+        # Statistics of the loop are there once it has run for a period.
+        assert robot.spin_until(lambda status=status, key=key: key in robot.diagnostics(status)[1]), key

@@ -1,0 +1,137 @@
+"""What shows and records an arm with other programs: the layout for Foxglove, and the topics for rosbag2.
+
+No arm, no ROS graph: they are compared with the README's tables, which a test of its own compares with the node.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from lifecycle_msgs.srv import ChangeState
+from node_harness import ROOT
+from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSReliabilityPolicy
+from sensor_msgs.msg import JointState
+
+#: Of robot_state_publisher, of every node, and of lifecycle nodes.
+OF_OTHERS = {"/tf", "/tf_static", "/robot_description", "/rosout", "/aiofranka/transition_event"}
+#: Panels that the layout uses, as Foxglove and Lichtblick name them.
+PANELS = {"3D", "CallService", "DiagnosticSummary", "Parameters", "Plot", "Publish"}
+PANELS |= {"RawMessages", "RosOut", "StateTransitions", "Tab"}
+
+
+def topics() -> set[str]:
+    """The topics in the README's tables, those of the arm's node and of the gripper's."""
+    _, gripper_section, rest = (ROOT / "README.md").read_text().partition("## The gripper")
+    before = (ROOT / "README.md").read_text().removesuffix(gripper_section + rest)
+    found = set()
+    for text, node in ((before, "/aiofranka"), (rest, "/franka_gripper")):
+        for cell in re.findall(r"^\| (`[^|]*`) \| (?:topic )?`\w+/\w+` \|", text, re.MULTILINE):
+            for name in re.findall(r"`([^`]*)`", cell):
+                found.add(name.replace("~", node) if name.startswith("~") else f"/{name.lstrip('/')}")
+    return found | OF_OTHERS
+
+
+@pytest.fixture(scope="module")
+def layout() -> dict[str, Any]:
+    return json.loads((ROOT / "config" / "foxglove_layout.json").read_text())  # type: ignore[no-any-return]
+
+
+def panels_in(tree: Any) -> Iterator[str]:
+    """The panels of a tree of splits."""
+    if isinstance(tree, str):
+        yield tree
+    else:
+        assert tree["direction"] in ("row", "column") and 0 < tree["splitPercentage"] < 100
+        yield from panels_in(tree["first"])
+        yield from panels_in(tree["second"])
+
+
+def names_in(config: Any) -> Iterator[str]:
+    """Whatever in a panel's configuration names a topic or service, or begins a message path with one."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if key == "topics":
+                yield from value
+            elif key in ("topic", "topicName", "topicPath", "topicToRender", "serviceName", "value"):
+                if isinstance(value, str) and value.startswith("/"):
+                    yield re.split(r"[.\[{]", value)[0]
+            else:
+                yield from names_in(value)
+    elif isinstance(config, list):
+        for element in config:
+            yield from names_in(element)
+
+
+def test_every_panel_of_the_layout_has_its_place_and_its_configuration(layout: dict[str, Any]) -> None:
+    assert layout.keys() == {"configById", "globalVariables", "userNodes", "playbackConfig", "layout"}
+    configurations = layout["configById"]
+    placed = list(panels_in(layout["layout"]))
+    for panel in list(placed):
+        for tab in configurations[panel].get("tabs", ()):
+            placed += panels_in(tab["layout"])
+    assert sorted(placed) == sorted(configurations)
+    assert {panel.partition("!")[0] for panel in placed} == PANELS
+
+
+def test_the_layout_shows_topics_that_there_are(layout: dict[str, Any]) -> None:
+    services = {"/aiofranka/change_state"}
+    shown = set(names_in(layout["configById"]))
+    assert shown >= {"/joint_states", "/diagnostics", "/aiofranka/ee_pose", "/aiofranka/external_wrench"} | services
+    assert shown - topics() - services == set()
+
+
+def fill(message: Any, values: dict[str, Any]) -> None:
+    """Set fields of a message; those that it does not have, or of another type, raise."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            fill(getattr(message, name), value)
+        else:
+            setattr(message, name, value)
+
+
+def test_what_the_layout_sends_are_messages(layout: dict[str, Any]) -> None:
+    for panel, config in layout["configById"].items():
+        if panel.startswith("CallService!"):
+            request = ChangeState.Request()
+            fill(request, json.loads(config["requestPayload"]))
+            assert request.transition.label in ("configure", "activate", "deactivate")
+        elif panel.startswith("Publish!"):
+            assert config["datatype"] == "sensor_msgs/JointState"
+            message = JointState()
+            fill(message, json.loads(config["value"]))
+            assert len(message.name) == len(message.position) == 7
+
+
+@pytest.fixture(scope="module")
+def profiles() -> dict[str, dict[str, Any]]:
+    return yaml.safe_load((ROOT / "config" / "rosbag2_record.yaml").read_text())  # type: ignore[no-any-return]
+
+
+def test_topics_that_are_recorded_exist_and_every_target_and_measurement_is(
+    profiles: dict[str, dict[str, Any]],
+) -> None:
+    assert profiles.keys() - topics() == set()
+    assert not {topic for topic in topics() if topic.endswith(("_desired", "/state", "joint_states"))} - profiles.keys()
+
+
+def test_every_recorded_topic_has_a_complete_profile(profiles: dict[str, dict[str, Any]]) -> None:
+    """An incomplete one gets other values from one distribution of ROS to the next."""
+    for profile in profiles.values():
+        assert profile.keys() == {"reliability", "durability", "history", "depth"}
+        assert QoSReliabilityPolicy.get_from_short_key(profile["reliability"]) is not None
+        assert QoSDurabilityPolicy.get_from_short_key(profile["durability"]) is not None
+        assert QoSHistoryPolicy.get_from_short_key(profile["history"]) == QoSHistoryPolicy.KEEP_LAST
+        assert profile["depth"] > 0
+
+
+def test_the_readme_records_what_has_a_profile(profiles: dict[str, dict[str, Any]]) -> None:
+    command = re.search(r"ros2 bag record .*?\n```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert command is not None and "config/rosbag2_record.yaml" in command[0] and "--storage mcap" in command[0]
+    pattern = re.search(r"--regex '([^']*)'", command[0])
+    assert pattern is not None
+    assert [topic for topic in profiles if not re.fullmatch(pattern[1], topic)] == []
