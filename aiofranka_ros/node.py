@@ -43,9 +43,11 @@ from aiofranka_ros.control_client import ControlClient, Ended
 from aiofranka_ros.diagnostics import LoopStatistics, Trouble
 from aiofranka_ros.driver import Driver
 from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError
+from aiofranka_ros.fr3 import BASE_FRAME
 from aiofranka_ros.move_action import MoveAction
 from aiofranka_ros.moves import Mover
 from aiofranka_ros.parameters import Parameters
+from aiofranka_ros.planned_path import PlannedPath
 from aiofranka_ros.records import Record
 from aiofranka_ros.setting import Lock
 from aiofranka_ros.targets import TargetTopics
@@ -96,7 +98,8 @@ class FrankaNode(LifecycleNode):
         self._robot_address = self.create_publisher(String, "~/robot_address", latched)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         self._targets = TargetTopics(self, self)
-        self._mover = Mover(self)
+        self._planned_path = PlannedPath(self, BASE_FRAME)
+        self._mover = Mover(self, self._planned_path.begin)
         self._move = MoveAction(self, self, self._mover)
         self._trajectory = TrajectoryAction(self, self, self._mover)
         self._statistics = LoopStatistics()
@@ -258,6 +261,7 @@ class FrankaNode(LifecycleNode):
             else:
                 self._publish_state()
         self._apply_changes()
+        self._planned_path.publish()
         ticked, self._ticked = self._ticked, Future()
         ticked.set_result(None)
 
