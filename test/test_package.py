@@ -29,15 +29,20 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 LAYERS = """
     errors console worker_threads offload loop_guard
     array_transport remote_protocol remote_worker remote_process isolation
-    records fr3 kinematics limits reference laws trajectory joint_trajectory control_cycle shared_memory
+    records fr3 kinematics inverse_kinematics limits reference laws trajectory joint_trajectory control_cycle
+    shared_memory
     arm hand control_loop control_process control_client simulation_hand simulation_model simulation warm_up
     setting settings driver moves gripper link robot_interface controller
-    descriptors parameters conversions targets diagnostics move_action trajectory_action node ros_client ros_interface
+    descriptors parameters conversions targets diagnostics move_action trajectory_action planned_path node
+    ros_client ros_interface
     gripper_parameters gripper_actions gripper_node
+    marker_server rviz_marker rviz_arm rviz_tools
     demo_policy demo_evaluation demo_screen demo
 """.split()
 FIRST_LAYER_WITH_ROS = "descriptors"
-ROS_MODULE = re.compile(r"rclpy|launch(_ros)?|tf2_ros|ament_index_python|\w+_(msgs|srvs|interfaces)")
+ROS_MODULE = re.compile(
+    r"rclpy|launch(_ros)?|tf2_ros|interactive_markers|ament_index_python|\w+_(msgs|srvs|interfaces)"
+)
 
 
 def tree_of(module: str) -> ast.Module:
@@ -100,7 +105,7 @@ def test_package_xml_is_valid() -> None:
 
 def test_every_executable_is_a_main_function_that_exists() -> None:
     scripts = entry_points()
-    assert set(scripts) == {"node", "gripper_node", "simulation", "demo"}
+    assert set(scripts) == {"node", "gripper_node", "rviz_tools", "simulation", "demo"}
     for module, function in scripts.values():
         body = tree_of(module.removeprefix("aiofranka_ros.")).body
         assert function in [node.name for node in body if isinstance(node, ast.FunctionDef)]
