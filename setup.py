@@ -53,6 +53,7 @@ setup(
         "console_scripts": [
             "node = aiofranka_ros.node:main",
             "gripper_node = aiofranka_ros.gripper_node:main",
+            "rviz_tools = aiofranka_ros.rviz_tools:main",
             "simulation = aiofranka_ros.simulation:main",
             "demo = aiofranka_ros.demo:main",
             "doctor = aiofranka_ros.doctor:main",

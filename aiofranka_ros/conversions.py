@@ -14,12 +14,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
-from geometry_msgs.msg import PoseStamped, TransformStamped, WrenchStamped
+from geometry_msgs.msg import Pose, PoseStamped, TransformStamped, WrenchStamped
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, Header, MultiArrayDimension, MultiArrayLayout
 
 from aiofranka_ros.errors import InvalidTarget
-from aiofranka_ros.kinematics import pose_matrix
+from aiofranka_ros.kinematics import pose_matrix, quaternion_from_matrix
 from aiofranka_ros.link import Snapshot
 from aiofranka_ros.names import FR3, ArmNames
 from aiofranka_ros.records import Array, Record
@@ -58,6 +58,15 @@ def pose_target(message: PoseStamped) -> dict[str, Array]:
     _require_finite("position", position)
     _require_finite("orientation", orientation)
     return {"target_position": np.array(position), "target_orientation": unit_quaternion(orientation)}
+
+
+def pose_of(message: PoseStamped) -> Array:
+    """The pose in ``message`` (4, 4).
+
+    :raises InvalidTarget: as :func:`pose_target`.
+    """
+    target = pose_target(message)
+    return pose_matrix(np.concatenate((target["target_position"], target["target_orientation"])))
 
 
 def unit_quaternion(quaternion: Sequence[float]) -> Array:
@@ -152,6 +161,21 @@ def control_frame(state: Record, names: ArmNames = FR3) -> TransformStamped:
     translation.x, translation.y, translation.z = state["position"].tolist()
     rotation.x, rotation.y, rotation.z, rotation.w = state["orientation"].tolist()
     return message
+
+
+def pose_message(pose: Array) -> Pose:
+    """A pose (4, 4) as a message."""
+    message, quaternion = Pose(), np.empty(4)
+    quaternion_from_matrix(pose, quaternion)
+    position, orientation = message.position, message.orientation
+    position.x, position.y, position.z = pose[:3, 3].tolist()
+    orientation.x, orientation.y, orientation.z, orientation.w = quaternion.tolist()
+    return message
+
+
+def pose_stamped(pose: Array, stamp: Time, frame: str) -> PoseStamped:
+    """A pose (4, 4) in ``frame`` as a message."""
+    return PoseStamped(header=Header(stamp=stamp, frame_id=frame), pose=pose_message(pose))
 
 
 def external_wrench(state: Record, names: ArmNames = FR3) -> WrenchStamped:

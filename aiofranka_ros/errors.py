@@ -6,7 +6,8 @@ failure and carries its data as attributes, so that callers never match the text
     FrankaError
      ├── ConfigurationError       a parameter, gain or option that cannot be used
      ├── InvalidTarget            a target or goal that was refused at the boundary
-     │    └── TransformMissing    TF does not know, or not yet, where its frame was
+     │    ├── TransformMissing    TF does not know, or not yet, where its frame was
+     │    └── Unreachable         no configuration of the arm leads to a pose
      ├── ConnectionFailed         no arm could be reached, or the connection was lost
      │    └── IncompatibleRobot   the robot speaks another version of the FCI protocol
      ├── ArmInUse                 another process on this machine already drives the arm
@@ -51,6 +52,13 @@ class InvalidTarget(FrankaError, ValueError):
 
 class TransformMissing(InvalidTarget):
     """TF does not know where the frame of a target was at the target's time; a moment later it may."""
+
+
+class Unreachable(InvalidTarget):
+    """No configuration within the joints' limits brings the control frame to a pose; the message says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="unreachable")
 
 
 class ConnectionFailed(FrankaError, ConnectionError):

@@ -248,10 +248,12 @@ class Mover:
     """Pursues one goal at a time; a new one replaces the one before.
 
     :param owner: what the owner knows of the arm.
+    :param on_begin: called with every motion that has begun, and the pose of the control frame in the flange (4, 4).
     """
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, on_begin: Callable[[Motion, Array], None] = lambda motion, tcp: None) -> None:
         self._owner = owner
+        self._on_begin = on_begin
         self._run: _Run | None = None
 
     @property
@@ -320,6 +322,7 @@ class Mover:
         self._run = run = _Run(task, motion, number, owner, cancelled)
         if before is not None:
             before.replaced = True
+        self._on_begin(motion, client.commands["flange_to_tcp"])
         return run
 
     def _plan(self, task: Task, departure: Departure, client: ControlClient) -> Motion:

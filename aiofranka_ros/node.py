@@ -49,6 +49,7 @@ from aiofranka_ros.move_action import MoveAction
 from aiofranka_ros.moves import Mover
 from aiofranka_ros.names import ArmNames
 from aiofranka_ros.parameters import Parameters
+from aiofranka_ros.planned_path import PlannedPath
 from aiofranka_ros.records import Record, RobotSetting
 from aiofranka_ros.recovery_action import RecoveryAction
 from aiofranka_ros.robot_services import RobotServices
@@ -106,7 +107,8 @@ class FrankaNode(LifecycleNode):
         self._robot_address = self.create_publisher(String, "~/robot_address", latched)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         self._targets = TargetTopics(self, self, self._frames, self._names)
-        self._mover = Mover(self)
+        self._planned_path = PlannedPath(self, self._names.base)
+        self._mover = Mover(self, self._planned_path.begin)
         self._hold = HoldServices(self, self._mover, lambda: self._driver.client)
         self._move = MoveAction(self, self, self._mover, self._names)
         self._trajectory = TrajectoryAction(self, self, self._mover, self._names)
@@ -312,6 +314,7 @@ class FrankaNode(LifecycleNode):
                 self._publish_state()
         self._robot_state.follow()
         self._apply_changes()
+        self._planned_path.publish()
         ticked, self._ticked = self._ticked, Future()
         ticked.set_result(None)
 

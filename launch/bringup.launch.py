@@ -84,7 +84,10 @@ def generate_launch_description() -> LaunchDescription:
                 description="parameters of the gripper's node",
             ),
             DeclareLaunchArgument(
-                "rviz", default_value="false", choices=["true", "false"], description="show the arm in RViz"
+                "rviz",
+                default_value="false",
+                choices=["true", "false"],
+                description="show the arm in RViz, with tools that move it",
             ),
             OpaqueFunction(function=_node),
             Node(
@@ -107,6 +110,14 @@ def generate_launch_description() -> LaunchDescription:
                 executable="rviz2",
                 namespace=LaunchConfiguration("namespace"),
                 arguments=["-d", os.path.join(SHARE, "config", "bringup.rviz"), "-f", BASE_FRAME],
+                condition=IfCondition(LaunchConfiguration("rviz")),
+            ),
+            Node(
+                package="aiofranka_ros",
+                executable="rviz_tools",
+                namespace=LaunchConfiguration("namespace"),
+                output="screen",
+                emulate_tty=True,
                 condition=IfCondition(LaunchConfiguration("rviz")),
             ),
         ]

@@ -79,9 +79,14 @@ def test_the_launch_file_declares_its_arguments_and_describes_them() -> None:
 def test_rviz_shows_the_topics_of_the_node() -> None:
     settings = yaml.safe_load((ROOT / "config" / "bringup.rviz").read_text())["Visualization Manager"]
     assert settings["Global Options"]["Fixed Frame"] == "fr3_link0"
-    topics = {display["Topic"]["Value"] for display in settings["Displays"] if "Topic" in display}
+    shown = {display["Topic"]["Value"] for display in settings["Displays"] if "Topic" in display}
     # Relative, so that they follow the namespace.
-    assert topics == {"aiofranka/ee_pose", "aiofranka/ee_desired", "aiofranka/external_wrench"}
+    assert shown == {
+        *(f"aiofranka/{topic}" for topic in ("ee_pose", "ee_desired", "external_wrench", "planned_path")),
+        "rviz_tools/status",
+    }
+    clicked = {tool["Topic"]["Value"] for tool in settings["Tools"] if "Topic" in tool}
+    assert clicked == {"goal_pose", "clicked_point"}
 
 
 class Launch:

@@ -29,20 +29,24 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 LAYERS = """
     errors problem console worker_threads offload loop_guard
     array_transport remote_protocol remote_worker remote_process isolation
-    records names fr3 kinematics limits reference laws trajectory joint_trajectory control_cycle shared_memory
+    records names fr3 kinematics inverse_kinematics limits reference laws trajectory joint_trajectory control_cycle
+    shared_memory
     realtime fci network doctor_checks doctor
     arm hand control_loop control_process control_client simulation_hand simulation_model simulation warm_up
     setting settings driver moves gripper link robot_interface controller
     doctor_ros
     descriptors parameters conversions frames stamps targets conditions diagnostics hold move_action
-    trajectory_action robot_state robot_services recovery_action node ros_client ros_interface
+    trajectory_action robot_state robot_services recovery_action planned_path node ros_client ros_interface
     gripper_parameters gripper_actions gripper_node
+    marker_server rviz_marker rviz_arm rviz_tools
     demo_policy demo_evaluation demo_screen demo
 """.split()
 FIRST_LAYER_WITH_ROS = "doctor_ros"
 #: Packages that modules are in, where the names differ.
 PACKAGES = {"tf2_ros": "tf2_ros_py"}
-ROS_MODULE = re.compile(r"rclpy|launch(_ros)?|tf2_ros|ament_index_python|\w+_(msgs|srvs|interfaces)")
+ROS_MODULE = re.compile(
+    r"rclpy|launch(_ros)?|tf2_ros|interactive_markers|ament_index_python|\w+_(msgs|srvs|interfaces)"
+)
 
 
 def tree_of(module: str) -> ast.Module:
@@ -105,7 +109,7 @@ def test_package_xml_is_valid() -> None:
 
 def test_every_executable_is_a_main_function_that_exists() -> None:
     scripts = entry_points()
-    assert set(scripts) == {"node", "gripper_node", "simulation", "demo", "doctor"}
+    assert set(scripts) == {"node", "gripper_node", "rviz_tools", "simulation", "demo", "doctor"}
     for module, function in scripts.values():
         body = tree_of(module.removeprefix("aiofranka_ros.")).body
         assert function in [node.name for node in body if isinstance(node, ast.FunctionDef)]

@@ -1,0 +1,168 @@
+"""One suite for both servers of interactive markers, as RViz's client meets them; no arm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import rclpy
+from geometry_msgs.msg import Pose
+from node_harness import Client
+from rclpy.qos import QoSProfile
+from std_msgs.msg import Header
+from visualization_msgs.msg import InteractiveMarker, InteractiveMarkerFeedback, InteractiveMarkerUpdate
+from visualization_msgs.srv import GetInteractiveMarkers
+
+from aiofranka_ros import marker_server
+from aiofranka_ros.marker_server import LibraryMarkerServer, SingleMarkerServer, serve_marker
+
+needs_library = pytest.mark.skipif(
+    marker_server.InteractiveMarkerServer is None,
+    reason="interactive_markers is not installed: it comes with a ROS distribution, not from PyPI",
+)
+
+
+class Served:
+    """A server and a client of it, on two nodes in one thread."""
+
+    def __init__(self, kind: type) -> None:
+        self.rviz = Client("/nobody")
+        node = self.rviz.node
+        self._node = rclpy.create_node("served", context=node.context, use_global_arguments=False)
+        node.executor.add_node(self._node)
+        self.feedback: list[InteractiveMarkerFeedback] = []
+        self._listens = False
+        self.server = kind(self._node, "~/marker", self._on_feedback)
+        self.updates: list[InteractiveMarkerUpdate] = []
+        updates = node.create_subscription(
+            InteractiveMarkerUpdate, "/served/marker/update", self.updates.append, QoSProfile(depth=100)
+        )
+        self._markers = node.create_client(GetInteractiveMarkers, "/served/marker/get_interactive_markers")
+        self._feedback = node.create_publisher(
+            InteractiveMarkerFeedback, "/served/marker/feedback", QoSProfile(depth=100)
+        )
+        assert self.rviz.spin_until(lambda: node.count_publishers(updates.topic_name) > 0)
+        assert self.rviz.spin_until(lambda: self._feedback.get_subscription_count() > 0)
+
+    def _on_feedback(self, feedback: InteractiveMarkerFeedback) -> None:
+        if feedback.event_type == InteractiveMarkerFeedback.KEEP_ALIVE:
+            self._listens = True
+        else:
+            self.feedback.append(feedback)
+
+    def listens(self) -> bool:
+        """In time: the library takes nothing from anybody in a marker's first second."""
+
+        def listens() -> bool:
+            self.tell(event_type=InteractiveMarkerFeedback.KEEP_ALIVE)
+            return self._listens
+
+        return self.rviz.spin_until(listens)
+
+    def markers(self) -> GetInteractiveMarkers.Response:
+        return self.rviz.call(self._markers, GetInteractiveMarkers.Request())
+
+    def tell(self, **fields: object) -> None:
+        self._feedback.publish(InteractiveMarkerFeedback(**{"marker_name": "it", "client_id": "rviz", **fields}))
+
+    def hears(self, count: int) -> bool:
+        return self.rviz.spin_until(lambda: len(self.feedback) >= count)
+
+    def gets(self, count: int) -> bool:
+        return self.rviz.spin_until(lambda: len(self.updates) >= count)
+
+    def close(self) -> None:
+        self._node.destroy_node()
+        self.rviz.close()
+
+
+@pytest.fixture(params=[SingleMarkerServer, pytest.param(LibraryMarkerServer, marks=needs_library)])
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    served = Served(request.param)
+    served.server.show(marker())
+    assert served.gets(1) and served.listens()
+    yield served
+    served.close()
+
+
+def marker(**fields: object) -> InteractiveMarker:
+    return InteractiveMarker(header=Header(frame_id="fr3_link0"), name="it", **fields)
+
+
+def pose(x: float) -> Pose:
+    pose = Pose()
+    pose.position.x = x
+    return pose
+
+
+def test_whoever_comes_gets_the_marker_and_the_number_of_the_last_update(served: Served) -> None:
+    served.server.move(pose(0.5))
+    assert served.gets(2)
+    answer = served.markers()
+    assert [found.name for found in answer.markers] == ["it"]
+    assert answer.markers[0].pose.position.x == 0.5
+    assert answer.sequence_number == served.updates[-1].seq_num
+
+
+def test_every_change_is_an_update_with_the_next_number(served: Served) -> None:
+    served.server.move(pose(0.1))
+    served.server.show(marker(description="another"))
+    served.server.move(pose(0.2))
+    assert served.gets(4)
+    numbers = [update.seq_num for update in served.updates]
+    assert numbers == list(range(numbers[0], numbers[0] + 4))
+    assert {update.type for update in served.updates} == {InteractiveMarkerUpdate.UPDATE}
+    first, moved, shown, moved_again = served.updates
+    assert [found.name for found in first.markers] == ["it"]
+    assert [(found.name, found.header.frame_id, found.pose.position.x) for found in moved.poses] == [
+        ("it", "fr3_link0", 0.1)
+    ]
+    assert shown.markers[0].description == "another" and moved_again.poses[0].pose.position.x == 0.2
+
+
+def test_what_people_do_is_passed_on_in_its_order(served: Served) -> None:
+    events = [
+        InteractiveMarkerFeedback.MOUSE_DOWN,
+        InteractiveMarkerFeedback.POSE_UPDATE,
+        InteractiveMarkerFeedback.MOUSE_UP,
+        InteractiveMarkerFeedback.MENU_SELECT,
+    ]
+    for event in events:
+        served.tell(event_type=event, pose=pose(0.3))
+    assert served.hears(len(events))
+    assert [feedback.event_type for feedback in served.feedback] == events
+
+
+def test_a_drag_moves_the_marker_for_everybody(served: Served) -> None:
+    served.tell(event_type=InteractiveMarkerFeedback.POSE_UPDATE, pose=pose(0.3))
+    assert served.gets(2)
+    assert served.updates[-1].poses[0].pose.position.x == 0.3
+    assert served.markers().markers[0].pose.position.x == 0.3
+
+
+def test_feedback_about_another_marker_is_not_passed_on(served: Served) -> None:
+    served.tell(event_type=InteractiveMarkerFeedback.MOUSE_DOWN, marker_name="another")
+    served.tell(event_type=InteractiveMarkerFeedback.MOUSE_UP)
+    assert served.hears(1)
+    assert [feedback.event_type for feedback in served.feedback] == [InteractiveMarkerFeedback.MOUSE_UP]
+
+
+def test_while_one_drags_another_one_cannot(served: Served) -> None:
+    served.tell(event_type=InteractiveMarkerFeedback.MOUSE_DOWN)
+    served.tell(event_type=InteractiveMarkerFeedback.MOUSE_DOWN, client_id="another")
+    served.tell(event_type=InteractiveMarkerFeedback.MOUSE_UP)
+    assert served.hears(2)
+    assert {feedback.client_id for feedback in served.feedback} == {"rviz"}
+
+
+def test_at_the_end_the_marker_is_gone(served: Served) -> None:
+    served.server.close()
+    assert served.gets(2)
+    assert list(served.updates[-1].erases) == ["it"]
+
+
+def test_the_library_is_used_where_it_is_installed() -> None:
+    served = Served(serve_marker)
+    library = marker_server.InteractiveMarkerServer is not None
+    assert isinstance(served.server, LibraryMarkerServer if library else SingleMarkerServer)
+    served.close()
