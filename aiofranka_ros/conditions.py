@@ -21,7 +21,6 @@ OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticS
 _RECENT = 3.0
 
 _ACTIVATE = "ros2 lifecycle set {node} activate"
-_CONFIGURE = "ros2 lifecycle set {node} configure"
 _DOCTOR = "ros2 run aiofranka_ros doctor --robot-ip {address}"
 
 
@@ -43,7 +42,7 @@ class Condition:
 
 CONDITIONS = {
     "silent": Condition(
-        "control loop", STALE, "the control process says nothing for {age:.1f} s", "kill -9 {pid}, then: " + _CONFIGURE
+        "control loop", STALE, "nothing was heard of the robot for {age:.1f} s", "look at robot and cable; " + _DOCTOR
     ),
     "pushed": Condition(
         "control loop", WARN, "the arm holds: pushed",

@@ -31,8 +31,8 @@ from aiofranka_ros.shared_memory import SharedMemory
 
 #: Responses slower than this leave the robot's network little of the millisecond [s].
 _SLOW_RESPONSE = 0.5e-3
-#: The control process reports a hundred times a second at the least; who says nothing for so long hangs [s].
-_SILENT = 1.0
+#: Every state of the robot is reported; without one for so long, something is wrong with it, or the way to it [s].
+_SILENT = 0.3
 #: ``franka::RobotMode``, libfranka ``robot_state.h``.
 _ROBOT_MODES = ("other", "idle", "move", "guiding", "reflex", "user stopped", "automatic error recovery")
 
@@ -138,7 +138,7 @@ class Diagnosis:
         }
         details = {"node": self._node, "address": address}
         if (silence := self._silence(int(state["stamp"]))) > _SILENT:
-            return told("silent", values, age=silence, pid=client.pid, **details)
+            return told("silent", values, age=silence, **details)
         if phase is not Phase.ACTIVE:
             return status(OK, phase.name.lower(), values)
         for flag in (Hold.PUSHED, Hold.ASKED, Hold.NODE_SILENT, Hold.NOT_FINITE, Hold.TORQUE_STALE):

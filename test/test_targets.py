@@ -25,7 +25,8 @@ class Arm:
     """What targets need of the node and of its frames; TF is known once ``known`` is set."""
 
     def __init__(self) -> None:
-        self.known = self.moving = False
+        self.known = False
+        self.moving = self.why_held = ""
         self.parameters: dict[str, Any] = {"mode": "osc", "max_target_age": 0.2}
         self.passed_on: list[float] = []
         self.active_client: Any = SimpleNamespace(
