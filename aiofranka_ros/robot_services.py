@@ -63,8 +63,12 @@ class Owner(moves.Owner, Protocol):
     """What the services need of the node."""
 
     @property
+    def configured(self) -> bool:
+        """Whether the node is inactive or active; the arm may be lost nevertheless."""
+
+    @property
     def client(self) -> ControlClient | None:
-        """The control process; ``None`` where the node is not configured."""
+        """The control process; ``None`` where the node is not configured, or lost the arm."""
 
     @property
     def moving(self) -> str:
@@ -135,8 +139,10 @@ class RobotServices:
         """
         while self.restarting:
             await self._owner.next_tick()
-        if self._owner.client is None:
+        if not self._owner.configured:
             raise CommandRefused("the node is not configured: configure it first")
+        if self._owner.client is None:
+            raise CommandRefused(f"there is no arm{self._owner.why_inactive}; activating the node connects again")
         if self._owner.active_client is None:
             self._set(change)
         elif self._owner.parameter("restart_if_needed"):
