@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import sys
@@ -23,6 +24,8 @@ from rclpy.action import ActionClient, get_action_server_names_and_types_by_node
 from rclpy.qos import qos_profile_sensor_data
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from aiofranka_ros import FrankaController, RosInterface
+from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.fr3 import HOME
 from aiofranka_ros.names import ArmNames
 
@@ -196,6 +199,34 @@ def test_the_frame_of_another_arm_is_not_taken_for_the_own_one(arms: dict[str, A
     assert client.spin_until(
         lambda: int(client.diagnostics("targets")[1].get("refused: unknown frame", 0)) > before, 10.0
     )
+
+
+def test_the_asyncio_api_learns_the_prefix_from_the_node(arms: dict[str, Arm]) -> None:
+    process, client = arms["left"]
+    wanted = client.q
+    wanted[6] += 0.1
+
+    async def drive() -> None:
+        async with FrankaController(RosInterface("/left/aiofranka")) as controller:
+            controller.switch("impedance")
+            for _ in range(50):
+                await controller.set("q_desired", wanted)
+            controller.switch("osc")
+            target = controller.state["ee"].copy()
+            target[2, 3] -= 0.03
+            for _ in range(50):
+                await controller.set("ee_desired", target)
+            with pytest.raises(InvalidTarget, match="left_fr3_joint7 = 3.5000 rad is outside"):
+                await controller.move(np.array([*HOME[:6], 3.5]))
+
+    before = client.position
+    said = len(process.log)
+    asyncio.run(drive())
+    # The wrist turns by 5.7 degrees, the hand goes down by 3 cm; friction keeps a compliant arm a little away.
+    assert abs(client.q[6] - wanted[6]) < 0.05
+    assert -0.04 < client.position[2] - before[2] < -0.02
+    assert "refused" not in process.log[said:]
+    assert client.state == "active"
 
 
 # Moving at once.
