@@ -101,6 +101,7 @@ REFUSALS = {
     "not active": _ACTIVATE,
     "another mode": "ros2 param set {node} mode MODE, or publish on the topic of the mode",
     "during a move": "wait until the move or trajectory has ended, or cancel it",
+    "another publisher": "one sender at a time: end the other one, or wait until it is silent",
     "held": "ros2 service call {node}/release std_srvs/srv/Trigger",
     "unknown frame": "install tf2_ros, without which only the arm's own frames are known, or give it in fr3_link0",
     "old": "synchronise the clocks (chrony, PTP), same use_sim_time for both, or a larger max_target_age",

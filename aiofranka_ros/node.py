@@ -381,7 +381,7 @@ class FrankaNode(LifecycleNode):
             "targets": self._diagnosis.targets(
                 state,
                 self._driver.active,
-                owner=HOLDER if self._hold.reason else self._mover.owner or "nobody",
+                owner=HOLDER if self._hold.reason else self._mover.owner or self._targets.owner or "nobody",
                 accepted=self._targets.accepted,
                 refused=self._targets.refused,
                 limited=self._targets.limited,

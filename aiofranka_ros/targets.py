@@ -27,6 +27,7 @@ from aiofranka_ros.errors import InvalidTarget, TransformMissing
 from aiofranka_ros.frames import Frames
 from aiofranka_ros.names import ArmNames
 from aiofranka_ros.records import Array, Mode, Record
+from aiofranka_ros.senders import Senders, told
 
 #: Only the newest target matters, and a best-effort subscription matches reliable publishers as well.
 TARGET_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
@@ -74,11 +75,13 @@ class _Topic:
 class _Waiting:
     """A target that waits for a transform.
 
+    :ivar info: what rclpy knows of the message.
     :ivar until: how long it may [s, monotonic].
     """
 
     topic: _Topic
     message: Any
+    info: Any
     until: float
 
 
@@ -109,6 +112,7 @@ class TargetTopics:
         self._target: dict[str, Array] = {}
         self._said: dict[tuple[str, str], float] = {}
         self._waiting: deque[_Waiting] = deque()
+        self._senders = Senders(node)
         #: Which stretch of time between activations and switches of the mode the newest target came in.
         self._stretch: tuple[ControlClient, int] | None = None
         self._topics = [
@@ -117,6 +121,11 @@ class TargetTopics:
             self._subscribe(JointState, _Topic("torque_desired", (Mode.TORQUE,), self._torque)),
         ]
 
+    @property
+    def owner(self) -> str:
+        """Who streams targets at the moment; empty where nobody does."""
+        return self._senders.owner
+
     def try_again(self) -> None:
         """Look whether transforms have come that targets wait for; called at every tick while the arm is active."""
         client = self._owner.active_client
@@ -124,7 +133,7 @@ class TargetTopics:
             self._begin_stretch(client)
         for _ in range(len(self._waiting)):
             waiting = self._waiting.popleft()
-            self._take(waiting.topic, waiting.message, waiting.until)
+            self._take(waiting.topic, waiting.message, waiting.info, waiting.until)
 
     def check_limited(self, state: Record) -> None:
         """Say so where the control process had to cut a target off; called with every fresh ``state``."""
@@ -135,25 +144,28 @@ class TargetTopics:
         self._limited_before = count
 
     def _subscribe(self, kind: type, topic: _Topic) -> _Topic:
-        self._node.create_subscription(kind, f"~/{topic.name}", lambda message: self._take(topic, message), TARGET_QOS)
+        callback = told(lambda message, info: self._take(topic, message, info))
+        self._node.create_subscription(kind, f"~/{topic.name}", callback, TARGET_QOS)
         return topic
 
-    def _take(self, topic: _Topic, message: Any, until: float | None = None) -> None:
+    def _take(self, topic: _Topic, message: Any, info: Any, until: float | None = None) -> None:
         """Pass a target on, or say why not.
 
+        :param info: what rclpy knows of the message.
         :param until: how long it may wait for a transform [s, monotonic]; ``None``: it has just come.
         """
         stamp = conversions.nanoseconds(message.header.stamp)
         try:
             client = self._client_for(topic.modes)
             self._begin_stretch(client)
+            self._senders.check(self._full_name(topic), info)
             if until is None:
                 until = self._wait_limit(topic, stamp)
             topic.order.check(stamp)
             target = topic.convert(message, client)
         except TransformMissing as error:
             if until is not None and time.monotonic() < until and len(self._waiting) < _MOST_WAITING:
-                self._waiting.append(_Waiting(topic, message, until))
+                self._waiting.append(_Waiting(topic, message, info, until))
             else:
                 self._refuse(topic, error)
         except InvalidTarget as error:
@@ -161,8 +173,12 @@ class TargetTopics:
         else:
             client.set_target(stamp, **target)
             topic.order.took(stamp)
+            self._senders.took(self._full_name(topic), info)
             self._target = target
             self.accepted += 1
+
+    def _full_name(self, topic: _Topic) -> str:
+        return f"{self._node.get_fully_qualified_name()}/{topic.name}"
 
     def _refuse(self, topic: _Topic, error: InvalidTarget) -> None:
         self.refused[error.reason] += 1

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import rclpy
 from action_msgs.msg import GoalStatus
-from node_harness import Client
+from geometry_msgs.msg import PoseStamped
+from node_harness import PATIENCE, Client, NodeProcess
+from rclpy.subscription import MessageInfo
 from std_srvs.srv import Trigger
 
 from aiofranka_ros.fr3 import HOME, POSITION_UPPER
@@ -169,3 +174,39 @@ def test_limits_that_contradict_each_other_are_refused_whole(robot: Client) -> N
     assert robot.set(workspace_lower=[0.3, -1.0, 0.0]) == ""
     assert "not below" in robot.set(workspace_upper=[0.2, 1.0, 1.0])
     assert robot.set(workspace_lower=[-2.0] * 3) == ""
+
+
+# Two publishers.
+
+
+def test_of_two_publishers_the_first_has_the_arm_until_it_is_silent(
+    running: tuple[NodeProcess, Client], robot: Client, call: Services, log: Log
+) -> None:
+    second = rclpy.create_node("second_policy", context=robot.node.context, use_global_arguments=False)
+    try:
+        publisher = second.create_publisher(PoseStamped, f"{running[0].name}/ee_desired", 1)
+        assert robot.spin_until(lambda: publisher.get_subscription_count() > 0)
+        here = robot.pose
+        here.header.stamp.sec = here.header.stamp.nanosec = 0
+        above = copy.deepcopy(here)
+        above.pose.position.z += 0.05
+        for _ in range(30):
+            robot.publish("ee_desired", here)
+            publisher.publish(above)
+            robot.spin_for(0.02)
+        if "publisher_gid" not in MessageInfo.__annotations__:
+            pytest.skip("rclpy does not tell here who published a message")
+        assert robot.spin_until(lambda: log("second_policy has to wait"))
+        robot.publish("ee_desired", here)
+        assert "client on" in owner(robot) and owner(robot).endswith("/ee_desired")
+        assert abs(robot.position[2] - here.pose.position.z) < 0.01
+        # The first one falls silent; the second has the arm.
+        before = robot.position[2]
+        deadline = time.monotonic() + PATIENCE
+        while robot.position[2] < before + 0.03 and time.monotonic() < deadline:
+            publisher.publish(above)
+            robot.spin_for(0.02)
+        assert robot.position[2] > before + 0.03
+        assert "second_policy on" in owner(robot)
+    finally:
+        second.destroy_node()

@@ -64,7 +64,7 @@ def send(targets: TargetTopics, number: int, frame: str = "camera", *, stamped: 
     if stamped:
         message.header.stamp.sec, message.header.stamp.nanosec = divmod(time.time_ns(), 1_000_000_000)
     message.pose.position.x, message.pose.orientation.w = float(number), 1.0
-    targets._take(targets._topics[0], message)
+    targets._take(targets._topics[0], message, {})
 
 
 def test_targets_that_wait_are_passed_on_in_their_order_once_tf_knows(arm: Arm, targets: TargetTopics) -> None:
