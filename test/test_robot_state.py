@@ -14,7 +14,7 @@ from node_harness import Client, NodeProcess, started
 from scipy.spatial.transform import Rotation
 
 from aiofranka_ros.arm import Arm, RobotStateCopy
-from aiofranka_ros.fr3 import BASE_FRAME, JOINT_NAMES
+from aiofranka_ros.names import FR3
 from aiofranka_ros.records import ERROR_NAMES
 from aiofranka_ros.robot_state import TOPICS, RobotStateMessage
 from aiofranka_ros.shared_memory import SharedMemory
@@ -24,10 +24,10 @@ from aiofranka_ros.simulation import SimulatedArm
 STAMP = 1_700_000_000_123_456_789
 #: Fields that are frames and stamps, see :func:`leaves`.
 HEADERS = {
-    "": BASE_FRAME,
-    **dict.fromkeys(("measured_joint_state", "desired_joint_state", "measured_joint_motor_state"), BASE_FRAME),
-    **dict.fromkeys(("tau_ext_hat_filtered", "o_f_ext_hat_k", "o_t_ee", "o_t_ee_d", "o_t_ee_c"), BASE_FRAME),
-    **dict.fromkeys(("o_dp_ee_d", "o_dp_ee_c", "o_ddp_ee_c"), BASE_FRAME),
+    "": FR3.base,
+    **dict.fromkeys(("measured_joint_state", "desired_joint_state", "measured_joint_motor_state"), FR3.base),
+    **dict.fromkeys(("tau_ext_hat_filtered", "o_f_ext_hat_k", "o_t_ee", "o_t_ee_d", "o_t_ee_c"), FR3.base),
+    **dict.fromkeys(("o_dp_ee_d", "o_dp_ee_c", "o_ddp_ee_c"), FR3.base),
     **dict.fromkeys(("f_t_ee", "inertia_load"), "fr3_link8"),
     **dict.fromkeys(("k_f_ext_hat_k", "ee_t_k", "inertia_ee", "inertia_total"), "fr3_hand_tcp"),
 }
@@ -78,7 +78,7 @@ def expected(robot: Any) -> dict[str, Any]:
         "robot_mode": robot.robot_mode.value,
     }
     for name in ("measured_joint_state", "desired_joint_state", "measured_joint_motor_state", "tau_ext_hat_filtered"):
-        fields[f"{name}.name"] = list(JOINT_NAMES)
+        fields[f"{name}.name"] = list(FR3.joints)
     for name, frame in HEADERS.items():
         prefix = f"{name}.header".lstrip(".")
         fields |= {f"{prefix}.frame_id": frame, f"{prefix}.stamp.sec": STAMP // 10**9}
