@@ -316,6 +316,22 @@ def test_an_arm_folded_onto_itself_is_noticed(physics: ArmPhysics, pose: list[fl
     assert {contact.first, contact.second} == links
 
 
+def test_an_arm_that_nobody_controls_comes_to_rest_without_chattering() -> None:
+    physics = ArmPhysics()
+    physics.initialize_simulation()
+    pose_at(physics, READY_POSE)
+    physics.data.qvel[physics.arm_dofs_idx] = [0.4, -0.3, 0.2, 0.5, -0.6, 0.4, 0.8]
+    physics.update_joint_positions(READY_POSE)
+    physics.set_control_mode(ControlMode.POSITION)
+    physics.step(1500)
+    # At one thousandth of a radian a second, friction alone explains what is left.
+    speeds = []
+    for _ in range(100):
+        physics.step()
+        speeds.append(np.abs(physics.data.qvel[physics.arm_dofs_idx]).max())
+    assert max(speeds) < 1e-3
+
+
 def test_poses_and_jacobians_agree_with_libfrankas_model(arm: SimulatedArm, physics: ArmPhysics) -> None:
     robot = pylibfranka.Robot(arm.host, pylibfranka.RealtimeConfig.kIgnore)
     model = robot.load_model()
