@@ -334,6 +334,12 @@ class ArmServer(FrankaSimServer):
                 listener.shutdown(socket.SHUT_RDWR)
         super()._stop_gripper()
 
+    def _preempt_running_motion(self) -> bool:
+        # What the robot reports are the errors of the last motion, not those of all before it as well.
+        self.robot_state.state["reflex_reason"] = [False] * len(self.robot_state.state["reflex_reason"])
+        preempted: bool = super()._preempt_running_motion()
+        return preempted
+
     def start_command_receiver(self) -> None:
         """Receive commands at this address alone; unbound, the socket would listen on every interface."""
         self.udp_socket.bind((self.host, 0))
