@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -320,3 +322,12 @@ def test_an_arm_that_is_too_far_away_to_enter_is_told_so():
     with pytest.raises(InvalidTarget, match="cannot enter it from where it is, 2.6.* fr3_joint1") as refused:
         join(JointTrajectory(np.array([0.0]), q[np.newaxis]), far, 0.0)
     assert refused.value.reason == "too far away"
+
+
+def test_a_trajectory_that_lasts_for_years_is_checked_at_once() -> None:
+    """Whoever checks it must not fall silent meanwhile: one such message would make the arm stop."""
+    years = JointTrajectory(np.array([2.0**31]), HOME[np.newaxis] + 0.1)
+    join(years, AT_HOME, 0.0)  # Compiled from now on.
+    begin = perf_counter()
+    assert join(years, AT_HOME, 0.0).duration >= 2.0**31
+    assert perf_counter() - begin < 0.5
