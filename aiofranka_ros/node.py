@@ -11,9 +11,11 @@ What configure, activate, deactivate and cleanup mean to the arm stands in :mod:
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -60,6 +62,8 @@ SUCCESS, FAILURE, ERROR = (
 _NICENESS = -10
 #: How long results of aborted goals may take to leave at the end [s].
 _LAST_WORDS = 0.8
+#: Less than this on the disk of the log files is as good as nothing [bytes].
+_LOG_SPACE = 1 << 20
 
 
 class FrankaNode(LifecycleNode):
@@ -405,6 +409,14 @@ class _RosLog(logging.Handler):
             self._logger.info(message)
 
 
+def _warn_of_full_disk(logger: RcutilsLogger) -> None:
+    """Say where log files will be empty: ROS drops what it cannot write without a word, and the node works on."""
+    directory = getattr(rclpy.logging, "get_logging_directory", lambda: "")()
+    with contextlib.suppress(OSError):
+        if directory and shutil.disk_usage(directory).free < _LOG_SPACE:
+            logger.warning(f"log files in {directory} will be empty: {os.strerror(errno.ENOSPC)}")
+
+
 def _spin(node: FrankaNode, stop: StopRequest) -> None:
     """Run the node until a signal asks to stop, then bring the arm to rest and let the last results leave."""
     executor = SingleThreadedExecutor()
@@ -445,6 +457,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler: logging.Handler | None = None
     try:
         node = FrankaNode(stop.interrupts)
+        _warn_of_full_disk(node.get_logger())
         handler = _RosLog(node.get_logger())
         log.addHandler(handler)
         log.propagate = False
