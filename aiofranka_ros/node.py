@@ -62,6 +62,9 @@ SUCCESS, FAILURE, ERROR = (
 _NICENESS = -10
 #: How long results of aborted goals may take to leave at the end [s].
 _LAST_WORDS = 0.8
+#: How long another thread of this interpreter may keep its lock [s]: at Python's 5 ms, four busy ones, in whatever
+#: shares the process with the node, would delay its signs of life by tenths of a second.
+_SWITCH_INTERVAL = 0.5e-3
 #: Less than this on the disk of the log files is as good as nothing [bytes].
 _LOG_SPACE = 1 << 20
 
@@ -447,6 +450,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :returns: exit status: 0 after either of them, 1 if the node could not start or failed.
     """
     stop = StopRequest()
+    sys.setswitchinterval(_SWITCH_INTERVAL)
     with contextlib.suppress(PermissionError):
         # Before DDS starts its threads, which inherit it: what policies do on this computer shall not delay their
         # own targets, nor the signs of life that the control process waits for.
