@@ -107,6 +107,7 @@ class FrankaNode(LifecycleNode):
         self._move = MoveAction(self, self, self._mover)
         self._trajectory = TrajectoryAction(self, self, self._mover)
         self._statistics = LoopStatistics()
+        self._survive_odd_requests()
         self._survive_illegal_transitions()
         # Not the node's clock: simulated time may stand still, the control process's patience doesn't.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -181,6 +182,25 @@ class FrankaNode(LifecycleNode):
         self._driver.release()
         self._publish_address()
         _run_on(self._cpus)
+
+    def _survive_odd_requests(self) -> None:
+        """Answer what ROS's own services cannot make sense of, such as a parameter of type 255, with nothing.
+
+        rclpy lets the exception through, and the executor would end the node with an active arm.
+        """
+
+        def surviving(answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+            def callback(request: Any, response: Any) -> Any:
+                try:
+                    return answer(request, response)
+                except (ValueError, TypeError, RuntimeError) as error:
+                    self.get_logger().warning(f"refused a {type(request).__name__}: {error}")
+                    return type(response)()
+
+            return callback
+
+        for service in self.services:
+            service.callback = surviving(service.callback)
 
     def _survive_illegal_transitions(self) -> None:
         """Answer a request for an illegal transition with a refusal, as Kilted does.

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped
 from node_harness import PATIENCE, Client, NodeProcess, wait_until
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.msg import ParameterValue
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from sensor_msgs.msg import JointState
 
 from aiofranka_ros.fr3 import JOINT_NAMES
@@ -240,3 +243,13 @@ def test_the_control_process_dying_leaves_a_node_that_can_start_again(robot: Cli
     assert level == b"\x02" and "configure" in values["what to do"]
     assert robot.change("configure")
     assert robot.change("activate")
+
+
+def test_a_parameter_of_no_type_is_refused_and_the_node_lives(robot: Client, log: Log) -> None:
+    odd = ParameterMessage(name="mode", value=ParameterValue(type=255))
+    for kind, name in ((SetParameters, "set_parameters"), (SetParametersAtomically, "set_parameters_atomically")):
+        client = robot.node.create_client(kind, f"{robot._name}/{name}")
+        answer = robot.call(client, kind.Request(parameters=[odd]))
+        assert not answer.results if kind is SetParameters else not answer.result.successful
+    assert robot.spin_until(lambda: log("255 is not a valid Parameter.Type"))
+    assert robot.state == "active"
