@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python3.x chooses the interpreter; ARGS="..." goes to the demo or to pytest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench-offload bench-two-arms lint format clean
+.PHONY: help setup demo test faults soak bench-offload bench-two-arms lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -18,6 +18,15 @@ demo: ## simulated arm, node and a policy: a circle, a move, a cancelled move; r
 test: ## lint, types and all tests
 	@tools/set_up
 	@tools/run tools/check $(ARGS)
+
+faults: ## break things on purpose and check what comes of each; results in build/faults
+	@tools/set_up
+	@tools/run python -u -m bench.faults --output build/faults $(ARGS)
+
+MINUTES ?= 60
+soak: ## everything at once for MINUTES (60), and who was late; results in build/soak
+	@tools/set_up
+	@tools/run python -u -m bench.soak --output build/soak --minutes $(MINUTES) $(ARGS)
 
 bench-offload: ## what the offload helpers cost, beside the obvious alternatives; results in build/bench
 	@tools/set_up

@@ -84,6 +84,8 @@ class Arm:
         mode = state.robot_mode
         if mode == pylibfranka.RobotMode.UserStopped:
             raise CommandRefused("the user stop is pressed: release it, then activate again")
+        if mode == pylibfranka.RobotMode.Guiding:
+            raise CommandRefused("the arm is guided by hand: let go of its buttons, then activate again")
         if mode != pylibfranka.RobotMode.Reflex and not error_names(state.current_errors):
             return False
         try:
@@ -123,6 +125,8 @@ class Arm:
         names = error_names(state.last_motion_errors) or error_names(state.current_errors)
         if state.robot_mode == pylibfranka.RobotMode.UserStopped:
             return ControlStopped("the user stop was pressed", errors=names)
+        if state.robot_mode == pylibfranka.RobotMode.Guiding:
+            return ControlStopped("somebody began to guide the arm by hand", errors=names)
         if not names:
             return ControlStopped(f"the robot ended the motion: {error}")
         return ControlStopped(f"the robot stopped: {', '.join(names)}", errors=names)

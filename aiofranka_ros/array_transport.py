@@ -86,6 +86,7 @@ class _Slot:
         #: To be handed to the receiver; -1 once it has it.
         self.descriptor = os.memfd_create("aiofranka_ros")
         try:
+            os.fchmod(self.descriptor, 0o600)
             os.ftruncate(self.descriptor, size)
             self.memory = mmap.mmap(self.descriptor, size)
         except BaseException:

@@ -475,7 +475,7 @@ def _constant(message: Any, prefix: str, value: int) -> str:
     return next((name[len(prefix) :] for name in names if getattr(message, name) == value), str(value))
 
 
-def _isolate(domain: int | None) -> int:
+def isolate(domain: int | None) -> int:
     """Give this process and its children a ROS domain of their own that other machines do not see; return it."""
     # Up to 101, no port of a domain is one that Linux gives out by itself.
     domain = 1 + os.getpid() % 100 if domain is None else domain
@@ -489,7 +489,7 @@ def _isolate(domain: int | None) -> int:
     return domain
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+def interrupt(number: int, frame: FrameType | None) -> NoReturn:
     """Turn the first signal into an exception; later ones must not interrupt the cleaning up."""
     for other in (signal.SIGINT, signal.SIGTERM):
         signal.signal(other, signal.SIG_IGN)
@@ -536,9 +536,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        signal.signal(number, interrupt)
     console, complaints = Console(), Console(stderr=True)
-    domain = _isolate(options.domain_id)
+    domain = isolate(options.domain_id)
     screen = Screen(console, Demo.expected_duration(options.duration), quiet=options.quiet)
     try:
         with screen, Demo(options.output, options.duration, screen) as demo:

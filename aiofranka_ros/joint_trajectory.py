@@ -50,6 +50,8 @@ _REST_VELOCITY = 1e-3
 _CLOSEST = 0.5 * CYCLE
 #: How often a motion is compared with the limits [s]; at both ends of each segment as well.
 _SURVEY_PERIOD = 0.005
+#: ...but not more often in one segment, however long it is: a quintic hides nothing between so many points.
+_SURVEY_STEPS = 200
 #: An arm beside a trajectory that has begun is led onto it in at least this time [s]...
 _SHORTEST_ENTRY = 0.1
 #: ...and at the most in this.
@@ -394,7 +396,7 @@ def _survey(times: Array, coefficients: Array, begin: float, worst: Array, when:
         first = max(begin - times[k], 0.0)
         if first > span:
             continue
-        steps = int((span - first) / _SURVEY_PERIOD) + 1
+        steps = int(min((span - first) / _SURVEY_PERIOD + 1.0, _SURVEY_STEPS))
         for n in range(steps + 1):
             s = first + (span - first) * n / steps
             for i in range(7):

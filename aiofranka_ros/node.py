@@ -11,9 +11,11 @@ What configure, activate, deactivate and cleanup mean to the arm stands in :mod:
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -67,6 +69,11 @@ SUCCESS, FAILURE, ERROR = (
 _NICENESS = -10
 #: How long results of aborted goals may take to leave at the end [s].
 _LAST_WORDS = 0.8
+#: How long another thread of this interpreter may keep its lock [s]: at Python's 5 ms, four busy ones, in whatever
+#: shares the process with the node, would delay its signs of life by tenths of a second.
+_SWITCH_INTERVAL = 0.5e-3
+#: Less than this on the disk of the log files is as good as nothing [bytes].
+_LOG_SPACE = 1 << 20
 
 
 class FrankaNode(LifecycleNode):
@@ -80,6 +87,7 @@ class FrankaNode(LifecycleNode):
         self, interruptible: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     ) -> None:
         super().__init__("aiofranka")
+        self._survive_odd_requests()
         self._interruptible = interruptible
         self._cpus = os.sched_getaffinity(0)
         #: Whether the node is inactive or active, although the arm may have been lost since.
@@ -218,6 +226,25 @@ class FrankaNode(LifecycleNode):
         self._driver.release()
         self._publish_address()
         _run_on(self._cpus)
+
+    def _survive_odd_requests(self) -> None:
+        """Answer what ROS's own services cannot make sense of, such as a parameter of type 255, with nothing.
+
+        rclpy lets the exception through, and the executor would end the node with an active arm.
+        """
+
+        def surviving(answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+            def callback(request: Any, response: Any) -> Any:
+                try:
+                    return answer(request, response)
+                except (ValueError, TypeError, RuntimeError) as error:
+                    self.get_logger().warning(f"refused a {type(request).__name__}: {error}")
+                    return type(response)()
+
+            return callback
+
+        for service in self.services:
+            service.callback = surviving(service.callback)
 
     def _survive_illegal_transitions(self) -> None:
         """Answer a request for an illegal transition with a refusal, as Kilted does.
@@ -470,6 +497,14 @@ class _RosLog(logging.Handler):
             self._logger.info(message)
 
 
+def _warn_of_full_disk(logger: RcutilsLogger) -> None:
+    """Say where log files will be empty: ROS drops what it cannot write without a word, and the node works on."""
+    directory = getattr(rclpy.logging, "get_logging_directory", lambda: "")()
+    with contextlib.suppress(OSError):
+        if directory and shutil.disk_usage(directory).free < _LOG_SPACE:
+            logger.warning(f"log files in {directory} will be empty: {os.strerror(errno.ENOSPC)}")
+
+
 def _spin(node: FrankaNode, stop: StopRequest) -> None:
     """Run the node until a signal asks to stop, then bring the arm to rest and let the last results leave."""
     executor = SingleThreadedExecutor()
@@ -500,6 +535,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :returns: exit status: 0 after either of them, 1 if the node could not start or failed.
     """
     stop = StopRequest()
+    sys.setswitchinterval(_SWITCH_INTERVAL)
     with contextlib.suppress(PermissionError):
         # Before DDS starts its threads, which inherit it: what policies do on this computer shall not delay their
         # own targets, nor the signs of life that the control process waits for.
@@ -510,6 +546,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler: logging.Handler | None = None
     try:
         node = FrankaNode(stop.interrupts)
+        _warn_of_full_disk(node.get_logger())
         handler = _RosLog(node.get_logger())
         log.addHandler(handler)
         log.propagate = False

@@ -178,6 +178,7 @@ class SharedMemory:
         """
         descriptor = os.memfd_create("aiofranka_ros")
         try:
+            os.fchmod(descriptor, 0o600)
             os.ftruncate(descriptor, _total())
             memory = cls(descriptor)
         except BaseException:

@@ -25,10 +25,12 @@ from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
+from franka_sim.control_modes import ControlMode
 from franka_sim.franka_protocol import Command, ConnectStatus
 from franka_sim.franka_sim_server import FrankaSimServer
 from franka_sim.gripper.protocol import GRIPPER_COMMAND_PORT
-from franka_sim.mujoco_franka_sim import SELF_COLLISION_MIN_LINK_SEPARATION, MujocoFrankaSim
+from franka_sim.mujoco_franka_sim import ARM_POSITION_KP, SELF_COLLISION_MIN_LINK_SEPARATION, MujocoFrankaSim
+from franka_sim.sim_common import FR3_FORCE_LIMITS
 
 from aiofranka_ros.errors import SimulationError
 from aiofranka_ros.simulation_hand import HandServer, SimulatedHand
@@ -47,6 +49,10 @@ LINKS = tuple(f"link{index}" for index in range(9))
 JOINT_DAMPING = (0.21,) * 7  # [Nm s/rad]
 JOINT_ARMATURE = (0.195,) * 4 + (0.074,) * 3  # [kg m²], the rotors' inertia seen at the joint
 JOINT_FRICTION_LOSS = (1.137,) * 4 + (0.763, 0.44, 0.248)  # [Nm]
+
+# Damping with which the arm holds while nobody controls it. franka_sim's own is meant for another model: with the
+# wrist's inertia here, it makes joint 7 jump to and fro at every step.
+HOLD_DAMPING = np.array((450.0, 450.0, 350.0, 350.0, 40.0, 40.0, 40.0))  # [Nm s/rad]
 
 HAND_F_T_NE = np.array(
     [
@@ -195,6 +201,15 @@ class ArmPhysics(MujocoFrankaSim):
             self._on_ready()
         super().run_simulation()
 
+    def arm_control_torque(self) -> np.ndarray:
+        """Torques of this step [Nm] (7,): the client's, or those that hold the arm where nobody controls it."""
+        if self.control_mode != ControlMode.POSITION:
+            torque: np.ndarray = super().arm_control_torque()
+            return torque
+        error = self.latest_joint_positions - self.data.qpos[self.arm_qpos_adr]
+        hold = ARM_POSITION_KP * error - HOLD_DAMPING * self.data.qvel[self.arm_dofs_idx]
+        return np.clip(hold, -FR3_FORCE_LIMITS, FR3_FORCE_LIMITS)
+
     def _bind_model(self) -> None:
         super()._bind_model()
         # franka_sim measures the end effector from link 7; the robot, and libfranka's model of it, from the
@@ -318,6 +333,12 @@ class ArmServer(FrankaSimServer):
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
         super()._stop_gripper()
+
+    def _preempt_running_motion(self) -> bool:
+        # What the robot reports are the errors of the last motion, not those of all before it as well.
+        self.robot_state.state["reflex_reason"] = [False] * len(self.robot_state.state["reflex_reason"])
+        preempted: bool = super()._preempt_running_motion()
+        return preempted
 
     def start_command_receiver(self) -> None:
         """Receive commands at this address alone; unbound, the socket would listen on every interface."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -338,3 +340,15 @@ def test_messages_name_the_joints_of_the_arm_that_is_meant() -> None:
     assert Goal(HOME + 0.1, REST, 0.01, joints).missing(state).startswith("left_fr3_joint1 by")
     with pytest.raises(InvalidTarget, match="left_fr3_joint1 = 9.0000 rad is outside"):
         plan(HOME, np.full(7, 9.0), max_jerk=np.full(7, 100.0), joints=joints)
+
+
+def test_a_trajectory_that_lasts_for_years_is_checked_at_once() -> None:
+    """Whoever checks it must not fall silent meanwhile: one such message would make the arm stop."""
+    took = {}
+    for duration in (10.0, 2.0**31):
+        trajectory = JointTrajectory(np.array([duration]), HOME[np.newaxis] + 0.1)
+        join(trajectory, AT_HOME, 0.0)  # Compiled from now on.
+        begin = perf_counter()
+        assert join(trajectory, AT_HOME, 0.0).duration >= duration
+        took[duration] = perf_counter() - begin
+    assert took[2.0**31] < 100.0 * took[10.0], "without a bound, it would be a hundred million times"

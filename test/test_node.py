@@ -14,6 +14,9 @@ import pytest
 from action_msgs.msg import GoalStatus
 from geometry_msgs.msg import PoseStamped
 from node_harness import PATIENCE, Client, NodeProcess, alive, wait_until
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.msg import ParameterValue
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from sensor_msgs.msg import JointState
 
 from aiofranka_ros.fr3 import HOME, JOINT_NAMES
@@ -253,4 +256,14 @@ def test_a_stopped_control_process_is_noticed_and_replaced(robot: Client, log: L
     assert not alive(control)
     assert robot.becomes("inactive")
     assert robot.change("activate")
+    assert robot.state == "active"
+
+
+def test_a_parameter_of_no_type_is_refused_and_the_node_lives(robot: Client, log: Log) -> None:
+    odd = ParameterMessage(name="mode", value=ParameterValue(type=255))
+    for kind, name in ((SetParameters, "set_parameters"), (SetParametersAtomically, "set_parameters_atomically")):
+        client = robot.node.create_client(kind, f"{robot._name}/{name}")
+        answer = robot.call(client, kind.Request(parameters=[odd]))
+        assert not answer.results if kind is SetParameters else not answer.result.successful
+    assert robot.spin_until(lambda: log("255 is not a valid Parameter.Type"))
     assert robot.state == "active"

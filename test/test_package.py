@@ -200,9 +200,9 @@ def test_colcon_installs_what_ros2_run_and_ros2_launch_look_for(tmp_path: Path) 
     share = prefix / "share" / "aiofranka_ros"
     assert (prefix / "share" / "ament_index" / "resource_index" / "packages" / "aiofranka_ros").exists()
     assert (share / "package.xml").exists()
-    for folder in ("launch", "config"):
+    for folder in ("launch", "config", "config/sros2"):
         sources = {path.name for path in (ROOT / folder).glob("*.*")}
-        assert {path.name for path in (share / folder).glob("*")} == sources
+        assert {path.name for path in (share / folder).glob("*.*")} == sources
     for script in entry_points():
         executable = prefix / "lib" / "aiofranka_ros" / script
         assert os.access(executable, os.X_OK)

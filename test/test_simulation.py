@@ -316,6 +316,44 @@ def test_an_arm_folded_onto_itself_is_noticed(physics: ArmPhysics, pose: list[fl
     assert {contact.first, contact.second} == links
 
 
+def test_an_arm_that_nobody_controls_comes_to_rest_without_chattering() -> None:
+    physics = ArmPhysics()
+    physics.initialize_simulation()
+    pose_at(physics, READY_POSE)
+    physics.data.qvel[physics.arm_dofs_idx] = [0.4, -0.3, 0.2, 0.5, -0.6, 0.4, 0.8]
+    physics.update_joint_positions(READY_POSE)
+    physics.set_control_mode(ControlMode.POSITION)
+    physics.step(1500)
+    # At one thousandth of a radian a second, friction alone explains what is left.
+    speeds = []
+    for _ in range(100):
+        physics.step()
+        speeds.append(np.abs(physics.data.qvel[physics.arm_dofs_idx]).max())
+    assert max(speeds) < 1e-3
+
+
+def test_the_errors_of_a_motion_are_its_own(arm: SimulatedArm) -> None:
+    robot = pylibfranka.Robot(arm.host, pylibfranka.RealtimeConfig.kIgnore)
+    control = robot.start_torque_control()
+    with pytest.raises((pylibfranka.FrankaException, RuntimeError)):
+        for tick in range(100):
+            control.readOnce()
+            control.writeOnce(pylibfranka.Torques([0.0] * 6 + [5.0 * (tick == 50)]))
+    assert robot.read_once().last_motion_errors.controller_torque_discontinuity
+    del control  # libfranka allows one at a time.
+    robot.automatic_error_recovery()
+    control = robot.start_torque_control()
+    control.readOnce()
+    control.writeOnce(pylibfranka.Torques([0.0] * 7))
+    time.sleep(0.1)  # The robot waits for twenty torques; there is nothing else to wait for.
+    with pytest.raises((pylibfranka.FrankaException, RuntimeError)):
+        control.readOnce()
+    errors = robot.read_once().last_motion_errors
+    assert errors.communication_constraints_violation and not errors.controller_torque_discontinuity
+    del control
+    robot.automatic_error_recovery()
+
+
 def test_poses_and_jacobians_agree_with_libfrankas_model(arm: SimulatedArm, physics: ArmPhysics) -> None:
     robot = pylibfranka.Robot(arm.host, pylibfranka.RealtimeConfig.kIgnore)
     model = robot.load_model()

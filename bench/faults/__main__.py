@@ -1,0 +1,169 @@
+"""Stages the faults and tells what came of them: ``make faults``, or ``python -m bench.faults``.
+
+Everything runs in this process's one thread; what is broken are other processes, see :mod:`bench.faults`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from aiofranka_ros.demo import Interrupted, interrupt, isolate
+from bench.faults import system
+from bench.faults.catalogue import FAULTS, Fault
+from bench.faults.report import Outcome, table, write_page
+from bench.faults.rig import Findings, Options, Rig, Skipped
+from bench.faults.walk import torque_violations
+
+for _module in ("processes", "robot", "network", "system", "owners", "storm", "walk", "fuzz"):
+    importlib.import_module(f"bench.faults.{_module}")  # Registers its faults.
+
+#: What is shown of the time before and after a fault [s]; of what takes long, what the tape keeps.
+_BEFORE, _AFTER = 0.4, 2.5
+
+
+def stage(rig: Rig, fault: Fault) -> Outcome:
+    """Make one fault and find out what comes of it; whatever happens, there is an outcome."""
+    findings = Findings()
+    outcome = Outcome(fault, "", False)
+    rig.marked, rig.stop_ms = 0, None
+    if rig.observer is not None:
+        rig.observer.take()
+    begin = time.monotonic()
+    try:
+        fault.stage(rig, findings)
+    except Skipped as reason:
+        outcome.skipped = True
+        findings.check(False, f"skipped: {reason}")
+    except Interrupted:
+        raise
+    except Exception as error:  # Each is as good as an answer; the next fault shall be staged nevertheless.
+        findings.check(False, f"{type(error).__name__}: {error}")
+    if rig.observer is not None:
+        for violation in torque_violations(rig.observer.take()):
+            findings.check(False, violation)
+    outcome.seen, outcome.passed = findings.text, findings.passed
+    outcome.stop_ms, outcome.marked = rig.stop_ms, rig.marked
+    outcome.duration_s = time.monotonic() - begin
+    if rig.marked:
+        stop = 1e-3 * (rig.stop_ms or 0.0)
+        steps = rig.steps(rig.marked - int(1e9 * _BEFORE))
+        shown = steps["stamp"] <= rig.marked + int(1e9 * max(_AFTER, stop + 1.0))
+        outcome.steps = steps[shown] if shown.any() else steps
+    return outcome
+
+
+def run(
+    faults: Sequence[Fault],
+    outcomes: list[Outcome],
+    output: Path,
+    options: Options,
+    console: Console,
+    *,
+    quiet: bool,
+) -> None:
+    """Stage ``faults``, one after the other, and show how far it is.
+
+    :param outcomes: where what came of them is added.
+    """
+    columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # No automatic refresh: that would be a second thread.
+    with Progress(
+        *columns, console=console, transient=True, auto_refresh=False, disable=quiet or not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=len(faults))
+        with Rig(output, options, on_wait=bar.refresh) as rig:
+            for number, fault in enumerate(faults):
+
+                def show(share: float, number: int = number) -> None:
+                    bar.update(task, completed=number + share)
+
+                bar.update(task, description=fault.name, completed=number, refresh=True)
+                rig.progress = show
+                outcome = stage(rig, fault)
+                outcomes.append(outcome)
+                sign, _ = outcome.verdict
+                if not quiet:
+                    console.print(f"{sign} {fault.name} ({outcome.duration_s:.0f} s)", highlight=False)
+
+
+def write(output: Path, outcomes: Sequence[Outcome], options: Options) -> None:
+    """Write ``report.json`` and ``report.html``."""
+    machine = f"{platform.machine()}, {os.cpu_count()} processors, Linux {platform.release()}, seed {options.seed}"
+    text = json.dumps([outcome.entry for outcome in outcomes], indent=2, allow_nan=False, ensure_ascii=False)
+    (output / "report.json").write_text(text + "\n")
+    write_page(output / "report.html", outcomes, machine)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.faults",
+        description="Break things around a simulated arm, with communication constraints and motion limits enforced, "
+        "and check what comes of each. The exit status is 0 if everything is as expected.",
+    )
+    parser.add_argument("--list", action="store_true", help="list the faults and what is expected of each")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(FAULTS), help="stage these alone")
+    parser.add_argument(
+        "--output", type=Path, default=Path("build/faults"), metavar="DIR", help="folder for the results [%(default)s]"
+    )
+    defaults = Options()
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="of everything random [%(default)s]")
+    parser.add_argument("--transitions", type=int, default=defaults.transitions, help="of the storm [%(default)s]")
+    parser.add_argument("--messages", type=int, default=defaults.messages, help="of the fuzz [%(default)s]")
+    parser.add_argument("--minutes", type=float, default=defaults.minutes, help="of the random walk [%(default)s]")
+    parser.add_argument("--allow-skipped", action="store_true", help="what this computer does not permit is no failure")
+    parser.add_argument("--domain-id", type=int, choices=range(102), metavar="ID", help="ROS domain to use")
+    parser.add_argument("--quiet", action="store_true", help="show only what is not as expected")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Stage the faults.
+
+    :returns: exit status: 0 if all is as expected, 1 if not, 130 after Ctrl-C and 143 after SIGTERM.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(arguments)
+    console = Console()
+    if options.list:
+        for fault in FAULTS.values():
+            console.print(f"[bold]{fault.name}[/]  {fault.expected}", highlight=False, soft_wrap=True)
+        return 0
+    system.enter_namespace(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    isolate(options.domain_id)
+    output = options.output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    amounts = Options(options.seed, options.transitions, options.messages, options.minutes)
+    faults = [FAULTS[name] for name in options.only] if options.only else list(FAULTS.values())
+    outcomes: list[Outcome] = []
+    try:
+        run(faults, outcomes, output, amounts, console, quiet=options.quiet)
+    except Interrupted as interrupted:
+        write(output, outcomes, amounts)
+        Console(stderr=True).print(f"Interrupted; what came of the first {len(outcomes)} is in {options.output}.")
+        return 128 + interrupted.number
+    write(output, outcomes, amounts)
+    good = [outcome.passed or (outcome.skipped and options.allow_skipped) for outcome in outcomes]
+    if not options.quiet or not all(good):
+        shown = [outcome for outcome, fine in zip(outcomes, good, strict=True) if not (options.quiet and fine)]
+        console.print(table(shown))
+        console.print(f"{int(np.sum(good))} of {len(good)} as expected; {options.output}/report.html", highlight=False)
+    return 0 if all(good) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""The simulated arm that is recorded at every step, and that can be pushed, stopped and guided.
+
+:class:`FaultyArm` is the handle of whoever stages faults; the process is :mod:`bench.faults.arm_process`. What it
+records is what the arm *does*, so it tells what a fault led to even where everything that controlled the arm is dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.faults.helper import Helper
+from bench.faults.tape import Tape
+
+#: One step of the physics.
+STEP = np.dtype(
+    [
+        ("stamp", "i8"),  # [ns, system clock]
+        ("steady", "i8"),  # [ns, monotonic clock]
+        ("q", "f8", (7,)),  # [rad]
+        ("dq", "f8", (7,)),  # [rad/s]
+        ("tau", "f8", (7,)),  # [Nm], commanded, gravity excluded; 0 while the arm's own controller holds
+    ]
+)
+#: An arm whose joints are all slower than this, and stay so, stands still [rad/s].
+STANDSTILL = 0.01
+
+
+class FaultyArm(Helper):
+    """A simulated arm, running until it is closed.
+
+    :param host: loopback address to serve at.
+    :param folder: for its tape and its log.
+    :param name: of the tape.
+    """
+
+    def __init__(self, host: str, folder: Path, name: str = "arm") -> None:
+        self.host = host
+        path = folder / f"{name}.tape"
+        self.tape = Tape(path, STEP, create=True)
+        super().__init__("bench.faults.arm_process", ["--tape", str(path), "--host", host], folder / "arm.log")
+
+    def push(self, torque: Sequence[float], duration: float) -> None:
+        """Push the arm with ``torque`` [Nm] (7,) at its joints for ``duration`` [s], as somebody might."""
+        self.ask("push", torque=list(torque), duration=duration)
+
+    def touch(self, force: Sequence[float], duration: float) -> None:
+        """Push the flange with ``force`` [N] (3,), in the base, for ``duration`` [s]."""
+        self.ask("touch", force=list(force), duration=duration)
+
+    def stop_by_user(self) -> None:
+        """Press the user stop."""
+        self.ask("stop_by_user")
+
+    def guide(self) -> None:
+        """Press the buttons at the hand with which the arm is guided."""
+        self.ask("guide")
+
+    def let_go(self) -> None:
+        """Release whatever was pressed."""
+        self.ask("let_go")
+
+    @property
+    def in_reflex(self) -> bool:
+        """Whether an error is latched."""
+        return bool(self.ask("status")["errors"])
+
+    def since(self, stamp: int) -> npt.NDArray[Any]:
+        """The steps since ``stamp`` [ns, system clock], of the last minute."""
+        steps, _ = self.tape.since(0)
+        return steps[steps["stamp"] >= stamp]
+
+    def standstill(self, stamp: int) -> float | None:
+        """How long after ``stamp`` [ns, system clock] the arm stood still [s], if it does so now."""
+        steps = self.since(stamp)
+        moving = np.flatnonzero(np.abs(steps["dq"]).max(axis=1) >= STANDSTILL) if len(steps) else []
+        if len(steps) == 0 or (len(moving) and moving[-1] > len(steps) - 100):
+            return None
+        return 1e-9 * float(steps["stamp"][moving[-1]] - stamp) if len(moving) else 0.0

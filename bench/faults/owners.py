@@ -1,0 +1,146 @@
+"""Several who want the arm at once: one owner at a time, everybody else is told, and ``~/hold`` wins over all."""
+
+from __future__ import annotations
+
+import time
+
+from action_msgs.msg import GoalStatus
+from builtin_interfaces.msg import Duration
+from geometry_msgs.msg import PoseStamped
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from aiofranka_ros.fr3 import JOINT_NAMES
+from bench.faults.catalogue import fault
+from bench.faults.processes import STOPPED, check_reflex
+from bench.faults.rig import SWING, Findings, Rig
+
+
+def _refused(rig: Rig) -> int:
+    rig.fresh_diagnostics()
+    return int(rig.value("targets", "refused") or 0)
+
+
+def _check_owner(rig: Rig, findings: Findings, expected: str) -> None:
+    """The owner's name is a value ``owner`` of some status."""
+    rig.fresh_diagnostics()
+    owner = next((rig.value(status, "owner") for status in rig.diagnostics if rig.value(status, "owner")), "")
+    findings.check(owner and expected in owner, f"owner on the diagnostics: {owner or 'none'}")
+
+
+@fault("the newest target counts, the arm stays within its limits, nothing is undefined")
+def two_publishers(rig: Rig, findings: Findings) -> None:
+    """Two publishers stream poses 4 cm apart on one topic, taking turns."""
+    rig.ready()
+    other = rig.ros.create_publisher(PoseStamped, f"{rig.name}/ee_desired", 1)
+    start = rig.measured_pose()
+    y = start.pose.position.y
+    rig.wait(lambda: other.get_subscription_count() > 0, "the node does not listen")
+    before = rig.value("targets", "accepted")
+    rig.mark()
+    end = time.monotonic() + 2.0
+    turn = 0
+    while time.monotonic() < end:
+        turn += 1
+        start.pose.position.y = y + (0.02 if turn % 2 else -0.02)
+        start.header.stamp = rig.ros.get_clock().now().to_msg()
+        (other if turn % 2 else rig.pose_targets).publish(start)
+        rig.spin(0.01)
+    rig.ros.destroy_publisher(other)
+    rig.fresh_diagnostics()
+    findings.note(f"{int(rig.value('targets', 'accepted')) - int(before or 0)} of {turn} targets accepted")
+    findings.check(rig.state == "active", f"the node is {rig.state}")
+    check_reflex(rig, findings)
+    _check_owner(rig, findings, "")
+
+
+@fault("the move owns the arm; targets meanwhile are refused and counted; then they are taken again")
+def move_during_streaming(rig: Rig, findings: Findings) -> None:
+    """``~/move`` while a policy streams poses."""
+    rig.ready()
+    with rig.streaming():
+        rig.spin(1.0)
+        refused = _refused(rig)
+        rig.mark()
+        handle = rig.move(SWING[1] if abs(rig.q()[0]) < 0.35 else SWING[0], 0.4)
+        rig.spin(0.5)
+        _check_owner(rig, findings, "move")
+        status = rig.outcome(handle).status
+        findings.check(status == GoalStatus.STATUS_SUCCEEDED, f"the move ended with status {status}")
+        more = _refused(rig) - refused
+        findings.check(more > 10, f"{more} targets refused")
+        reason = rig.value("targets", "refused: during a move")
+        findings.check(reason, f"the reason is on the diagnostics ({reason or 'not there'})")
+    check_reflex(rig, findings)
+
+
+@fault("the trajectory owns the arm, the move ends ABORTED with the cause")
+def moveit_during_a_move(rig: Rig, findings: Findings) -> None:
+    """A trajectory, as MoveIt sends it, in the middle of a move."""
+    rig.ready()
+    handle = rig.swing(0.3)
+    result = handle.get_result_async()
+    where = rig.q()
+    goal = min(SWING, key=lambda end: float(abs(end - where).max()))
+    points = [
+        JointTrajectoryPoint(positions=goal.tolist(), velocities=[0.0] * 7, time_from_start=Duration(sec=3)),
+    ]
+    rig.mark()
+    trajectory = rig.follow(JointTrajectory(joint_names=list(JOINT_NAMES), points=points))
+    findings.check(trajectory.accepted, "the trajectory was accepted")
+    outcome = rig.result(result, "the move has no result")
+    message = outcome.result.error_message
+    findings.check(outcome.status == GoalStatus.STATUS_ABORTED, f"the move ended with {outcome.status}: {message}")
+    _check_owner(rig, findings, "trajectory")
+    status = rig.outcome(trajectory).status
+    findings.check(status == GoalStatus.STATUS_SUCCEEDED, f"the trajectory ended with status {status}")
+    check_reflex(rig, findings)
+
+
+@fault("~/hold takes the arm from everyone at once, ~/release gives it back; who was refused is told")
+def hold_and_release(rig: Rig, findings: Findings) -> None:
+    """``~/hold`` in the middle of a move, with a policy that streams all the time."""
+    rig.ready()
+    result = rig.swing(0.4).get_result_async()
+    with rig.streaming():
+        rig.mark()
+        answer = rig.trigger("hold")
+        findings.check(answer.success, f"hold: {answer.message or answer.success}")
+        findings.within(rig.standstill(), STOPPED, "the arm stood still")
+        outcome = rig.result(result, "the move has no result")
+        findings.check(outcome.status == GoalStatus.STATUS_ABORTED, f"the move ended with status {outcome.status}")
+        _check_owner(rig, findings, "hold")
+        refused = _refused(rig)
+        rig.spin(0.5)
+        findings.check(_refused(rig) > refused, "targets are refused and counted")
+        handle = rig.move(SWING[0], 0.4)
+        findings.check(not handle.accepted, "a move is refused" if not handle.accepted else "a move was accepted")
+        findings.check(rig.trigger("release").success, "released")
+        moves = rig.until(lambda: rig.speed() > 0.02, 3.0)
+        findings.check(moves, "then targets move the arm again" if moves else "then targets do not move the arm")
+    check_reflex(rig, findings)
+
+
+@fault("the arm stops smoothly and holds until ~/release; no reflex")
+def pushed_too_hard(rig: Rig, findings: Findings) -> None:
+    """Somebody pushes the hand with 15 N, less than the robot allows, more than ``max_external_force``."""
+    rig.ready()
+    assert rig.arm is not None
+    if not findings.check(not (reason := rig.set(max_external_force=10.0)), f"max_external_force 10 N {reason}"):
+        return
+    try:
+        result = rig.swing(0.4).get_result_async()
+        rig.mark()
+        rig.arm.touch([0.0, 15.0, 0.0], 0.3)
+        findings.within(rig.standstill(), STOPPED, "the arm stood still")
+        outcome = rig.result(result, "the move has no result")
+        message = outcome.result.error_message
+        findings.check(outcome.status == GoalStatus.STATUS_ABORTED, f"the move ended with {outcome.status}: {message}")
+        findings.check(rig.state == "active", f"the node is {rig.state}")
+        check_reflex(rig, findings)
+        handle = rig.move(SWING[0], 0.4)
+        findings.check(not handle.accepted, "a move is refused" if not handle.accepted else "a move was accepted")
+        rig.release()
+        status = rig.outcome(rig.swing(0.4)).status
+        findings.check(status == GoalStatus.STATUS_SUCCEEDED, f"after ~/release, a move ended with status {status}")
+    finally:
+        rig.set(max_external_force=0.0)

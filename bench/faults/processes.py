@@ -1,0 +1,205 @@
+"""Faults of the processes: node, control process and policies, killed, stopped, hung or silent."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+from action_msgs.msg import GoalStatus
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from aiofranka_ros.records import Hold
+from bench.faults.catalogue import fault
+from bench.faults.rig import Failed, Findings, Phase, Rig, alive
+
+#: How soon somebody has to notice that somebody else is gone [s]; of it, up to 20 ms are the watcher's own.
+NOTICED = 0.12
+#: How soon the arm has to stand still once somebody noticed [s]: it brakes at a few rad/s² from 0.5 rad/s.
+STOPPED = 1.5
+_LEFT_ALONE = int(Hold.NODE_SILENT | Hold.FINISHING)
+
+
+def check_reflex(rig: Rig, findings: Findings) -> None:
+    """The arm itself must not have had to end the motion."""
+    assert rig.arm is not None
+    findings.check(not rig.arm.in_reflex, "a reflex" if rig.arm.in_reflex else "no reflex")
+
+
+def check_next_node(rig: Rig, findings: Findings) -> None:
+    """A node must be able to take over, without cleaning up by hand."""
+    try:
+        rig.ready()
+    except Failed as error:
+        findings.check(False, f"no node can take over: {error}")
+    else:
+        findings.check(True, "the next node is active")
+
+
+def check_ordinary_move(rig: Rig, findings: Findings, text: str = "a move succeeds") -> None:
+    """The arm must be able to move."""
+    status = rig.outcome(rig.swing(1.0)).status
+    findings.check(status == GoalStatus.STATUS_SUCCEEDED, text if status == 4 else f"a move ends with status {status}")
+
+
+def _check_hold(rig: Rig, findings: Findings) -> None:
+    observer = rig.observer
+    assert observer is not None
+    noticed = rig.delay_of(lambda: int(observer.state()["hold"]) & _LEFT_ALONE)
+    findings.within(noticed, NOTICED, "the control process noticed")
+    findings.within(rig.standstill(), STOPPED, "the arm stood still")
+
+
+@fault("within 100 ms the control process holds, ends the motion cleanly and exits; the next node starts")
+def node_killed(rig: Rig, findings: Findings) -> None:
+    """SIGKILL, in the middle of a move."""
+    rig.ready()
+    rig.swing()
+    control = rig.control_pid
+    rig.mark()
+    rig.kill_node()
+    _check_hold(rig, findings)
+    check_reflex(rig, findings)
+    gone = rig.until(lambda: not alive(control), 5.0)
+    findings.check(gone, "the control process exited" if gone else "the control process lives on")
+    check_next_node(rig, findings)
+
+
+def _silent_node(rig: Rig, findings: Findings, silence: Callable[[], None], end: Callable[[], None]) -> None:
+    observer = rig.observer
+    assert observer is not None
+    rig.swing()
+    control = rig.control_pid
+    rig.mark()
+    silence()
+    _check_hold(rig, findings)
+    released = rig.until(lambda: observer.state()["phase"] != Phase.ACTIVE or not alive(control), 3.0)
+    findings.check(released, "the motion was ended" if released else "the motion was never ended")
+    check_reflex(rig, findings)
+    end()
+    told = rig.until(lambda: rig.state_or_none() in ("inactive", "unconfigured"))
+    findings.check(told, f"then the node is {rig.state} ({rig.last_error})")
+    rig.activate()
+    check_ordinary_move(rig, findings, "it can be activated again and moves")
+
+
+@fault("within 100 ms the control process holds, then ends the motion cleanly; the node comes down to INACTIVE")
+def node_stopped(rig: Rig, findings: Findings) -> None:
+    """SIGSTOP for three seconds."""
+    rig.ready()
+    node = rig.node_pid
+    _silent_node(
+        rig, findings, lambda: os.kill(node, signal.SIGSTOP), lambda: os.kill(node, signal.SIGCONT)
+    )  # fmt: skip
+
+
+@fault("within 100 ms the control process holds; when the node is back in time, it goes on without a reflex")
+def node_stopped_briefly(rig: Rig, findings: Findings) -> None:
+    """SIGSTOP for 0.35 s, while a policy streams."""
+    rig.ready()
+    observer, node = rig.observer, rig.node_pid
+    assert observer is not None
+    with rig.streaming():
+        rig.spin(1.0)
+        rig.mark()
+        os.kill(node, signal.SIGSTOP)
+        noticed = rig.delay_of(lambda: int(observer.state()["hold"]) & _LEFT_ALONE, 0.35)
+        findings.within(noticed, NOTICED, "the control process noticed")
+        rig.until(lambda: rig.since_mark() > 0.35, 1.0)
+        os.kill(node, signal.SIGCONT)
+        rig.spin(1.0)
+        hold = int(observer.state()["hold"]) & _LEFT_ALONE
+        findings.check(not hold, "the arm still holds" if hold else "the arm follows again")
+        findings.check(rig.speed() > 0.01, f"fastest joint {rig.speed():.2f} rad/s")
+    findings.check(rig.state == "active", f"the node is {rig.state}")
+    check_reflex(rig, findings)
+
+
+@fault("as for a stopped node")
+def node_hung(rig: Rig, findings: Findings) -> None:
+    """The node's one thread sleeps for three seconds, as in a callback that hangs."""
+    rig.ready(burdened=True)
+    node = rig.node_pid
+    _silent_node(rig, findings, lambda: os.kill(node, signal.SIGUSR1), lambda: rig.spin(1.0))
+
+
+def _lost_policy(rig: Rig, findings: Findings, number: signal.Signals, *options: str) -> None:
+    policy = rig.start_policy(*options)
+    rig.wait(lambda: rig.speed() > 0.1, "the policy does not move the arm")
+    rig.mark()
+    policy.send_signal(number)
+    findings.within(rig.standstill(), 1.0, "the arm stood still")
+    rig.fresh_diagnostics()
+    check_reflex(rig, findings)
+    findings.check(rig.state == "active", f"the node is {rig.state}")
+    rig.end(policy)
+
+
+def _check_age(rig: Rig, findings: Findings) -> None:
+    age = rig.value("targets", "age of the newest [s]")
+    findings.check(age and float(age) > 0.2, f"diagnostics: age of the newest target {age or '?'} s")
+
+
+@fault("the last target is held, its age is on the diagnostics")
+def policy_killed(rig: Rig, findings: Findings) -> None:
+    """SIGKILL while it streams poses."""
+    rig.ready()
+    _lost_policy(rig, findings, signal.SIGKILL)
+    _check_age(rig, findings)
+
+
+@fault("the last target is held, its age is on the diagnostics")
+def policy_silent(rig: Rig, findings: Findings) -> None:
+    """SIGSTOP while it streams poses: its connection is still there."""
+    rig.ready()
+    _lost_policy(rig, findings, signal.SIGSTOP)
+    _check_age(rig, findings)
+
+
+@fault("within torque_timeout the arm falls back to a damped hold, and the diagnostics say so")
+def torque_policy_killed(rig: Rig, findings: Findings) -> None:
+    """SIGKILL while it streams torques."""
+    rig.ready()
+    # From the middle of the last joint's range: a constant torque turns it for some seconds.
+    try:
+        findings.check(not rig.set(mode="torque"), "mode torque")
+        _lost_policy(rig, findings, signal.SIGKILL, "--kind", "torque")
+        findings.check("torque stale" in rig.value("control loop", "hold"), rig.diagnostics["control loop"].message)
+    finally:
+        rig.set(mode="osc")
+
+
+def _lost_control(rig: Rig, findings: Findings, number: signal.Signals) -> None:
+    rig.ready()
+    result = rig.swing().get_result_async()
+    control = rig.control_pid
+    rig.mark()
+    os.kill(control, number)
+    try:
+        told = rig.delay_of(lambda: rig.diagnostics["robot"].level == DiagnosticStatus.ERROR)
+        findings.within(told, NOTICED, "the node said so")
+        outcome = rig.result(result, "the move that ran has no result")
+        message = outcome.result.error_message
+        aborted = outcome.status == GoalStatus.STATUS_ABORTED and "control process" in message
+        findings.check(aborted, f"the move ended with status {outcome.status}: {message}")
+        state = rig.state
+        findings.check(state in ("inactive", "unconfigured"), f"the node is {state}")
+    finally:
+        if alive(control):
+            findings.check(False, "the stopped control process was left behind")
+            os.kill(control, signal.SIGKILL)
+    findings.within(rig.standstill(), STOPPED, "the arm stood still")
+    rig.activate()
+    check_ordinary_move(rig, findings, "it can be activated again and moves")
+
+
+@fault("the node says so within 100 ms, goals fail with the cause; it can be activated again")
+def control_process_killed(rig: Rig, findings: Findings) -> None:
+    """SIGKILL, in the middle of a move."""
+    _lost_control(rig, findings, signal.SIGKILL)
+
+
+@fault("the node says so within 100 ms, goals fail with the cause; it can be activated again")
+def control_process_stopped(rig: Rig, findings: Findings) -> None:
+    """SIGSTOP, in the middle of a move."""
+    _lost_control(rig, findings, signal.SIGSTOP)

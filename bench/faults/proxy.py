@@ -1,0 +1,301 @@
+"""A network between libfranka and the arm that loses, delays and spoils packets when it is asked to.
+
+:class:`Proxy` is the handle of whoever stages faults; :func:`main` is the process:
+
+    python -m bench.faults.proxy --host 127.0.0.3 --robot 127.0.0.2 --tape FILE
+
+libfranka connects to it as to a robot. It passes on the TCP channel of commands, in whose first message it replaces the
+UDP port by one of its own (``Connect::Request``, libfranka ``research_interface/robot/service_types.h``: a header of 12
+bytes, then version and UDP port, ``uint16`` each), and the UDP packets: states to the client, commands to the robot.
+Faults are counted in packets. Every state and the command that answered it are recorded with the times at which they
+passed, which tells who was late: the robot, whose states are due every millisecond, or who answers them.
+
+One process and one thread, at a real-time priority on the arm's CPU: it must itself lose nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import gc
+import math
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aiofranka_ros.simulation import cpu_for
+from bench.faults.helper import Helper, answer
+from bench.faults.tape import Tape
+
+#: One state of the robot and what became of it.
+CYCLE = np.dtype(
+    [
+        ("id", "u8"),  # message_id of the state
+        ("state", "i8"),  # when it passed [ns, monotonic clock]
+        ("command", "i8"),  # when the command that answers it arrived here; 0: never
+        ("motion", "i8"),  # whether a motion ran
+    ]
+)
+_FCI_PORT = 1337
+#: Above the simulated arm's, below that of who controls it.
+_PRIORITY = 20
+#: Where libfranka's ``RobotCommand`` has its torques, and its size; where ``RobotState`` has the controller's mode:
+#: ``research_interface/robot/rbk_types.h`` of FCI version 10.
+_TORQUES, _COMMAND_SIZE = 314, 371
+_CONTROLLER_MODE, _OTHER_CONTROLLER = 1289, 3
+_CONNECT = struct.Struct("<IIIHH")
+
+
+class Proxy(Helper):
+    """The network before an arm, running until it is closed.
+
+    :param host: loopback address at which libfranka finds the arm.
+    :param robot: address of the arm.
+    :param folder: for its tape and its log.
+    """
+
+    def __init__(self, host: str, robot: str, folder: Path) -> None:
+        self.host = host
+        path = folder / "proxy.tape"
+        self.tape = Tape(path, CYCLE, create=True)
+        super().__init__(
+            "bench.faults.proxy", ["--host", host, "--robot", robot, "--tape", str(path)], folder / "proxy.log"
+        )
+
+    def lose(self, packets: int, direction: str = "commands") -> None:
+        """Lose the next so many packets: ``commands`` to the robot, or ``states`` from it."""
+        self.ask("lose", direction=direction, packets=packets)
+
+    def hold_back(self, duration: float) -> None:
+        """Hold commands back for ``duration`` [s], then deliver them all at once."""
+        self.ask("hold_back", duration=duration)
+
+    def spoil(self, joint: int, torque: float) -> None:
+        """Add ``torque`` [Nm] to that of ``joint`` (0 to 6) in the next command."""
+        self.ask("spoil", joint=joint, torque=torque)
+
+    def cut(self) -> None:
+        """Let nothing pass any more, as if somebody had pulled the cable."""
+        self.ask("cut")
+
+    def heal(self) -> None:
+        """Let everything pass again."""
+        self.ask("heal")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Packets since it was started: ``states``, ``commands``, and of both ``..._passed`` and ``..._lost``."""
+        return {name: int(value) for name, value in self.ask("counts").items()}
+
+
+class Relay:
+    """What passes between one client and one robot.
+
+    :param host: address to serve at.
+    :param robot: address of the robot.
+    """
+
+    def __init__(self, host: str, robot: str, tape: Tape) -> None:
+        self._host, self._robot, self._tape = host, robot, tape
+        self._listener = socket.create_server((host, _FCI_PORT), backlog=1)
+        self._to_robot, self._to_client = _datagrams(host), _datagrams(host)
+        self._client_tcp: socket.socket | None = None
+        self._robot_tcp: socket.socket | None = None
+        self._client_udp: tuple[str, int] | None = None
+        self._robot_udp: tuple[str, int] | None = None
+        self._greeting: bytes | None = b""
+        self._cut = False
+        self._to_lose = {"states": 0, "commands": 0}
+        self._spoilt: tuple[int, float] | None = None
+        self._held: collections.deque[bytes] = collections.deque()
+        self._held_until = 0.0
+        self._counts = collections.Counter(
+            {f"{kind}{what}": 0 for kind in ("states", "commands") for what in ("", "_passed", "_lost")}
+        )
+        self.handlers: dict[str, Callable[..., Any]] = {
+            "lose": self._lose,
+            "hold_back": self._hold_back,
+            "spoil": self._spoil,
+            "cut": lambda: setattr(self, "_cut", True),
+            "heal": lambda: setattr(self, "_cut", False),
+            "counts": lambda: dict(self._counts),
+        }
+
+    def run(self) -> None:
+        """Pass everything on until the standard input ends."""
+        while True:
+            now = time.monotonic()
+            if self._held and now >= self._held_until:
+                while self._held:
+                    self._pass_on("commands", self._held.popleft())
+            timeout = self._held_until - now if self._held else None
+            ready = select.select(self._sources(), [], [], timeout)[0]
+            if self._to_robot in ready:
+                self._on_state()
+            if self._to_client in ready:
+                self._on_command()
+            if sys.stdin in ready:
+                line = sys.stdin.buffer.raw.readline()  # type: ignore[attr-defined]  # Unbuffered: select sees it all.
+                if not line:
+                    return
+                answer(line, self.handlers)
+            if self._listener in ready:
+                self._accept()
+            for source, drain in ((self._client_tcp, self._from_client), (self._robot_tcp, self._from_robot)):
+                if source is not None and source in ready:
+                    self._read(source, drain)
+
+    def _sources(self) -> list[Any]:
+        sources: list[Any] = [self._to_robot, self._to_client, sys.stdin]
+        if not self._cut:
+            sources += [tcp for tcp in (self._client_tcp, self._robot_tcp) if tcp is not None]
+            if self._client_tcp is None:
+                sources.append(self._listener)
+        return sources
+
+    # The channel of commands.
+
+    def _accept(self) -> None:
+        client, (address, _) = self._listener.accept()
+        try:
+            robot = socket.create_connection((self._robot, _FCI_PORT), 2.0, source_address=(self._host, 0))
+        except OSError:  # There is no robot: whoever connects learns it in the same way.
+            client.close()
+            return
+        for connection in (client, robot):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        robot.settimeout(None)
+        self._client_tcp, self._robot_tcp = client, robot
+        self._client_udp, self._robot_udp, self._greeting = (address, 0), None, b""
+        self._held.clear()
+
+    def _read(self, source: socket.socket, drain: Callable[[bytes], None]) -> None:
+        try:
+            data = source.recv(65536)
+            if data:
+                drain(data)
+        except OSError:
+            data = b""
+        if not data:
+            self._hang_up()
+
+    def _from_client(self, data: bytes) -> None:
+        assert self._robot_tcp is not None and self._client_udp is not None
+        if self._greeting is not None:  # The first message is not complete yet.
+            self._greeting += data
+            if len(self._greeting) < _CONNECT.size:
+                return
+            *header, version, port = _CONNECT.unpack_from(self._greeting)
+            self._client_udp = (self._client_udp[0], port)
+            ours = self._to_robot.getsockname()[1]
+            data = _CONNECT.pack(*header, version, ours) + self._greeting[_CONNECT.size :]
+            self._greeting = None
+        self._robot_tcp.sendall(data)
+
+    def _from_robot(self, data: bytes) -> None:
+        assert self._client_tcp is not None
+        self._client_tcp.sendall(data)
+
+    def _hang_up(self) -> None:
+        for connection in (self._client_tcp, self._robot_tcp):
+            if connection is not None:
+                connection.close()
+        self._client_tcp = self._robot_tcp = None
+
+    # States and commands.
+
+    def _on_state(self) -> None:
+        data, self._robot_udp = self._to_robot.recvfrom(4096)
+        fields, index = self._tape.fields, self._tape.next()
+        fields["id"][index] = int.from_bytes(data[:8], "little")
+        fields["state"][index] = time.monotonic_ns()
+        fields["command"][index] = 0
+        fields["motion"][index] = data[_CONTROLLER_MODE] != _OTHER_CONTROLLER
+        self._tape.commit()
+        self._pass_on("states", data)
+
+    def _on_command(self) -> None:
+        arrived = time.monotonic_ns()
+        data = self._to_client.recv(4096)
+        fields, count = self._tape.fields, self._tape.count
+        number = int.from_bytes(data[:8], "little")
+        for back in range(1, min(count, 64) + 1):  # Nearly always the newest.
+            index = (count - back) % len(fields["id"])
+            if fields["id"][index] == number:
+                fields["command"][index] = arrived
+                break
+        if self._spoilt is not None and len(data) == _COMMAND_SIZE:
+            (joint, torque), self._spoilt = self._spoilt, None
+            place = _TORQUES + 8 * joint
+            (wanted,) = struct.unpack_from("<d", data, place)
+            data = data[:place] + struct.pack("<d", wanted + torque) + data[place + 8 :]
+        if self._held or time.monotonic() < self._held_until:
+            self._held.append(data)
+        else:
+            self._pass_on("commands", data)
+
+    def _pass_on(self, kind: str, data: bytes) -> None:
+        self._counts[kind] += 1
+        to = self._client_udp if kind == "states" else self._robot_udp
+        if self._to_lose[kind] > 0:
+            self._to_lose[kind] -= 1
+        elif not self._cut and to is not None:
+            with contextlib.suppress(OSError):  # Nobody is there any more; UDP does not care.
+                (self._to_client if kind == "states" else self._to_robot).sendto(data, to)
+            self._counts[f"{kind}_passed"] += 1
+            return
+        self._counts[f"{kind}_lost"] += 1
+
+    # What is asked of it.
+
+    def _lose(self, direction: str, packets: int) -> None:
+        self._to_lose[direction] = packets
+
+    def _hold_back(self, duration: float) -> None:
+        self._held_until = time.monotonic() + duration
+
+    def _spoil(self, joint: int, torque: float) -> None:
+        if not math.isfinite(torque):
+            raise ValueError("not a torque")
+        self._spoilt = (joint, torque)
+
+
+def _datagrams(host: str) -> socket.socket:
+    datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    datagrams.bind((host, 0))
+    return datagrams
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Pass packets on until the standard input ends or SIGTERM."""
+    parser = argparse.ArgumentParser(description="A network with faults; started by bench.faults.")
+    parser.add_argument("--host", required=True, help="loopback address to serve at")
+    parser.add_argument("--robot", required=True, help="address of the arm")
+    parser.add_argument("--tape", type=Path, required=True, help="file to record every cycle in")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    relay = Relay(options.host, options.robot, Tape(options.tape, CYCLE))
+    with contextlib.suppress(OSError):  # Without permission, it runs like everybody else.
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
+        os.sched_setaffinity(0, {cpu_for(options.robot)})
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    sys.stdout.write(f"ready at {options.host}\n")
+    sys.stdout.flush()
+    relay.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""What the robot does by itself: reflexes, which are really provoked, the user stop and guiding.
+
+Who detects it stands in each fault: mostly ``franka-sim``, which enforces the robot's limits, on what the arm does or
+is told to do. It computes no external forces, so a collision is detected by :mod:`bench.faults.arm_process`, which
+knows how it pushes, with the thresholds that the node has set. User stop and guiding are buttons of the arm's process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bench.faults.catalogue import fault
+from bench.faults.processes import STOPPED, check_ordinary_move
+from bench.faults.rig import SWING, Findings, Rig
+
+#: Folded until the hand is nearer to the shoulder than the robot's safety distance [rad] (7,).
+FOLDED = np.array([0.0, -0.09, 0.0, -2.96, 0.29, 0.8, 0.785])
+#: Furthest that a joint may be from where the arm was before it was activated again [rad].
+_STAYS = 0.02
+_REFLEX = "the node lives, INACTIVE, with libfranka's name; one call recovers, from where the arm is"
+
+
+def _check_reflex(rig: Rig, findings: Findings, provoke: Callable[[], object], *names: str) -> None:
+    said = len(rig.log)
+    rig.mark()
+    provoke()
+    stopped = rig.until(lambda: rig.value("robot", "last error") != "", 10.0)
+    findings.check(stopped, f"the node says: {rig.last_error}")
+    findings.within(rig.standstill(), STOPPED + 2.0 * (provoke == _nothing), "the arm stood still")
+    state = rig.state
+    findings.check(rig.node_alive and state == "inactive", f"the node is {state}")
+    for name in names:
+        found = rig.value("robot", "libfranka errors").split()
+        findings.check(name in found, f"{name} {'' if name in found else 'not '}on the diagnostics")
+        findings.check(name in rig.log[said:], f"{name} {'' if name in rig.log[said:] else 'not '}in the log")
+
+
+def _nothing() -> None:
+    """The move that runs provokes it."""
+
+
+def check_recovery(rig: Rig, findings: Findings) -> None:
+    """One call, and the arm stays where it is."""
+    where = rig.q()
+    findings.check(rig.change("activate"), "activate recovers")
+    furthest = 0.0
+
+    def look() -> bool:
+        nonlocal furthest
+        furthest = max(furthest, float(np.abs(rig.q() - where).max()))
+        return False
+
+    rig.until(look, 0.6, period=0.002)
+    findings.check(furthest < _STAYS, f"the arm stays within {furthest:.4f} rad")
+
+
+@fault(_REFLEX)
+def collision(rig: Rig, findings: Findings) -> None:
+    """Somebody pushes the hand with 40 N, twice as much as the thresholds allow; the arm's process detects it."""
+    rig.ready()
+    rig.swing()
+    assert rig.arm is not None
+    arm = rig.arm
+    _check_reflex(rig, findings, lambda: arm.touch([0.0, 40.0, 0.0], 0.2), "cartesian_reflex")
+    check_recovery(rig, findings)
+    check_ordinary_move(rig, findings)
+
+
+@fault(_REFLEX)
+def joint_velocity(rig: Rig, findings: Findings) -> None:
+    """A blow of 80 Nm at joint 7, with thresholds that let it pass; franka-sim sees the joint's velocity."""
+    rig.ready(
+        collision_torque_thresholds=str([100.0] * 7), collision_force_thresholds=str([100.0] * 6)
+    )  # fmt: skip
+    rig.swing()
+    assert rig.arm is not None
+    arm = rig.arm
+    _check_reflex(rig, findings, lambda: arm.push([0.0] * 6 + [80.0], 0.1), "joint_velocity_violation")
+    check_recovery(rig, findings)
+
+
+@fault(_REFLEX)
+def discontinuity(rig: Rig, findings: Findings) -> None:
+    """The network adds 40 Nm to the torque of joint 4 in one command; franka-sim sees the step."""
+    rig.ready()
+    rig.swing()
+    assert rig.proxy is not None
+    proxy = rig.proxy
+    _check_reflex(rig, findings, lambda: proxy.spoil(3, 40.0), "controller_torque_discontinuity")
+    check_recovery(rig, findings)
+
+
+@fault(_REFLEX)
+def self_collision(rig: Rig, findings: Findings) -> None:
+    """A move folds the arm until franka-sim sees the hand too near to the shoulder."""
+    rig.ready()
+    q = rig.q()
+    try:
+        handle = rig.move(FOLDED)
+        findings.check(handle.accepted, "the move was accepted" if handle.accepted else "the move was rejected")
+        if handle.accepted:
+            _check_reflex(rig, findings, _nothing, "self_collision_avoidance_violation")
+            check_recovery(rig, findings)
+    finally:
+        _unfold(rig, q)
+
+
+def _unfold(rig: Rig, q: np.ndarray) -> None:
+    """Move back; the robot may have to recover once more where the arm is still too near."""
+    for _ in range(5):
+        rig.activate()
+        rig.outcome(rig.move(SWING[0], 0.3))
+        if np.abs(rig.q() - SWING[0]).max() < 0.05:
+            return
+
+
+@fault("the node says it, INACTIVE; refused while it is pressed; one call goes on from where the arm is")
+def user_stop(rig: Rig, findings: Findings) -> None:
+    """The user stop is pressed in the middle of a move."""
+    rig.ready()
+    rig.swing()
+    assert rig.arm is not None
+    _check_reflex(rig, findings, rig.arm.stop_by_user)
+    findings.check("user stop" in rig.last_error, "its name is on the diagnostics")
+    findings.check(not rig.change("activate"), "activate is refused while it is pressed")
+    rig.arm.let_go()
+    rig.spin(0.1)
+    check_recovery(rig, findings)
+    check_ordinary_move(rig, findings)
+
+
+@fault("the node says it, INACTIVE; refused while it lasts; one call goes on from where the arm is")
+def guiding(rig: Rig, findings: Findings) -> None:
+    """The buttons for guiding are pressed in the middle of a move."""
+    rig.ready()
+    rig.swing()
+    assert rig.arm is not None
+    _check_reflex(rig, findings, rig.arm.guide)
+    findings.check("guid" in rig.last_error, "its name is on the diagnostics")
+    findings.check(not rig.change("activate"), "activate is refused meanwhile")
+    findings.check(rig.state == "inactive", f"the node is {rig.state}")
+    rig.arm.let_go()
+    rig.spin(0.1)
+    check_recovery(rig, findings)

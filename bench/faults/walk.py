@@ -1,0 +1,188 @@
+"""Random walks of everything that a client may change while the arm moves; and what has to hold in every cycle."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aiofranka_ros.fr3 import POSITION_LOWER, POSITION_UPPER, TORQUE_LIMIT, VELOCITY_LIMIT
+from aiofranka_ros.settings import SETTINGS
+from bench.faults.catalogue import fault
+from bench.faults.processes import check_reflex
+from bench.faults.rig import Findings, Rig
+
+#: What the robot allows a torque to change from one cycle to the next: 1000 Nm/s [Nm].
+STEP_LIMIT = 1.0
+#: Success rate below which torques and what the robot used differ: the next one is measured against the latter.
+_WHOLE = 0.9999
+_DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
+#: How often the walk takes a step [Hz].
+_RATE = 50.0
+_MODES = ("osc", "impedance", "pid", "torque")
+
+
+def torque_violations(cycles: npt.NDArray[Any]) -> list[str]:
+    """What the torques of recorded control cycles exceed of the robot's limits, in sentences."""
+    found: list[str] = []
+    if len(cycles) == 0:
+        return found
+    largest = np.abs(cycles["tau"]).max(axis=0)
+    if (largest > TORQUE_LIMIT + 1e-9).any():
+        found.append(f"a torque of {largest.max():.1f} Nm")
+    if not np.isfinite(cycles["tau"]).all():
+        found.append("a torque that is not finite")
+    same = cycles["activation"][1:] == cycles["activation"][:-1]
+    whole = same & (cycles["success_rate"][1:] >= _WHOLE) & (cycles["success_rate"][:-1] >= _WHOLE)
+    steps = np.abs(np.diff(cycles["tau"], axis=0)).max(axis=1)[whole]
+    if len(steps) and steps.max() > STEP_LIMIT + 1e-9:
+        found.append(f"a torque changed by {steps.max():.2f} Nm within a cycle")
+    return found
+
+
+def violations(cycles: npt.NDArray[Any]) -> list[str]:
+    """What recorded control cycles exceed of the robot's limits, in sentences; empty where all is well."""
+    found = torque_violations(cycles)
+    if len(cycles) == 0:
+        return found
+    q = cycles["q"]
+    if (q < POSITION_LOWER).any() or (q > POSITION_UPPER).any():
+        found.append("a joint was beyond its limit")
+    fastest = (np.abs(cycles["dq"]) / VELOCITY_LIMIT).max()
+    if fastest > 1.0:
+        found.append(f"a joint at {100 * fastest:.0f} % of its velocity limit")
+    return found
+
+
+class Walk:
+    """Random changes of targets, modes, gains and control frame, one call a step."""
+
+    def __init__(self, rig: Rig, seed: int) -> None:
+        self._rig = rig
+        self._random = random.Random(seed)
+        self._mode = "osc"
+        self._pose = rig.measured_pose()
+        self._q = rig.q()
+        self._centre = rig.q()
+        self._seen = time.monotonic()
+        #: How many of each there were.
+        self.targets = self.switches = self.changes = 0
+
+    def step(self) -> None:
+        """One target, and now and then something else."""
+        draw = self._random.random()
+        if draw < 0.01:
+            self._switch()
+        elif draw < 0.03:
+            self._change_gains()
+        elif draw < 0.04:
+            self._change_frame()
+        self._publish()
+
+    def reset(self) -> None:
+        """All parameters as they were."""
+        names = ("kp", "kd", "ki", "ee_kp", "ee_kd", "null_kp", "null_kd", "motion_kp", "motion_kd")
+        self._rig.set(mode="osc", tcp_from_robot=True, **{name: list(_DEFAULTS[name]) for name in names})
+
+    def _switch(self) -> None:
+        self._mode = self._random.choice(_MODES)
+        self._rig.set(mode=self._mode)
+        self._restart()
+        self.switches += 1
+
+    def _restart(self) -> None:
+        self._pose = self._rig.measured_pose()
+        self._q = self._rig.q()
+
+    def _change_gains(self) -> None:
+        """All gains between a third and one and a half of their defaults, with the damping that belongs to them."""
+        stiffness = [self._random.uniform(0.33, 1.5) for _ in range(4)]
+        values: dict[str, list[float]] = {}
+        for (spring, damper), scale in zip(
+            (("kp", "kd"), ("ee_kp", "ee_kd"), ("null_kp", "null_kd"), ("motion_kp", "motion_kd")),
+            stiffness,
+            strict=True,
+        ):
+            values[spring] = [scale * value for value in _DEFAULTS[spring]]
+            values[damper] = [scale**0.5 * value for value in _DEFAULTS[damper]]
+        values["ki"] = [self._random.uniform(0.0, 1.0) * value for value in _DEFAULTS["ki"]]
+        self._rig.set(**values)
+        self.changes += 1
+
+    def _change_frame(self) -> None:
+        """Up to 15 cm from the flange, turned by anything."""
+        position = [self._random.uniform(-0.15, 0.15) for _ in range(3)]
+        turn = np.array([self._random.gauss(0.0, 1.0) for _ in range(4)])
+        turn /= np.linalg.norm(turn)
+        self._rig.set(tcp_from_robot=False, tcp_in_flange=position + turn.tolist())
+        self._restart()
+        self.changes += 1
+
+    def _publish(self) -> None:
+        rig = self._rig
+        if time.monotonic() - self._seen > 0.5:  # Not too far from where the arm is.
+            self._seen = time.monotonic()
+            self._q = 0.5 * self._q + 0.5 * rig.q()
+        if self._mode == "osc":
+            if self._random.random() < 0.02:
+                self._pose = rig.measured_pose()
+            position, turn = self._pose.pose.position, self._pose.pose.orientation
+            position.x += self._random.gauss(0.0, 0.004)
+            position.y += self._random.gauss(0.0, 0.004)
+            position.z += self._random.gauss(0.0, 0.004)
+            quaternion = np.array([turn.x, turn.y, turn.z, turn.w])
+            quaternion += [self._random.gauss(0.0, 0.01) for _ in range(4)]
+            quaternion /= np.linalg.norm(quaternion)
+            turn.x, turn.y, turn.z, turn.w = quaternion.tolist()
+            self._pose.header.stamp = rig.ros.get_clock().now().to_msg()
+            rig.pose_targets.publish(self._pose)
+        elif self._mode == "torque":
+            # Small, and back to where the walk began, which the limits would otherwise have to see to.
+            back = np.clip(20.0 * (self._centre - rig.q()), -4.0, 4.0)
+            message = rig.joints(rig.q())
+            message.position = []
+            message.effort = [float(x) + self._random.gauss(0.0, 1.0) for x in back]
+            rig.torque_targets.publish(message)
+        else:
+            self._q = self._q + np.array([self._random.gauss(0.0, 0.012) for _ in range(7)])
+            self._q += 0.01 * (self._centre - self._q)
+            rig.joint_targets.publish(rig.joints(self._q))
+        self.targets += 1
+
+
+@fault("no reflex; torques, their rate and the joints within limits in every cycle")
+def random_walk(rig: Rig, findings: Findings) -> None:
+    """Two minutes of random walks of targets, modes, gains and control frame at once."""
+    rig.ready()
+    assert rig.observer is not None
+    walk = Walk(rig, rig.options.seed)
+    rig.observer.take()
+    rig.mark()
+    duration = 60.0 * rig.options.minutes
+    begin = time.monotonic()
+    cycles = []
+    tick = 0
+    while (elapsed := time.monotonic() - begin) < duration:
+        walk.step()
+        tick += 1
+        rig.progress(elapsed / duration)
+        rig.until(lambda: time.monotonic() >= begin + tick / _RATE, 1.0, period=0.005)  # noqa: B023
+        if tick % 250 == 0:
+            cycles.append(rig.observer.take())
+            if rig.value("robot", "last error"):
+                break
+    walk.reset()
+    cycles.append(rig.observer.take())
+    recorded = np.concatenate(cycles)
+    findings.note(f"{walk.targets} targets, {walk.switches} switches, {walk.changes} changes, seed {rig.options.seed}")
+    findings.check(rig.value("robot", "last error") == "", f"last error: {rig.last_error}")
+    check_reflex(rig, findings)
+    findings.check(rig.observer.unread == 0, f"{len(recorded)} cycles recorded, {rig.observer.unread} not")
+    exceeded = violations(recorded)
+    share = np.abs(recorded["tau"]).max(axis=0) / TORQUE_LIMIT
+    text = f"largest torque {100 * share.max():.0f} % of its limit, all within limits"
+    findings.check(not exceeded, ", ".join(exceeded) or text)
+    findings.check(rig.state == "active", f"the node is {rig.state}")

@@ -1,0 +1,451 @@
+"""Everything at once for a long time: who misses what, and what grows; ``make soak MINUTES=60``.
+
+A node whose interpreter is shared with four spinning threads, its gripper and a client work on a simulated arm:
+streaming in every mode, moves, mode switches, grasps. A network of the project's own stands between node and arm
+(:mod:`bench.faults.proxy`) and notes when every state passed and when it was answered. That tells the two apart who can
+be late: a state that comes late is the simulator's matter, or that of the computer, which stopped it; an answer that
+comes late after a state which was in time is this software's. Beside that stands what libfranka and the control process
+count.
+
+Everything here runs in one process and one thread that mostly sleeps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from franka_msgs.action import Grasp
+from franka_msgs.action import Move as GripperMove
+from rclpy.action import ActionClient
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from aiofranka_ros.demo import Interrupted, interrupt, isolate
+from bench.faults.helper import environment
+from bench.faults.rig import SWING, Failed, Rig
+from bench.faults.walk import violations
+
+#: A state later than this after the one before was late, and so is an answer after its state [ms].
+LATE_STATE, LATE_ANSWER = 1.5, 1.0
+SPINNING_THREADS = 4
+#: How often everything is looked at [s].
+_PERIOD = 1.0
+#: How often the processes' memory is looked at [s], and which share of the time does not count: caches fill first.
+_MEMORY_PERIOD, _SETTLING = 5.0, 0.2
+#: Responses are counted in bins of 5 us up to 2 ms.
+_BINS = np.arange(0.0, 2005.0, 5.0)
+
+
+@dataclass
+class Ledger:
+    """What happened, kept as sums, however long it takes.
+
+    :ivar states: that passed while a motion ran.
+    :ivar late_states: that came late, and by how much together [ms].
+    :ivar late_answers: to states that came in time, while those after them came in time as well.
+    :ivar late_with_computer: answers that were late when the next state was late, too: everybody was stopped.
+    :ivar worst: longest run of late answers.
+    """
+
+    states: int = 0
+    late_states: int = 0
+    late_ms: float = 0.0
+    late_answers: int = 0
+    late_with_computer: int = 0
+    worst: int = 0
+    cycles: int = 0
+    cycles_lost: int = 0
+    unread: int = 0
+    success_rate_min: float = 1.0
+    responses: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(_BINS), np.int64))
+    exceeded: list[str] = field(default_factory=list)
+
+    def add_packets(self, passed: npt.NDArray[Any]) -> None:
+        """States and their answers, see :data:`bench.faults.proxy.CYCLE`; the last three are only context."""
+        if len(passed) < 5:
+            return
+        interval = 1e-6 * np.diff(passed["state"])
+        answered = passed["command"] > 0
+        delay = np.where(answered, 1e-6 * (passed["command"] - passed["state"]), np.inf)
+        moving = passed["motion"] > 0
+        counted = moving[1:-2] & moving[2:-1]
+        late_before, late_after = interval[:-2] > LATE_STATE, interval[1:-1] > LATE_STATE
+        late = (delay[1:-2] > LATE_ANSWER) & counted
+        self.states += int(counted.sum())
+        self.late_states += int((late_before & counted).sum())
+        self.late_ms += float((interval[:-2] - 1.0)[late_before & counted].sum())
+        self.late_with_computer += int((late & late_after).sum())
+        self.late_answers += int((late & ~late_after).sum())
+        runs = [len(list(group)) for is_late, group in itertools.groupby(late) if is_late]
+        self.worst = max([self.worst, *runs])
+
+    def add_cycles(self, cycles: npt.NDArray[Any]) -> None:
+        """Control cycles, see :data:`aiofranka_ros.records.CYCLE_RECORD`."""
+        if len(cycles) == 0:
+            return
+        self.cycles += len(cycles)
+        self.cycles_lost += int(cycles["lost"].sum())
+        rates = cycles["success_rate"][cycles["success_rate"] > 0.0]
+        if len(rates):
+            self.success_rate_min = min(self.success_rate_min, float(rates.min()))
+        bins = np.minimum(np.digitize(1e6 * cycles["response"], _BINS) - 1, len(_BINS) - 1)
+        self.responses += np.bincount(bins, minlength=len(_BINS))
+        self.exceeded += violations(cycles)
+
+    def response(self, share: float) -> float:
+        """The response that a ``share`` of the cycles did not exceed [us]."""
+        total = np.cumsum(self.responses)
+        return float(_BINS[int(np.searchsorted(total, share * total[-1]))] + 5.0) if total[-1] else 0.0
+
+
+class Soak:
+    """One run. A context manager: at its end, none of its processes is left."""
+
+    def __init__(self, output: Path, minutes: float, progress: Progress) -> None:
+        self._output, self._duration = output, 60.0 * minutes
+        self._bar = progress
+        self._task = progress.add_task("starting", total=self._duration)
+        self._rig = Rig(output, on_wait=self._look)
+        self._gripper: subprocess.Popen[bytes] | None = None
+        self._grasp = ActionClient(self._rig.ros, Grasp, "/franka_gripper/grasp")
+        self._open = ActionClient(self._rig.ros, GripperMove, "/franka_gripper/move")
+        self._begin = self._looked = self._remembered = 0.0
+        self._position = 0
+        self.ledger = Ledger()
+        #: Time since the beginning [s], and anonymous memory [MB], by process.
+        self._memory: dict[str, list[tuple[float, float]]] = {}
+        #: Per period: time [s], late states, late answers, cycles lost.
+        self._history: list[tuple[float, int, int, int]] = []
+        self.done: dict[str, int] = {}
+        self.troubles: list[str] = []
+
+    def run(self) -> dict[str, Any]:
+        """Carry it out.
+
+        :returns: the report, as it is written to ``report.json``.
+        """
+        rig = self._rig
+        rig.ready(burdened=True, options=("--spinning-threads", str(SPINNING_THREADS)))
+        assert rig.observer is not None and rig.proxy is not None and rig.arm is not None
+        with (self._output / "gripper.log").open("wb") as log:
+            self._gripper = subprocess.Popen(
+                [sys.executable, "-m", "aiofranka_ros.gripper_node", "--ros-args", "-p", f"robot_ip:={rig.arm.host}"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment(),
+                start_new_session=True,
+            )
+        rig.wait(self._grasp.server_is_ready, "the gripper's node does not answer")
+        rig.observer.take()
+        self._position = rig.proxy.tape.count
+        self._begin = time.monotonic()
+        for name, work in self._works():
+            if self._elapsed >= self._duration:
+                break
+            self._bar.update(self._task, description=name)
+            try:
+                work()
+            except Failed as trouble:
+                self.troubles.append(f"{self._elapsed:.0f} s, {name}: {trouble}")
+                try:
+                    rig.activate()
+                except Failed as end:
+                    self.troubles.append(f"{self._elapsed:.0f} s, the end: {end}")
+                    break
+            self.done[name] = self.done.get(name, 0) + 1
+        self._look(last=True)
+        return self._report()
+
+    @property
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._begin
+
+    def _works(self) -> Iterator[tuple[str, Any]]:
+        works = {
+            "streaming poses": lambda: self._stream("osc"),
+            "closing the gripper": lambda: self._use_gripper(self._grasp, Grasp.Goal(width=0.02, force=20.0)),
+            "moving": self._move,
+            "streaming joint positions": lambda: self._stream("impedance"),
+            "streaming under pid": lambda: self._stream("pid"),
+            "opening the gripper": lambda: self._use_gripper(self._open, GripperMove.Goal(width=0.07, speed=0.1)),
+            "moving, cancelled": lambda: self._move(cancel=True),
+            "streaming torques": lambda: self._stream("torque"),
+        }
+        return itertools.cycle(works.items())
+
+    def _stream(self, mode: str) -> None:
+        rig = self._rig
+        if reason := rig.set(mode=mode):
+            self.troubles.append(f"mode {mode}: {reason}")
+        if mode == "osc":
+            with rig.streaming():
+                rig.spin(6.0)
+        else:
+            q, begin = rig.q(), time.monotonic()
+
+            def publish() -> None:
+                target = q + 0.05 * (1.0 - np.cos(2.0 * (time.monotonic() - begin)))
+                if mode == "torque":
+                    message = rig.joints(rig.q())
+                    message.position = []
+                    message.effort = np.clip(20.0 * (q - rig.q()), -4.0, 4.0).tolist()
+                    rig.torque_targets.publish(message)
+                else:
+                    rig.joint_targets.publish(rig.joints(target))
+
+            timer = rig.ros.create_timer(0.02, publish)
+            rig.spin(4.0)
+            rig.ros.destroy_timer(timer)
+        rig.set(mode="osc")
+
+    def _move(self, *, cancel: bool = False) -> None:
+        rig = self._rig
+        q = rig.q()
+        handle = rig.move(max(SWING, key=lambda end: float(np.abs(end - q).max())), 0.5)
+        if not handle.accepted:
+            raise Failed(f"a move was rejected: {rig.last_error}")
+        if cancel:
+            rig.spin(0.7)
+            rig.result(handle.cancel_goal_async(), "a cancel request was not answered")
+        status = rig.outcome(handle).status
+        if status != (5 if cancel else 4):
+            raise Failed(f"a move ended with status {status}: {rig.last_error}")
+
+    def _use_gripper(self, client: ActionClient, goal: Any) -> None:
+        rig = self._rig
+        handle = rig.result(client.send_goal_async(goal), "the gripper does not answer")
+        if handle.accepted:
+            rig.outcome(handle)
+
+    def _look(self, *, last: bool = False) -> None:
+        """Take what happened since the last time into the books."""
+        rig, now = self._rig, time.monotonic()
+        if self._begin == 0.0 or rig.observer is None or rig.proxy is None:
+            return
+        if now - self._looked < _PERIOD and not last:
+            return
+        self._looked = now
+        self._bar.update(self._task, completed=min(self._elapsed, self._duration), refresh=True)
+        before = (self.ledger.late_states, self.ledger.late_answers, self.ledger.cycles_lost)
+        # The newest ones may still be answered.
+        passed, end = rig.proxy.tape.since(max(0, self._position - 3))
+        if len(passed) > 40:
+            self.ledger.add_packets(passed[:-30])
+            self._position = end - 30
+        self.ledger.add_cycles(rig.observer.take())
+        self.ledger.unread = rig.observer.unread
+        after = (self.ledger.late_states, self.ledger.late_answers, self.ledger.cycles_lost)
+        self._history.append((self._elapsed, *(new - old for new, old in zip(after, before, strict=True))))
+        if now - self._remembered > _MEMORY_PERIOD and rig.node_alive:
+            self._remembered = now
+            control = rig.value("control loop", "control process")
+            for name, pid in (("node", rig.node_pid), ("control process", control)):
+                if pid:
+                    self._memory.setdefault(name, []).append((self._elapsed, _anonymous_memory(int(pid))))
+
+    def _report(self) -> dict[str, Any]:
+        books, rig = self.ledger, self._rig
+        memory = {}
+        for name, samples in self._memory.items():
+            since, used = np.array(samples).T
+            settled = since >= _SETTLING * since[-1]
+            slope = float(np.polyfit(since[settled], used[settled], 1)[0]) if settled.sum() > 2 else 0.0
+            memory[name] = {
+                "first_mb": round(float(used[0]), 2),
+                "last_mb": round(float(used[-1]), 2),
+                "growth_mb_per_hour": round(3600.0 * slope, 2),
+            }
+        report = {
+            "minutes": round(self._elapsed / 60.0, 2),
+            "done": self.done,
+            "troubles": self.troubles,
+            "simulator": {
+                "states": books.states,
+                "late_states": books.late_states,
+                "late_ms_together": round(books.late_ms, 1),
+            },
+            "this_software": {
+                "late_answers": books.late_answers,
+                "late_answers_while_the_computer_stopped_everybody": books.late_with_computer,
+                "longest_run_of_late_answers": books.worst,
+                "limits_exceeded": books.exceeded,
+            },
+            "control_process": {
+                "cycles": books.cycles,
+                "cycles_lost": books.cycles_lost,
+                "cycles_unread": books.unread,
+                "success_rate_min": round(books.success_rate_min, 3),
+                "response_us": {name: books.response(share) for name, share in _SHARES.items()},
+            },
+            "memory": memory,
+            "node": {"state": rig.state_or_none(), "spinning_threads": SPINNING_THREADS, "last_error": rig.last_error},
+            "system": {"processors": os.cpu_count(), "machine": platform.machine(), "kernel": platform.release()},
+        }
+        failed = self.troubles or books.exceeded or books.late_answers
+        report["passed"] = not failed and report["node"]["state"] == "active"
+        return report
+
+    def write(self, report: dict[str, Any]) -> None:
+        """Write ``report.json`` and ``report.md``, with its plots beside it."""
+        (self._output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        self._plot()
+        lines = [f"# Soak of {report['minutes']} minutes", "", "| | |", "|---|---|"]
+        lines += [f"| {name} | {value} |" for name, value in rows(report)]
+        lines += ["", "How one knows who was late: see the beginning of `bench/soak.py`.", ""]
+        lines += [f"![{name}]({name}.png)" for name in ("lateness", "memory", "response")]
+        lines += ["", *(f"- {trouble}" for trouble in report["troubles"])]
+        (self._output / "report.md").write_text("\n".join(lines) + "\n")
+
+    def _plot(self) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        def save(name: str, figure: Figure) -> None:
+            FigureCanvasAgg(figure)
+            figure.savefig(self._output / f"{name}.png")
+
+        figure = Figure(figsize=(8, 2.6), dpi=100, layout="constrained")
+        axes = figure.subplots()
+        history = np.array(self._history).reshape(-1, 4)
+        for column, label in ((1, "late states (simulator)"), (2, "late answers"), (3, "cycles lost")):
+            axes.plot(history[:, 0] / 60.0, history[:, column], label=label, linewidth=0.9)
+        axes.set_xlabel("time [min]")
+        axes.set_ylabel("per second")
+        axes.legend(fontsize=8)
+        save("lateness", figure)
+        figure = Figure(figsize=(8, 2.6), dpi=100, layout="constrained")
+        axes = figure.subplots()
+        for name, samples in self._memory.items():
+            since, used = np.array(samples).T
+            axes.plot(since / 60.0, used - used[0], label=f"{name}, beside {used[0]:.0f} MB")
+        axes.set_xlabel("time [min]")
+        axes.set_ylabel("anonymous memory [MB]")
+        axes.legend(fontsize=8)
+        save("memory", figure)
+        figure = Figure(figsize=(8, 2.6), dpi=100, layout="constrained")
+        axes = figure.subplots()
+        axes.stairs(self.ledger.responses[:-1], _BINS, fill=True)
+        axes.set_yscale("log")
+        axes.set_xlim(0.0, 600.0)
+        axes.set_xlabel("response of the loop [us]")
+        axes.set_ylabel("cycles")
+        save("response", figure)
+
+    def __enter__(self) -> Soak:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._gripper is not None:
+            self._gripper.send_signal(signal.SIGINT)
+            try:
+                self._gripper.wait(10.0)
+            except subprocess.TimeoutExpired:
+                self._gripper.kill()
+                self._gripper.wait()
+        self._grasp.destroy()
+        self._open.destroy()
+        self._rig.__exit__(kind, error, trace)
+
+
+_SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
+
+
+def _anonymous_memory(pid: int) -> float:
+    """Anonymous memory of a process [MB]."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return float("nan")
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024.0
+
+
+def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """The figures that people look at."""
+    simulator, software, control = report["simulator"], report["this_software"], report["control_process"]
+    response = ", ".join(f"{name} {value:.0f}" for name, value in control["response_us"].items())
+    stopped = software["late_answers_while_the_computer_stopped_everybody"]
+    return [
+        ("states of the arm", f"{simulator['states']}"),
+        ("late because of simulator or computer", f"{simulator['late_states']} states"),
+        ("late answers while the computer stopped everybody", f"{stopped}"),
+        ("late answers of this software", f"{software['late_answers']}"),
+        ("longest run of late answers", f"{software['longest_run_of_late_answers']}"),
+        ("control cycles, lost by libfranka's count", f"{control['cycles']}, {control['cycles_lost']}"),
+        ("cycles that were not recorded", f"{control['cycles_unread']}"),
+        ("lowest success rate", f"{control['success_rate_min']}"),
+        ("response [us]", response),
+        *(
+            (f"memory of the {name}", f"{m['last_mb']:.0f} MB, {m['growth_mb_per_hour']:+.1f} MB an hour")
+            for name, m in report["memory"].items()
+        ),
+        ("limits exceeded", ", ".join(software["limits_exceeded"]) or "none"),
+        ("troubles", f"{len(report['troubles'])}"),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Soak.
+
+    :returns: exit status: 0 if all went well and this software was never late, 1 if not, 130 after Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.soak",
+        description="Work on a simulated arm for a long time, with four threads that compete with the node. The exit "
+        "status is 0 if nothing failed and no answer was late that could have been in time.",
+    )
+    parser.add_argument("--minutes", type=float, default=60.0, help="how long [%(default)s]")
+    parser.add_argument("--output", type=Path, default=Path("build/soak"), metavar="DIR", help="results [%(default)s]")
+    parser.add_argument("--domain-id", type=int, choices=range(102), metavar="ID", help="ROS domain to use")
+    options = parser.parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    isolate(options.domain_id)
+    output = options.output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    columns = TextColumn("{task.description:<26}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    try:
+        # No automatic refresh: that would be a second thread.
+        with (
+            Progress(*columns, console=console, transient=True, auto_refresh=False) as bar,
+            Soak(output, options.minutes, bar) as soak,
+        ):
+            report = soak.run()
+            soak.write(report)
+    except Failed as failure:
+        Console(stderr=True).print(f"The soak failed: {failure}", markup=False)
+        return 1
+    except Interrupted as interrupted:
+        Console(stderr=True).print("Interrupted.")
+        return 128 + interrupted.number
+    table = Table(show_edge=False, pad_edge=False, show_header=False)
+    for row in rows(report):
+        table.add_row(*row)
+    console.print(table)
+    for trouble in report["troubles"]:
+        console.print(trouble, highlight=False)
+    console.print(f"{options.output}/report.md", highlight=False)
+    return 0 if report["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""A quick selection of the faults that ``make faults`` stages, and that what stages them is not what is at fault."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from node_harness import ROOT  # noqa: F401  # Makes this directory's modules known as the others do.
+
+from aiofranka_ros.records import CYCLE_RECORD
+from bench.faults.__main__ import main, stage, write
+from bench.faults.arm import STEP
+from bench.faults.catalogue import FAULTS
+from bench.faults.fuzz import Fuzzer, kind_of
+from bench.faults.report import Outcome
+from bench.faults.rig import Findings, Options, Rig
+from bench.faults.tape import CAPACITY, Tape
+from bench.faults.walk import violations
+from bench.soak import Ledger
+
+#: What one sees within seconds.
+QUICK = Options(seed=7, messages=1500, minutes=0.07)
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    with Rig(tmp_path_factory.mktemp("faults"), QUICK) as rig:
+        yield rig
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "network_without_faults",
+        "5_commands_lost",
+        "25_commands_lost",
+        "user_stop",
+        "guiding",
+        "random_walk",
+        "fuzz",
+        "node_killed",
+    ],
+)
+def test_a_fault_ends_as_expected(rig: Rig, name: str) -> None:
+    outcome = stage(rig, FAULTS[name])
+    assert outcome.passed, outcome.seen
+    if name == "25_commands_lost":
+        assert outcome.stop_ms is not None and outcome.stop_ms < 1500.0
+        assert len(outcome.steps) > 100
+
+
+def test_a_fault_that_cannot_be_staged_is_an_outcome_too(tmp_path: Path) -> None:
+    def break_down(rig: Rig, findings: Findings) -> None:
+        raise RuntimeError("no such arm")
+
+    with Rig(tmp_path) as rig:
+        outcome = stage(rig, FAULTS["node_killed"].__class__("broken", "nothing", break_down))
+    assert not outcome.passed and "no such arm" in outcome.seen
+
+
+def test_the_report_has_one_entry_a_fault_and_a_page_without_other_files(tmp_path: Path) -> None:
+    steps = np.zeros(50, STEP)
+    steps["stamp"] = np.arange(50) * 1_000_000
+    fault = FAULTS["node_killed"]
+    outcomes = [
+        Outcome(fault, "noticed; ✗ never stopped", False, marked=10_000_000, steps=steps),
+        Outcome(fault, "fine", True, stop_ms=12.34),
+    ]
+    write(tmp_path, outcomes, QUICK)
+    entries = json.loads((tmp_path / "report.json").read_text())
+    assert [(entry["name"], entry["passed"], entry["stop_ms"]) for entry in entries] == [
+        ("node_killed", False, None),
+        ("node_killed", True, 12.3),
+    ]
+    assert all({"name", "expected", "seen", "passed", "stop_ms"} <= set(entry) for entry in entries)
+    page = (tmp_path / "report.html").read_text()
+    assert "class=bad>✗ never stopped" in page and "data:image/png;base64," in page
+    assert 'src="http' not in page and "1 of 2 as expected" in page
+
+
+def test_the_list_names_every_fault_with_what_is_expected(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"{fault.name}  {fault.expected}" in said for fault in FAULTS.values())
+    assert all(fault.stage.__doc__ or "_lost" in name or "_late" in name for name, fault in FAULTS.items())
+
+
+def test_findings_pass_only_where_there_are_some_and_all_are_good() -> None:
+    findings = Findings()
+    assert not findings.passed
+    findings.within(0.05, 0.1, "noticed")
+    assert findings.passed and findings.text == "noticed after 50 ms (at most 100)"
+    findings.within(None, 0.1, "stood still")
+    assert not findings.passed and "✗ stood still never" in findings.text
+
+
+def test_a_tape_gives_every_record_once_also_after_its_ring_is_full(tmp_path: Path) -> None:
+    writer = Tape(tmp_path / "tape", STEP, create=True)
+    reader = Tape(tmp_path / "tape", STEP)
+    position, seen = 0, []
+    for number in range(CAPACITY + 100):
+        writer.fields["stamp"][writer.next()] = number
+        writer.commit()
+        if number % 1000 == 0:
+            records, position = reader.since(position)
+            seen += records["stamp"].tolist()
+    records, position = reader.since(position)
+    assert [*seen, *records["stamp"].tolist()] == list(range(CAPACITY + 100))
+    assert len(reader.since(0)[0]) == CAPACITY - 1
+
+
+def cycles(count: int) -> np.ndarray:
+    """Recorded cycles of an arm that holds at rest."""
+    records = np.zeros(count, CYCLE_RECORD)
+    records["activation"], records["success_rate"] = 1, 1.0
+    records["q"] = [0.0, -0.785, 0.0, -2.356, 0.0, 1.571, 0.785]
+    return records
+
+
+def test_violations_of_the_robots_limits_are_found_in_recorded_cycles() -> None:
+    good = cycles(10)
+    good["tau"][:, 0] = 0.99 * np.arange(10)
+    assert violations(good) == []
+    for field, value, text in (
+        ("tau", 12.5, "a torque of 12.5 Nm"),
+        ("dq", 5.3, "velocity limit"),
+        ("q", 3.1, "beyond its limit"),
+    ):
+        bad = cycles(10)
+        bad[field][5:, 6] = value
+        assert any(text in violation for violation in violations(bad)), field
+    step = cycles(10)
+    step["tau"][5:, 0] = 1.5
+    assert violations(step) == ["a torque changed by 1.50 Nm within a cycle"]
+    # Another activation begins anew, and after lost commands the robot compares with what it used.
+    step["activation"][5:] = 2
+    assert violations(step) == []
+
+
+def test_spoilt_messages_are_reproducible_and_reach_every_kind_of_field() -> None:
+    kind = kind_of("sensor_msgs/msg/JointState")
+    first, second = (
+        [repr(fuzzer.message(kind, "sensor_msgs/msg/JointState").position) for _ in range(300)]
+        for fuzzer in (Fuzzer(3, {}), Fuzzer(3, {}))
+    )
+    assert first == second
+    assert any("nan" in text for text in first) and any("inf" in text for text in first)
+
+    sizes = {len(Fuzzer(n, {}).value("sequence<double>")) for n in range(100)}
+    assert {0, 6, 7, 8} <= sizes
+    assert len(Fuzzer(1, {}).value("double[16]")) == 16
+
+
+def test_the_soak_tells_who_was_late() -> None:
+    """A state that came late is the simulator's; a late answer to one in time is this software's, if others ran."""
+    from bench.faults.proxy import CYCLE
+
+    passed = np.zeros(1000, CYCLE)
+    passed["id"], passed["motion"] = np.arange(1000), 1
+    passed["state"] = np.arange(1000) * 1_000_000
+    passed["command"] = passed["state"] + 100_000
+    passed["state"][500:] += 3_000_000  # The simulator pauses,
+    passed["command"][500:] += 3_000_000
+    passed["command"][499] += 2_500_000  # and whoever answers is stopped with it.
+    passed["command"][300] = 0  # One state is never answered,
+    passed["command"][301] += 1_200_000  # the next one late.
+    books = Ledger()
+    books.add_packets(passed)
+    assert (books.late_states, books.late_with_computer, books.late_answers, books.worst) == (1, 1, 2, 2)
+    assert books.late_ms == pytest.approx(3.0)
+    # In parts, as it is read, nothing is counted twice.
+    parts = Ledger()
+    position = 0
+    for end in itertools.chain(range(100, 1000, 100), [1000]):
+        parts.add_packets(passed[max(0, position - 3) : end])
+        position = end
+    assert (parts.late_states, parts.late_with_computer, parts.late_answers) == (1, 1, 2)
+    assert parts.states >= books.states - 1

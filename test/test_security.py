@@ -1,0 +1,127 @@
+"""Who may read and write what: permissions of ROS, of files and memory, and what is never executed."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import os
+import re
+import socket
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from node_harness import ROOT, Client, NodeProcess
+from rclpy.action import get_action_server_names_and_types_by_node
+
+from aiofranka_ros.array_transport import _Slot
+from aiofranka_ros.shared_memory import SharedMemory
+
+POLICIES = ROOT / "config" / "sros2" / "policies.xml"
+#: What belongs to every node of ROS, whoever it is.
+EVERYBODYS = {"/rosout", "/parameter_events", "/clock"}
+
+
+def rules(node: str, kind: str, qualifier: str) -> set[str]:
+    """Full names that a node is allowed ``qualifier`` of; ``kind`` is topics, services or actions."""
+    profiles = ElementTree.parse(POLICIES).getroot().findall(f".//profile[@node='{node}']")
+    assert len(profiles) == 1 and profiles[0].attrib["ns"] == "/"
+    names = [
+        str(element.text)
+        for group in profiles[0].findall(kind)
+        if group.attrib.get(qualifier) == "ALLOW"
+        for element in group
+    ]
+    return {re.sub("^~", f"/{node}", name) for name in names}
+
+
+def offered(running: tuple[NodeProcess, Client]) -> dict[str, set[str]]:
+    """What the running node publishes, subscribes and serves, as if it had no namespace."""
+    process, client = running
+    namespace, _, name = process.name.rpartition("/")
+    ros = client.node
+    found = {
+        "publish": ros.get_publisher_names_and_types_by_node(name, namespace),
+        "subscribe": ros.get_subscriber_names_and_types_by_node(name, namespace),
+        "reply": ros.get_service_names_and_types_by_node(name, namespace),
+    }
+    names = {key: {full.removeprefix(namespace) for full, _ in rows} for key, rows in found.items()}
+    for action, _ in get_action_server_names_and_types_by_node(ros, name, namespace):
+        names["reply"].add(f"{action.removeprefix(namespace)}/_action/send_goal")
+    return names
+
+
+def test_the_driver_may_do_all_that_the_node_does(running: tuple[NodeProcess, Client]) -> None:
+    names = offered(running)
+    for kind, qualifier in (("topics", "publish"), ("topics", "subscribe"), ("services", "reply")):
+        allowed = rules("aiofranka", kind, qualifier)
+        missing = [name for name in names[qualifier] if not any(fnmatch.fnmatch(name, rule) for rule in allowed)]
+        assert not missing, f"config/sros2/policies.xml does not let the node {qualifier} {missing}"
+
+
+def test_a_policy_may_publish_targets_and_read_state_and_nothing_else(running: tuple[NodeProcess, Client]) -> None:
+    names = offered(running)
+    targets = {name for name in names["subscribe"] if re.fullmatch(r"/aiofranka/\w+_desired", name)}
+    assert rules("policy", "topics", "publish") - EVERYBODYS == targets
+    read = rules("policy", "topics", "subscribe") - EVERYBODYS
+    assert read and read <= names["publish"]
+    assert not [name for name in read if "*" in name]
+    assert rules("policy", "services", "request") == rules("policy", "actions", "call") == set()
+    assert rules("policy", "services", "reply") == {"/policy/*"}
+
+
+def test_every_enclave_is_explained() -> None:
+    text = POLICIES.read_text()
+    paths = [element.attrib["path"] for element in ElementTree.parse(POLICIES).getroot().iter("enclave")]
+    assert len(paths) == len(set(paths)) == 3
+    for path in paths:
+        assert path in text.partition("-->")[0] and path in (ROOT / "SECURITY.md").read_text()
+
+
+def test_shared_memory_is_its_owners_alone() -> None:
+    with SharedMemory.create() as memory:
+        assert os.fstat(memory.descriptor).st_mode & 0o777 == 0o600
+    slot = _Slot(0, 4096)
+    assert os.fstat(slot.descriptor).st_mode & 0o777 == 0o600
+    slot.announced()
+
+
+def calls(path: Path) -> Iterator[str]:
+    """Names of all that a source calls."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func)
+
+
+def test_nothing_is_unpickled_or_evaluated_but_between_a_process_and_its_own_child() -> None:
+    dangerous = re.compile(
+        r"(pickle|marshal|shelve|dill|cloudpickle)\.\w*(load|Unpickler)\w*|eval|exec|yaml\.load|np\.load"
+    )
+    found = {(path.stem, call) for path in (ROOT / "aiofranka_ros").glob("*.py") for call in calls(path)}
+    # Both read what came through a socket pair that only the two ends of an isolated object have.
+    assert {(module, call) for module, call in found if dangerous.fullmatch(call)} == {
+        ("array_transport", "pickle.loads"),
+        ("remote_protocol", "pickle.loads"),
+    }
+
+
+def test_sockets_without_a_name_connect_the_processes() -> None:
+    """What has a name in the file system or on the network is listed here, and in SECURITY.md."""
+    named = re.compile(r"(\w+\.)*(bind|create_server|Listener)")
+    found = {
+        path.stem for path in (ROOT / "aiofranka_ros").glob("*.py") for call in calls(path) if named.fullmatch(call)
+    }
+    # The arm's lock, the hand's states, and the simulated arm at its loopback address.
+    assert found == {"arm", "hand", "simulation", "simulation_model"}
+
+
+def test_the_lock_of_an_arm_accepts_no_connection() -> None:
+    from aiofranka_ros.arm import _claim
+
+    lock = _claim("127.0.0.99")
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other, pytest.raises(ConnectionRefusedError):
+            other.connect("\0aiofranka_ros/arm/127.0.0.99")
+    finally:
+        lock.close()
