@@ -167,7 +167,7 @@ def test_joint_values_in_the_text_are_the_packages() -> None:
 def test_every_module_is_in_the_table_of_what_is_where() -> None:
     table = re.search(r"^\| modules of `aiofranka_ros` .*?\n\n", README.read_text(), re.MULTILINE | re.DOTALL)
     assert table is not None
-    listed = [name for row in table[0].splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    listed = [name for row in table[0].strip().splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
     modules = {path.stem for path in (ROOT / "aiofranka_ros").glob("*.py")} - {"__init__"}
     assert sorted(listed) == sorted(modules)
 
