@@ -25,6 +25,7 @@ import numpy as np
 
 from aiofranka_ros import errors
 from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, ControlStopped, FrankaError
+from aiofranka_ros.fr3 import POSITION_LOWER, POSITION_UPPER
 from aiofranka_ros.realtime import PRIORITY
 from aiofranka_ros.records import (
     COMMANDS,
@@ -96,7 +97,10 @@ class ControlClient:
         self._robot_state_stamp = 0
         #: What the control process misses for real time, in sentences; known once it is started.
         self.missing: list[str] = []
-        self.commands["flange_to_tcp"] = np.eye(4)
+        commands = self.commands
+        commands["flange_to_tcp"] = np.eye(4)
+        commands["joint_lower"], commands["joint_upper"] = POSITION_LOWER, POSITION_UPPER
+        commands["workspace_lower"], commands["workspace_upper"] = -np.inf, np.inf
 
     @property
     def commands(self) -> Record:
