@@ -7,6 +7,7 @@ import time
 from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import PoseStamped
+from rclpy.publisher import Publisher
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from aiofranka_ros.fr3 import JOINT_NAMES
@@ -27,30 +28,45 @@ def _check_owner(rig: Rig, findings: Findings, expected: str) -> None:
     findings.check(owner and expected in owner, f"owner on the diagnostics: {owner or 'none'}")
 
 
-@fault("the newest target counts, the arm stays within its limits, nothing is undefined")
+@fault("the first publisher has the arm and is named; the other one is refused and told, until the first is silent")
 def two_publishers(rig: Rig, findings: Findings) -> None:
-    """Two publishers stream poses 4 cm apart on one topic, taking turns."""
+    """Two publishers stream poses 4 cm apart on one topic, taking turns; then the first one falls silent."""
     rig.ready()
     other = rig.ros.create_publisher(PoseStamped, f"{rig.name}/ee_desired", 1)
-    start = rig.measured_pose()
-    y = start.pose.position.y
+    target = rig.measured_pose()
+    y = target.pose.position.y
     rig.wait(lambda: other.get_subscription_count() > 0, "the node does not listen")
-    before = rig.value("targets", "accepted")
     rig.mark()
-    end = time.monotonic() + 2.0
-    turn = 0
-    while time.monotonic() < end:
-        turn += 1
-        start.pose.position.y = y + (0.02 if turn % 2 else -0.02)
-        start.header.stamp = rig.ros.get_clock().now().to_msg()
-        (other if turn % 2 else rig.pose_targets).publish(start)
+
+    def publish(publisher: Publisher, offset: float) -> None:
+        target.pose.position.y = y + offset
+        target.header.stamp = rig.ros.get_clock().now().to_msg()
+        publisher.publish(target)
         rig.spin(0.01)
-    rig.ros.destroy_publisher(other)
+
+    def contend(duration: float) -> None:
+        end = time.monotonic() + duration
+        while time.monotonic() < end:
+            publish(rig.pose_targets, 0.02)
+            publish(other, -0.02)
+
+    contend(2.0)
     rig.fresh_diagnostics()
-    findings.note(f"{int(rig.value('targets', 'accepted')) - int(before or 0)} of {turn} targets accepted")
+    refused = rig.value("targets", "refused: another publisher")
+    findings.check(refused and int(refused) > 10, f"{refused or 0} targets of the second publisher refused")
+    contend(0.3)
+    _check_owner(rig, findings, "ee_desired")
+    apart = rig.measured_pose().pose.position.y - y
+    findings.check(apart > 0.01, f"the arm is {1e3 * apart:.0f} mm beside its start, where the first one has it")
+    end = time.monotonic() + 2.5
+    while time.monotonic() < end:
+        publish(other, -0.02)
+    apart = rig.measured_pose().pose.position.y - y
+    findings.check(apart < -0.01, f"and {1e3 * apart:.0f} mm once the first one is silent")
+    rig.ros.destroy_publisher(other)
+    findings.check("has to wait" in rig.log, "the log tells who has to wait")
     findings.check(rig.state == "active", f"the node is {rig.state}")
     check_reflex(rig, findings)
-    _check_owner(rig, findings, "")
 
 
 @fault("the move owns the arm; targets meanwhile are refused and counted; then they are taken again")
