@@ -14,6 +14,6 @@ def lose_packets(control: int) -> None:
     """
     os.kill(control, signal.SIGSTOP)
     try:
-        time.sleep(0.05)
+        time.sleep(0.04)
     finally:
         os.kill(control, signal.SIGCONT)

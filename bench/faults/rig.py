@@ -554,10 +554,12 @@ class Rig:
 
     def standstill(self, timeout: float = 5.0) -> float | None:
         """How long after the fault the arm stood still [s]; ``None``: it moves on."""
-        assert self.arm is not None
-        self.until(lambda: self.speed() < STANDSTILL and self.since_mark() > 0.3, timeout)
+        arm = self.arm
+        assert arm is not None
+        # By the arm's own record: when its client goes away, the simulated arm pauses for some tenths of a second.
+        self.until(lambda: self.since_mark() > 0.3 and arm.standstill(self.marked) is not None, timeout)
         self.spin(0.3)  # Whether it stays so.
-        stood = self.arm.standstill(self.marked)
+        stood = arm.standstill(self.marked)
         self.stop_ms = None if stood is None else 1e3 * stood
         return stood
 
