@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from franka_msgs.action import ErrorRecovery
+from franka_msgs.srv import SetLoad
 from injection import lose_packets
 from node_harness import PATIENCE, ROOT, Client, NodeProcess, started, wait_until
 from rclpy.action import ActionClient
 
 from aiofranka_ros.fr3 import HOME
 from aiofranka_ros.recovery_action import NAMES
+from aiofranka_ros.simulation import SimulatedArm
 
 ARM = "127.0.0.33"
 #: A simulated arm whose user stop is pressed by one signal and released by another: franka_sim has none.
@@ -170,3 +172,18 @@ def test_without_an_arm_it_is_rejected_with_the_reason(recover: Recovery) -> Non
     assert client.change("configure")
     assert recover()
     assert client.state == "active"
+
+
+def test_an_arm_that_was_lost_is_connected_again_once_it_is_back(
+    recover: Recovery, arm: subprocess.Popen[bytes]
+) -> None:
+    client = recover.client
+    arm.terminate()
+    assert client.becomes("inactive")
+    set_load = client.node.create_client(SetLoad, recover.process.name_of("~/set_load"))
+    # The arm stops first; that it is lost, and not just stopped, turns out a moment later.
+    assert wait_until(lambda: "activating the node connects again" in client.call(set_load, SetLoad.Request()).error)
+    with SimulatedArm(ARM):
+        assert recover()
+        assert holds(client)
+        assert client.change("deactivate") and client.change("cleanup")
