@@ -76,6 +76,16 @@ def test_the_launch_file_declares_its_arguments_and_describes_them() -> None:
             assert ast.literal_eval(keywords["default_value"]) == ARGUMENTS[name]
 
 
+def test_each_of_two_arms_gets_arguments_that_the_launch_file_of_one_has() -> None:
+    (own,) = (
+        node.value
+        for node in ast.walk(ast.parse(TWO_ARMS.read_text()))
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "own" and isinstance(node.value, ast.Dict)
+    )
+    names = {ast.literal_eval(key) for key in own.keys if key is not None}
+    assert names == {"robot_ip", "namespace", "arm_prefix"} and names <= declared().keys()
+
+
 def test_rviz_shows_the_topics_of_the_node() -> None:
     settings = yaml.safe_load((ROOT / "config" / "bringup.rviz").read_text())["Visualization Manager"]
     assert settings["Global Options"]["Fixed Frame"] == "fr3_link0"
