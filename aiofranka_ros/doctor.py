@@ -32,19 +32,21 @@ def examine(address: str, tell: Callable[[str], None] = lambda group: None) -> d
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Show in a terminal what is being looked at."""
+def _progress(groups: int) -> Iterator[Callable[[str], None]]:
+    """Show in a terminal what is being looked at, and how much of it was."""
     try:
         from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
     except ImportError:
         yield lambda group: None
         return
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda group: None
-        return
-    with console.status("") as status:
-        yield lambda group: status.update(f"examining: {group}")
+    columns = (TextColumn("{task.description:<20}"), BarColumn())
+    # Refreshed by hand: a second thread would disturb what is measured.
+    bar = Progress(*columns, console=console, transient=True, auto_refresh=False, disable=not console.is_terminal)
+    task = bar.add_task("", total=groups, completed=-1)
+    with bar:
+        yield lambda group: bar.update(task, advance=1, description=f"examining: {group}", refresh=True)
 
 
 def _show(findings: dict[str, list[Finding]]) -> None:
@@ -97,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="write what was found as JSON")
     options = parser.parse_args(arguments)
-    with _progress() as tell:
+    with _progress(len(checks(options.robot_ip))) as tell:
         findings = examine(options.robot_ip, tell)
     if options.json:
         sys.stdout.write(json.dumps(as_json(options.robot_ip, findings), indent=2) + "\n")
