@@ -16,6 +16,7 @@ from node_harness import ROOT, Client, NodeProcess
 from rclpy.action import get_action_server_names_and_types_by_node
 
 from aiofranka_ros.array_transport import _Slot
+from aiofranka_ros.fci import claim
 from aiofranka_ros.shared_memory import SharedMemory
 
 POLICIES = ROOT / "config" / "sros2" / "policies.xml"
@@ -113,13 +114,11 @@ def test_sockets_without_a_name_connect_the_processes() -> None:
         path.stem for path in (ROOT / "aiofranka_ros").glob("*.py") for call in calls(path) if named.fullmatch(call)
     }
     # The arm's lock, the hand's states, and the simulated arm at its loopback address.
-    assert found == {"arm", "hand", "simulation", "simulation_model"}
+    assert found == {"fci", "hand", "simulation", "simulation_model"}
 
 
 def test_the_lock_of_an_arm_accepts_no_connection() -> None:
-    from aiofranka_ros.arm import _claim
-
-    lock = _claim("127.0.0.99")
+    lock = claim("127.0.0.99")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other, pytest.raises(ConnectionRefusedError):
             other.connect("\0aiofranka_ros/arm/127.0.0.99")
