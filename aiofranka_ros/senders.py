@@ -7,6 +7,7 @@ rclpy does not tell who published a message: there, everybody is taken for the s
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -36,7 +37,7 @@ class Senders:
         self._node = node
         self._clock = clock
         self._owner = b""
-        self._heard = -HANDOVER
+        self._heard = -math.inf
         self._topic = ""
 
     def check(self, topic: str, info: Mapping[str, Any]) -> None:
@@ -60,6 +61,10 @@ class Senders:
         :param topic: its full name.
         """
         self._owner, self._heard, self._topic = _gid(info), self._clock(), topic
+
+    def forget(self) -> None:
+        """Let anybody be the next one."""
+        self._heard = -math.inf
 
     @property
     def owner(self) -> str:

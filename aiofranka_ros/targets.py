@@ -190,6 +190,7 @@ class TargetTopics:
         if stretch != self._stretch:
             self._stretch = stretch
             self._waiting.clear()
+            self._senders.forget()
             for topic in self._topics:
                 topic.order.forget()
 

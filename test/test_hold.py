@@ -191,7 +191,9 @@ def test_of_two_publishers_the_first_has_the_arm_until_it_is_silent(
         above = copy.deepcopy(here)
         above.pose.position.z += 0.05
         for _ in range(30):
+            # Not at once: the node takes the newest one alone.
             robot.publish("ee_desired", here)
+            robot.spin_for(0.02)
             publisher.publish(above)
             robot.spin_for(0.02)
         if "publisher_gid" not in MessageInfo.__annotations__:

@@ -21,6 +21,7 @@ from aiofranka_ros import fr3
 from aiofranka_ros.fr3 import HOME, JOINT_NAMES
 from aiofranka_ros.records import MotionStatus
 from aiofranka_ros.shared_memory import SharedMemory
+from aiofranka_ros.trajectory_action import CONTROLLER
 
 Log = Callable[[str], bool]
 Result = FollowJointTrajectory.Result
@@ -483,7 +484,7 @@ def test_a_new_trajectory_replaces_the_one_that_runs_without_a_jolt(arm: Traject
         cycles = recording.cycles()
     status, code, text = arm.end_of(first)
     assert (status, code) == (GoalStatus.STATUS_ABORTED, Result.INVALID_GOAL)
-    assert text == "replaced by a new goal"
+    assert text == f"replaced by a new goal of {CONTROLLER}/follow_joint_trajectory"
     moving = cycles[cycles["motion_status"] == MotionStatus.EXECUTING]
     assert len(set(moving["motion_id"])) == 2
     assert highest_acceleration(cycles) < 1.1 * fr3.ACCELERATION_LIMIT[0]
@@ -495,7 +496,7 @@ def test_a_move_replaces_a_trajectory_and_the_other_way_round(arm: Trajectories)
     assert under_way(arm.robot)
     move = arm.robot.send_goal(HOME)
     status, code, text = arm.end_of(trajectory)
-    assert (status, code, text) == (GoalStatus.STATUS_ABORTED, Result.INVALID_GOAL, "replaced by a new goal")
+    assert (status, code, text) == (GoalStatus.STATUS_ABORTED, Result.INVALID_GOAL, "replaced by a new goal of ~/move")
     assert arm.robot.outcome(move).status == GoalStatus.STATUS_SUCCEEDED
 
     move = arm.robot.send_goal(ELSEWHERE)
@@ -505,7 +506,7 @@ def test_a_move_replaces_a_trajectory_and_the_other_way_round(arm: Trajectories)
     assert arm.follow(back) == SUCCEEDED
     outcome = arm.robot.outcome(move)
     assert outcome.status == GoalStatus.STATUS_ABORTED
-    assert outcome.result.error_message == "replaced by a new goal"
+    assert outcome.result.error_message == f"replaced by a new goal of {CONTROLLER}/follow_joint_trajectory"
 
 
 def test_targets_are_refused_during_a_trajectory(arm: Trajectories, log: Log) -> None:
@@ -540,7 +541,7 @@ def test_a_trajectory_on_the_topic_is_followed_and_replaces_what_runs(arm: Traje
     message = line(goal, 1.5, count=2, fields=("positions",))
     message.points = message.points[1:]
     arm.publish(message)
-    assert arm.end_of(handle)[2] == "replaced by a new goal"
+    assert arm.end_of(handle)[2] == f"replaced by a new goal of {CONTROLLER}/joint_trajectory"
     assert arm.robot.spin_until(lambda: np.abs(arm.robot.q - goal).max() < 0.01)
     assert arm.robot.rests()
 
