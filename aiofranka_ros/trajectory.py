@@ -44,9 +44,9 @@ _ENVELOPE_SHARE = 0.8
 _ENVELOPE_SLACK = 0.05
 #: How often a planned motion is compared with the envelope [s].
 _ENVELOPE_PERIOD = 0.005
-#: How often a planned motion is compared with the limits of joints and workspace [s], and what is taken for rounding
-#: there [rad], [m].
-_SAMPLE_PERIOD, _SLACK = 0.01, 1e-3
+#: How often a planned motion is compared with the limits of joints and workspace [s], at the most so many times in each
+#: segment: one may last for years. What is taken for rounding there [rad], [m].
+_SAMPLE_PERIOD, _MOST_SAMPLES, _SLACK = 0.01, 100, 1e-3
 #: Times a joint is slowed down to fit the envelope before giving up; 0.85 to the 20th power is 0.04.
 _ENVELOPE_TRIES = 20
 
@@ -249,21 +249,22 @@ def first_outside(
     flange, tcp, jacobian = np.empty((4, 4)), np.empty((4, 4)), np.empty((6, 7))
     lower, upper = np.empty(10), np.empty(10)
     segments = len(times) - 1
-    samples = int(times[segments] / _SAMPLE_PERIOD) + 2
-    for k in range(samples):
-        time = min(k * _SAMPLE_PERIOD, times[segments])
-        evaluate(times, coefficients, segments, time, q, dq, ddq)
-        forward(q, flange_to_tcp, flange, tcp, jacobian)
-        for i in range(10):
-            value = q[i] if i < 7 else tcp[i - 7, 3]
-            if k == 0:
-                low, high = (
-                    (joint_lower[i], joint_upper[i]) if i < 7 else (workspace_lower[i - 7], workspace_upper[i - 7])
-                )
-                lower[i], upper[i] = min(low, value) - _SLACK, max(high, value) + _SLACK
-            if value < lower[i] or value > upper[i]:
-                found[0], found[1], found[2] = time, value, lower[i] if value < lower[i] else upper[i]
-                return i
+    for segment in range(segments):
+        duration = times[segment + 1] - times[segment]
+        samples = min(int(duration / _SAMPLE_PERIOD) + 1, _MOST_SAMPLES)
+        for k in range(samples + 1):
+            time = times[segment] + duration * k / samples
+            evaluate(times, coefficients, segments, time, q, dq, ddq)
+            forward(q, flange_to_tcp, flange, tcp, jacobian)
+            for i in range(10):
+                value = q[i] if i < 7 else tcp[i - 7, 3]
+                if segment == 0 and k == 0:
+                    low = joint_lower[i] if i < 7 else workspace_lower[i - 7]
+                    high = joint_upper[i] if i < 7 else workspace_upper[i - 7]
+                    lower[i], upper[i] = min(low, value) - _SLACK, max(high, value) + _SLACK
+                if value < lower[i] or value > upper[i]:
+                    found[0], found[1], found[2] = time, value, lower[i] if value < lower[i] else upper[i]
+                    return i
     return -1
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -204,3 +206,34 @@ def test_an_arm_far_from_the_beginning_refuses_the_motion():
     q[3] += trajectory.LARGEST_OFFSET * 1.01
     trajectory.begin(memory[0], record[0], q, np.zeros(7), 0.0)
     assert memory["motion_status"][0] == MotionStatus.REFUSED
+
+
+def test_a_motion_that_lasts_for_years_is_compared_with_the_limits_in_a_moment():
+    """Whoever does it must not fall silent meanwhile: one such message would make the arm stop."""
+    far, found, took = np.full(7, np.inf), np.empty(3), {}
+    for duration in (10.0, 2.0**31):
+        motion = trajectory.Motion(np.array([0.0, duration]), np.zeros((1, 7, 6)))
+        arguments = (np.eye(4), -far, far, -far[:3], far[:3], found)
+        trajectory.first_outside(motion.times, motion.coefficients, *arguments)  # Compiled from now on.
+        begin = perf_counter()
+        assert trajectory.first_outside(motion.times, motion.coefficients, *arguments) == -1
+        took[duration] = perf_counter() - begin
+    assert took[2.0**31] < 100.0 * took[10.0], "without a bound, it would be a hundred million times"
+
+
+def test_where_a_motion_leaves_the_limits_is_found_between_its_points_too():
+    goal = fr3.HOME + np.array([1.0, 0, 0, 0, 0, 0, 0])
+    motion = plan(fr3.HOME, goal)
+    far, found = np.full(7, np.inf), np.empty(3)
+    upper = far.copy()
+    upper[0] = 0.5
+    walls = (-far[:3], far[:3])
+    index = trajectory.first_outside(motion.times, motion.coefficients, np.eye(4), -far, upper, *walls, found)
+    assert index == 0 and 0.5 < found[1] < 0.55
+    assert abs(motion.at(found[0])[0][0] - found[1]) < 1e-9
+    # The way back leads inwards.
+    back = plan(goal, fr3.HOME)
+    assert trajectory.first_outside(back.times, back.coefficients, np.eye(4), -far, upper, *walls, found) == -1
+    wall = far[:3].copy()
+    wall[1] = 0.1
+    assert trajectory.first_outside(motion.times, motion.coefficients, np.eye(4), -far, far, -wall, wall, found) == 8
