@@ -13,7 +13,9 @@ from pathlib import Path
 
 from numba.extending import is_jitted
 
-from aiofranka_ros import control_loop, joint_trajectory, trajectory
+from aiofranka_ros import control_loop, inverse_kinematics, joint_trajectory, trajectory
+from aiofranka_ros.fr3 import HOME, READY
+from aiofranka_ros.kinematics import control_frame
 
 
 def compiled() -> bool:
@@ -40,6 +42,7 @@ def main() -> int:
     control_loop.warm_up()
     trajectory.warm_up()
     joint_trajectory.warm_up()
+    inverse_kinematics.solve(control_frame(HOME), READY)
     return 0
 
 

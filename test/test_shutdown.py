@@ -50,7 +50,7 @@ def test_a_signal_ends_the_node_in_every_state(tmp_path: Path, state: str, numbe
             assert client.spin_until(lambda: client.speed() > 0.3)
         children = descendants(process.process.pid)
         assert process.end(number) == 0, process.log
-        assert not [pid for pid in children if alive(pid)]
+        assert wait_until(lambda: not [pid for pid in children if alive(pid)])
         assert "Traceback" not in process.log
         if state in ("inactive", "active", "moving"):
             assert is_free(served_address(process))
