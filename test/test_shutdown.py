@@ -39,7 +39,7 @@ def is_free(address: str) -> bool:
             number,
             marks=pytest.mark.xfail(
                 state == "configuring",
-                reason="now and then a process outlives a node that is just starting it",
+                reason="fails now and then, often with a process left for a moment; the cause is not known",
                 strict=False,
             ),
         )
@@ -62,7 +62,7 @@ def test_a_signal_ends_the_node_in_every_state(tmp_path: Path, state: str, numbe
             assert client.spin_until(lambda: client.speed() > 0.3)
         children = descendants(process.process.pid)
         assert process.end(number) == 0, process.log
-        assert wait_until(lambda: not [pid for pid in children if alive(pid)])
+        assert not [pid for pid in children if alive(pid)]
         assert "Traceback" not in process.log
         if state in ("inactive", "active", "moving"):
             assert is_free(served_address(process))
