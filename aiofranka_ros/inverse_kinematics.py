@@ -51,7 +51,7 @@ _NEEDLE = 0.1
 #: Descent: most steps, their longest [rad], what counts as arrived [m and rad], and as resting [rad].
 _DESCENTS, _LONGEST, _ARRIVED, _RESTING = 100, 0.3, 1e-12, 1e-9
 #: Places of the sweep that are refined; how often, and into how many parts the interval is divided for that.
-_REFINED, _REFINEMENTS, _PARTS = 12, 9, 16
+_REFINED, _REFINEMENTS, _PARTS = 24, 9, 16
 
 
 def solve(pose: Array, near: Array, flange_to_tcp: Array | None = None) -> Array:
@@ -308,21 +308,20 @@ def _sweep(
     for k in range(count):
         _evaluate(flange, near, samples[k], found, gaps, costs)
         table[k] = costs
+    # Where it is cheaper than at the neighbours; marked once, because what is refined must not promote its neighbours.
+    minima = np.full((count, 8), np.inf)
+    for k in range(count):
+        for branch in range(8):
+            cost = table[k, branch]
+            if (k == 0 or cost <= table[k - 1, branch]) and (k == count - 1 or cost <= table[k + 1, branch]):
+                minima[k, branch] = cost
     least = np.inf
     for _ in range(_REFINED):
-        # The cheapest place that is cheaper than its neighbours and was not refined yet.
-        at, of, cheapest = -1, -1, np.inf
-        for k in range(count):
-            for branch in range(8):
-                cost = table[k, branch]
-                if (
-                    cost < cheapest
-                    and (k == 0 or cost <= table[k - 1, branch])
-                    and (k == count - 1 or cost <= table[k + 1, branch])
-                ):
-                    at, of, cheapest = k, branch, cost
-        if at < 0:
+        cheapest = np.argmin(minima)
+        at, of = cheapest // 8, cheapest % 8
+        if minima[at, of] == np.inf:
             break
+        minima[at, of] = np.inf
         before, after = samples[max(at - 1, 0)], samples[min(at + 1, count - 1)]
         q7 = _refined(flange, near, samples[at], before, after, of, False, found, gaps)
         reach = _evaluate(flange, near, q7, found, gaps, costs)
@@ -330,7 +329,6 @@ def _sweep(
             least = costs[of]
             best_gap[0], best_gap[1] = gaps[of], reach
             best[:] = found[of]
-        table[at, of] = np.inf
     return least
 
 
