@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from aiofranka_ros import errors
+from aiofranka_ros.child import start_child
 from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, ControlStopped, FrankaError
 from aiofranka_ros.fr3 import POSITION_LOWER, POSITION_UPPER
 from aiofranka_ros.realtime import PRIORITY
@@ -134,7 +135,7 @@ class ControlClient:
         # One thread for linear algebra: starting others would stall a cycle.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         with theirs:
-            self._process = subprocess.Popen(
+            self._process = start_child(
                 command,
                 pass_fds=(self._shared.descriptor, theirs.fileno()),
                 stdin=subprocess.DEVNULL,

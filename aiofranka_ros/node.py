@@ -1,9 +1,9 @@
 """The lifecycle node: it owns the control process, listens to the graph, and tells people what happens.
 
 ``ros2 run aiofranka_ros node``, or ``python -m aiofranka_ros.node``. One process and one thread: everything
-runs on one ``SingleThreadedExecutor``, so nothing here needs a lock. Nothing here is fast either, and need
-not be: the arm is driven by the control process (:mod:`aiofranka_ros.control_process`), which goes on,
-safely, whatever happens here.
+runs on one executor (:mod:`aiofranka_ros.executor`), so nothing here needs a lock. Nothing here is fast either, and
+need not be: the arm is driven by the control process (:mod:`aiofranka_ros.control_process`), which goes on, safely,
+whatever happens here.
 
 What configure, activate, deactivate and cleanup mean to the arm stands in :mod:`aiofranka_ros.driver`.
 """
@@ -28,9 +28,9 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped, WrenchStamped
 from lifecycle_msgs.srv import ChangeState
+from rclpy.callback_groups import CallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
@@ -45,6 +45,7 @@ from aiofranka_ros.control_client import ControlClient, Ended
 from aiofranka_ros.diagnostics import Diagnosis, Trouble
 from aiofranka_ros.driver import Driver
 from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError
+from aiofranka_ros.executor import PatientGroup, TargetsFirstExecutor
 from aiofranka_ros.frames import Frames
 from aiofranka_ros.hold import HOLDER, HoldServices
 from aiofranka_ros.move_action import MoveAction
@@ -86,6 +87,8 @@ class FrankaNode(LifecycleNode):
     def __init__(
         self, interruptible: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     ) -> None:
+        #: For all callbacks that do not ask for another group.
+        self.patient = PatientGroup()
         super().__init__("aiofranka")
         self._survive_odd_requests()
         self._interruptible = interruptible
@@ -127,10 +130,16 @@ class FrankaNode(LifecycleNode):
         # Not the node's clock: simulated time may stand still, the control process's patience doesn't.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._robot_state = RobotStateTopic(self, self, self._settings["robot_state_rate"], steady, self._names)
-        self.create_timer(1.0 / self._settings["state_rate"], self._tick, clock=steady)
+        urgent = ReentrantCallbackGroup()
+        self.create_timer(1.0 / self._settings["state_rate"], self._tick, clock=steady, callback_group=urgent)
         self.create_timer(1.0 / self._settings["diagnostics_rate"], self._publish_diagnostics, clock=steady)
         if self._settings["autostart"]:
             self._autostart_timer = self.create_timer(0.0, self._autostart, clock=steady)
+
+    @property
+    def default_callback_group(self) -> CallbackGroup:
+        """The group of callbacks that can wait."""
+        return self.patient
 
     # What targets and moves ask for.
 
@@ -507,7 +516,7 @@ def _warn_of_full_disk(logger: RcutilsLogger) -> None:
 
 def _spin(node: FrankaNode, stop: StopRequest) -> None:
     """Run the node until a signal asks to stop, then bring the arm to rest and let the last results leave."""
-    executor = SingleThreadedExecutor()
+    executor = TargetsFirstExecutor(node.patient)
     executor.add_node(node)
     # What was built so far stays; a collection that looks through all of it would delay targets by many cycles.
     gc.collect()
@@ -515,7 +524,7 @@ def _spin(node: FrankaNode, stop: StopRequest) -> None:
     try:
         # The tick's timer ends every wait soon enough for a signal to be noticed.
         while not stop.requested:
-            executor.spin_once()
+            executor.spin_turn()
     except KeyboardInterrupt:
         node.get_logger().info("interrupted")
     finally:
@@ -524,7 +533,7 @@ def _spin(node: FrankaNode, stop: StopRequest) -> None:
             # Ending a goal, sending its result and delivering it take several rounds; how many, nobody tells.
             deadline = time.monotonic() + (_LAST_WORDS if node.busy else 0.0)
             while time.monotonic() < deadline:
-                executor.spin_once(timeout_sec=0.01)
+                executor.spin_turn(timeout=0.01)
         finally:
             executor.shutdown()
 

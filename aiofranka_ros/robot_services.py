@@ -19,7 +19,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from franka_msgs import srv
-from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
 from aiofranka_ros import moves
@@ -112,8 +111,6 @@ class RobotServices:
         self._owner = owner
         #: Why the arm is not active for a moment, in words; empty where nobody restarts it.
         self.restarting = ""
-        # In the node's own group nothing else would run, no tick either, while a service waits for one.
-        self._group = ReentrantCallbackGroup()
         for name, (kind, parse) in SERVICES.items():
             for prefix in PREFIXES:
                 self._serve(prefix, name, kind, parse)
@@ -130,7 +127,7 @@ class RobotServices:
                 response.success = True
             return response
 
-        self._node.create_service(kind, f"{prefix}{name}", answer, callback_group=self._group)
+        self._node.create_service(kind, f"{prefix}{name}", answer)
 
     async def _carry_out(self, name: str, change: _Change) -> None:
         """Set something now, or between deactivating and activating the arm.

@@ -15,6 +15,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from franka_msgs.msg import FrankaRobotState
 from geometry_msgs.msg import Inertia, Pose, Vector3
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
@@ -57,7 +58,8 @@ class RobotStateTopic:
         self._period = max(1, round(1.0 / (rate * CYCLE)))
         self._message = RobotStateMessage(names)
         # Twice as often as there is something new, so that no state is overwritten before it was seen.
-        self._timer = node.create_timer(0.5 * self._period * CYCLE, self._publish, clock=clock)
+        group = ReentrantCallbackGroup()
+        self._timer = node.create_timer(0.5 * self._period * CYCLE, self._publish, clock=clock, callback_group=group)
         self._timer.cancel()
 
     def follow(self) -> None:

@@ -34,6 +34,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, NoReturn
 
+from aiofranka_ros.child import start_child
 from aiofranka_ros.errors import SimulationError
 
 logger = logging.getLogger(__name__)
@@ -179,7 +180,7 @@ class SimulatedArm:
         ]
         # A session of its own, because a terminal's Ctrl-C is meant for the parent, which then ends the arm
         # in order.
-        process = subprocess.Popen(
+        process = start_child(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
@@ -63,11 +64,13 @@ class _Topic:
     :ivar name: after ``~/``.
     :ivar modes: those that use them.
     :ivar convert: from a message to fields of the commands.
+    :ivar full_name: its name on the graph.
     """
 
     name: str
     modes: tuple[Mode, ...]
     convert: Callable[[Any, ControlClient], dict[str, Array]]
+    full_name: str
     order: stamps.Order = field(default_factory=stamps.Order)
 
 
@@ -112,13 +115,15 @@ class TargetTopics:
         self._target: dict[str, Array] = {}
         self._said: dict[tuple[str, str], float] = {}
         self._waiting: deque[_Waiting] = deque()
+        self._clock = node.get_clock()
         self._senders = Senders(node)
+        self._group = ReentrantCallbackGroup()
         #: Which stretch of time between activations and switches of the mode the newest target came in.
         self._stretch: tuple[ControlClient, int] | None = None
         self._topics = [
-            self._subscribe(PoseStamped, _Topic("ee_desired", (Mode.OSC,), self._pose)),
-            self._subscribe(JointState, _Topic("q_desired", (Mode.IMPEDANCE, Mode.PID), self._position)),
-            self._subscribe(JointState, _Topic("torque_desired", (Mode.TORQUE,), self._torque)),
+            self._subscribe(PoseStamped, "ee_desired", (Mode.OSC,), self._pose),
+            self._subscribe(JointState, "q_desired", (Mode.IMPEDANCE, Mode.PID), self._position),
+            self._subscribe(JointState, "torque_desired", (Mode.TORQUE,), self._torque),
         ]
 
     @property
@@ -143,9 +148,16 @@ class TargetTopics:
             self._say("limited", *self._describe_limited(state))
         self._limited_before = count
 
-    def _subscribe(self, kind: type, topic: _Topic) -> _Topic:
+    def _subscribe(
+        self,
+        kind: type,
+        name: str,
+        modes: tuple[Mode, ...],
+        convert: Callable[[Any, ControlClient], dict[str, Array]],
+    ) -> _Topic:
+        topic = _Topic(name, modes, convert, f"{self._node.get_fully_qualified_name()}/{name}")
         callback = told(lambda message, info: self._take(topic, message, info))
-        self._node.create_subscription(kind, f"~/{topic.name}", callback, TARGET_QOS)
+        self._node.create_subscription(kind, f"~/{name}", callback, TARGET_QOS, callback_group=self._group)
         return topic
 
     def _take(self, topic: _Topic, message: Any, info: Any, until: float | None = None) -> None:
@@ -158,7 +170,7 @@ class TargetTopics:
         try:
             client = self._client_for(topic.modes)
             self._begin_stretch(client)
-            self._senders.check(self._full_name(topic), info)
+            self._senders.check(topic.full_name, info)
             if until is None:
                 until = self._wait_limit(topic, stamp)
             topic.order.check(stamp)
@@ -173,12 +185,9 @@ class TargetTopics:
         else:
             client.set_target(stamp, **target)
             topic.order.took(stamp)
-            self._senders.took(self._full_name(topic), info)
+            self._senders.took(topic.full_name, info)
             self._target = target
             self.accepted += 1
-
-    def _full_name(self, topic: _Topic) -> str:
-        return f"{self._node.get_fully_qualified_name()}/{topic.name}"
 
     def _refuse(self, topic: _Topic, error: InvalidTarget) -> None:
         self.refused[error.reason] += 1
@@ -199,7 +208,7 @@ class TargetTopics:
 
         :raises InvalidTarget: it is too old already, or too far in the future.
         """
-        now, limit = self._node.get_clock().now().nanoseconds, self._owner.parameter("max_target_age")
+        now, limit = self._clock.now().nanoseconds, self._owner.parameter("max_target_age")
         # Beyond this, a clock was put back.
         topic.order.forget(beyond=now + int(1e9 * limit))
         return time.monotonic() + limit - max(0.0, stamps.age_of(stamp, now, limit))

@@ -33,19 +33,7 @@ def is_free(address: str) -> bool:
 
 @pytest.mark.parametrize(
     ("state", "number"),
-    [
-        pytest.param(
-            state,
-            number,
-            marks=pytest.mark.xfail(
-                state == "configuring",
-                reason="fails now and then, often with a process left for a moment; the cause is not known",
-                strict=False,
-            ),
-        )
-        for state in STATES
-        for number in (signal.SIGINT, signal.SIGTERM)
-    ],
+    [(state, number) for state in STATES for number in (signal.SIGINT, signal.SIGTERM)],
 )
 def test_a_signal_ends_the_node_in_every_state(tmp_path: Path, state: str, number: signal.Signals) -> None:
     autostart = state in ("configuring", "active", "moving")

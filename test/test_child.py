@@ -1,0 +1,56 @@
+"""Starting processes while signals come."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from node_harness import descendants, wait_until
+
+from aiofranka_ros.child import start_child
+
+
+class Interrupted(BaseException):
+    """What the handler raises, as Python's own one raises ``KeyboardInterrupt``."""
+
+
+@pytest.fixture
+def handled() -> Iterator[None]:
+    def interrupt(number: int, frame: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_start_that_is_interrupted_leaves_no_process(
+    handled: None, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    main, popen, seen = threading.get_ident(), subprocess.Popen, threading.Event()
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        """As subprocess does, but the signal comes when the process is not there yet, or already is."""
+        process = popen(*arguments, **options) if moment == "after" else None
+        signal.pthread_kill(main, signal.SIGUSR1)
+        assert seen.wait(10.0)
+        return process or popen(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    before = descendants(os.getpid())
+    with pytest.raises(Interrupted):
+        start_child(["sleep", "60"])
+    seen.set()
+    assert wait_until(lambda: "start" not in {thread.name for thread in threading.enumerate()})
+    assert descendants(os.getpid()) <= before
+
+
+def test_what_cannot_be_started_is_said() -> None:
+    with pytest.raises(FileNotFoundError):
+        start_child(["/nowhere/to/be/found"])
