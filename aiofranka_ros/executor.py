@@ -16,6 +16,8 @@ from rclpy.executors import SingleThreadedExecutor, TimeoutException
 
 #: How often everything that can wait has its turn [s]: that much later than it could, a service may be answered.
 TURN_PERIOD = 0.01
+#: How long a turn may take that has more and more to do [s]; meanwhile targets have to wait as long as the rest.
+_LONGEST_TURN = 0.005
 
 
 class PatientGroup(ReentrantCallbackGroup):
@@ -59,12 +61,14 @@ class TargetsFirstExecutor(SingleThreadedExecutor):
         :raises Exception: that of a callback.
         """
         self.spin_once(timeout_sec=timeout)
-        if time.monotonic() >= self._due:
-            self._due = time.monotonic() + TURN_PERIOD
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + TURN_PERIOD
             self._patient.open = True
             try:
                 before = -1
-                while self._patient.begun != before:  # A round takes one message of each kind.
+                # A round takes one message of each kind.
+                while self._patient.begun != before and time.monotonic() < now + _LONGEST_TURN:
                     before = self._patient.begun
                     self._run_what_is_ready()
             finally:

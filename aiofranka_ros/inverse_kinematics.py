@@ -317,8 +317,7 @@ def _sweep(
                 minima[k, branch] = cost
     least = np.inf
     for _ in range(_REFINED):
-        cheapest = np.argmin(minima)
-        at, of = cheapest // 8, cheapest % 8
+        at, of = divmod(int(minima.argmin()), 8)
         if minima[at, of] == np.inf:
             break
         minima[at, of] = np.inf

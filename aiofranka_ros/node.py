@@ -478,6 +478,10 @@ class StopRequest:
         self._raise = True
         try:
             yield
+        except Exception:
+            if self.requested:  # What a library made of the interruption, such as a compiler that was in the middle.
+                raise KeyboardInterrupt from None
+            raise
         finally:
             self._raise = False
 

@@ -27,7 +27,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # Each module may import those before it. A new one gets the place that its purpose gives it.
 LAYERS = """
-    errors problem console worker_threads offload loop_guard
+    errors problem child console worker_threads offload loop_guard
     array_transport remote_protocol remote_worker remote_process isolation
     records names fr3 kinematics inverse_kinematics limits reference laws trajectory joint_trajectory control_cycle
     shared_memory
@@ -36,7 +36,7 @@ LAYERS = """
     setting settings driver moves gripper link robot_interface controller
     doctor_ros
     descriptors parameters conversions frames stamps senders targets conditions diagnostics hold move_action
-    trajectory_action robot_state robot_services recovery_action planned_path node ros_client ros_interface
+    trajectory_action robot_state robot_services recovery_action planned_path executor node ros_client ros_interface
     gripper_parameters gripper_actions gripper_node
     marker_server rviz_marker rviz_arm rviz_tools
     demo_policy demo_evaluation demo_screen demo

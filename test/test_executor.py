@@ -1,0 +1,145 @@
+"""The node's executor: who waits, and for how long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import rclpy
+from rclpy.callback_groups import CallbackGroup, ReentrantCallbackGroup
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.task import Future
+from std_msgs.msg import Int64
+from std_srvs.srv import Trigger
+
+from aiofranka_ros.executor import PatientGroup, TargetsFirstExecutor
+
+
+class PatientNode(Node):
+    """A node whose callbacks can wait unless they say that they can't."""
+
+    def __init__(self) -> None:
+        self.patient = PatientGroup()
+        super().__init__("patient")
+
+    @property
+    def default_callback_group(self) -> CallbackGroup:
+        return self.patient
+
+
+@pytest.fixture
+def node() -> Iterator[PatientNode]:
+    rclpy.init()
+    try:
+        yield PatientNode()
+    finally:
+        rclpy.shutdown()
+
+
+@pytest.fixture
+def executor(node: PatientNode) -> Iterator[TargetsFirstExecutor]:
+    executor = TargetsFirstExecutor(node.patient)
+    executor.add_node(node)
+    yield executor
+    executor.shutdown()
+
+
+@pytest.fixture
+def asker() -> Iterator[Callable[[], Future]]:
+    """Asks the node's service ``question``."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = Node("asker", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    client = node.create_client(Trigger, "question")
+
+    def ask() -> Future:
+        deadline = time.monotonic() + 10.0
+        while not client.service_is_ready() and time.monotonic() < deadline:
+            executor.spin_once(timeout_sec=0.05)
+        answer = client.call_async(Trigger.Request())
+        answer.look = lambda: executor.spin_once(timeout_sec=0.0)
+        return answer
+
+    yield ask
+    executor.shutdown()
+    rclpy.shutdown(context=context)
+
+
+def spin_until(executor: TargetsFirstExecutor, condition: Callable[[], bool], timeout: float = 10.0) -> bool:
+    deadline = time.monotonic() + timeout
+    while not condition() and time.monotonic() < deadline:
+        executor.spin_turn(timeout=0.01)
+    return condition()
+
+
+def answered(answer: Any) -> Callable[[], bool]:
+    def look() -> bool:
+        answer.look()
+        return bool(answer.done())
+
+    return look
+
+
+def test_what_can_wait_is_in_no_wait_set_but_in_its_turn(node: PatientNode, executor: TargetsFirstExecutor) -> None:
+    seen = []
+    node.create_timer(0.0, lambda: seen.append(node.patient.open), callback_group=ReentrantCallbackGroup())
+    services = list(node.services)
+    assert spin_until(executor, lambda: len(seen) > 20)
+    assert seen.count(False) > 0 and services
+    assert not any(executor.can_execute(service) for service in services)
+
+
+def test_a_flood_of_what_cannot_wait_does_not_starve_what_can(
+    node: PatientNode, executor: TargetsFirstExecutor, asker: Callable[[], Future]
+) -> None:
+    node.create_service(Trigger, "question", lambda request, response: Trigger.Response(success=True))
+    node.create_timer(0.0, lambda: None, callback_group=ReentrantCallbackGroup())
+    answer = asker()
+    assert spin_until(executor, answered(answer))
+    assert answer.result().success
+
+
+def test_a_flood_of_what_can_wait_does_not_starve_targets(node: PatientNode, executor: TargetsFirstExecutor) -> None:
+    received: list[int] = []
+    node.create_timer(0.0, lambda: None)
+    node.create_subscription(
+        Int64, "target", lambda message: received.append(message.data), 1, callback_group=ReentrantCallbackGroup()
+    )
+    publisher = node.create_publisher(Int64, "target", 1)
+    assert spin_until(executor, lambda: publisher.get_subscription_count() > 0)
+    for number in range(10):
+        publisher.publish(Int64(data=number))
+        assert spin_until(executor, lambda number=number: received[-1:] == [number])
+
+
+def test_an_answer_may_wait_for_something_that_happens_meanwhile(
+    node: PatientNode, executor: TargetsFirstExecutor, asker: Callable[[], Future]
+) -> None:
+    happened = Future()
+
+    async def answer_later(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        node.create_timer(0.01, lambda: happened.done() or happened.set_result(None))
+        await happened
+        return Trigger.Response(success=True)
+
+    node.create_service(Trigger, "question", answer_later)
+    answer = asker()
+    assert spin_until(executor, answered(answer))
+    assert answer.result().success
+
+
+@pytest.mark.parametrize("group", [None, ReentrantCallbackGroup()], ids=["can wait", "cannot wait"])
+def test_the_exception_of_a_callback_is_raised(
+    node: PatientNode, executor: TargetsFirstExecutor, group: ReentrantCallbackGroup | None
+) -> None:
+    def fail() -> None:
+        raise ArithmeticError
+
+    node.create_timer(0.0, fail, callback_group=group)
+    with pytest.raises(ArithmeticError):
+        spin_until(executor, lambda: False, timeout=5.0)
