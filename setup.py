@@ -26,7 +26,15 @@ EXTRAS_REQUIRE = {
     "sim": ["franka-sim~=1.1.7", "mujoco>=3.2,<3.3"],
     "demo": ["matplotlib>=3.5"],
     # The formatter's output is part of the check, so its version is exact.
-    "test": ["pytest>=7.4", "pytest-timeout>=2.2", "hypothesis>=6.80", "scipy>=1.8", "ruff==0.17.5", "mypy>=1.11,<3"],
+    "test": [
+        "pytest>=7.4",
+        "pytest-timeout>=2.2",
+        "pytest-xdist>=3.0",
+        "hypothesis>=6.80",
+        "scipy>=1.8",
+        "ruff==0.17.5",
+        "mypy>=1.11,<3",
+    ],
 }
 
 setup(

@@ -13,6 +13,8 @@ if os.environ.get("ROS_DISTRO") == "humble":
     os.environ["ROS_LOCALHOST_ONLY"] = "1"
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -24,6 +26,36 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # The first call of a compiled kernel takes as long as its compilation.
 settings.register_profile("compiled", deadline=None)
 settings.load_profile("compiled")
+
+
+#: Modules whose tests may run beside those of an arm: they drive none, and do not mind being kept waiting.
+BESIDE = {
+    f"test_{name}"
+    for name in (
+        "child console control_cycle conversions hand interfaces inverse_kinematics isolation joint_trajectory "
+        "kinematics launch laws limits marker_server offload package parameters reference shared_memory targets "
+        "trajectory viewing"
+    ).split()
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With pytest-xdist, keep the tests of arms together: an arm needs one of two processors to itself."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ArmsTogether(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = Path(nodeid.partition("::")[0]).stem
+            return module if module in BESIDE else "arm"
+
+    return ArmsTogether(config, log)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let what runs beside an arm give way to it."""
+    if "PYTEST_XDIST_WORKER" in os.environ and item.path.stem in BESIDE and os.nice(0) == 0:
+        os.nice(19)
 
 
 @pytest.hookimpl(tryfirst=True)
