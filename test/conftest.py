@@ -28,11 +28,11 @@ settings.register_profile("compiled", deadline=None)
 settings.load_profile("compiled")
 
 
-#: Modules whose tests may run beside those of an arm: they drive none, and do not mind being kept waiting.
+#: Modules whose tests may run beside those of an arm: they take no torque control, and do not mind being kept waiting.
 BESIDE = {
     f"test_{name}"
     for name in (
-        "child console control_cycle conversions hand interfaces inverse_kinematics isolation joint_trajectory "
+        "child console control_cycle conversions gripper hand interfaces inverse_kinematics isolation joint_trajectory "
         "kinematics launch laws limits marker_server offload package parameters reference shared_memory targets "
         "trajectory viewing"
     ).split()

@@ -89,9 +89,9 @@ class GripperClient:
         self.node.destroy_node()
         self._context.try_shutdown()
 
-    def spin_until(self, condition: Callable[[], Any]) -> bool:
+    def spin_until(self, condition: Callable[[], Any], timeout: float = PATIENCE) -> bool:
         """Whether ``condition`` came true in time."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:
                 return False
@@ -107,11 +107,17 @@ class GripperClient:
         action = self._actions[name]
         assert self.spin_until(action.server_is_ready), f"no {name}"
         self.feedback.clear()
-        return self.result(
-            action.send_goal_async(
+
+        def request() -> Any:
+            return action.send_goal_async(
                 goal, feedback_callback=lambda it: self.feedback.append((time.monotonic(), it.feedback))
             )
-        )
+
+        # DDS may know of a client's request before it knows where to send the answer, which is lost then.
+        answer = request()
+        if not self.spin_until(answer.done, 5.0):
+            answer = request()
+        return self.result(answer)
 
     def outcome(self, handle: Any) -> tuple[int, Any]:
         """Status and result of an accepted goal."""

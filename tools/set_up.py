@@ -442,6 +442,7 @@ def contents(paths: Iterable[Path]) -> list[str]:
 def outer_environment() -> dict[str, str]:
     """Return this process's environment without what make or another Python put there for themselves."""
     foreign = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "DESTDIR", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONNOUSERSITE")
+    foreign += ("PYTHONDONTWRITEBYTECODE",)  # see tools/run
     environment = {name: value for name, value in os.environ.items() if name not in foreign}
     environment["PATH"] = outer_path()
     return environment
