@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python3.x chooses the interpreter; ARGS="..." goes to the demo or to pytest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults soak bench-offload bench-two-arms lint format clean
+.PHONY: help setup demo test faults soak bench bench-quick bench-offload bench-two-arms lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -27,6 +27,14 @@ MINUTES ?= 60
 soak: ## everything at once for MINUTES (60), and who was late; results in build/soak
 	@tools/set_up
 	@tools/run python -u -m bench.soak --output build/soak --minutes $(MINUTES) $(ARGS)
+
+bench: ## our loop and aiofranka's beside each other, under every load: an hour; results in build/bench
+	@tools/set_up
+	@tools/run python -u -m bench.loops --output build/bench $(ARGS)
+
+bench-quick: ## the same with fewer loads and rounds: five minutes
+	@tools/set_up
+	@tools/run python -u -m bench.loops --quick --output build/bench $(ARGS)
 
 bench-offload: ## what the offload helpers cost, beside the obvious alternatives; results in build/bench
 	@tools/set_up

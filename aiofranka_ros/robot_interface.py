@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -117,7 +118,7 @@ class RobotInterface:
 
     def set_target(self, target: Mapping[str, Array]) -> None:
         """See :meth:`.Link.set_target`."""
-        self._with_client(lambda client: client.set_target(0, **target))
+        self._with_client(lambda client: client.set_target(time.time_ns(), **target))
 
     async def settled(self) -> None:
         """See :meth:`.Link.settled`; here, changes are in force with the next cycle."""

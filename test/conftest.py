@@ -32,9 +32,9 @@ settings.load_profile("compiled")
 BESIDE = {
     f"test_{name}"
     for name in (
-        "child console control_cycle conversions gripper hand interfaces inverse_kinematics isolation joint_trajectory "
-        "kinematics launch laws limits marker_server offload package parameters reference shared_memory targets "
-        "trajectory viewing"
+        "bench_loops child console control_cycle conversions gripper hand interfaces inverse_kinematics isolation "
+        "joint_trajectory kinematics launch laws limits marker_server offload package parameters reference "
+        "shared_memory targets trajectory viewing"
     ).split()
 }
 

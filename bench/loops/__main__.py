@@ -1,0 +1,183 @@
+"""Measure the loops beside each other: ``make bench``, ``make bench-quick``; see the package for what is measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from aiofranka_ros.demo import Interrupted, interrupt, isolate
+from aiofranka_ros.errors import SimulationError
+from aiofranka_ros.simulation import SimulatedArm, cpu_for
+from bench.loops import environment, figures
+from bench.loops.loads import LOADS
+
+SUBJECTS = ("aiofranka_ros_node", "aiofranka_ros_direct", "aiofranka_native", "aiofranka_python")
+MODES = ("impedance", "osc")
+#: What ``--quick`` measures: the loads that tell most, once each.
+QUICK_LOADS = ("idle", "blocked", "spinning")
+PLOTS = {"mean": "mean response [us]", "p999": "response, 99.9 % [us]", "cycles_lost": "cycles lost"}
+#: How much longer than its measurement a subject may take: its start, its load, its end [s].
+_MARGIN = 90.0
+#: The arm's address; no other simulated arm of this project is there by itself.
+_ADDRESS = "127.0.0.90"
+_HERE = Path(__file__).resolve().parent
+
+
+class Bench:
+    """One run.
+
+    :param output: folder for the results.
+    :param python: the other project's.
+    """
+
+    def __init__(self, output: Path, python: Path, seconds: float) -> None:
+        self._output, self._python, self._seconds = output, python, seconds
+
+    def measure(self, subject: str, mode: str, load: str, number: int) -> dict[str, Any]:
+        """One subject on a fresh arm."""
+        name = f"{subject}-{mode}-{load}-{number}"
+        found = self._output / "measurements" / f"{name}.npz"
+        found.unlink(missing_ok=True)
+        own = subject in figures.OWN
+        words = ["-m", "bench.loops.own_subject"] if own else [str(_HERE / "aiofranka_subject.py")]
+        options = ["--subject", subject, "--mode", mode, "--load", load, "--seconds", f"{self._seconds}"]
+        # On a robot a loop would have a processor of its own. Here it has it together with the simulator, which waits
+        # while it runs: beside it, a virtual machine often stops one of the two.
+        options += ["--cpu", f"{cpu_for(_ADDRESS)}"]
+        more = {"OPENBLAS_NUM_THREADS": "20"} if load == "blas" else {}
+        with (
+            SimulatedArm(_ADDRESS) as arm,
+            (self._output / "measurements" / f"{name}.log").open("wb") as log,
+        ):
+            process = subprocess.Popen(
+                [
+                    sys.executable if own else self._python,
+                    *words, *options, "--address", arm.host, "--output", str(found),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment.variables(own, **more),
+                start_new_session=True,
+            )  # fmt: skip
+            try:
+                process.wait(self._seconds + _MARGIN)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                _end(process)
+        if not found.exists():
+            said = (self._output / "measurements" / f"{name}.log").read_text(errors="replace").strip().splitlines()
+            return {"ended": f"nothing was measured: {said[-1] if said else 'it said nothing'}", "cycles": 0}
+        return figures.measure(found)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a subject with all that it has started."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(15.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _write(output: Path, report: dict[str, Any]) -> None:
+    (output / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    lines = ["# The loops beside each other", ""]
+    lines.append(
+        f"{report['rounds']} rounds of {report['seconds']:g} s each; medians over the rounds, in brackets the smallest "
+        "and largest mean. What is measured where stands in `bench/loops/__init__.py`."
+    )
+    lines += figures.table(report["subjects"])
+    lines += ["", "| required | found | |", "|---|---|---|"]
+    lines += [f"| {what} | {found} | {'✓' if good else '✗'} |" for what, found, good in report["verdicts"]]
+    for name, title in PLOTS.items():
+        figures.plot(output / f"{name}.png", report["subjects"], name, title)
+        lines += ["", f"![{title}]({name}.png)"]
+    (output / "report.md").write_text("\n".join(lines) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure.
+
+    :returns: exit status: 0 if all is as required of this project, 1 if not, 130 after Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.loops",
+        description="Measure the control loops of this project and of aiofranka 0.9.0 beside each other, on a "
+        "simulated arm. The exit status is 0 if this project's are as fast and as steady as they have to be.",
+    )
+    parser.add_argument("--rounds", type=int, help="how often each is measured [3]")
+    parser.add_argument("--seconds", type=float, help="how long each time, at most 15 [8]")
+    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=SUBJECTS, metavar="NAME")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, metavar="MODE")
+    parser.add_argument("--loads", nargs="+", choices=LOADS, metavar="LOAD", help=", ".join(LOADS))
+    parser.add_argument("--quick", action="store_true", help="less of everything, in under five minutes")
+    parser.add_argument("--output", type=Path, default=Path("build/bench"), metavar="DIR", help="results [%(default)s]")
+    options = parser.parse_args(arguments)
+    rounds = options.rounds or (1 if options.quick else 3)
+    seconds = min(15.0, options.seconds or (3.0 if options.quick else 8.0))
+    loads = options.loads or (QUICK_LOADS if options.quick else tuple(LOADS))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    isolate(None)
+    output = options.output.resolve()
+    (output / "measurements").mkdir(parents=True, exist_ok=True)
+    console = Console()
+    try:
+        console.print("aiofranka's environment ...", highlight=False)
+        bench = Bench(output, environment.make(output / "aiofranka"), seconds)
+        entries: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        columns = TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, auto_refresh=False) as bar:
+            task = bar.add_task("", total=rounds * len(loads) * len(options.modes) * len(options.subjects))
+            for number in range(rounds):
+                for load in loads:
+                    for mode in options.modes:
+                        # Turned around every time, so that nobody is always the first.
+                        for subject in options.subjects[:: 1 if number % 2 == 0 else -1]:
+                            bar.update(task, description=f"{subject}, {mode}, {load}", refresh=True)
+                            entry = bench.measure(subject, mode, load, number)
+                            entries.setdefault((subject, mode, load), []).append(entry)
+                            bar.advance(task)
+    except (SimulationError, subprocess.CalledProcessError) as error:
+        Console(stderr=True).print(f"The bench failed: {error}", markup=False)
+        return 1
+    except Interrupted as interrupted:
+        Console(stderr=True).print("Interrupted.")
+        return 128 + interrupted.number
+    subjects: dict[str, Any] = {name: {} for name in options.subjects}
+    for (subject, mode, load), found in entries.items():
+        subjects[subject].setdefault(mode, {})[load] = figures.combine(found)
+    verdicts = figures.judge(subjects)
+    report = {
+        "subjects": subjects,
+        "verdicts": verdicts,
+        "rounds": rounds,
+        "seconds": seconds,
+        "system": {"processors": os.cpu_count(), "machine": platform.machine(), "kernel": platform.release(),
+                   "python": platform.python_version()},
+    }  # fmt: skip
+    _write(output, report)
+    for what, value, good in verdicts:
+        if not good:
+            console.print(f"not as required: {what}: {value}", highlight=False)
+    console.print(f"{options.output}/report.md", highlight=False)
+    return 0 if all(good for _, _, good in verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

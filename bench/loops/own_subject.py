@@ -1,0 +1,85 @@
+"""This project as a subject: the arm owned by the policy's process, or behind a node in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+
+from aiofranka_ros import FrankaController, RobotInterface, RosInterface
+from aiofranka_ros.errors import FrankaError
+from aiofranka_ros.shared_memory import SharedMemory
+from bench.loops.subject import Cpu, measure, run
+
+
+def control_process(owner: int) -> int:
+    """Process id of the control process that ``owner`` has started."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as stat, open(f"/proc/{name}/cmdline") as command:
+                    mine = int(stat.read().rpartition(")")[2].split()[1]) == owner
+                    if mine and "aiofranka_ros.control_process" in command.read():
+                        return int(name)
+            except OSError:
+                continue
+    raise RuntimeError("there is no control process")
+
+
+def shared_memory(process: int) -> SharedMemory:
+    """The memory that a control process shares with its owner."""
+    with open(f"/proc/{process}/cmdline") as command:
+        words = command.read().split("\0")
+    return SharedMemory.observe(f"/proc/{process}/fd/{words[words.index('--shared-memory') + 1]}")
+
+
+async def main(options: Any) -> None:
+    """Drive the arm."""
+    node: subprocess.Popen[bytes] | None = None
+    if options.subject == "aiofranka_ros_node":
+        command = [sys.executable, "-m", "aiofranka_ros.node", "--ros-args", "-p", f"robot_ip:={options.address}"]
+        command += ["-p", f"realtime_cpu:={options.cpu}"]
+        node = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    link = RobotInterface(options.address, realtime_cpu=options.cpu) if node is None else RosInterface("aiofranka")
+    controller = FrankaController(link)
+    try:
+        await controller.start()
+        process = control_process(os.getpid() if node is None else node.pid)
+        with shared_memory(process) as memory:
+            position, errors = [0], []
+            controller.error_callback = lambda error: errors.append(str(error))
+
+            def begin() -> None:
+                position[0] = memory.cycles.count
+
+            def cycles() -> dict[str, Any]:
+                found, _, unread = memory.cycles.since(position[0])
+                if unread:
+                    raise RuntimeError(f"{unread} cycles were overwritten before they were read")
+                names = ("time", "response", "success_rate")
+                fresh = np.flatnonzero(np.diff(found["target_id"].astype(np.int64)) > 0) + 1
+                return {
+                    **{name: found[name].copy() for name in names},
+                    "written": 1e-9 * found["written"],
+                    # From the policy's call to the first torque that was computed with its target.
+                    "latency": 1e-9 * (found["written"] - found["target_stamp"])[fresh],
+                }
+
+            await measure(options, controller, lambda: Cpu(process), begin, cycles, lambda: errors[0] if errors else "")
+        try:
+            await controller.stop()
+        except FrankaError:
+            pass  # It has ended already, which is in the file.
+    finally:
+        if node is not None:
+            node.send_signal(signal.SIGINT)
+            await asyncio.to_thread(node.wait)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,129 @@
+"""What all subjects have in common: their command line, the policy, and the file with what was measured.
+
+Imported by the processes of all subjects, each in its own environment, so it knows nothing of either project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+try:
+    from bench.loops.loads import LOADS, load
+except ImportError:  # In the other project's environment this is a folder of scripts.
+    from loads import LOADS, load
+
+#: How long a subject runs before it is measured [s].
+SETTLING = 1.5
+#: The policy: its rate [Hz], how far it moves [m, rad], and how often around in a second.
+RATE, AMPLITUDE_M, AMPLITUDE_RAD, FREQUENCY = 50, 0.02, 0.05, 0.25
+
+
+def arguments() -> argparse.Namespace:
+    """What the runner asks for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--address", required=True)
+    parser.add_argument("--subject", required=True)
+    parser.add_argument("--mode", choices=("impedance", "osc"), required=True)
+    parser.add_argument("--load", choices=LOADS, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--cpu", type=int, default=-1)
+    parser.add_argument("--output", type=Path, required=True)
+    return parser.parse_args()
+
+
+async def policy(controller: Any, mode: str) -> None:
+    """Swing about where the arm is, at :data:`RATE`, until it is cancelled; the same calls for all subjects."""
+    controller.switch(mode)
+    controller.set_freq(RATE)
+    begin, q, ee = time.monotonic(), np.array(controller.initial_qpos), np.array(controller.initial_ee)
+    while True:
+        share = 0.5 * (1.0 - np.cos(2.0 * np.pi * FREQUENCY * (time.monotonic() - begin)))
+        if mode == "osc":
+            target = ee.copy()
+            target[1, 3] += AMPLITUDE_M * share
+            await controller.set("ee_desired", target)
+        else:
+            await controller.set("q_desired", q + AMPLITUDE_RAD * share * np.array([1, 0, 0, 0, 0, 0, 1.0]))
+
+
+class Cpu:
+    """CPU time that a process, or one of its threads, has used [s]."""
+
+    def __init__(self, pid: int, thread: int | None = None) -> None:
+        self._path = Path(f"/proc/{pid}/task/{thread}/stat" if thread else f"/proc/{pid}/stat")
+        self._tick = os.sysconf("SC_CLK_TCK")
+
+    def used(self) -> float:
+        """Until now."""
+        fields = self._path.read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / self._tick
+
+
+async def measure(
+    options: argparse.Namespace,
+    controller: Any,
+    cpu: Callable[[], Cpu],
+    begin: Callable[[], None],
+    cycles: Callable[[], dict[str, Any]],
+    ended: Callable[[], str],
+) -> None:
+    """Let the policy run under its load, and write what the loop did meanwhile.
+
+    :param begin: forget what was before.
+    :param cycles: since then, arrays of ``time`` [s, of the robot], ``response`` [s], ``success_rate`` and ``written``
+        [s, system clock].
+    :param ended: why the robot or the loop stopped; empty while it goes on.
+    """
+    task: asyncio.Future[None] = asyncio.ensure_future(policy(controller, options.mode))
+    try:
+        async with load(options.load):
+            await _unless_done(task, SETTLING)
+            begin()
+            meter = cpu()
+            before, since = meter.used(), time.monotonic()
+            await _unless_done(task, options.seconds)
+            share = (meter.used() - before) / (time.monotonic() - since)
+            found, reason = cycles(), ended()
+    except asyncio.CancelledError:  # A loop that ends its process when the robot stops.
+        write(options.output, cycles(), float("nan"), ended() or "it ended its process")
+        raise
+    if task.done() and not task.cancelled() and task.exception() is not None:
+        reason = reason or str(task.exception())
+    task.cancel()
+    write(options.output, found, share, reason)
+
+
+async def _unless_done(task: asyncio.Future[None], seconds: float) -> None:
+    """Wait so long, or until the policy has failed."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not task.done():
+        await asyncio.sleep(min(0.1, max(0.0, until - time.monotonic())))
+
+
+def write(output: Path, cycles: dict[str, Any], cpu: float, ended: str) -> None:
+    """Write what was measured, so that it is there whole or not at all."""
+    part = output.with_suffix(".part.npz")
+    np.savez(part, cpu=cpu, ended=ended, **cycles)
+    part.rename(output)
+
+
+def run(main: Callable[[argparse.Namespace], Awaitable[None]]) -> None:
+    """Run a subject's coroutine, and end the process whatever threads are left."""
+    options = arguments()
+    try:
+        asyncio.run(main(options))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+            os._exit(1)
