@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aiofranka_ros.fr3 import POSITION_LOWER, POSITION_UPPER, TORQUE_LIMIT, VELOCITY_LIMIT
+from aiofranka_ros.records import Law
 from aiofranka_ros.settings import SETTINGS
 from bench.faults.catalogue import fault
 from bench.faults.processes import check_reflex
@@ -51,9 +52,11 @@ def violations(cycles: npt.NDArray[Any]) -> list[str]:
     q = cycles["q"]
     if (q < POSITION_LOWER).any() or (q > POSITION_UPPER).any():
         found.append("a joint was beyond its limit")
-    fastest = (np.abs(cycles["dq"]) / VELOCITY_LIMIT).max()
-    if fastest > 1.0:
-        found.append(f"a joint at {100 * fastest:.0f} % of its velocity limit")
+    shares = np.abs(cycles["dq"]) / VELOCITY_LIMIT
+    at, joint = np.unravel_index(shares.argmax(), shares.shape)
+    if shares[at, joint] > 1.0:
+        law = Law(int(cycles["law"][at])).name
+        found.append(f"joint {joint + 1} at {100 * shares[at, joint]:.0f} % of its velocity limit, under the law {law}")
     return found
 
 
