@@ -28,11 +28,11 @@ soak: ## everything at once for MINUTES (60), and who was late; results in build
 	@tools/set_up
 	@tools/run python -u -m bench.soak --output build/soak --minutes $(MINUTES) $(ARGS)
 
-bench: ## our loop and aiofranka's beside each other, under every load: an hour; results in build/bench
+bench: ## our loop and aiofranka's beside each other, under every load; takes long; results in build/bench
 	@tools/set_up
 	@tools/run python -u -m bench.loops --output build/bench $(ARGS)
 
-bench-quick: ## the same with fewer loads and rounds: five minutes
+bench-quick: ## the same with fewer loads and rounds: some three minutes
 	@tools/set_up
 	@tools/run python -u -m bench.loops --quick --output build/bench $(ARGS)
 

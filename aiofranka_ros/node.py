@@ -130,7 +130,7 @@ class FrankaNode(LifecycleNode):
         # Not the node's clock: simulated time may stand still, the control process's patience doesn't.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._robot_state = RobotStateTopic(self, self, self._settings["robot_state_rate"], steady, self._names)
-        urgent = ReentrantCallbackGroup()
+        urgent = ReentrantCallbackGroup()  # The control process waits for signs of life.
         self.create_timer(1.0 / self._settings["state_rate"], self._tick, clock=steady, callback_group=urgent)
         self.create_timer(1.0 / self._settings["diagnostics_rate"], self._publish_diagnostics, clock=steady)
         if self._settings["autostart"]:

@@ -58,7 +58,7 @@ class RobotStateTopic:
         self._period = max(1, round(1.0 / (rate * CYCLE)))
         self._message = RobotStateMessage(names)
         # Twice as often as there is something new, so that no state is overwritten before it was seen.
-        group = ReentrantCallbackGroup()
+        group = ReentrantCallbackGroup()  # It may be faster than the turns of what can wait.
         self._timer = node.create_timer(0.5 * self._period * CYCLE, self._publish, clock=clock, callback_group=group)
         self._timer.cancel()
 

@@ -117,7 +117,7 @@ class TargetTopics:
         self._waiting: deque[_Waiting] = deque()
         self._clock = node.get_clock()
         self._senders = Senders(node)
-        self._group = ReentrantCallbackGroup()
+        self._group = ReentrantCallbackGroup()  # Not the node's own: that is for what can wait.
         #: Which stretch of time between activations and switches of the mode the newest target came in.
         self._stretch: tuple[ControlClient, int] | None = None
         self._topics = [

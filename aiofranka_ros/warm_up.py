@@ -14,8 +14,6 @@ from pathlib import Path
 from numba.extending import is_jitted
 
 from aiofranka_ros import control_loop, inverse_kinematics, joint_trajectory, trajectory
-from aiofranka_ros.fr3 import HOME, READY
-from aiofranka_ros.kinematics import control_frame
 
 
 def compiled() -> bool:
@@ -42,7 +40,7 @@ def main() -> int:
     control_loop.warm_up()
     trajectory.warm_up()
     joint_trajectory.warm_up()
-    inverse_kinematics.solve(control_frame(HOME), READY)
+    inverse_kinematics.warm_up()
     return 0
 
 

@@ -84,13 +84,13 @@ class Bench:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a subject with all that it has started."""
+    """End a subject; one that does not end by itself is killed, with all that it has started in its session."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         try:
             process.wait(15.0)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 

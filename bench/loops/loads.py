@@ -134,7 +134,9 @@ def _receive() -> Iterator[None]:
     try:
         with _threads(lambda: executor.spin_once(timeout_sec=0.1)):
             deadline = time.monotonic() + 20.0
-            while received[0] == 0 and time.monotonic() < deadline:
+            while received[0] == 0:
+                if time.monotonic() > deadline:
+                    raise RuntimeError("no message came")
                 time.sleep(0.05)
             yield
     finally:
@@ -143,8 +145,6 @@ def _receive() -> Iterator[None]:
         executor.shutdown()
         node.destroy_node()
         rclpy.shutdown(context=context)
-    if received[0] == 0:
-        raise RuntimeError("no message came")
 
 
 @contextlib.contextmanager
