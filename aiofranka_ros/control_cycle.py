@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 from aiofranka_ros import laws, limits, reference, trajectory
+from aiofranka_ros.cholesky import factorize
 from aiofranka_ros.fr3 import CYCLE, JOINT_MARGIN, LOST_PACKETS_LIMIT, VELOCITY_LIMIT
 from aiofranka_ros.kinematics import forward, quaternion_from_matrix
 from aiofranka_ros.records import Array, Hold, Law, Mode, MotionStatus, Record, kernel
@@ -44,8 +45,8 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
         r.hold |= _NOT_FINITE
         r.not_finite += 1
         limits.damped_stop(m.dq, c.motion_kd, s.torque)
-        limits.saturate(s.torque, c.torque_limit)
-        limits.limit_rate(s.torque, r.tau, r.tau, c.torque_rate_limit)
+        limits.reachable(r.tau, r.tau, c.torque_limit, c.torque_rate_limit, s.low, s.high)
+        limits.limit_torque(s.low, s.high, s.torque)
         r.tau[:] = s.torque
         return
     dt = min(max(m.elapsed, CYCLE), LOST_PACKETS_LIMIT * CYCLE)
@@ -235,6 +236,7 @@ def _make_torque(
         for j in range(7):
             scratch.inertia[i, j] = measured.mass[i, j]
         scratch.inertia[i, i] += commands.motor_inertia[i]
+    factorize(scratch.inertia, 7, scratch.factor)
     if law == Law.TORQUE:
         for i in range(7):
             tau[i] = memory.target_torque[i]
@@ -274,11 +276,12 @@ def _make_safe(law: int, commands: Record, measured: Record, memory: Record, scr
     margin = limits.SOFT_LIMIT_MARGIN if law == Law.OSC or law == Law.TORQUE else JOINT_MARGIN
     if law == Law.MOTION:
         margin = 0.0
+    limits.allowed_velocities(measured.q, measured.dq, scratch.ahead, scratch.envelope)
     if limits.is_finite(tau):
         memory.hold &= ~_NOT_FINITE
         limits.repel(
             measured.q, measured.dq, memory.joint_lower, memory.joint_upper, commands.torque_limit, margin,
-            scratch.ahead, scratch.envelope, tau,
+            scratch.envelope, tau,
         )  # fmt: skip
         limits.keep_inside(memory, scratch.force, tau)
     else:
@@ -291,8 +294,13 @@ def _make_safe(law: int, commands: Record, measured: Record, memory: Record, scr
         _settle(commands, measured, memory)
     for i in range(7):
         asked[i] = tau[i]
-    limits.saturate(tau, commands.torque_limit)
-    limits.limit_rate(tau, memory.tau, measured.tau_last, commands.torque_rate_limit)
+    rate, low, high = commands.torque_rate_limit, scratch.low, scratch.high
+    limits.reachable(memory.tau, measured.tau_last, commands.torque_limit, rate, low, high)
+    limits.limit_torque(low, high, tau)
+    limits.limit_velocity(
+        measured.dq, measured.coriolis, scratch.inertia, scratch.factor, scratch.envelope, rate,
+        low, high, scratch.row, scratch.ahead, tau,
+    )  # fmt: skip
     cut = False
     for i in range(7):
         memory.saturated[i] = asked[i] - tau[i]

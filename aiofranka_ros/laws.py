@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 
+from aiofranka_ros.cholesky import factorize, solve
 from aiofranka_ros.fr3 import velocity_envelope
 from aiofranka_ros.kinematics import rotation_between
 from aiofranka_ros.records import Array, Record, kernel
@@ -58,22 +59,6 @@ def integrate(q: Array, ref_q: Array, ki: Array, limit: Array, saturated: Array,
 
 
 @kernel
-def _cholesky(matrix: Array, n: int, factor: Array) -> None:
-    """Cholesky factor of the symmetric positive definite ``matrix`` (n, n) into the lower triangle of ``factor``."""
-    for j in range(n):
-        total = matrix[j, j]
-        for k in range(j):
-            total -= factor[j, k] * factor[j, k]
-        pivot = math.sqrt(max(total, 1e-12))
-        factor[j, j] = pivot
-        for i in range(j + 1, n):
-            total = matrix[i, j]
-            for k in range(j):
-                total -= factor[i, k] * factor[j, k]
-            factor[i, j] = total / pivot
-
-
-@kernel
 def _singularity(factor: Array) -> float:
     """How singular the task is, from its Cholesky factor (6, 6): 0 anywhere regular, 1 at a singularity."""
     regular = 1.0
@@ -81,21 +66,6 @@ def _singularity(factor: Array) -> float:
         regular = min(regular, factor[i, i] ** 2 / _REGULAR_TRANSLATION)
         regular = min(regular, factor[i + 3, i + 3] ** 2 / _REGULAR_ROTATION)
     return (1.0 - regular) ** 2
-
-
-@kernel
-def _solve(factor: Array, n: int, vector: Array) -> None:
-    """Solve ``L Lᵀ x = vector`` in place, given the Cholesky factor L in the lower triangle of ``factor``."""
-    for i in range(n):
-        total = vector[i]
-        for k in range(i):
-            total -= factor[i, k] * vector[k]
-        vector[i] = total / factor[i, i]
-    for i in range(n - 1, -1, -1):
-        total = vector[i]
-        for k in range(i + 1, n):
-            total -= factor[k, i] * vector[k]
-        vector[i] = total / factor[i, i]
 
 
 @kernel
@@ -107,29 +77,30 @@ def operational_space(
     ``tau = Jᵀ F + (1 - Jᵀ Λ J M⁻¹) M (null_kp (null_q - q) - null_kd dq)``,
     ``F = Λ (ee_kp e + ee_kd (v_ref - J dq) + a_ref)``, ``Λ = (J M⁻¹ Jᵀ)⁻¹``, damped near singularities; ``e`` is the
     position error [m] and the rotation vector [rad] from the control frame to its reference, in the base.
+
+    :param inertia: M (7, 7); ``scratch.factor`` holds its Cholesky factor.
     """
     jacobian, factor, task, task_factor = memory.jacobian, scratch.factor, scratch.task, scratch.task_factor
     inverse_times_jacobian, force, posture = scratch.inverse_times_jacobian, scratch.force, scratch.posture
-    _cholesky(inertia, 7, factor)
     # Row i of inverse_times_jacobian is M⁻¹ times the transposed row i of J.
     for i in range(6):
         for j in range(7):
             inverse_times_jacobian[i, j] = jacobian[i, j]
-        _solve(factor, 7, inverse_times_jacobian[i])
+        solve(factor, 7, inverse_times_jacobian[i])
     for i in range(6):
         for j in range(6):
             total = 0.0
             for k in range(7):
                 total += jacobian[i, k] * inverse_times_jacobian[j, k]
             task[i, j] = total
-    _cholesky(task, 6, task_factor)
+    factorize(task, 6, task_factor)
     singularity = _singularity(task_factor)
     memory.singularity = singularity
     if singularity > 0.0:
         for i in range(3):
             task[i, i] += singularity * _SINGULAR_TRANSLATION
             task[i + 3, i + 3] += singularity * _SINGULAR_ROTATION
-        _cholesky(task, 6, task_factor)
+        factorize(task, 6, task_factor)
 
     rotation_between(memory.ref_orientation, memory.orientation, force[3:])
     for i in range(3):
@@ -152,7 +123,7 @@ def operational_space(
     for i in range(6):
         for k in range(7):
             force[i] -= jacobian[i, k] * posture[k]
-    _solve(task_factor, 6, force)
+    solve(task_factor, 6, force)
     for i in range(7):
         total = 0.0
         for k in range(6):
@@ -180,7 +151,7 @@ def _find_pace(q: Array, dq: Array, memory: Record, scratch: Record) -> None:
         follow[i], follow[i + 3] = memory.ref_linear[i], memory.ref_angular[i]
         linear += memory.ref_linear[i] ** 2
         angular += memory.ref_angular[i] ** 2
-    _solve(scratch.task_factor, 6, follow)
+    solve(scratch.task_factor, 6, follow)
     room = math.inf
     for i in range(7):
         speed = 0.0

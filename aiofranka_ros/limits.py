@@ -1,14 +1,15 @@
 """The last word before a torque leaves for the robot, in every mode.
 
 Compiled kernels, called once a cycle by the control cycle in the control process. The order matters: what pushes away
-from joint and velocity limits is added first, then the torque limits cut, then the rate limit, which the robot
-enforces most strictly.
+from joint and velocity limits is added first; then the limits of torque and of its rate cut, which the robot enforces
+most strictly; within what they leave, torques that would get a joint too fast are changed last.
 """
 
 from __future__ import annotations
 
 import math
 
+from aiofranka_ros.cholesky import solve
 from aiofranka_ros.fr3 import CYCLE, POSITION_LOWER, POSITION_UPPER, velocity_envelope
 from aiofranka_ros.records import Array, Record, kernel
 
@@ -24,6 +25,16 @@ _LOOK_AHEAD = 0.05
 _FREE_VELOCITY = 0.85
 #: Damping of the velocity beyond that share, for each Nm of the joint's torque limit [s/rad].
 _VELOCITY_DAMPING = 2.5
+#: Share of the allowed velocity that no torque may accelerate a joint beyond; the rest is for what the model of the arm
+#: does not know, such as packets that get lost.
+_SAFE_VELOCITY = 0.92
+#: How fast a joint approaches that velocity in the end [1/s].
+_VELOCITY_GAIN = 50.0
+#: How often all joints are gone through, as what brakes one may accelerate another; in the first of these sweeps each
+#: joint is braked by its own torque alone.
+_SWEEPS, _OWN_SWEEPS = 6, 3
+#: Accelerations that are not worth a change of torque [rad/s²].
+_NEGLIGIBLE = 1e-6
 #: The walls of the workspace: stiffness [N/m], damping [N s/m], about critical for the 3 kg that the arm weighs at its
 #: hand, and the largest force [N], which a person can withstand.
 _WALL_STIFFNESS, _WALL_DAMPING, _WALL_FORCE = 2000.0, 150.0, 100.0
@@ -88,10 +99,20 @@ def keep_inside(memory: Record, force: Array, tau: Array) -> None:
 
 
 @kernel
+def allowed_velocities(q: Array, dq: Array, ahead: Array, envelope: Array) -> None:
+    """Joint velocities [rad/s] that the robot will allow in a moment, into ``envelope`` (2, 7): lowest, highest.
+
+    :param ahead: scratch (7,).
+    """
+    for i in range(7):
+        ahead[i] = q[i] + _LOOK_AHEAD * dq[i]
+    velocity_envelope(ahead, envelope[0], envelope[1])
+
+
+@kernel
 def repel(
-    q: Array, dq: Array, lower: Array, upper: Array, torque_limit: Array, margin: float,
-    ahead: Array, envelope: Array, tau: Array,
-) -> None:  # fmt: skip
+    q: Array, dq: Array, lower: Array, upper: Array, torque_limit: Array, margin: float, envelope: Array, tau: Array
+) -> None:
     """Add to ``tau`` [Nm] (7,) what keeps the joints from their position and velocity limits.
 
     Near a position limit a damped spring; beyond a share of the velocity from which a joint can still
@@ -101,12 +122,8 @@ def repel(
     :param upper: [rad] (7,).
     :param margin: where the springs begin, from the position limit inwards [rad]; at the limit they push with the whole
         torque. 0: none.
-    :param ahead: scratch (7,).
-    :param envelope: scratch (2, 7).
+    :param envelope: see :func:`allowed_velocities`.
     """
-    for i in range(7):
-        ahead[i] = q[i] + _LOOK_AHEAD * dq[i]
-    velocity_envelope(ahead, envelope[0], envelope[1])
     for i in range(7):
         depth = q[i] - (upper[i] - margin)
         if margin > 0.0 and depth > 0.0:
@@ -134,26 +151,112 @@ def saturate(tau: Array, torque_limit: Array) -> bool:
 
 
 @kernel
-def limit_rate(tau: Array, sent: Array, used: Array, rate: float) -> bool:
-    """Cut the change of ``tau`` [Nm] (7,), in place, to ``rate`` [Nm/s] times one cycle; return whether it was cut.
+def reachable(sent: Array, used: Array, torque_limit: Array, rate: float, low: Array, high: Array) -> None:
+    """The torques [Nm] that may be sent in this cycle, into ``low`` and ``high`` (7,).
 
-    Measured against the torque that was sent last *and* the one that the robot says it used last: where a packet was
-    lost they differ, and the robot compares with the latter. One cycle is allowed however long the gap was.
+    They differ by at most ``rate`` [Nm/s] times one cycle from the torque that was sent last *and* from the one that
+    the robot says it used last: where a packet was lost they differ, and the robot compares with the latter. One cycle
+    is allowed however long the gap was. ``torque_limit`` is kept, or approached where it has become lower.
     """
-    cut = False
     step = rate * CYCLE
     for i in range(7):
-        low = max(sent[i], used[i]) - step
-        high = min(sent[i], used[i]) + step
-        if low > high:  # They differ by more than two steps: what the robot compares with decides.
-            low, high = used[i] - step, used[i] + step
-        if tau[i] < low:
-            tau[i] = low
-            cut = True
-        elif tau[i] > high:
-            tau[i] = high
-            cut = True
-    return cut
+        low[i] = max(sent[i], used[i]) - step
+        high[i] = min(sent[i], used[i]) + step
+        if low[i] > high[i]:  # They differ by more than two steps: what the robot compares with decides.
+            low[i], high[i] = used[i] - step, used[i] + step
+        lowest, highest = low[i], high[i]
+        low[i] = min(max(lowest, -torque_limit[i]), highest)
+        high[i] = max(min(highest, torque_limit[i]), lowest)
+
+
+@kernel
+def limit_torque(low: Array, high: Array, tau: Array) -> None:
+    """Cut ``tau`` [Nm] (7,), in place, to what is :func:`reachable`."""
+    for i in range(7):
+        tau[i] = min(max(tau[i], low[i]), high[i])
+
+
+@kernel
+def _highest_acceleration(room: float, jerk: float) -> float:
+    """Acceleration [rad/s²] from which a velocity that is ``room`` [rad/s] away will not be exceeded.
+
+    Proportional near by, then what ``jerk`` [rad/s³] can take back in time: the integral of a ramp from ``a`` to 0 is
+    ``a² / (2 jerk)``.
+    """
+    linear = jerk / _VELOCITY_GAIN**2
+    if room <= linear:
+        return _VELOCITY_GAIN * room
+    return math.sqrt(2.0 * jerk * (room - 0.5 * linear))
+
+
+@kernel
+def _take_back(excess: float, row: Array, inertia: Array, low: Array, high: Array, tau: Array) -> None:
+    """Change ``tau`` (7,), in place and by little, so that ``row @ tau`` falls by ``excess``, or by as much of it as
+    ``low`` and ``high`` allow. A negative ``excess`` lets it rise."""
+    for _ in range(7):  # Each time, either all of it is taken back or one more joint reaches its bound.
+        total = 0.0
+        for j in range(7):
+            if tau[j] > low[j] if row[j] * excess > 0.0 else tau[j] < high[j]:
+                total += inertia[j, j] * row[j] ** 2
+        if not total > 0.0:
+            return
+        share = excess / total
+        for j in range(7):
+            before = tau[j]
+            tau[j] = min(max(before - share * inertia[j, j] * row[j], low[j]), high[j])
+            excess -= row[j] * (before - tau[j])
+        if abs(excess) < _NEGLIGIBLE:
+            return
+
+
+@kernel
+def limit_velocity(
+    dq: Array, coriolis: Array, inertia: Array, factor: Array, envelope: Array, rate: float,
+    low: Array, high: Array, row: Array, acceleration: Array, tau: Array,
+) -> None:  # fmt: skip
+    """Change ``tau`` [Nm] (7,), in place, where a joint would else get faster than it is allowed to be.
+
+    A damper alone comes too late: a torque takes its time to turn round. So each joint may accelerate as long as there
+    is time to take the acceleration back before its velocity limit, at the rate with which its torque may change.
+
+    A joint that accelerates more is given the torque that a mechanical stop would give it, which moves the other joints
+    the least (Gauss's principle of least constraint), by projected Gauss-Seidel, as contacts are solved in physics
+    engines. Where its own torque may not change that much, the other joints' torques help.
+
+    :param inertia: mass matrix [kg m²] (7, 7) and ``factor``, its Cholesky factor.
+    :param envelope: see :func:`allowed_velocities`.
+    :param rate: largest change of a torque [Nm/s].
+    :param low: torques that may be sent [Nm] (7,), see :func:`reachable`.
+    :param high: likewise.
+    :param row: scratch (7,).
+    :param acceleration: scratch (7,).
+    """
+    for sweep in range(_SWEEPS):
+        within = True
+        for i in range(7):
+            acceleration[i] = tau[i] - coriolis[i]
+        solve(factor, 7, acceleration)
+        for i in range(7):
+            jerk = rate / inertia[i, i]  # with the other torques as they are; together they can do more
+            highest = _highest_acceleration(_SAFE_VELOCITY * envelope[1, i] - dq[i], jerk)
+            lowest = -_highest_acceleration(dq[i] - _SAFE_VELOCITY * envelope[0, i], jerk)
+            excess = max(acceleration[i] - highest, 0.0) + min(acceleration[i] - lowest, 0.0)
+            if not abs(excess) >= _NEGLIGIBLE:  # so written, it is true of what is no number, too
+                continue
+            within = False
+            for j in range(7):
+                row[j] = 1.0 if j == i else 0.0
+            solve(factor, 7, row)  # what each torque [Nm] does to the acceleration of joint i
+            before = tau[i]
+            tau[i] = min(max(before - excess / row[i], low[i]), high[i])
+            excess -= row[i] * (before - tau[i])
+            if sweep >= _OWN_SWEEPS and abs(excess) >= _NEGLIGIBLE:
+                _take_back(excess, row, inertia, low, high, tau)
+            for j in range(7):
+                acceleration[j] = tau[j] - coriolis[j]
+            solve(factor, 7, acceleration)
+        if within:
+            return
 
 
 @kernel

@@ -348,6 +348,9 @@ SCRATCH = np.dtype(
         ("envelope", "f8", (2, 7)),
         ("torque", "f8", (7,)),
         ("asked", "f8", (7,)),
+        ("low", "f8", (7,)),
+        ("high", "f8", (7,)),
+        ("row", "f8", (7,)),
     ]
 )
 

@@ -34,7 +34,7 @@ BESIDE = {
     for name in (
         "bench_loops child console control_cycle conversions gripper hand interfaces inverse_kinematics isolation "
         "joint_trajectory kinematics launch laws limits marker_server offload package parameters reference "
-        "shared_memory targets trajectory viewing"
+        "shared_memory targets trajectory velocity_limits viewing"
     ).split()
 }
 

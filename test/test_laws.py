@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from aiofranka_ros import fr3, kinematics, laws
+from aiofranka_ros.cholesky import factorize
 from aiofranka_ros.records import COMMANDS, MEMORY, SCRATCH, new
 
 seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)
@@ -61,6 +62,7 @@ class OperationalSpace:
 
     def computed(self) -> np.ndarray:
         tau = np.empty(7)
+        factorize(self.mass, 7, self.scratch["factor"][0])
         laws.operational_space(self.q, self.dq, self.mass, self.commands[0], self.memory[0], self.scratch[0], tau)
         return tau
 

@@ -15,35 +15,47 @@ torques = st.tuples(*(st.floats(-500.0, 500.0) for _ in range(7))).map(np.array)
 small = st.tuples(*(st.floats(-80.0, 80.0) for _ in range(7))).map(np.array)
 
 
-@given(torques)
-def test_no_torque_exceeds_its_limit(tau):
-    asked = tau.copy()
-    cut = limits.saturate(tau, fr3.TORQUE_LIMIT)
-    assert np.all(np.abs(tau) <= fr3.TORQUE_LIMIT)
-    np.testing.assert_array_equal(tau, np.clip(asked, -fr3.TORQUE_LIMIT, fr3.TORQUE_LIMIT))
-    assert cut == bool(np.any(tau != asked))
+def limited(tau, sent, used, torque_limit=fr3.TORQUE_LIMIT) -> np.ndarray:
+    low, high = np.empty(7), np.empty(7)
+    limits.reachable(sent, used, torque_limit, 990.0, low, high)
+    assert np.all(low <= high)
+    limits.limit_torque(low, high, tau)
+    return tau
+
+
+@given(torques, small)
+def test_no_torque_exceeds_its_limit(tau, sent):
+    sent = np.clip(sent, -fr3.TORQUE_LIMIT, fr3.TORQUE_LIMIT)
+    assert np.all(np.abs(limited(tau, sent, sent)) <= fr3.TORQUE_LIMIT)
+
+
+def test_a_torque_comes_down_to_a_limit_that_became_lower_as_fast_as_its_rate_allows():
+    sent, tau = np.full(7, 10.0), np.full(7, 10.0)
+    for expected in (9.01, 8.02, 7.5, 7.5):
+        sent = limited(tau.copy(), sent, sent, np.full(7, 7.5))
+        np.testing.assert_allclose(sent, expected)
+    np.testing.assert_allclose(limited(-tau, -tau, -tau, np.full(7, 7.5)), -9.01)
 
 
 @given(torques, small)
 def test_a_torque_changes_by_no_more_than_the_rate_allows(tau, sent):
-    limits.limit_rate(tau, sent, sent, 990.0)
+    limited(tau, sent, sent)
     assert np.all(np.abs(tau - sent) <= 0.99 + 1e-12)
 
 
 @given(torques, small, st.tuples(*(st.floats(-1.5, 1.5) for _ in range(7))).map(np.array))
 def test_after_a_lost_packet_the_change_fits_what_the_robot_used_last(tau, used, difference):
     sent = used + difference
-    limits.limit_rate(tau, sent, used, 990.0)
+    limited(tau, sent, used)
     assert np.all(np.abs(tau - used) <= 0.99 + 1e-12), "the robot compares with what it used"
     close = np.abs(difference) <= 0.99
     assert np.all(np.abs(tau - sent)[close] <= 0.99 + 1e-12), "unless it is late, what was sent will be used"
 
 
 def repelled(q: np.ndarray, dq: np.ndarray, margin: float = limits.SOFT_LIMIT_MARGIN) -> np.ndarray:
-    tau = np.zeros(7)
-    limits.repel(
-        q, dq, fr3.POSITION_LOWER, fr3.POSITION_UPPER, fr3.TORQUE_LIMIT, margin, np.empty(7), np.empty((2, 7)), tau
-    )  # fmt: skip
+    tau, envelope = np.zeros(7), np.empty((2, 7))
+    limits.allowed_velocities(q, dq, np.empty(7), envelope)
+    limits.repel(q, dq, fr3.POSITION_LOWER, fr3.POSITION_UPPER, fr3.TORQUE_LIMIT, margin, envelope, tau)
     return tau
 
 
@@ -108,11 +120,12 @@ def test_soft_limits_of_the_joints_are_those_that_were_set():
     _, memory = in_force(fr3.HOME, joint_upper=upper)
     np.testing.assert_array_equal(memory["joint_upper"][0], upper)
     for position, pushes in ((0.3999, False), (0.4, False), (0.4001, True)):
-        q, tau = fr3.HOME.copy(), np.zeros(7)
+        q, tau, envelope = fr3.HOME.copy(), np.zeros(7), np.empty((2, 7))
         q[0] = position
+        limits.allowed_velocities(q, np.zeros(7), np.empty(7), envelope)
         limits.repel(
             q, np.zeros(7), memory["joint_lower"][0], memory["joint_upper"][0], fr3.TORQUE_LIMIT,
-            limits.SOFT_LIMIT_MARGIN, np.empty(7), np.empty((2, 7)), tau,
+            limits.SOFT_LIMIT_MARGIN, envelope, tau,
         )  # fmt: skip
         assert (tau[0] < 0.0) == pushes
 

@@ -29,7 +29,8 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 LAYERS = """
     errors problem child console worker_threads offload loop_guard
     array_transport remote_protocol remote_worker remote_process isolation
-    records names fr3 kinematics inverse_kinematics limits reference laws trajectory joint_trajectory control_cycle
+    records names cholesky fr3 kinematics inverse_kinematics limits reference laws
+    trajectory joint_trajectory control_cycle
     shared_memory
     realtime fci network doctor_checks doctor
     arm hand control_loop control_process control_client simulation_hand simulation_model simulation warm_up

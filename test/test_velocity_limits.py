@@ -1,0 +1,223 @@
+"""No torque of ours lets a joint get faster than the robot allows, whatever the law and whoever sends the targets.
+
+The compiled control cycle drives the arm's own dynamics, MuJoCo's, without network and clock: half a minute of robot
+time takes a second.
+"""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from aiofranka_ros import control_cycle, fr3, limits
+from aiofranka_ros.cholesky import factorize
+from aiofranka_ros.records import COMMANDS, MEASURED, MEMORY, MOTION, SCRATCH, Mode, new
+from aiofranka_ros.settings import Settings
+from aiofranka_ros.simulation_model import JOINT_ARMATURE, fr3_mjcf
+
+RATE = 990.0
+INERTIA = np.diag([1.0, 1.0, 0.6, 0.6, 0.2, 0.2, 0.1]) + 0.05
+
+
+class Arm:
+    """An arm that feels no gravity, as the robot compensates it, driven by the control cycle."""
+
+    def __init__(self) -> None:
+        self._model = mujoco.MjModel.from_xml_string(fr3_mjcf())
+        self._model.opt.gravity[:] = 0.0
+        self._model.opt.timestep = fr3.CYCLE
+        self._model.geom_contype[:] = self._model.geom_conaffinity[:] = 0  # limits of joints alone are looked at
+        self._data = mujoco.MjData(self._model)
+        self._data.qpos[:7] = fr3.HOME
+        names = (COMMANDS, MOTION, MEASURED, MEMORY, SCRATCH)
+        self.commands, self._motion, self.measured, self.memory, self._scratch = map(new, names)
+        Settings().write(self.commands[0], np.eye(4))
+        self.commands["mode"], self.commands["mode_id"], self.commands["law_id"] = Mode.OSC, 1, 1
+        self._mass = np.empty((7, 7))
+        self._measure(1)
+
+    def run(self, cycles: int, lost: int = 0) -> float:
+        """Run cycles, after ``lost`` ones in which the robot goes on with the torque of the last.
+
+        :returns: the largest share of the velocity that the robot allows that a joint had.
+        """
+        largest = self._step(lost)
+        for cycle in range(cycles):
+            self._measure(1 + lost if cycle == 0 else 1)
+            control_cycle.step(self.commands, self._motion, self.measured, self.memory, self._scratch, 0)
+            self._data.qfrc_applied[:7] = self.measured["tau_last"][0] = self.memory["tau"][0]
+            largest = max(largest, self._step(1))
+        return largest
+
+    def _step(self, cycles: int) -> float:
+        lower, upper, largest = np.empty(7), np.empty(7), 0.0
+        for _ in range(cycles):
+            mujoco.mj_step(self._model, self._data)
+            fr3.velocity_envelope(self._data.qpos[:7], lower, upper)
+            speed = self._data.qvel[:7]
+            share = np.maximum(speed / np.maximum(upper, 1e-3), speed / np.minimum(lower, -1e-3))
+            largest = max(largest, float(share.max()))
+        return largest
+
+    def _measure(self, elapsed: int) -> None:
+        mujoco.mj_forward(self._model, self._data)
+        mujoco.mj_fullM(self._model, self._mass, self._data.qM)
+        m = self.measured
+        m["q"], m["dq"] = self._data.qpos[:7], self._data.qvel[:7]
+        m["mass"], m["coriolis"] = self._mass - np.diag(JOINT_ARMATURE), self._data.qfrc_bias[:7]
+        m["time"], m["elapsed"] = 1.0 + self._data.time, elapsed * fr3.CYCLE
+
+    def target(self, **fields: object) -> None:
+        for name, value in fields.items():
+            self.commands[name] = value
+        self.commands["target_mode_id"] = self.commands["mode_id"]
+        self.commands["target_stamp"] = int(1e9 * self.measured["time"][0])
+        self.commands["target_id"] += 1
+
+    def switch(self, mode: Mode) -> None:
+        self.commands["mode"] = mode
+        self.commands["mode_id"] += 1
+        self.commands["law_id"] += 1
+
+
+def walk(seed: int, seconds: float, *, shake: float = 1.0, lossy: bool = False) -> float:
+    """Half of the time poses, else joint positions or torques, with other gains and frames; returns as `Arm.run`."""
+    rng = np.random.default_rng(seed)
+    arm = Arm()
+    largest = arm.run(100)
+    memory, q = arm.memory[0], fr3.HOME.copy()
+    position, turn = memory["position"].copy(), memory["orientation"].copy()
+    for _ in range(int(50.0 * seconds)):
+        draw = rng.random()
+        if draw < 0.01:
+            arm.switch(rng.choice([Mode.OSC, Mode.OSC, Mode.IMPEDANCE, Mode.PID, Mode.TORQUE]))
+        elif draw < 0.03:
+            stiffness = rng.uniform(0.33, 1.5)
+            default = Settings()
+            for spring, damper in (("kp", "kd"), ("ee_kp", "ee_kd"), ("null_kp", "null_kd")):
+                arm.commands[spring] = stiffness * np.array(default[spring])
+                arm.commands[damper] = stiffness**0.5 * np.array(default[damper])
+            arm.commands["law_id"] += 1
+        elif draw < 0.04:
+            arm.commands["flange_to_tcp"][0, :3, :3] = Rotation.random(random_state=rng).as_matrix()
+            arm.commands["flange_to_tcp"][0, :3, 3] = rng.uniform(-0.15, 0.15, 3)
+            arm.commands["law_id"] += 1
+        if draw < 0.06:
+            position, turn, q = memory["position"].copy(), memory["orientation"].copy(), arm.measured["q"][0].copy()
+        position += shake * rng.normal(0.0, 0.004, 3)
+        turn += shake * rng.normal(0.0, 0.01, 4)
+        turn /= np.linalg.norm(turn)
+        q += shake * rng.normal(0.0, 0.012, 7)
+        back = 20.0 * (fr3.HOME - arm.measured["q"][0])
+        arm.target(
+            target_position=position,
+            target_orientation=turn,
+            target_q=np.clip(q, fr3.POSITION_LOWER, fr3.POSITION_UPPER),
+            target_torque=np.clip(back, -4.0, 4.0) + shake * rng.normal(0.0, 1.0, 7),
+        )
+        largest = max(largest, arm.run(20, int(rng.integers(1, 16)) if lossy and rng.random() < 0.05 else 0))
+    return largest
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_random_walk_of_everything_never_gets_a_joint_too_fast(seed):
+    assert walk(seed, 15.0) < 1.0
+
+
+def test_nor_does_one_of_targets_that_jump_about():
+    assert walk(4, 15.0, shake=10.0) < 1.0
+
+
+def test_nor_does_one_in_which_up_to_15_cycles_are_lost_in_a_row():
+    assert walk(5, 15.0, lossy=True) < 1.0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nor_do_the_largest_torques_in_random_directions(seed):
+    rng = np.random.default_rng(seed)
+    arm = Arm()
+    arm.switch(Mode.TORQUE)
+    arm.commands["torque_timeout"] = 10.0
+    arm.run(1)
+    for _ in range(3):
+        arm.target(target_torque=rng.uniform(-1.0, 1.0, 7) * fr3.TORQUE_LIMIT)
+        assert arm.run(600) < 1.0
+
+
+@pytest.mark.parametrize("joint", range(7))
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_a_torque_that_pushes_one_joint_for_good_does_not_get_it_too_fast(joint, side):
+    arm = Arm()
+    arm.switch(Mode.TORQUE)
+    arm.commands["torque_timeout"] = 10.0
+    arm.run(1)
+    torque = np.zeros(7)
+    torque[joint] = side * fr3.TORQUE_LIMIT[joint]
+    arm.target(target_torque=torque)
+    assert 0.5 < arm.run(1000) < 1.0
+
+
+def braked(asked: np.ndarray, dq: np.ndarray, sent: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The torque that becomes of one that accelerates by ``asked`` [rad/s²] (7,), and its acceleration."""
+    tau, factor, envelope, low, high = INERTIA @ asked, np.zeros((7, 7)), np.empty((2, 7)), np.empty(7), np.empty(7)
+    factorize(INERTIA, 7, factor)
+    limits.allowed_velocities(fr3.HOME, dq, np.empty(7), envelope)
+    before = tau if sent is None else sent
+    limits.reachable(before, before, fr3.TORQUE_LIMIT, RATE, low, high)
+    limits.limit_torque(low, high, tau)
+    limits.limit_velocity(
+        dq, np.zeros(7), INERTIA, factor, envelope, RATE, low, high, np.empty(7), np.empty(7), tau
+    )  # fmt: skip
+    assert np.all(tau <= high) and np.all(tau >= low)
+    return tau, np.linalg.solve(INERTIA, tau)
+
+
+def highest(room: float, joint: int) -> float:
+    """The acceleration that a ramp of the torque, as steep as it may be, takes back within ``room`` [rad/s]."""
+    jerk = RATE / INERTIA[joint, joint]
+    return float(np.sqrt(2.0 * jerk * (room - 0.5 * jerk / limits._VELOCITY_GAIN**2)))
+
+
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+@pytest.mark.parametrize(("share", "kept"), [(0.99, True), (1.0, True), (1.01, False)])
+def test_a_joint_may_accelerate_up_to_what_can_be_taken_back_in_time(side, share, kept):
+    dq, asked = np.zeros(7), np.zeros(7)
+    dq[2] = side * 1.2
+    room = limits._SAFE_VELOCITY * fr3.VELOCITY_LIMIT[2] - 1.2
+    asked[2] = side * share * highest(room, 2)
+    tau, acceleration = braked(asked, dq)
+    if kept:
+        np.testing.assert_array_equal(tau, INERTIA @ asked)
+    else:
+        assert side * acceleration[2] == pytest.approx(highest(room, 2))
+
+
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+@pytest.mark.parametrize(("excess", "sign"), [(-1e-3, 1.0), (0.0, 0.0), (1e-3, -1.0)])
+def test_at_the_velocity_limit_no_joint_accelerates_and_beyond_it_it_brakes(side, excess, sign):
+    limit = side * limits._SAFE_VELOCITY * fr3.VELOCITY_LIMIT[6]
+    dq = np.zeros(7)
+    dq[6] = limit + side * excess
+    asked = np.zeros(7)
+    asked[6] = side * 5.0
+    _, acceleration = braked(asked, dq)
+    assert side * acceleration[6] == pytest.approx(sign * limits._VELOCITY_GAIN * 1e-3, abs=1e-6)
+
+
+def test_a_joint_that_its_own_torque_cannot_brake_is_braked_by_the_others_too():
+    dq, asked = np.zeros(7), np.zeros(7)
+    dq[3] = 2.5
+    asked[3] = 40.0
+    before = INERTIA @ asked
+    tau, acceleration = braked(asked, dq, before)
+    assert tau[3] == pytest.approx(before[3] - 0.99), "as far as one cycle allows"
+    assert acceleration[3] < 40.0 - 0.99 * np.linalg.inv(INERTIA)[3, 3], "and further than that alone brakes"
+
+
+def test_what_is_no_number_leaves_torques_alone():
+    dq = np.zeros(7)
+    dq[0] = np.nan
+    tau, _ = braked(np.ones(7), dq)
+    np.testing.assert_array_equal(tau, INERTIA @ np.ones(7))
