@@ -263,9 +263,9 @@ class Fuzz:
             self._answer(handle.cancel_goal_async(), f"cancelling {action}")
 
     def _request(self) -> None:
-        service, kind, client = self.fuzzer.random.choice(self._services)
-        if service.endswith("/hold"):
-            return  # It has a fault of its own; here, it would keep everything else from being read.
+        # The one to hold has a fault of its own; here, it would keep everything else from being read.
+        services = [entry for entry in self._services if not entry[0].endswith("/hold")]
+        service, kind, client = self.fuzzer.random.choice(services)
         request = self.fuzzer.message(kind.Request, service)
         if service.endswith("/change_state"):
             request.transition.label = self.fuzzer.random.choice(_TEXTS)
