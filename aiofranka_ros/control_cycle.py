@@ -67,6 +67,8 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
         r.motion_status = MotionStatus.NONE
         for i in range(7):
             r.tau[i] = m.tau_last[i]
+            r.dq[i] = m.dq[i]
+            r.unmodelled[i] = 0.0
         r.release_id = c.release_id
         limits.loosen(r)
     limits.tighten(c, r, m.q)
@@ -105,7 +107,7 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
     for i in range(7):
         tau[i] = r.tau_law[i] + r.blend[i]
         r.blend[i] *= keep
-    _make_safe(law, c, m, r, s, tau)
+    _make_safe(law, c, m, r, s, dt, tau)
 
 
 @kernel
@@ -268,7 +270,9 @@ def _make_torque(
 
 
 @kernel
-def _make_safe(law: int, commands: Record, measured: Record, memory: Record, scratch: Record, tau: Array) -> None:
+def _make_safe(
+    law: int, commands: Record, measured: Record, memory: Record, scratch: Record, dt: float, tau: Array
+) -> None:
     """Check and limit ``tau`` [Nm] (7,); what remains is sent."""
     asked = scratch.asked
     # A joint reference stays outside of JOINT_MARGIN, and a motion's may end inside: springs that reach further would
@@ -297,8 +301,11 @@ def _make_safe(law: int, commands: Record, measured: Record, memory: Record, scr
     rate, low, high = commands.torque_rate_limit, scratch.low, scratch.high
     limits.reachable(memory.tau, measured.tau_last, commands.torque_limit, rate, low, high)
     limits.limit_torque(low, high, tau)
+    limits.observe(
+        measured.dq, measured.tau_last, measured.coriolis, scratch.factor, dt, memory.dq, memory.unmodelled, scratch.row
+    )
     limits.limit_velocity(
-        measured.dq, measured.coriolis, scratch.inertia, scratch.factor, scratch.envelope, rate,
+        measured.dq, measured.coriolis, memory.unmodelled, scratch.inertia, scratch.factor, scratch.envelope, rate,
         low, high, scratch.row, scratch.ahead, tau,
     )  # fmt: skip
     cut = False

@@ -28,11 +28,16 @@ _VELOCITY_DAMPING = 2.5
 #: Share of the allowed velocity that no torque may accelerate a joint beyond; the rest is for what the model of the arm
 #: does not know, such as packets that get lost.
 _SAFE_VELOCITY = 0.92
+#: Share of the torques' rate that braking is planned with, as several joints may have to be braked at once.
+_BRAKING_SHARE = 0.5
 #: How fast a joint approaches that velocity in the end [1/s].
 _VELOCITY_GAIN = 50.0
 #: How often all joints are gone through, as what brakes one may accelerate another; in the first of these sweeps each
 #: joint is braked by its own torque alone.
 _SWEEPS, _OWN_SWEEPS = 6, 3
+#: Time constant with which the difference between measured and modelled acceleration is learnt [s]: a few times the
+#: cycle, as measured velocities are noisy.
+_OBSERVER_TIME = 0.01
 #: Accelerations that are not worth a change of torque [rad/s²].
 _NEGLIGIBLE = 1e-6
 #: The walls of the workspace: stiffness [N/m], damping [N s/m], about critical for the 3 kg that the arm weighs at its
@@ -140,17 +145,6 @@ def repel(
 
 
 @kernel
-def saturate(tau: Array, torque_limit: Array) -> bool:
-    """Cut ``tau`` [Nm] (7,), in place, to ``torque_limit``; return whether anything was cut."""
-    cut = False
-    for i in range(7):
-        if abs(tau[i]) > torque_limit[i]:
-            tau[i] = math.copysign(torque_limit[i], tau[i])
-            cut = True
-    return cut
-
-
-@kernel
 def reachable(sent: Array, used: Array, torque_limit: Array, rate: float, low: Array, high: Array) -> None:
     """The torques [Nm] that may be sent in this cycle, into ``low`` and ``high`` (7,).
 
@@ -190,6 +184,31 @@ def _highest_acceleration(room: float, jerk: float) -> float:
 
 
 @kernel
+def observe(
+    dq: Array, used: Array, coriolis: Array, factor: Array, elapsed: float,
+    before: Array, unmodelled: Array, expected: Array,
+) -> None:  # fmt: skip
+    """Learn what accelerates the joints beside the torques: contacts, loads, friction.
+
+    The measured acceleration less that of the model, filtered, into ``unmodelled`` [rad/s²] (7,).
+
+    :param used: the torques that the robot used since the last state [Nm] (7,).
+    :param factor: Cholesky factor of the mass matrix (7, 7).
+    :param elapsed: since the last state [s].
+    :param before: joint velocities of the last state [rad/s] (7,); those of this one from now on.
+    :param expected: scratch (7,).
+    """
+    for i in range(7):
+        expected[i] = used[i] - coriolis[i]
+    solve(factor, 7, expected)
+    share = elapsed / (_OBSERVER_TIME + elapsed)
+    for i in range(7):
+        learnt = unmodelled[i] + share * ((dq[i] - before[i]) / elapsed - expected[i] - unmodelled[i])
+        unmodelled[i] = learnt if math.isfinite(learnt) else 0.0
+        before[i] = dq[i]
+
+
+@kernel
 def _take_back(excess: float, row: Array, inertia: Array, low: Array, high: Array, tau: Array) -> None:
     """Change ``tau`` (7,), in place and by little, so that ``row @ tau`` falls by ``excess``, or by as much of it as
     ``low`` and ``high`` allow. A negative ``excess`` lets it rise."""
@@ -198,20 +217,20 @@ def _take_back(excess: float, row: Array, inertia: Array, low: Array, high: Arra
         for j in range(7):
             if tau[j] > low[j] if row[j] * excess > 0.0 else tau[j] < high[j]:
                 total += inertia[j, j] * row[j] ** 2
-        if not total > 0.0:
+        share = excess / total if total > 0.0 else math.inf
+        if not math.isfinite(share):
             return
-        share = excess / total
         for j in range(7):
             before = tau[j]
             tau[j] = min(max(before - share * inertia[j, j] * row[j], low[j]), high[j])
             excess -= row[j] * (before - tau[j])
-        if abs(excess) < _NEGLIGIBLE:
+        if not abs(excess) >= _NEGLIGIBLE:
             return
 
 
 @kernel
 def limit_velocity(
-    dq: Array, coriolis: Array, inertia: Array, factor: Array, envelope: Array, rate: float,
+    dq: Array, coriolis: Array, unmodelled: Array, inertia: Array, factor: Array, envelope: Array, rate: float,
     low: Array, high: Array, row: Array, acceleration: Array, tau: Array,
 ) -> None:  # fmt: skip
     """Change ``tau`` [Nm] (7,), in place, where a joint would else get faster than it is allowed to be.
@@ -223,7 +242,10 @@ def limit_velocity(
     the least (Gauss's principle of least constraint), by projected Gauss-Seidel, as contacts are solved in physics
     engines. Where its own torque may not change that much, the other joints' torques help.
 
-    :param inertia: mass matrix [kg m²] (7, 7) and ``factor``, its Cholesky factor.
+    :param unmodelled: what accelerates the joints beside the torques [rad/s²] (7,), see :func:`observe`: an arm that
+        pushes against something does not accelerate, whatever its torques.
+    :param inertia: mass matrix [kg m²] (7, 7) and ``factor``, its Cholesky factor. Where it is none, torques stay
+        within their limits, and that is all.
     :param envelope: see :func:`allowed_velocities`.
     :param rate: largest change of a torque [Nm/s].
     :param low: torques that may be sent [Nm] (7,), see :func:`reachable`.
@@ -231,15 +253,17 @@ def limit_velocity(
     :param row: scratch (7,).
     :param acceleration: scratch (7,).
     """
+    _accelerate(tau, coriolis, unmodelled, factor, acceleration)
     for sweep in range(_SWEEPS):
         within = True
         for i in range(7):
-            acceleration[i] = tau[i] - coriolis[i]
-        solve(factor, 7, acceleration)
-        for i in range(7):
-            jerk = rate / inertia[i, i]  # with the other torques as they are; together they can do more
+            jerk = _BRAKING_SHARE * rate / inertia[i, i]  # as if the other joints were held
             highest = _highest_acceleration(_SAFE_VELOCITY * envelope[1, i] - dq[i], jerk)
             lowest = -_highest_acceleration(dq[i] - _SAFE_VELOCITY * envelope[0, i], jerk)
+            if dq[i] > 0.0:  # Where both cannot be had, braking can.
+                lowest = min(lowest, highest)
+            else:
+                highest = max(highest, lowest)
             excess = max(acceleration[i] - highest, 0.0) + min(acceleration[i] - lowest, 0.0)
             if not abs(excess) >= _NEGLIGIBLE:  # so written, it is true of what is no number, too
                 continue
@@ -248,15 +272,26 @@ def limit_velocity(
                 row[j] = 1.0 if j == i else 0.0
             solve(factor, 7, row)  # what each torque [Nm] does to the acceleration of joint i
             before = tau[i]
-            tau[i] = min(max(before - excess / row[i], low[i]), high[i])
+            wanted = before - excess / row[i]
+            if not math.isfinite(wanted):
+                continue
+            tau[i] = min(max(wanted, low[i]), high[i])
             excess -= row[i] * (before - tau[i])
             if sweep >= _OWN_SWEEPS and abs(excess) >= _NEGLIGIBLE:
                 _take_back(excess, row, inertia, low, high, tau)
-            for j in range(7):
-                acceleration[j] = tau[j] - coriolis[j]
-            solve(factor, 7, acceleration)
+            _accelerate(tau, coriolis, unmodelled, factor, acceleration)
         if within:
             return
+
+
+@kernel
+def _accelerate(tau: Array, coriolis: Array, unmodelled: Array, factor: Array, acceleration: Array) -> None:
+    """The joint accelerations [rad/s²] (7,) that ``tau`` [Nm] (7,) leads to."""
+    for i in range(7):
+        acceleration[i] = tau[i] - coriolis[i]
+    solve(factor, 7, acceleration)
+    for i in range(7):
+        acceleration[i] += unmodelled[i]
 
 
 @kernel

@@ -262,6 +262,8 @@ MEMORY = np.dtype(
         ("blend", "f8", (7,)),  # fades out after a change of law [Nm]
         ("integral", "f8", (7,)),  # of the PID law [Nm]
         ("saturated", "f8", (7,)),  # what the limits took from the law's torque in the last cycle [Nm]
+        ("dq", "f8", (7,)),  # measured in the last cycle [rad/s]
+        ("unmodelled", "f8", (7,)),  # what accelerates the joints beside the torques [rad/s²]
         ("hold", "i8"),  # Hold flags
         ("release_id", "u8"),
         # Limits in force: those of the commands, or beyond them where the arm is outside; they follow it inwards.

@@ -134,8 +134,9 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "motor_inertia", _joints(0.1), "Inertia of the motors, which libfranka's mass matrix leaves out.",
-        unit="kg m^2", low=0.0, high=1.0, effect=Effect.LAW,
-        source="MuJoCo Menagerie's FR3 has 0.074 to 0.195; without it the wrist is too soft in mode osc",
+        unit="kg m^2", low=0.05, high=1.0, effect=Effect.LAW,
+        source="MuJoCo Menagerie's FR3 has 0.074 to 0.195; without it the wrist is too soft in mode osc, and too light "
+        "for the limit of joint velocities",
     ),
     Setting(
         "tcp_from_robot", True, "Control the end effector that is configured in the robot (F_T_EE).",

@@ -24,9 +24,16 @@ def limited(tau, sent, used, torque_limit=fr3.TORQUE_LIMIT) -> np.ndarray:
 
 
 @given(torques, small)
-def test_no_torque_exceeds_its_limit(tau, sent):
+def test_a_torque_is_cut_to_its_limit_and_its_rate_and_no_further(tau, sent):
     sent = np.clip(sent, -fr3.TORQUE_LIMIT, fr3.TORQUE_LIMIT)
-    assert np.all(np.abs(limited(tau, sent, sent)) <= fr3.TORQUE_LIMIT)
+    expected = np.clip(np.clip(tau, -fr3.TORQUE_LIMIT, fr3.TORQUE_LIMIT), sent - 0.99, sent + 0.99)
+    np.testing.assert_allclose(limited(tau, sent, sent), expected, atol=1e-12)
+
+
+def test_without_any_torque_allowed_it_comes_down_to_nothing():
+    tau, nothing = np.full(7, 5.0), np.zeros(7)
+    np.testing.assert_allclose(limited(tau.copy(), tau, tau, nothing), 4.01)
+    np.testing.assert_array_equal(limited(tau.copy(), nothing, nothing, nothing), 0.0)
 
 
 def test_a_torque_comes_down_to_a_limit_that_became_lower_as_fast_as_its_rate_allows():

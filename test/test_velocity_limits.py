@@ -9,6 +9,8 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from aiofranka_ros import control_cycle, fr3, limits
@@ -18,14 +20,24 @@ from aiofranka_ros.settings import Settings
 from aiofranka_ros.simulation_model import JOINT_ARMATURE, fr3_mjcf
 
 RATE = 990.0
+#: Velocity that the robot bears with at a position limit [rad/s], half of it.
+SLACK = 0.05
 INERTIA = np.diag([1.0, 1.0, 0.6, 0.6, 0.2, 0.2, 0.1]) + 0.05
 
 
 class Arm:
-    """An arm that feels no gravity, as the robot compensates it, driven by the control cycle."""
+    """An arm that feels neither gravity nor friction, as the robot compensates both, driven by the control cycle.
 
-    def __init__(self) -> None:
+    :param payload: what its hand carries and nobody told it [kg].
+    """
+
+    def __init__(self, payload: float = 0.0) -> None:
         self._model = mujoco.MjModel.from_xml_string(fr3_mjcf())
+        self._model.dof_frictionloss[:] = self._model.dof_damping[:] = 0.0
+        self._hand = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_BODY, "fr3_link7")
+        self._own, self._payload = float(self._model.body_mass[self._hand]), payload
+        #: Whether something holds the arm fast.
+        self.held = False
         self._model.opt.gravity[:] = 0.0
         self._model.opt.timestep = fr3.CYCLE
         self._model.geom_contype[:] = self._model.geom_conaffinity[:] = 0  # limits of joints alone are looked at
@@ -53,15 +65,21 @@ class Arm:
 
     def _step(self, cycles: int) -> float:
         lower, upper, largest = np.empty(7), np.empty(7), 0.0
+        self._model.body_mass[self._hand] = self._own + self._payload
         for _ in range(cycles):
+            before = self._data.qpos.copy()
             mujoco.mj_step(self._model, self._data)
+            if self.held:
+                self._data.qpos[:], self._data.qvel[:] = before, 0.0
             fr3.velocity_envelope(self._data.qpos[:7], lower, upper)
             speed = self._data.qvel[:7]
-            share = np.maximum(speed / np.maximum(upper, 1e-3), speed / np.minimum(lower, -1e-3))
+            # Next to a position limit, where nothing is allowed, the robot bears with a little.
+            share = np.maximum(speed / np.maximum(upper, SLACK), speed / np.minimum(lower, -SLACK))
             largest = max(largest, float(share.max()))
         return largest
 
     def _measure(self, elapsed: int) -> None:
+        self._model.body_mass[self._hand] = self._own
         mujoco.mj_forward(self._model, self._data)
         mujoco.mj_fullM(self._model, self._mass, self._data.qM)
         m = self.measured
@@ -82,10 +100,10 @@ class Arm:
         self.commands["law_id"] += 1
 
 
-def walk(seed: int, seconds: float, *, shake: float = 1.0, lossy: bool = False) -> float:
+def walk(seed: int, seconds: float, *, shake: float = 1.0, lossy: bool = False, payload: float = 0.0) -> float:
     """Half of the time poses, else joint positions or torques, with other gains and frames; returns as `Arm.run`."""
     rng = np.random.default_rng(seed)
-    arm = Arm()
+    arm = Arm(payload)
     largest = arm.run(100)
     memory, q = arm.memory[0], fr3.HOME.copy()
     position, turn = memory["position"].copy(), memory["orientation"].copy()
@@ -130,6 +148,10 @@ def test_nor_does_one_of_targets_that_jump_about():
     assert walk(4, 15.0, shake=10.0) < 1.0
 
 
+def test_nor_does_one_of_an_arm_that_carries_what_nobody_told_it():
+    assert walk(6, 15.0, payload=3.0) < 1.0
+
+
 def test_nor_does_one_in_which_up_to_15_cycles_are_lost_in_a_row():
     assert walk(5, 15.0, lossy=True) < 1.0
 
@@ -159,24 +181,48 @@ def test_a_torque_that_pushes_one_joint_for_good_does_not_get_it_too_fast(joint,
     assert 0.5 < arm.run(1000) < 1.0
 
 
-def braked(asked: np.ndarray, dq: np.ndarray, sent: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+@pytest.mark.parametrize("motor_inertia", [0.05, 0.1])
+def test_an_arm_that_is_held_fast_pushes_with_all_that_it_was_asked_for(motor_inertia):
+    arm = Arm()
+    arm.commands["motor_inertia"] = motor_inertia
+    arm.switch(Mode.TORQUE)
+    arm.commands["torque_timeout"] = 10.0
+    arm.held = True
+    arm.run(1)
+    torque = 0.9 * fr3.TORQUE_LIMIT * [1, -1, 1, -1, 1, -1, 1]
+    arm.target(target_torque=torque)
+    arm.run(1000)
+    np.testing.assert_allclose(arm.memory["tau"][0], torque, rtol=0.01)
+
+
+def test_the_spring_at_a_position_limit_pushes_back_with_the_whole_torque():
+    arm = Arm()
+    arm._data.qpos[0] = fr3.POSITION_UPPER[0]
+    arm.held = True
+    arm.run(1000)
+    assert arm.memory["tau"][0, 0] == pytest.approx(-fr3.TORQUE_LIMIT[0], rel=0.02)
+
+
+def braked(
+    asked: np.ndarray, dq: np.ndarray, sent: np.ndarray | None = None, mass: np.ndarray = INERTIA
+) -> tuple[np.ndarray, np.ndarray]:
     """The torque that becomes of one that accelerates by ``asked`` [rad/s²] (7,), and its acceleration."""
-    tau, factor, envelope, low, high = INERTIA @ asked, np.zeros((7, 7)), np.empty((2, 7)), np.empty(7), np.empty(7)
-    factorize(INERTIA, 7, factor)
+    tau, factor, envelope, low, high = mass @ asked, np.zeros((7, 7)), np.empty((2, 7)), np.empty(7), np.empty(7)
+    factorize(mass, 7, factor)
     limits.allowed_velocities(fr3.HOME, dq, np.empty(7), envelope)
     before = tau if sent is None else sent
     limits.reachable(before, before, fr3.TORQUE_LIMIT, RATE, low, high)
     limits.limit_torque(low, high, tau)
     limits.limit_velocity(
-        dq, np.zeros(7), INERTIA, factor, envelope, RATE, low, high, np.empty(7), np.empty(7), tau
+        dq, np.zeros(7), np.zeros(7), mass, factor, envelope, RATE, low, high, np.empty(7), np.empty(7), tau
     )  # fmt: skip
     assert np.all(tau <= high) and np.all(tau >= low)
-    return tau, np.linalg.solve(INERTIA, tau)
+    return tau, np.linalg.solve(mass, tau)
 
 
 def highest(room: float, joint: int) -> float:
     """The acceleration that a ramp of the torque, as steep as it may be, takes back within ``room`` [rad/s]."""
-    jerk = RATE / INERTIA[joint, joint]
+    jerk = limits._BRAKING_SHARE * RATE / INERTIA[joint, joint]
     return float(np.sqrt(2.0 * jerk * (room - 0.5 * jerk / limits._VELOCITY_GAIN**2)))
 
 
@@ -216,8 +262,18 @@ def test_a_joint_that_its_own_torque_cannot_brake_is_braked_by_the_others_too():
     assert acceleration[3] < 40.0 - 0.99 * np.linalg.inv(INERTIA)[3, 3], "and further than that alone brakes"
 
 
-def test_what_is_no_number_leaves_torques_alone():
-    dq = np.zeros(7)
-    dq[0] = np.nan
-    tau, _ = braked(np.ones(7), dq)
-    np.testing.assert_array_equal(tau, INERTIA @ np.ones(7))
+@given(st.integers(0, 2**32 - 1))
+def test_torques_stay_within_their_limits_even_where_the_mass_matrix_is_none(seed):
+    rng = np.random.default_rng(seed)
+    mass = rng.normal(size=(7, 7)) * rng.choice([1e-9, 1.0, 1e9])
+    braked(rng.normal(size=7), 3.0 * rng.normal(size=7), mass=mass + mass.T)
+
+
+def test_what_pushes_the_arm_is_learnt_and_counts():
+    before, unmodelled, factor = np.zeros(7), np.zeros(7), np.zeros((7, 7))
+    factorize(INERTIA, 7, factor)
+    dq, push = np.zeros(7), np.array([0.0, 5.0, 0.0, 0.0, 0.0, 0.0, -20.0])
+    for _ in range(100):
+        dq += push * fr3.CYCLE
+        limits.observe(dq, np.ones(7), np.ones(7), factor, fr3.CYCLE, before, unmodelled, np.empty(7))
+    np.testing.assert_allclose(unmodelled, push, rtol=1e-3, atol=1e-9)
