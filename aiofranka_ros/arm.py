@@ -7,6 +7,7 @@ exceptions here, with the robot's own names of errors; nothing matches the text 
 from __future__ import annotations
 
 import struct
+from functools import partial
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -23,7 +24,7 @@ from aiofranka_ros.errors import (
     FrankaError,
     IncompatibleRobot,
 )
-from aiofranka_ros.records import ERROR_NAMES, ROBOT_STATE, Record, RobotSetting, new
+from aiofranka_ros.records import ERROR_NAMES, MEASURED, ROBOT_STATE, Record, RobotSetting, new
 
 #: All that libfranka raises: most of its exceptions are RuntimeErrors in the bindings, without a base class of their
 #: own, and what its network library throws arrives as a bare RuntimeError.
@@ -150,12 +151,8 @@ class TorqueControl:
 
     def measure(self, state: Any, duration: Any, views: MeasuredViews) -> None:
         """Copy what the control cycle needs of a robot state into a measured record, through its ``views``."""
-        views.q[:] = state.q
-        views.dq[:] = state.dq
-        views.tau_last[:] = state.tau_J_d
         elapsed = duration.to_sec()
-        views.elapsed[0] = elapsed
-        views.time[0] += elapsed
+        views.pack(views.time[0] + elapsed, elapsed, *state.q, *state.dq, *state.tau_J_d)
 
     def model(self, state: Any, views: MeasuredViews) -> None:
         """Compute mass matrix and coriolis torques at a robot state into a measured record, through its ``views``."""
@@ -174,16 +171,19 @@ class TorqueControl:
 
 
 class MeasuredViews:
-    """Flat views into one measured record, made once: looking fields up by name every cycle would cost time."""
+    """Ways into one measured record, made once: looking fields up by name every cycle would cost time."""
 
     def __init__(self, measured: Record) -> None:
         self.time = measured["time"]
-        self.elapsed = measured["elapsed"]
-        self.q = measured["q"][0]
-        self.dq = measured["dq"][0]
-        self.tau_last = measured["tau_last"][0]
         self.mass = measured["mass"][0].reshape(49)
         self.coriolis = measured["coriolis"][0]
+        # Numbers are packed all at once: field by field takes three times as long.
+        fields = MEASURED.fields
+        assert fields is not None
+        packed = struct.Struct("23d")
+        assert [fields[name][1] // 8 for name in ("time", "elapsed", "q", "dq", "tau_last")] == [0, 1, 2, 9, 16]
+        #: Writes time, elapsed, q, dq and tau_last.
+        self.pack = partial(packed.pack_into, measured.view("u1").data, 0)
 
 
 class RobotStateCopy:

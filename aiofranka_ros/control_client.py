@@ -12,6 +12,7 @@ import logging
 import os
 import select
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -34,8 +35,8 @@ from aiofranka_ros.records import (
     MOTION,
     ROBOT_STATE,
     STATE,
-    Array,
     Mode,
+    Numbers,
     Phase,
     Record,
     RobotSetting,
@@ -46,8 +47,22 @@ from aiofranka_ros.trajectory import Motion, warm_up
 
 _log = logging.getLogger(__name__)
 
-#: Fields of the commands that a target consists of.
-_TARGET_FIELDS = tuple(name for name in COMMANDS.names or () if name.startswith("target_"))
+
+def _offset(field: str) -> int:
+    """Where a field of the commands begins [bytes]."""
+    assert COMMANDS.fields is not None
+    return int(COMMANDS.fields[field][1])
+
+
+#: Fields of the commands that a target consists of: how they are packed, and where.
+_TARGET_FIELDS = {
+    name: (struct.Struct(f"{size}d"), _offset(name))
+    for name, size in (("target_q", 7), ("target_position", 3), ("target_orientation", 4), ("target_torque", 7))
+}
+#: Places of the numbers that go with it.
+_STAMP, _TARGET, _TARGET_MODE, _MODE = (
+    _offset(name) // 8 for name in ("target_stamp", "target_id", "target_mode_id", "mode_id")
+)
 #: What was said already about what this computer misses for real time.
 _warned: set[str] = set()
 #: How often a waiting request gives a sign of life [s].
@@ -91,8 +106,9 @@ class ControlClient:
         self._commands = new(COMMANDS)
         #: Held while commands are composed and sent; never for longer than a moment.
         self.lock = threading.RLock()
-        # Looking fields of a record up by name takes long, compared with the time that a target has.
-        self._target_views = {name: self._commands[name] for name in (*_TARGET_FIELDS, "mode_id")}
+        # A target is written past numpy, whose machinery takes long where it was not used for a while.
+        self._commands_bytes = self._commands.view(np.uint8).data
+        self._commands_words = self._commands.view(np.int64).data
         self._activation = 0
         self._reported = (0, 0.0)  # version of the state that was seen last, and when it was new
         self._robot_state_stamp = 0
@@ -253,7 +269,7 @@ class ControlClient:
     def send(self) -> None:
         """Let :attr:`commands` take effect, all of them together, at the beginning of the next cycle."""
         with self.lock:
-            self.shared.commands.write(self._commands)
+            self.shared.commands.write(self._commands_bytes)
 
     def switch(self, mode: Mode) -> None:
         """Change the control law, without a step in the torque; targets begin where the arm is."""
@@ -270,7 +286,7 @@ class ControlClient:
             self.commands["law_id"] += 1
             self.send()
 
-    def set_target(self, stamp: int, **fields: Array) -> int:
+    def set_target(self, stamp: int, **fields: Numbers) -> int:
         """Give the mode a new target.
 
         :param stamp: when its sender made it [ns, system clock]; 0: unknown.
@@ -278,15 +294,16 @@ class ControlClient:
             ``target_orientation`` (x, y, z, w) for OSC; ``target_torque`` [Nm] (7,) for torque mode.
         :returns: the target's number.
         """
-        views = self._target_views
+        words = self._commands_words
         with self.lock:
             for name, value in fields.items():
-                views[name][0] = value
-            views["target_stamp"][0] = stamp
-            views["target_mode_id"][0] = views["mode_id"][0]
-            views["target_id"][0] += np.uint64(1)
+                packer, offset = _TARGET_FIELDS[name]
+                packer.pack_into(self._commands_bytes, offset, *value)
+            words[_STAMP] = stamp
+            words[_TARGET_MODE] = words[_MODE]
+            words[_TARGET] += 1
             self.send()
-            return int(views["target_id"][0])
+            return int(words[_TARGET])
 
     def start_motion(self, motion: Motion, *, start: float = 0.0) -> int:
         """Execute a motion, instead of one that runs.

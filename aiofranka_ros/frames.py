@@ -23,7 +23,8 @@ from aiofranka_ros.control_client import ControlClient
 from aiofranka_ros.errors import InvalidTarget, TransformMissing
 from aiofranka_ros.kinematics import link_pose, pose_matrix, quaternion_from_matrix
 from aiofranka_ros.names import ArmNames
-from aiofranka_ros.records import Array, Record
+from aiofranka_ros.records import STATE, Array, Numbers, Record
+from aiofranka_ros.serialized import SerializedMessage
 
 #: The control frame is published at most this often [s]: everybody who listens to TF pays for every message on it.
 _TF_PERIOD = 0.01
@@ -44,6 +45,9 @@ class Frames:
         # TF's own quality of service; a broadcaster of tf2_ros has the same.
         self._publisher = node.create_publisher(TFMessage, "/tf", QoSProfile(depth=100))
         self._published = 0
+        self._message = SerializedMessage(
+            lambda state: TFMessage(transforms=[conversions.control_frame(state, names)]), STATE
+        )
         self._graph = _Graph(node)
         quaternion_from_matrix(np.eye(4), np.empty(4))  # Compiling it later would keep a target waiting.
 
@@ -54,9 +58,9 @@ class Frames:
         due = abs(stamp - self._published) >= 0.9e9 * _TF_PERIOD
         if due and self._publisher.get_subscription_count() > 0:
             self._published = stamp
-            self._publisher.publish(TFMessage(transforms=[conversions.control_frame(state, self._names)]))
+            self._publisher.publish(self._message.of(state))
 
-    def to_base(self, target: dict[str, Array], frame: str, stamp: int, client: ControlClient) -> dict[str, Array]:
+    def to_base(self, target: dict[str, Numbers], frame: str, stamp: int, client: ControlClient) -> dict[str, Numbers]:
         """A pose in ``frame`` as it was at ``stamp`` to one in the base.
 
         :param target: ``target_position`` [m] (3,) and ``target_orientation`` (x, y, z, w).

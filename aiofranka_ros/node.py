@@ -45,7 +45,7 @@ from aiofranka_ros.control_client import ControlClient, Ended
 from aiofranka_ros.diagnostics import Diagnosis, Trouble
 from aiofranka_ros.driver import Driver
 from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError
-from aiofranka_ros.executor import PatientGroup, TargetsFirstExecutor
+from aiofranka_ros.executor import TargetsFirstExecutor
 from aiofranka_ros.frames import Frames
 from aiofranka_ros.hold import HOLDER, HoldServices
 from aiofranka_ros.move_action import MoveAction
@@ -53,10 +53,11 @@ from aiofranka_ros.moves import Mover
 from aiofranka_ros.names import ArmNames
 from aiofranka_ros.parameters import Parameters
 from aiofranka_ros.planned_path import PlannedPath
-from aiofranka_ros.records import Record, RobotSetting
+from aiofranka_ros.records import STATE, Record, RobotSetting
 from aiofranka_ros.recovery_action import RecoveryAction
 from aiofranka_ros.robot_services import RobotServices
 from aiofranka_ros.robot_state import RobotStateTopic
+from aiofranka_ros.serialized import SerializedMessage
 from aiofranka_ros.setting import Lock
 from aiofranka_ros.targets import TargetTopics
 from aiofranka_ros.trajectory_action import TrajectoryAction
@@ -87,8 +88,7 @@ class FrankaNode(LifecycleNode):
     def __init__(
         self, interruptible: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     ) -> None:
-        #: For all callbacks that do not ask for another group.
-        self.patient = PatientGroup()
+        self._patient = ReentrantCallbackGroup()
         super().__init__("aiofranka")
         self._survive_odd_requests()
         self._interruptible = interruptible
@@ -104,15 +104,18 @@ class FrankaNode(LifecycleNode):
         self._frames = Frames(self, self._names)
         # Measured state goes out while the node is inactive too, because an arm that is guided by hand is of
         # interest; a lifecycle publisher would be silent then.
-        self._measurements: list[tuple[Publisher, Callable[[Record, ArmNames], Any]]] = [
+        self._measurements: list[tuple[Publisher, Callable[[Record], Any]]] = [
             (self.create_publisher(kind, name, qos), message_of)
             for kind, name, qos, message_of in (
-                (JointState, "joint_states", QoSProfile(depth=10), conversions.joint_state),
-                (PoseStamped, "~/ee_pose", qos_profile_sensor_data, conversions.measured_pose),
-                (WrenchStamped, "~/external_wrench", qos_profile_sensor_data, conversions.external_wrench),
+                (JointState, "joint_states", QoSProfile(depth=10), self._serialized(conversions.joint_state)),
+                (PoseStamped, "~/ee_pose", qos_profile_sensor_data, self._serialized(conversions.measured_pose)),
+                (
+                    WrenchStamped, "~/external_wrench", qos_profile_sensor_data,
+                    self._serialized(conversions.external_wrench),
+                ),
                 (Float64MultiArray, "~/state", qos_profile_sensor_data, self._snapshot_message),
             )
-        ]
+        ]  # fmt: skip
         # For the gripper's node: nobody else knows where a simulated arm is. Whoever comes later hears of it too.
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._robot_address = self.create_publisher(String, "~/robot_address", latched)
@@ -138,8 +141,8 @@ class FrankaNode(LifecycleNode):
 
     @property
     def default_callback_group(self) -> CallbackGroup:
-        """The group of callbacks that can wait."""
-        return self.patient
+        """The group of callbacks that can wait; see :class:`~aiofranka_ros.executor.TargetsFirstExecutor`."""
+        return self._patient
 
     # What targets and moves ask for.
 
@@ -397,14 +400,17 @@ class FrankaNode(LifecycleNode):
         for publisher, message_of in self._measurements:
             # Making a message takes time that a target may be waiting for.
             if publisher.get_subscription_count() > 0:
-                publisher.publish(message_of(state, self._names))
+                publisher.publish(message_of(state))
         self._frames.publish(state)
         if self._driver.active:
             self._targets.check_limited(state)
             self._hold.follow(state)
             self._targets.try_again()
 
-    def _snapshot_message(self, state: Record, names: ArmNames) -> Float64MultiArray:
+    def _serialized(self, message_of: Callable[[Record, ArmNames], Any]) -> Callable[[Record], bytes]:
+        return SerializedMessage(lambda state: message_of(state, self._names), STATE).of
+
+    def _snapshot_message(self, state: Record) -> Float64MultiArray:
         return conversions.snapshot_message(state, self._driver.active)
 
     def _publish_address(self) -> None:
@@ -520,8 +526,7 @@ def _warn_of_full_disk(logger: RcutilsLogger) -> None:
 
 def _spin(node: FrankaNode, stop: StopRequest) -> None:
     """Run the node until a signal asks to stop, then bring the arm to rest and let the last results leave."""
-    executor = TargetsFirstExecutor(node.patient)
-    executor.add_node(node)
+    executor = TargetsFirstExecutor(node)
     # What was built so far stays; a collection that looks through all of it would delay targets by many cycles.
     gc.collect()
     gc.freeze()

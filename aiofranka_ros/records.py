@@ -42,6 +42,8 @@ _forget_stale_kernels()
 kernel = njit(cache=True, error_model="numpy")
 
 Array: TypeAlias = npt.NDArray[np.float64]
+#: Numbers whose order says what they are, of which some come from where numpy would take too long.
+Numbers: TypeAlias = "npt.NDArray[np.float64] | tuple[float, ...]"
 #: A numpy record of one of the dtypes below.
 Record: TypeAlias = Any
 

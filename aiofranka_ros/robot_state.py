@@ -9,12 +9,12 @@ be faster than the node's tick.
 from __future__ import annotations
 
 from array import array
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from franka_msgs.msg import FrankaRobotState
-from geometry_msgs.msg import Inertia, Pose, Vector3
+from geometry_msgs.msg import Inertia, Vector3
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock
 from rclpy.lifecycle import LifecycleNode
@@ -24,13 +24,15 @@ from aiofranka_ros.control_client import ControlClient
 from aiofranka_ros.fr3 import CYCLE
 from aiofranka_ros.kinematics import quaternion_from_matrix
 from aiofranka_ros.names import FR3, ArmNames
-from aiofranka_ros.records import ERROR_NAMES, Array, Record
+from aiofranka_ros.records import ERROR_NAMES, ROBOT_STATE, Array, Record
+from aiofranka_ros.serialized import SerializedMessage
 
 #: The topic's names: this node's, and that of franka_ros2's broadcaster.
 TOPICS = ("~/robot_state", "franka_robot_state_broadcaster/robot_state")
 
 _NANOSECONDS = 1_000_000_000
 _ZEROS = array("d", [0.0] * 7)
+_IDENTITY = np.eye(4).ravel()
 
 
 class Owner(Protocol):
@@ -80,14 +82,19 @@ class RobotStateTopic:
         state = None if client is None else client.robot_state()
         if state is None:
             return
-        message = self._message.fill(state)
+        data = self._message.of(state)
         for publisher in self._publishers:
             if publisher.get_subscription_count() > 0:
-                publisher.publish(message)
+                publisher.publish(data)
+
+
+#: What the message is made of: all that libfranka says, and the quaternions (x, y, z, w) of its poses.
+_POSES = ("O_T_EE", "O_T_EE_d", "O_T_EE_c", "F_T_EE", "EE_T_K")
+_CONTENT = np.dtype([*ROBOT_STATE.descr, ("quaternions", "f8", (len(_POSES), 4))])
 
 
 class RobotStateMessage:
-    """A message that is filled again and again: most of what it consists of never changes.
+    """The message, serialized once for as long as nothing but numbers changes in it.
 
     :param names: what joints and frames are called.
     """
@@ -95,8 +102,10 @@ class RobotStateMessage:
     def __init__(self, names: ArmNames = FR3) -> None:
         self._names = names
         self._message = message = FrankaRobotState()
-        self._quaternion = np.empty(4)
-        quaternion_from_matrix(np.eye(4), self._quaternion)  # Compiling it later would take too long.
+        quaternion_from_matrix(np.eye(4), np.empty(4))  # Compiling it later would take too long.
+        self._content = np.zeros(1, _CONTENT)
+        self._serialized: SerializedMessage | None = None
+        self._constant: tuple[Any, ...] = ()
         joint_states = (
             message.measured_joint_state,
             message.desired_joint_state,
@@ -118,21 +127,44 @@ class RobotStateMessage:
             part.header.frame_id = names.flange
         self._headers = [part.header for part in (*joint_states, *in_base, *in_flange, *self._in_end_effector)]
 
-    def fill(self, state: Record) -> FrankaRobotState:
-        """The message of ``state``, a record of :data:`~aiofranka_ros.records.ROBOT_STATE`; valid until the next call.
+    def of(self, state: Record) -> bytes:
+        """The message of ``state``, a record of :data:`~aiofranka_ros.records.ROBOT_STATE`, as a publisher takes it.
 
         Every part has the stamp of the measurement, and the frame that franka_ros2 gives it.
         """
+        content = self._content[0]
+        self._content.view(np.uint8)[: ROBOT_STATE.itemsize] = np.frombuffer(state, np.uint8)
+        for name, quaternion in zip(_POSES, content["quaternions"], strict=True):
+            quaternion_from_matrix(state[name].reshape(4, 4).T, quaternion)
+        # Without a hand, franka_ros2 calls the flange the end effector.
+        bare = bool((state["F_T_EE"] == _IDENTITY).all())
+        errors = state["current_errors"].tobytes() + state["last_motion_errors"].tobytes()
+        constant = bare, int(state["robot_mode"]), errors
+        if self._serialized is None or constant != self._constant:
+            self._set_constant(state, bare)
+            self._serialized, self._constant = SerializedMessage(self._fill, _CONTENT), constant
+        return self._serialized.of(content)
+
+    def _set_constant(self, state: Record, bare: bool) -> None:
+        """Set what seldom changes."""
+        message = self._message
+        for part in self._in_end_effector:
+            part.header.frame_id = self._names.flange if bare else self._names.hand_tcp
+        message.robot_mode = int(state["robot_mode"])  # The same numbers as libfranka's.
+        for errors, name in (
+            (message.current_errors, "current_errors"),
+            (message.last_motion_errors, "last_motion_errors"),
+        ):
+            for error, flag in zip(ERROR_NAMES, state[name].tolist(), strict=True):
+                setattr(errors, error, flag)
+
+    def _fill(self, state: Record) -> FrankaRobotState:
+        """Set the numbers, and the stamp."""
         message, s = self._message, state
         seconds, rest = divmod(int(s["stamp"]), _NANOSECONDS)
         stamp = Time(sec=seconds, nanosec=rest)
         for header in self._headers:
             header.stamp = stamp
-        # Without a hand, franka_ros2 calls the flange the end effector.
-        bare = np.array_equal(s["F_T_EE"], np.eye(4).ravel())
-        for part in self._in_end_effector:
-            part.header.frame_id = self._names.flange if bare else self._names.hand_tcp
-
         joints = message.measured_joint_state
         joints.position, joints.velocity, joints.effort = _numbers(s["q"]), _numbers(s["dq"]), _numbers(s["tau_J"])
         joints = message.desired_joint_state
@@ -172,33 +204,14 @@ class RobotStateMessage:
             (message.inertia_total.inertia, "total"),
         ):
             _set_inertia(inertia, s[f"m_{name}"], s[f"F_x_C{name}"], s[f"I_{name}"])
-        for pose, name in (
-            (message.o_t_ee.pose, "O_T_EE"),
-            (message.o_t_ee_d.pose, "O_T_EE_d"),
-            (message.o_t_ee_c.pose, "O_T_EE_c"),
-            (message.f_t_ee.pose, "F_T_EE"),
-            (message.ee_t_k.pose, "EE_T_K"),
-        ):
-            self._set_pose(pose, s[name])
-
+        poses = message.o_t_ee, message.o_t_ee_d, message.o_t_ee_c, message.f_t_ee, message.ee_t_k
+        for part, name, quaternion in zip(poses, _POSES, s["quaternions"], strict=True):
+            p, o = part.pose.position, part.pose.orientation
+            p.x, p.y, p.z = s[name][12:15].tolist()  # The columns come first.
+            o.x, o.y, o.z, o.w = quaternion.tolist()
         message.time = float(s["time"])
         message.control_command_success_rate = float(s["control_command_success_rate"])
-        message.robot_mode = int(s["robot_mode"])  # The same numbers as libfranka's.
-        for errors, name in (
-            (message.current_errors, "current_errors"),
-            (message.last_motion_errors, "last_motion_errors"),
-        ):
-            for error, flag in zip(ERROR_NAMES, s[name].tolist(), strict=True):
-                setattr(errors, error, flag)
         return message
-
-    def _set_pose(self, pose: Pose, matrix: Array) -> None:
-        """Set a pose to libfranka's sixteen numbers, columns first."""
-        columns = matrix.reshape(4, 4)
-        quaternion_from_matrix(columns.T.copy(), self._quaternion)
-        p, o = pose.position, pose.orientation
-        p.x, p.y, p.z = columns[3, :3].tolist()
-        o.x, o.y, o.z, o.w = self._quaternion.tolist()
 
 
 def _numbers(values: Array) -> array[float]:

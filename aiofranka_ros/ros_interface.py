@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from franka_msgs.action import PTPMotion
@@ -25,9 +26,10 @@ from rcl_interfaces.msg import ParameterEvent
 from rcl_interfaces.srv import GetParameters, SetParametersAtomically
 from rclpy.action import ActionClient
 from rclpy.parameter import Parameter, parameter_value_to_python
+from rclpy.publisher import Publisher
 from rclpy.qos import qos_profile_parameter_events, qos_profile_sensor_data
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Float64MultiArray, Header
+from std_msgs.msg import Float64MultiArray
 
 from aiofranka_ros import conversions, errors
 from aiofranka_ros.errors import (
@@ -42,8 +44,10 @@ from aiofranka_ros.errors import (
 )
 from aiofranka_ros.kinematics import quaternion_from_matrix
 from aiofranka_ros.link import ConnectionReport, Data, Snapshot, uninterrupted
-from aiofranka_ros.records import Array, Mode
+from aiofranka_ros.names import ArmNames
+from aiofranka_ros.records import Array, Mode, Record
 from aiofranka_ros.ros_client import RosClient
+from aiofranka_ros.serialized import SerializedMessage
 from aiofranka_ros.settings import SETTINGS, Settings
 from aiofranka_ros.trajectory import check_goal
 
@@ -98,6 +102,9 @@ class RosInterface:
         self._confirmed = asyncio.Event()
         self._waiting_target: Mapping[str, Array] | None = None
         self._refusal: FrankaError | None = None
+        # By the first field of a target: where to publish it, and its message and the record that this is made of.
+        self._target_publishers: dict[str, Publisher] = {}
+        self._target_messages: dict[str, tuple[npt.NDArray[Any], SerializedMessage]] = {}
         self._changed_before_start: dict[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -221,9 +228,11 @@ class RosInterface:
         self._get = node.create_client(GetParameters, f"{name}/get_parameters")
         self._set = node.create_client(SetParametersAtomically, f"{name}/set_parameters_atomically")
         self._move = ActionClient(node, PTPMotion, f"{name}/move")
-        self._ee_desired = node.create_publisher(PoseStamped, f"{name}/ee_desired", 1)
-        self._q_desired = node.create_publisher(JointState, f"{name}/q_desired", 1)
-        self._torque_desired = node.create_publisher(JointState, f"{name}/torque_desired", 1)
+        self._target_publishers = {
+            "target_position": node.create_publisher(PoseStamped, f"{name}/ee_desired", 1),
+            "target_q": node.create_publisher(JointState, f"{name}/q_desired", 1),
+            "target_torque": node.create_publisher(JointState, f"{name}/torque_desired", 1),
+        }
         for kind, topic, callback, qos in (
             (TransitionEvent, f"{name}/transition_event", client.in_loop(self._on_transition), 10),
             (DiagnosticArray, "/diagnostics", client.in_loop(self._on_diagnostics), 10),
@@ -248,6 +257,7 @@ class RosInterface:
         if simulated_time:  # Stamps of targets are of the node's clock.
             client.node.set_parameters([Parameter("use_sim_time", value=True)])
         self.settings.update(dict(zip(_NAMES, values, strict=True)))
+        self._target_messages = _target_messages(self.settings.names)
         changes, self._changed_before_start = self._changed_before_start, {}
         if changes:
             self.settings.update(changes)
@@ -433,19 +443,12 @@ class RosInterface:
         client = self._client
         if client is None or not self._started:
             return
-        names = self.settings.names
-        header = Header(stamp=client.node.get_clock().now().to_msg(), frame_id=names.base)
-        if "target_q" in target:
-            joints = JointState(header=header, name=list(names.joints), position=target["target_q"].tolist())
-            self._q_desired.publish(joints)
-        elif "target_torque" in target:
-            joints = JointState(header=header, name=list(names.joints), effort=target["target_torque"].tolist())
-            self._torque_desired.publish(joints)
-        else:
-            x, y, z = target["target_position"].tolist()
-            qx, qy, qz, qw = target["target_orientation"].tolist()
-            pose = Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
-            self._ee_desired.publish(PoseStamped(header=header, pose=pose))
+        kind = next(iter(target))
+        record, serialized = self._target_messages[kind]
+        record["stamp"] = client.node.get_clock().now().nanoseconds
+        for name, values in target.items():
+            record[name] = values
+        self._target_publishers[kind].publish(serialized.of(record[0]))
 
     async def _pursue(self, goal: Array, cancelled: asyncio.Event) -> None:
         """Move to ``goal``, until ``cancelled`` is set.
@@ -476,6 +479,29 @@ class RosInterface:
             if state.id != State.PRIMARY_STATE_ACTIVE:
                 await asyncio.sleep(_SILENCE_TIMEOUT)
             raise MoveFailed(outcome.result.error_message)
+
+
+def _target_messages(names: ArmNames) -> dict[str, tuple[npt.NDArray[Any], SerializedMessage]]:
+    """The messages of targets, by their first field, and the records that they are made of."""
+
+    def pose(target: Record) -> PoseStamped:
+        x, y, z = target["target_position"].tolist()
+        qx, qy, qz, qw = target["target_orientation"].tolist()
+        pose = Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+        return PoseStamped(header=conversions.header_of(target, names), pose=pose)
+
+    def joints(target: Record, **values: Any) -> JointState:
+        return JointState(header=conversions.header_of(target, names), name=list(names.joints), **values)
+
+    messages: dict[str, tuple[Callable[[Record], Any], list[tuple[Any, ...]]]] = {
+        "target_position": (pose, [("target_position", "f8", (3,)), ("target_orientation", "f8", (4,))]),
+        "target_q": (lambda t: joints(t, position=t["target_q"].tolist()), [("target_q", "f8", (7,))]),
+        "target_torque": (lambda t: joints(t, effort=t["target_torque"].tolist()), [("target_torque", "f8", (7,))]),
+    }
+    return {
+        kind: (np.zeros(1, dtype := np.dtype([("stamp", "i8"), *fields])), SerializedMessage(message_of, dtype))
+        for kind, (message_of, fields) in messages.items()
+    }
 
 
 def _where_it_is(snapshot: Snapshot, mode: str) -> dict[str, Array]:

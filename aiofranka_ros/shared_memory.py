@@ -42,9 +42,8 @@ class Block:
     """
 
     def __init__(self, memory: memoryview, dtype: np.dtype[Any]) -> None:
-        self._head = np.frombuffer(memory[:_LINE], np.uint64)
+        self._head = memory[:_LINE].cast("Q")
         self._payload = memory[_LINE : _LINE + dtype.itemsize]
-        self._view = np.frombuffer(self._payload, np.uint8)
 
     @staticmethod
     def size(dtype: np.dtype[Any]) -> int:
@@ -54,16 +53,16 @@ class Block:
     @property
     def version(self) -> int:
         """Changes with every write; odd during one."""
-        return int(self._head[0])
+        return self._head[0]
 
-    def write(self, record: npt.NDArray[Any], size: int | None = None) -> None:
-        """Publish ``record``, an array of one; with ``size``, only its first so many bytes."""
-        data = record.view(np.uint8)[:size]
+    def write(self, record: npt.NDArray[Any] | memoryview, size: int | None = None) -> None:
+        """Publish ``record``, an array of one, or its bytes; with ``size``, only the first so many of them."""
+        data = (record if isinstance(record, memoryview) else record.view(np.uint8).data)[:size]
         head = self._head
-        check = zlib.crc32(data.data)
-        version = int(head[0])
+        check = zlib.crc32(data)
+        version = head[0]
         head[0] = version + 1
-        self._view[: len(data)] = data
+        self._payload[: len(data)] = data
         head[1] = len(data)
         head[2] = check
         head[0] = version + 2
@@ -73,15 +72,15 @@ class Block:
 
         :returns: ``False`` where nothing was ever published or a write is going on; ``record`` may then hold anything.
         """
-        version = int(self._head[0])
+        version = self._head[0]
         if version == 0 or version & 1:
             return False
-        size, check = int(self._head[1]), int(self._head[2])
-        data = record.view(np.uint8)
+        size, check = self._head[1], self._head[2]
+        data = record.view(np.uint8).data
         if size > len(data):
             return False
-        data[:size] = self._view[:size]
-        return int(self._head[0]) == version and zlib.crc32(data[:size].data) == check
+        data[:size] = self._payload[:size]
+        return self._head[0] == version and zlib.crc32(data[:size]) == check
 
 
 class Ring:
@@ -91,7 +90,7 @@ class Ring:
     """
 
     def __init__(self, memory: memoryview) -> None:
-        self._count = np.frombuffer(memory[:8], np.uint64)
+        self._count = memory[:8].cast("Q")
         self.records = np.frombuffer(memory[_LINE:], CYCLE_RECORD, count=RING_CAPACITY)
 
     @staticmethod
@@ -102,16 +101,16 @@ class Ring:
     @property
     def count(self) -> int:
         """Cycles recorded since the memory was made."""
-        return int(self._count[0])
+        return self._count[0]
 
     def next(self) -> npt.NDArray[Any]:
         """The record to fill now, an array of one; :meth:`commit` publishes it. Writer only."""
-        index = int(self._count[0]) % RING_CAPACITY
+        index = self._count[0] % RING_CAPACITY
         return self.records[index : index + 1]
 
     def commit(self) -> None:
         """Publish the record that :meth:`next` gave. Writer only."""
-        self._count[0] += np.uint64(1)
+        self._count[0] += 1
 
     def since(self, position: int) -> tuple[npt.NDArray[Any], int, int]:
         """Copies of the cycles recorded after the first ``position`` ones.
@@ -158,7 +157,7 @@ class SharedMemory:
         access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
         self._map = mmap.mmap(descriptor, _total(), access=access)
         memory = memoryview(self._map)
-        self._words = np.frombuffer(memory[: 3 * _LINE], np.uint64)
+        self._words = memory[: 3 * _LINE].cast("Q")
         position = 3 * _LINE
         self.commands = Block(memory[position:], COMMANDS)
         position += Block.size(COMMANDS)
@@ -207,7 +206,7 @@ class SharedMemory:
 
     @staticmethod
     def _checked(memory: SharedMemory) -> SharedMemory:
-        if int(memory._words[0]) != LAYOUT:
+        if memory._words[0] != LAYOUT:
             raise ControlProcessDied("node and control process come from different versions of aiofranka_ros")
         return memory
 
@@ -218,12 +217,12 @@ class SharedMemory:
 
     def beat(self) -> None:
         """Give a sign of life. Node only."""
-        self._words[_LINE // 8] += np.uint64(1)
+        self._words[_LINE // 8] += 1
 
     @property
     def heartbeat(self) -> int:
         """Counts the node's signs of life."""
-        return int(self._words[_LINE // 8])
+        return self._words[_LINE // 8]
 
     def close(self) -> None:
         """Give the memory back. Arrays that still look into it keep it mapped until they are gone."""

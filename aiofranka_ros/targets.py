@@ -27,7 +27,7 @@ from aiofranka_ros.control_client import ControlClient
 from aiofranka_ros.errors import InvalidTarget, TransformMissing
 from aiofranka_ros.frames import Frames
 from aiofranka_ros.names import ArmNames
-from aiofranka_ros.records import Array, Mode, Record
+from aiofranka_ros.records import Mode, Numbers, Record
 from aiofranka_ros.senders import Senders, told
 
 #: Only the newest target matters, and a best-effort subscription matches reliable publishers as well.
@@ -63,13 +63,15 @@ class _Topic:
 
     :ivar name: after ``~/``.
     :ivar modes: those that use them.
-    :ivar convert: from a message to fields of the commands.
+    :ivar read: from what rclpy took to its stamp [ns] and the rest of it.
+    :ivar convert: from that rest, the stamp and the control process to fields of the commands.
     :ivar full_name: its name on the graph.
     """
 
     name: str
     modes: tuple[Mode, ...]
-    convert: Callable[[Any, ControlClient], dict[str, Array]]
+    read: Callable[[Any], tuple[int, Any]]
+    convert: Callable[[Any, int, ControlClient], dict[str, Numbers]]
     full_name: str
     order: stamps.Order = field(default_factory=stamps.Order)
 
@@ -78,6 +80,7 @@ class _Topic:
 class _Waiting:
     """A target that waits for a transform.
 
+    :ivar message: what rclpy took.
     :ivar info: what rclpy knows of the message.
     :ivar until: how long it may [s, monotonic].
     """
@@ -112,7 +115,7 @@ class TargetTopics:
         #: Targets passed on, since the node was started.
         self.accepted = 0
         self._limited_before = 0
-        self._target: dict[str, Array] = {}
+        self._target: dict[str, Numbers] = {}
         self._said: dict[tuple[str, str], float] = {}
         self._waiting: deque[_Waiting] = deque()
         self._clock = node.get_clock()
@@ -121,9 +124,9 @@ class TargetTopics:
         #: Which stretch of time between activations and switches of the mode the newest target came in.
         self._stretch: tuple[ControlClient, int] | None = None
         self._topics = [
-            self._subscribe(PoseStamped, "ee_desired", (Mode.OSC,), self._pose),
-            self._subscribe(JointState, "q_desired", (Mode.IMPEDANCE, Mode.PID), self._position),
-            self._subscribe(JointState, "torque_desired", (Mode.TORQUE,), self._torque),
+            self._subscribe(PoseStamped, "ee_desired", (Mode.OSC,), _read_pose, self._pose),
+            self._subscribe(JointState, "q_desired", (Mode.IMPEDANCE, Mode.PID), _read_joints, self._position),
+            self._subscribe(JointState, "torque_desired", (Mode.TORQUE,), _read_joints, self._torque),
         ]
 
     @property
@@ -153,11 +156,14 @@ class TargetTopics:
         kind: type,
         name: str,
         modes: tuple[Mode, ...],
-        convert: Callable[[Any, ControlClient], dict[str, Array]],
+        read: Callable[[Any], tuple[int, Any]],
+        convert: Callable[[Any, int, ControlClient], dict[str, Numbers]],
     ) -> _Topic:
-        topic = _Topic(name, modes, convert, f"{self._node.get_fully_qualified_name()}/{name}")
+        topic = _Topic(name, modes, read, convert, f"{self._node.get_fully_qualified_name()}/{name}")
         callback = told(lambda message, info: self._take(topic, message, info))
-        self._node.create_subscription(kind, f"~/{name}", callback, TARGET_QOS, callback_group=self._group)
+        self._node.create_subscription(
+            kind, f"~/{name}", callback, TARGET_QOS, callback_group=self._group, raw=read is _read_pose
+        )
         return topic
 
     def _take(self, topic: _Topic, message: Any, info: Any, until: float | None = None) -> None:
@@ -166,15 +172,15 @@ class TargetTopics:
         :param info: what rclpy knows of the message.
         :param until: how long it may wait for a transform [s, monotonic]; ``None``: it has just come.
         """
-        stamp = conversions.nanoseconds(message.header.stamp)
         try:
+            stamp, content = topic.read(message)
             client = self._client_for(topic.modes)
             self._begin_stretch(client)
             self._senders.check(topic.full_name, info)
             if until is None:
                 until = self._wait_limit(topic, stamp)
             topic.order.check(stamp)
-            target = topic.convert(message, client)
+            target = topic.convert(content, stamp, client)
         except TransformMissing as error:
             if until is not None and time.monotonic() < until and len(self._waiting) < _MOST_WAITING:
                 self._waiting.append(_Waiting(topic, message, info, until))
@@ -213,15 +219,14 @@ class TargetTopics:
         topic.order.forget(beyond=now + int(1e9 * limit))
         return time.monotonic() + limit - max(0.0, stamps.age_of(stamp, now, limit))
 
-    def _pose(self, message: PoseStamped, client: ControlClient) -> dict[str, Array]:
-        header = message.header
-        target = conversions.pose_target(message)
-        return self._frames.to_base(target, header.frame_id, conversions.nanoseconds(header.stamp), client)
+    def _pose(self, content: tuple[str, tuple[float, ...]], stamp: int, client: ControlClient) -> dict[str, Numbers]:
+        frame, numbers = content
+        return self._frames.to_base(conversions.pose_target(numbers), frame, stamp, client)
 
-    def _position(self, message: JointState, client: ControlClient) -> dict[str, Array]:
+    def _position(self, message: JointState, stamp: int, client: ControlClient) -> dict[str, Numbers]:
         return conversions.position_target(message, self._names)
 
-    def _torque(self, message: JointState, client: ControlClient) -> dict[str, Array]:
+    def _torque(self, message: JointState, stamp: int, client: ControlClient) -> dict[str, Numbers]:
         return conversions.torque_target(message, self._names)
 
     def _client_for(self, modes: tuple[Mode, ...]) -> ControlClient:
@@ -250,11 +255,13 @@ class TargetTopics:
         """Which limits cut a target off, and the target, judged by the newest one."""
         target, distances = self._target, []
         if "target_position" in target:
-            distance = float(np.linalg.norm(target["target_position"] - state["ref_position"]))
-            turn = 2.0 * np.arccos(min(1.0, abs(float(target["target_orientation"] @ state["ref_orientation"]))))
+            distance = float(np.linalg.norm(np.array(target["target_position"]) - state["ref_position"]))
+            turn = 2.0 * np.arccos(
+                min(1.0, abs(float(np.array(target["target_orientation"]) @ state["ref_orientation"])))
+            )
             distances = [(distance, "m", "max_linear_step"), (turn, "rad", "max_angular_step")]
         elif "target_q" in target:
-            distances = [(float(np.abs(target["target_q"] - state["ref_q"]).max()), "rad", "max_joint_step")]
+            distances = [(float(np.abs(np.array(target["target_q"]) - state["ref_q"]).max()), "rad", "max_joint_step")]
         cut = {
             name: f"{distance:.2f} {unit} away was limited to {name} ({self._owner.parameter(name):g} {unit})"
             for distance, unit, name in distances
@@ -270,3 +277,12 @@ class TargetTopics:
         if now - self._said.get((topic, reason), -LOG_PERIOD) >= LOG_PERIOD:
             self._said[topic, reason] = now
             self._node.get_logger().warning(message)
+
+
+def _read_pose(data: bytes) -> tuple[int, tuple[str, tuple[float, ...]]]:
+    stamp, frame, numbers = conversions.read_pose(data)
+    return stamp, (frame, numbers)
+
+
+def _read_joints(message: JointState) -> tuple[int, JointState]:
+    return conversions.nanoseconds(message.header.stamp), message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
 from hypothesis import given
 from hypothesis import strategies as st
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import JointState
 
 from aiofranka_ros import conversions
@@ -18,19 +20,50 @@ from aiofranka_ros.fr3 import JOINT_NAMES
 from aiofranka_ros.names import ArmNames
 from aiofranka_ros.records import STATE, new
 
+HERE = (0.1, 0.2, 0.3)
+UPRIGHT = (0.0, 0.0, 0.0, 1.0)
 
-def pose(orientation: tuple[float, ...] = (0.0, 0.0, 0.0, 1.0)) -> PoseStamped:
+
+def message_of(numbers: tuple[float, ...], frame: str = "", stamp: int = 0) -> PoseStamped:
     message = PoseStamped()
-    message.pose.position.x, message.pose.position.y, message.pose.position.z = 0.1, 0.2, 0.3
-    o = message.pose.orientation
-    o.x, o.y, o.z, o.w = orientation
+    message.header.frame_id = frame
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+    p, o = message.pose.position, message.pose.orientation
+    p.x, p.y, p.z, o.x, o.y, o.z, o.w = numbers
     return message
 
 
+@given(
+    st.integers(0, 2**31 * 10**9 - 1),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20),
+    st.tuples(*[st.floats()] * 7),
+)
+def test_a_serialized_pose_is_read_as_rclpy_reads_it(stamp: int, frame: str, numbers: tuple[float, ...]) -> None:
+    found = conversions.read_pose(serialize_message(message_of(numbers, frame, stamp)))
+    assert found[:2] == (stamp, frame)
+    np.testing.assert_array_equal(found[2], numbers)
+
+
+def test_a_pose_of_a_sender_with_another_order_of_bytes_is_read_too() -> None:
+    body = struct.pack(">iII", 5, 6, 5) + b"base\0" + bytes(7) + struct.pack(">7d", *range(7))
+    assert conversions.read_pose(b"\0\0\0\0" + body) == (5_000_000_006, "base", tuple(range(7)))
+
+
+@given(st.integers(0, 200), st.binary(max_size=8), st.integers(0, 99))
+def test_a_spoilt_pose_is_refused_or_read_but_nothing_else_happens(length: int, junk: bytes, place: int) -> None:
+    data = bytearray(serialize_message(message_of((*HERE, *UPRIGHT), "fr3_link0")))
+    data[4 + place : 4 + place + len(junk)] = junk
+    try:
+        _, frame, numbers = conversions.read_pose(bytes(data[: max(4, length)]))
+    except InvalidTarget as error:
+        assert error.reason == "cannot be read"
+    else:
+        assert isinstance(frame, str) and len(numbers) == 7
+
+
 def test_a_pose_is_taken_as_it_is() -> None:
-    target = conversions.pose_target(pose())
-    assert target["target_position"].tolist() == [0.1, 0.2, 0.3]
-    assert target["target_orientation"].tolist() == [0.0, 0.0, 0.0, 1.0]
+    target = conversions.pose_target((*HERE, *UPRIGHT))
+    assert target == {"target_position": HERE, "target_orientation": UPRIGHT}
 
 
 @given(st.floats(0.9901, 1.0099), st.tuples(*[st.floats(-1.0, 1.0)] * 4))
@@ -39,7 +72,7 @@ def test_a_quaternion_within_one_per_cent_is_normalised(norm: float, direction: 
     if length < 1e-3:
         return
     orientation = tuple(norm * value / length for value in direction)
-    result = conversions.pose_target(pose(orientation))["target_orientation"]
+    result = conversions.pose_target((*HERE, *orientation))["target_orientation"]
     assert abs(np.linalg.norm(result) - 1.0) < 1e-12
     np.testing.assert_allclose(result, np.array(direction) / length, atol=1e-12)
 
@@ -47,17 +80,17 @@ def test_a_quaternion_within_one_per_cent_is_normalised(norm: float, direction: 
 @pytest.mark.parametrize("norm", [0.0, 0.98, 1.02, 5.0])
 def test_a_quaternion_further_off_is_refused(norm: float) -> None:
     with pytest.raises(InvalidTarget, match=f"norm of {norm:.3f}"):
-        conversions.pose_target(pose((0.0, norm, 0.0, 0.0)))
+        conversions.pose_target((*HERE, 0.0, norm, 0.0, 0.0))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_refused(bad: float) -> None:
-    message = pose()
-    message.pose.position.y = bad
     with pytest.raises(InvalidTarget, match="position is not finite"):
-        conversions.pose_target(message)
+        conversions.pose_target((0.1, bad, 0.3, *UPRIGHT))
     with pytest.raises(InvalidTarget, match="orientation is not finite"):
-        conversions.pose_target(pose((bad, 0.0, 0.0, 1.0)))
+        conversions.pose_target((*HERE, bad, 0.0, 0.0, 1.0))
+    with pytest.raises(InvalidTarget, match="position is not finite"):
+        conversions.pose_of(message_of((bad, 0.0, 0.0, *UPRIGHT)))
     with pytest.raises(InvalidTarget, match="effort is not finite"):
         conversions.torque_target(JointState(effort=[bad] * 7))
 

@@ -15,14 +15,14 @@ from rclpy.task import Future
 from std_msgs.msg import Int64
 from std_srvs.srv import Trigger
 
-from aiofranka_ros.executor import PatientGroup, TargetsFirstExecutor
+from aiofranka_ros.executor import TargetsFirstExecutor
 
 
 class PatientNode(Node):
     """A node whose callbacks can wait unless they say that they can't."""
 
     def __init__(self) -> None:
-        self.patient = PatientGroup()
+        self.patient = ReentrantCallbackGroup()
         super().__init__("patient")
 
     @property
@@ -41,8 +41,7 @@ def node() -> Iterator[PatientNode]:
 
 @pytest.fixture
 def executor(node: PatientNode) -> Iterator[TargetsFirstExecutor]:
-    executor = TargetsFirstExecutor(node.patient)
-    executor.add_node(node)
+    executor = TargetsFirstExecutor(node)
     yield executor
     executor.shutdown()
 
@@ -85,13 +84,30 @@ def answered(answer: Any) -> Callable[[], bool]:
     return look
 
 
-def test_what_can_wait_is_in_no_wait_set_but_in_its_turn(node: PatientNode, executor: TargetsFirstExecutor) -> None:
-    seen = []
-    node.create_timer(0.0, lambda: seen.append(node.patient.open), callback_group=ReentrantCallbackGroup())
-    services = list(node.services)
-    assert spin_until(executor, lambda: len(seen) > 20)
-    assert seen.count(False) > 0 and services
-    assert not any(executor.can_execute(service) for service in services)
+def test_what_can_wait_waits_for_its_turn(node: PatientNode, executor: TargetsFirstExecutor) -> None:
+    received: list[int] = []
+    node.create_subscription(Int64, "patient", lambda message: received.append(message.data), 1)
+    node.create_timer(0.0, lambda: None, callback_group=ReentrantCallbackGroup())
+    publisher = node.create_publisher(Int64, "patient", 1)
+    assert spin_until(executor, lambda: publisher.get_subscription_count() > 0)
+    executor._due = float("inf")
+    publisher.publish(Int64(data=1))
+    for _ in range(100):
+        executor.spin_turn(timeout=0.01)
+    assert received == []
+    executor._due = 0.0
+    assert spin_until(executor, lambda: received == [1])
+
+
+def test_what_is_made_later_and_cannot_wait_is_waited_for(node: PatientNode, executor: TargetsFirstExecutor) -> None:
+    called = []
+    executor.spin_turn(timeout=0.0)
+    node.create_timer(0.0, lambda: called.append(True), callback_group=ReentrantCallbackGroup())
+    executor._due = 0.0
+    executor.spin_turn(timeout=0.0)
+    executor._due = float("inf")
+    called.clear()
+    assert spin_until(executor, lambda: bool(called))
 
 
 def test_a_flood_of_what_cannot_wait_does_not_starve_what_can(

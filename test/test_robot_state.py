@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from franka_msgs.msg import Errors, FrankaRobotState
 from node_harness import Client, NodeProcess, started
+from rclpy.serialization import deserialize_message
 from scipy.spatial.transform import Rotation
 
 from aiofranka_ros.arm import Arm, RobotStateCopy
@@ -115,7 +116,7 @@ def converted(robot: Any) -> FrankaRobotState:
     """The message that the node would publish of libfranka's state ``robot``."""
     copy = RobotStateCopy()
     copy.take(robot, STAMP)
-    return RobotStateMessage().fill(copy.record[0])
+    return deserialize_message(RobotStateMessage().of(copy.record[0]), FrankaRobotState)
 
 
 def check(message: FrankaRobotState, fields: dict[str, Any]) -> None:
@@ -209,8 +210,8 @@ def test_a_message_that_is_filled_again_keeps_nothing_of_before(read: Callable[[
     copy, message = RobotStateCopy(), RobotStateMessage()
     for robot in (made_up(read()), read()):
         copy.take(robot, STAMP)
-        filled = message.fill(copy.record[0])
-    check(filled, expected(robot))
+        data = message.of(copy.record[0])
+    check(deserialize_message(data, FrankaRobotState), expected(robot))
 
 
 def test_without_a_hand_the_end_effector_is_the_flange(read: Callable[[], Any]) -> None:

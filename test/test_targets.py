@@ -15,6 +15,7 @@ import rclpy
 from geometry_msgs.msg import PoseStamped
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode
+from rclpy.serialization import serialize_message
 
 from aiofranka_ros.errors import TransformMissing
 from aiofranka_ros.names import FR3
@@ -64,7 +65,7 @@ def send(targets: TargetTopics, number: int, frame: str = "camera", *, stamped: 
     if stamped:
         message.header.stamp.sec, message.header.stamp.nanosec = divmod(time.time_ns(), 1_000_000_000)
     message.pose.position.x, message.pose.orientation.w = float(number), 1.0
-    targets._take(targets._topics[0], message, {})
+    targets._take(targets._topics[0], serialize_message(message), {})
 
 
 def test_targets_that_wait_are_passed_on_in_their_order_once_tf_knows(arm: Arm, targets: TargetTopics) -> None:
