@@ -10,7 +10,7 @@ import importlib
 import random
 import re
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,6 +27,8 @@ from bench.faults.walk import violations
 
 #: Of 100 messages so many are goals, requests of services and parameters; the others are sent on topics.
 _GOALS, _REQUESTS, _PARAMETERS = 10, 20, 5
+#: Requests of services whose answers are waited for together: each takes the node a hundredth of a second or so.
+_MOST_ASKED = 8
 _NUMBERS = (float("nan"), float("inf"), -float("inf"), 1e308, -1e308, 5e-324, -5e-324, 0.0, -0.0, 1e-9, 1.0, -1.0, 1e6)
 _TEXTS = ("", " ", "fr3_joint1", "fr3_link0", "base", "elbow", "camera", "/", "~", "ä" * 50, "x" * 1000, "osc", "-1")
 _SIZES = (0, 1, 6, 7, 8, 100)
@@ -139,6 +141,7 @@ class Fuzz:
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
         self.sent: Counter[str] = Counter()
+        self._asked: deque[tuple[Any, str]] = deque()
         self.rejected = 0
         self.unanswered: list[str] = []
         pose = rig.measured_pose()
@@ -262,6 +265,11 @@ class Fuzz:
         elif self.fuzzer.random.random() < 0.5:
             self._answer(handle.cancel_goal_async(), f"cancelling {action}")
 
+    def _settle(self, left: int = 0) -> None:
+        """Wait for answers to requests of services until at most so many are ``left`` to come."""
+        while len(self._asked) > left:
+            self._answer(*self._asked.popleft())
+
     def _request(self) -> None:
         # The one to hold has a fault of its own; here, it would keep everything else from being read.
         services = [entry for entry in self._services if not entry[0].endswith("/hold")]
@@ -271,7 +279,8 @@ class Fuzz:
             request.transition.label = self.fuzzer.random.choice(_TEXTS)
             if request.transition.id not in _HARMLESS:
                 request.transition.id = 0
-        self._answer(client.call_async(request), f"{service} {request}")
+        self._asked.append((client.call_async(request), f"{service} {request}"))
+        self._settle(left=_MOST_ASKED)
         self.sent[service] += 1
 
     def _set_parameter(self) -> None:
@@ -288,7 +297,8 @@ class Fuzz:
             self._answer(self._setter.call_async(SetParameters.Request(parameters=[back])), f"set {name} back")
 
     def close(self) -> None:
-        """Leave the graph."""
+        """Wait for the last answers and leave the graph."""
+        self._settle()
         for _, _, client in self._actions:
             client.destroy()
         for _, _, publisher in self._topics:
