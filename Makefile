@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python3.x chooses the interpreter; ARGS="..." goes to the demo or to pytest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults soak bench bench-quick bench-offload bench-two-arms lint format clean
+.PHONY: help setup demo test faults soak bench bench-quick bench-growth bench-offload bench-two-arms lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,10 @@ bench: ## our loop and aiofranka's beside each other, under every load; takes lo
 bench-quick: ## the same with fewer loads and rounds: some three minutes
 	@tools/set_up
 	@tools/run python -u -m bench.loops --quick --output build/bench $(ARGS)
+
+bench-growth: ## how cost grows with publish rates, subscribers and arms; results in build/bench
+	@tools/set_up
+	@tools/run python -m bench.loops.growth --output build/bench $(ARGS)
 
 bench-offload: ## what the offload helpers cost, beside the obvious alternatives; results in build/bench
 	@tools/set_up

@@ -18,7 +18,7 @@ def measurement(folder: Path, steps: list[int], *, response: float = 50e-6, ende
     """The figures of a subject that saw states so many milliseconds apart."""
     time = 1e-3 * np.cumsum([0, *steps])
     cycles = {"time": time, "written": 1.7e9 + time, "response": np.full(len(time), response)}
-    write(folder / "found.npz", cycles | {"success_rate": np.ones(len(time))} | more, 0.1, ended)
+    write(folder / "found.npz", cycles | {"success_rate": np.ones(len(time))} | more, {"cpu": 0.1}, ended)
     return figures.measure(folder / "found.npz")
 
 

@@ -8,6 +8,7 @@ load is:
     aiofranka_ros_direct   the policy's process owns the arm
     aiofranka_native       the loop in C++, a thread of the policy's process
     aiofranka_python       the loop before that, in the policy's event loop
+    libfranka_alone        nothing but libfranka's calls, and a torque of zero: no loop can be faster (idle only)
 
 What is measured where: the response is from ``readOnce`` returning to ``writeOnce`` returning, noted by each loop
 itself; cycles lost and the longest gap are those of the robot's time between two states that the loop saw; the success

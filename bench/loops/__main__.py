@@ -22,7 +22,13 @@ from aiofranka_ros.simulation import SimulatedArm, cpu_for
 from bench.loops import environment, figures
 from bench.loops.loads import LOADS
 
-SUBJECTS = ("aiofranka_ros_node", "aiofranka_ros_direct", "aiofranka_native", "aiofranka_python")
+#: Those that run with this interpreter, and what runs them.
+_MODULES = {
+    "aiofranka_ros_node": "bench.loops.own_subject",
+    "aiofranka_ros_direct": "bench.loops.own_subject",
+    "libfranka_alone": "bench.loops.libfranka_subject",
+}
+SUBJECTS = ("aiofranka_ros_node", "aiofranka_ros_direct", "aiofranka_native", "aiofranka_python", "libfranka_alone")
 MODES = ("impedance", "osc")
 #: What ``--quick`` measures: the loads that tell most, once each.
 QUICK_LOADS = ("idle", "blocked", "spinning")
@@ -49,8 +55,8 @@ class Bench:
         name = f"{subject}-{mode}-{load}-{number}"
         found = self._output / "measurements" / f"{name}.npz"
         found.unlink(missing_ok=True)
-        own = subject in figures.OWN
-        words = ["-m", "bench.loops.own_subject"] if own else [str(_HERE / "aiofranka_subject.py")]
+        own = subject in _MODULES
+        words = ["-m", _MODULES[subject]] if own else [str(_HERE / "aiofranka_subject.py")]
         options = ["--subject", subject, "--mode", mode, "--load", load, "--seconds", f"{self._seconds}"]
         # On a robot a loop would have a processor of its own. Here it has it together with the simulator, which waits
         # while it runs: beside it, a virtual machine often stops one of the two.
@@ -143,12 +149,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         entries: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
         columns = TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, auto_refresh=False) as bar:
-            task = bar.add_task("", total=rounds * len(loads) * len(options.modes) * len(options.subjects))
+            # Nothing competes with a loop that has no policy.
+            subjects_under = {
+                load: [name for name in options.subjects if name != "libfranka_alone" or load == "idle"]
+                for load in loads
+            }
+            task = bar.add_task("", total=rounds * len(options.modes) * sum(map(len, subjects_under.values())))
             for number in range(rounds):
                 for load in loads:
                     for mode in options.modes:
                         # Turned around every time, so that nobody is always the first.
-                        for subject in options.subjects[:: 1 if number % 2 == 0 else -1]:
+                        for subject in subjects_under[load][:: 1 if number % 2 == 0 else -1]:
                             bar.update(task, description=f"{subject}, {mode}, {load}", refresh=True)
                             entry = bench.measure(subject, mode, load, number)
                             entries.setdefault((subject, mode, load), []).append(entry)

@@ -97,8 +97,9 @@ async def _measure_native(options: Any, controller: Any, errors: list[str]) -> N
 
     thread = loop_thread()
     await measure(
-        options, controller, lambda: Cpu(os.getpid(), thread), begin, cycles, lambda: errors[0] if errors else ""
-    )
+        options, controller, lambda: {"cpu": Cpu(os.getpid(), thread)}, begin, cycles,
+        lambda: errors[0] if errors else "",
+    )  # fmt: skip
 
 
 async def _measure_python(options: Any, controller: Any, robot: Any, errors: list[str]) -> None:
@@ -109,7 +110,7 @@ async def _measure_python(options: Any, controller: Any, robot: Any, errors: lis
         return dict(zip(("time", "response", "success_rate", "written"), rows.T, strict=True))
 
     await measure(
-        options, controller, lambda: Cpu(os.getpid(), os.getpid()), wrapped.rows.clear, cycles,
+        options, controller, lambda: {"cpu": Cpu(os.getpid(), os.getpid())}, wrapped.rows.clear, cycles,
         lambda: errors[0] if errors else "",
     )  # fmt: skip
 

@@ -17,7 +17,10 @@ LARGEST_RATIO = 1.25
 LARGEST_SHARE = 0.15
 #: From publishing a target to the first torque computed with it, through the node.
 LARGEST_LATENCY_MS = {"p50": 1.2, "p99": 3.0}
-HEAD = "| subject | mean [µs] | p50 | p99 | p99.9 | max | lost | longest gap | success | CPU | to torque [ms] | |"
+HEAD = (
+    "| subject | mean [µs] | p50 | p99 | p99.9 | max | lost | longest gap | success | CPU | target to torque [ms] "
+    "| age of the state [ms] | |"
+)
 _PERCENTILES = {"p50": 50.0, "p99": 99.0, "p999": 99.9}
 _MILLISECOND = 1e-3
 
@@ -27,7 +30,8 @@ def measure(path: Path) -> dict[str, Any]:
     with np.load(path) as found:
         time, response, success = found["time"], 1e6 * found["response"], found["success_rate"]
         written, cpu, ended = found["written"], float(found["cpu"]), str(found["ended"])
-        latency = 1e3 * found["latency"] if "latency" in found else np.empty(0)
+        times = {name: 1e3 * found[name] if name in found else np.empty(0) for name in ("latency", "state_age")}
+        cpu_node = float(found["cpu_node"]) if "cpu_node" in found else None
     if len(time) < 2:
         return {"ended": ended or "no cycle was recorded", "cycles": len(time)}
     steps = np.rint(np.diff(time) / _MILLISECOND).astype(int)
@@ -43,10 +47,14 @@ def measure(path: Path) -> dict[str, Any]:
         "longest_gap_ms": float(1e3 * np.diff(written).max()),
         "success_rate_min": float(success.min()),
         "cpu": cpu,
+        "cpu_node": cpu_node,
         "ended": ended,
-        "latency_ms": {name: float(np.percentile(latency, _PERCENTILES[name])) for name in ("p50", "p99")}
-        if len(latency)
-        else None,
+        **{
+            f"{name}_ms": {share: float(np.percentile(values, _PERCENTILES[share])) for share in ("p50", "p99")}
+            if len(values)
+            else None
+            for name, values in times.items()
+        },
     }
 
 
@@ -71,13 +79,13 @@ def combine(rounds: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     result["longest_gap"] = max(entry["longest_gap"] for entry in measured)
     result["longest_gap_ms"] = round(max(entry["longest_gap_ms"] for entry in measured), 2)
     result["success_rate_min"] = round(min(entry["success_rate_min"] for entry in measured), 3)
-    latencies = [entry["latency_ms"] for entry in measured if entry["latency_ms"]]
-    if latencies:
-        result["latency_ms"] = {
-            name: round(float(np.median([latency[name] for latency in latencies])), 3) for name in latencies[0]
-        }
-    shares = [entry["cpu"] for entry in measured if np.isfinite(entry["cpu"])]
-    result["cpu"] = round(float(np.median(shares)), 4) if shares else None
+    for name in ("latency_ms", "state_age_ms"):
+        times = [entry[name] for entry in measured if entry[name]]
+        if times:
+            result[name] = {share: round(float(np.median([one[share] for one in times])), 3) for share in times[0]}
+    for name in ("cpu", "cpu_node"):
+        shares = [entry[name] for entry in measured if entry[name] is not None and np.isfinite(entry[name])]
+        result[name] = round(float(np.median(shares)), 4) if shares else None
     return result
 
 
@@ -139,19 +147,24 @@ def table(subjects: Mapping[str, Any]) -> list[str]:
             ]
             for name, entry in rows:
                 if "response_us" not in entry:
-                    lines.append(f"| `{name}` | | | | | | | | | | | {'; '.join(entry['ended'])} |")
+                    lines.append(f"| `{name}` {'| ' * 12}{'; '.join(entry['ended'])} |")
                     continue
                 r = entry["response_us"]
                 low, high = entry["spread_us"]["mean"]
-                latency = "{p50:.2f}, p99 {p99:.2f}".format(**entry["latency_ms"]) if "latency_ms" in entry else ""
+                latency, age = (
+                    "{p50:.2f}, p99 {p99:.2f}".format(**entry[figure]) if figure in entry else ""
+                    for figure in ("latency_ms", "state_age_ms")
+                )
                 cpu = "" if entry["cpu"] is None else f"{entry['cpu']:.1%}"
+                if entry["cpu_node"] is not None:
+                    cpu += f", node {entry['cpu_node']:.1%}"
                 ended = ""
                 if entry["ended"]:
                     ended = f"stopped in {len(entry['ended'])} of {entry['rounds']} rounds: {entry['ended'][0]}"
                 lines.append(
                     f"| `{name}` | {r['mean']:.0f} ({low:.0f} to {high:.0f}) | {r['p50']:.0f} | {r['p99']:.0f} "
                     f"| {r['p999']:.0f} | {r['max']:.0f} | {entry['cycles_lost']} | {entry['longest_gap']} "
-                    f"| {entry['success_rate_min']:.2f} | {cpu} | {latency} "
+                    f"| {entry['success_rate_min']:.2f} | {cpu} | {latency} | {age} "
                     f"| {ended} |"
                 )
     return lines

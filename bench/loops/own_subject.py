@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from aiofranka_ros import FrankaController, RobotInterface, RosInterface
 from aiofranka_ros.errors import FrankaError
 from aiofranka_ros.shared_memory import SharedMemory
 from bench.loops.subject import Cpu, measure, run
+
+#: How often a policy looks at the arm [s]; no multiple of any other period.
+_LOOK_PERIOD = 0.0137
 
 
 def control_process(owner: int) -> int:
@@ -42,20 +46,27 @@ async def main(options: Any) -> None:
     """Drive the arm."""
     node: subprocess.Popen[bytes] | None = None
     if options.subject == "aiofranka_ros_node":
-        command = [sys.executable, "-m", "aiofranka_ros.node", "--ros-args", "-p", f"robot_ip:={options.address}"]
-        command += ["-p", f"realtime_cpu:={options.cpu}"]
+        parameters = {"robot_ip": options.address, "realtime_cpu": options.cpu, **dict(options.parameter)}
+        command = [sys.executable, "-m", "aiofranka_ros.node", "--ros-args", "-r", f"__node:={options.node}"]
+        command += [word for name, value in parameters.items() for word in ("-p", f"{name}:={value}")]
         node = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    link = RobotInterface(options.address, realtime_cpu=options.cpu) if node is None else RosInterface("aiofranka")
+    link = RobotInterface(options.address, realtime_cpu=options.cpu) if node is None else RosInterface(options.node)
     controller = FrankaController(link)
     try:
         await controller.start()
         process = control_process(os.getpid() if node is None else node.pid)
         with shared_memory(process) as memory:
-            position, errors = [0], []
+            position, errors, ages = [0], [], []
             controller.error_callback = lambda error: errors.append(str(error))
+
+            async def look() -> None:
+                while True:
+                    await asyncio.sleep(_LOOK_PERIOD)
+                    ages.append(1e-9 * (time.time_ns() - link.snapshot().stamp))
 
             def begin() -> None:
                 position[0] = memory.cycles.count
+                looking.append(asyncio.ensure_future(look()))
 
             def cycles() -> dict[str, Any]:
                 found, _, unread = memory.cycles.since(position[0])
@@ -68,9 +79,16 @@ async def main(options: Any) -> None:
                     "written": 1e-9 * found["written"],
                     # From the policy's call to the first torque that was computed with its target.
                     "latency": 1e-9 * (found["written"] - found["target_stamp"])[fresh],
+                    # Of what a policy sees, when it looks at the arm at any time.
+                    "state_age": np.array(ages),
                 }
 
-            await measure(options, controller, lambda: Cpu(process), begin, cycles, lambda: errors[0] if errors else "")
+            def meters() -> dict[str, Cpu]:
+                return {"cpu": Cpu(process)} | ({} if node is None else {"cpu_node": Cpu(node.pid)})
+
+            looking: list[asyncio.Future[None]] = []
+            await measure(options, controller, meters, begin, cycles, lambda: errors[0] if errors else "")
+            looking[0].cancel()
         try:
             await controller.stop()
         except FrankaError:

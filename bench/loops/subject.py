@@ -37,6 +37,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--load", choices=LOADS, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--cpu", type=int, default=-1)
+    parser.add_argument("--node", default="aiofranka", help="name of this project's node")
+    parser.add_argument("--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="of it")
     parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args()
 
@@ -72,13 +74,14 @@ class Cpu:
 async def measure(
     options: argparse.Namespace,
     controller: Any,
-    cpu: Callable[[], Cpu],
+    meters: Callable[[], dict[str, Cpu]],
     begin: Callable[[], None],
     cycles: Callable[[], dict[str, Any]],
     ended: Callable[[], str],
 ) -> None:
     """Let the policy run under its load, and write what the loop did meanwhile.
 
+    :param meters: by name; ``cpu`` is that of the loop.
     :param begin: forget what was before.
     :param cycles: since then, arrays of ``time`` [s, of the robot], ``response`` [s], ``success_rate`` and ``written``
         [s, system clock].
@@ -89,18 +92,19 @@ async def measure(
         async with load(options.load):
             await _unless_done(task, SETTLING)
             begin()
-            meter = cpu()
-            before, since = meter.used(), time.monotonic()
+            running = meters()
+            before, since = {name: meter.used() for name, meter in running.items()}, time.monotonic()
             await _unless_done(task, options.seconds)
-            share = (meter.used() - before) / (time.monotonic() - since)
+            passed = time.monotonic() - since
+            shares = {name: (meter.used() - before[name]) / passed for name, meter in running.items()}
             found, reason = cycles(), ended()
     except asyncio.CancelledError:  # A loop that ends its process when the robot stops.
-        write(options.output, cycles(), float("nan"), ended() or "it ended its process")
+        write(options.output, cycles(), {"cpu": float("nan")}, ended() or "it ended its process")
         raise
     if task.done() and not task.cancelled() and task.exception() is not None:
         reason = reason or str(task.exception())
     task.cancel()
-    write(options.output, found, share, reason)
+    write(options.output, found, shares, reason)
 
 
 async def _unless_done(task: asyncio.Future[None], seconds: float) -> None:
@@ -110,10 +114,13 @@ async def _unless_done(task: asyncio.Future[None], seconds: float) -> None:
         await asyncio.sleep(min(0.1, max(0.0, until - time.monotonic())))
 
 
-def write(output: Path, cycles: dict[str, Any], cpu: float, ended: str) -> None:
-    """Write what was measured, so that it is there whole or not at all."""
+def write(output: Path, cycles: dict[str, Any], shares: dict[str, float], ended: str) -> None:
+    """Write what was measured, so that it is there whole or not at all.
+
+    :param shares: CPU time per time, by the name of the meter.
+    """
     part = output.with_suffix(".part.npz")
-    np.savez(part, cpu=cpu, ended=ended, **cycles)
+    np.savez(part, ended=ended, **shares, **cycles)
     part.rename(output)
 
 

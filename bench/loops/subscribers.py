@@ -1,0 +1,62 @@
+"""Subscribers of all that a node publishes, each with a process of its own; how often each topic arrives.
+
+They take messages as they travel, because what a subscriber makes of them is its own matter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import rclpy
+from franka_msgs.msg import FrankaRobotState
+from geometry_msgs.msg import PoseStamped
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+
+TOPICS = {
+    "state": Float64MultiArray,
+    "ee_pose": PoseStamped,
+    "robot_state": FrankaRobotState,
+}
+
+
+def main() -> None:
+    """Subscribe until a signal comes, then write the rates [Hz] by topic."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--node", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    rclpy.init(args=[])
+    node = Node("subscriber")
+    stamps: dict[str, list[float]] = {name: [] for name in (*TOPICS, "joint_states")}
+
+    def note(name: str) -> None:
+        stamps[name].append(time.monotonic())
+
+    for name, kind in TOPICS.items():
+        node.create_subscription(
+            kind, f"/{options.node}/{name}", lambda _, name=name: note(name), qos_profile_sensor_data, raw=True
+        )
+    node.create_subscription(JointState, "/joint_states", lambda _: note("joint_states"), 10, raw=True)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        executor.spin()
+    except ExternalShutdownException:
+        pass
+    rates = {}
+    for name, times in stamps.items():
+        # The first and the last second are those of the others' start and end.
+        kept = [one for one in times if times[0] + 1.0 < one < times[-1] - 1.0]
+        rates[name] = (len(kept) - 1) / (kept[-1] - kept[0]) if len(kept) > 1 else 0.0
+    options.output.write_text(json.dumps(rates))
+
+
+if __name__ == "__main__":
+    main()
