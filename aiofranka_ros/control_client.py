@@ -33,7 +33,6 @@ from aiofranka_ros.records import (
     COMMANDS,
     MESSAGE_SIZE,
     MOTION,
-    ROBOT_STATE,
     STATE,
     Mode,
     Numbers,
@@ -111,7 +110,7 @@ class ControlClient:
         self._commands_words = self._commands.view(np.int64).data
         self._activation = 0
         self._reported = (0, 0.0)  # version of the state that was seen last, and when it was new
-        self._robot_state_stamp = 0
+        self._robot_states_seen = 0
         #: What the control process misses for real time, in sentences; known once it is started.
         self.missing: list[str] = []
         commands = self.commands
@@ -142,7 +141,7 @@ class ControlClient:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel = ours
         self._shared = SharedMemory.create()
-        self._activation = self._robot_state_stamp = 0
+        self._activation = self._robot_states_seen = 0
         self.commands["activation"] = 0
         self.send()
         command = [sys.executable, "-m", "aiofranka_ros.control_process"]
@@ -343,17 +342,13 @@ class ControlClient:
             time.sleep(0)  # The writer was just at it; it needs some microseconds.
         return self._state[0]
 
-    def robot_state(self) -> Record | None:
+    def robot_states(self) -> list[Record]:
         """All that libfranka said of the robot, as often as the commands' ``robot_state_period`` asks for it.
 
-        :returns: the newest record of :data:`~aiofranka_ros.records.ROBOT_STATE`, that nobody else changes; ``None``
-            where there is none since the last call.
+        :returns: the records of :data:`~aiofranka_ros.records.ROBOT_STATE` since the last call, or the newest of them.
         """
-        fresh = np.empty(1, ROBOT_STATE)
-        if not self.shared.robot_state.read(fresh) or fresh["stamp"][0] == self._robot_state_stamp:
-            return None
-        self._robot_state_stamp = int(fresh["stamp"][0])
-        return fresh[0]
+        states, self._robot_states_seen, _ = self.shared.robot_states.since(self._robot_states_seen)
+        return list(states)
 
     @property
     def phase(self) -> Phase:

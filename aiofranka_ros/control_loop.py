@@ -182,7 +182,8 @@ class ControlLoop:
             return
         self._robot_state_cycle = cycle
         self._robot_state.take(robot, stamp)
-        self._shared.robot_state.write(self._robot_state.record)
+        self._shared.robot_states.next()[:] = self._robot_state.record
+        self._shared.robot_states.commit()
 
     def _at_rest(self, watch: _Watch, now: int) -> bool:
         moving = self.memory["motion_status"][0] in (MotionStatus.EXECUTING, MotionStatus.STOPPING)

@@ -26,11 +26,14 @@ from aiofranka_ros.kinematics import quaternion_from_matrix
 from aiofranka_ros.names import FR3, ArmNames
 from aiofranka_ros.records import ERROR_NAMES, ROBOT_STATE, Array, Record
 from aiofranka_ros.serialized import SerializedMessage
+from aiofranka_ros.shared_memory import ROBOT_STATES
 
 #: The topic's names: this node's, and that of franka_ros2's broadcaster.
 TOPICS = ("~/robot_state", "franka_robot_state_broadcaster/robot_state")
 
 _NANOSECONDS = 1_000_000_000
+#: How often the timer looks for new states at the most [s].
+_SHORTEST_PERIOD = 0.002
 _ZEROS = array("d", [0.0] * 7)
 _IDENTITY = np.eye(4).ravel()
 
@@ -55,13 +58,16 @@ class RobotStateTopic:
 
     def __init__(self, node: LifecycleNode, owner: Owner, rate: float, clock: Clock, names: ArmNames) -> None:
         self._owner = owner
-        # Reliable, as franka_ros2's: subscribers of either kind match. The newest state counts.
-        self._publishers = [node.create_publisher(FrankaRobotState, name, QoSProfile(depth=1)) for name in TOPICS]
+        # Reliable, as franka_ros2's: subscribers of either kind match.
+        qos = QoSProfile(depth=ROBOT_STATES)
+        self._publishers = [node.create_publisher(FrankaRobotState, name, qos) for name in TOPICS]
         self._period = max(1, round(1.0 / (rate * CYCLE)))
         self._message = RobotStateMessage(names)
-        # Twice as often as there is something new, so that no state is overwritten before it was seen.
+        # Twice as often as there is something new, so that it does not wait for long; but not so often that the node
+        # would do nothing else: then several states are published at once.
+        period = max(0.5 * self._period * CYCLE, _SHORTEST_PERIOD)
         group = ReentrantCallbackGroup()  # It may be faster than the turns of what can wait.
-        self._timer = node.create_timer(0.5 * self._period * CYCLE, self._publish, clock=clock, callback_group=group)
+        self._timer = node.create_timer(period, self._publish, clock=clock, callback_group=group)
         self._timer.cancel()
 
     def follow(self) -> None:
@@ -71,6 +77,7 @@ class RobotStateTopic:
         if not wanted or client is None:
             self._timer.cancel()
         elif self._timer.is_canceled():
+            client.robot_states()  # What is left from before is old.
             self._timer.reset()
         period = self._period if wanted else 0
         if client is not None and client.commands["robot_state_period"] != period:
@@ -79,12 +86,12 @@ class RobotStateTopic:
 
     def _publish(self) -> None:
         client = self._owner.client
-        state = None if client is None else client.robot_state()
-        if state is None:
+        if client is None:
             return
-        data = self._message.of(state)
-        for publisher in self._publishers:
-            if publisher.get_subscription_count() > 0:
+        publishers = [publisher for publisher in self._publishers if publisher.get_subscription_count() > 0]
+        for state in client.robot_states():
+            data = self._message.of(state)
+            for publisher in publishers:
                 publisher.publish(data)
 
 

@@ -9,8 +9,8 @@ it had. The writer makes the block's sequence number odd, writes, and makes it e
 order the stores and loads of different processors, so the sequence number alone would prove nothing on ARM: the payload
 also carries a CRC-32, and a reader accepts it only if that fits.
 
-The :class:`Ring` keeps one record of every control cycle; a reader that falls behind by more than its capacity is told
-how many it missed.
+A :class:`Ring` keeps the last records of a kind, such as one of every control cycle; a reader that falls behind by more
+than its capacity is told how many it missed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from aiofranka_ros.records import COMMANDS, CYCLE_RECORD, LAYOUT, MOTION, ROBOT_
 
 #: Cycles that the ring keeps: sixteen seconds.
 RING_CAPACITY = 16384
+#: States of the robot that are kept for a node that is late.
+ROBOT_STATES = 64
 #: Bytes between the writers' words, so that they do not share a cache line.
 _LINE = 64
 
@@ -84,28 +86,31 @@ class Block:
 
 
 class Ring:
-    """The last :data:`RING_CAPACITY` cycles, one writer, any number of readers.
+    """The last records of one kind, one writer, any number of readers.
 
-    :param memory: the bytes to use, :meth:`size` of them.
+    :param memory: the bytes to use, :meth:`size` of them, aligned to 64.
+    :param dtype: of a record.
+    :param capacity: how many are kept.
     """
 
-    def __init__(self, memory: memoryview) -> None:
+    def __init__(self, memory: memoryview, dtype: np.dtype[Any], capacity: int) -> None:
         self._count = memory[:8].cast("Q")
-        self.records = np.frombuffer(memory[_LINE:], CYCLE_RECORD, count=RING_CAPACITY)
+        self._capacity = capacity
+        self.records = np.frombuffer(memory[_LINE:], dtype, count=capacity)
 
     @staticmethod
-    def size() -> int:
-        """Bytes that the ring needs."""
-        return _LINE + RING_CAPACITY * CYCLE_RECORD.itemsize
+    def size(dtype: np.dtype[Any], capacity: int) -> int:
+        """Bytes that a ring needs."""
+        return _LINE + -(-capacity * dtype.itemsize // _LINE) * _LINE
 
     @property
     def count(self) -> int:
-        """Cycles recorded since the memory was made."""
+        """Records since the memory was made."""
         return self._count[0]
 
     def next(self) -> npt.NDArray[Any]:
         """The record to fill now, an array of one; :meth:`commit` publishes it. Writer only."""
-        index = self._count[0] % RING_CAPACITY
+        index = self._count[0] % self._capacity
         return self.records[index : index + 1]
 
     def commit(self) -> None:
@@ -113,37 +118,37 @@ class Ring:
         self._count[0] += 1
 
     def since(self, position: int) -> tuple[npt.NDArray[Any], int, int]:
-        """Copies of the cycles recorded after the first ``position`` ones.
+        """Copies of the records after the first ``position`` ones.
 
         :returns: the records, the position to ask for next, and how many were overwritten before they could be read.
         """
         count = self.count
-        first = max(position, count - RING_CAPACITY + 1)
-        begin, end = first % RING_CAPACITY, count % RING_CAPACITY
+        first = max(position, count - self._capacity + 1)
+        begin, end = first % self._capacity, count % self._capacity
         if begin <= end:
             copies = self.records[begin:end].copy()
         else:
             copies = np.concatenate((self.records[begin:], self.records[:end]))
         # What was overwritten during the copy, or is just being, is not to be trusted.
-        intact = max(first, self.count - RING_CAPACITY + 1)
+        intact = max(first, self.count - self._capacity + 1)
         return copies[intact - first :], count, intact - position
 
     def at(self, time: int) -> Record | None:
         """A copy of the cycle that was written nearest to ``time`` [ns, system clock]; ``None`` where there is none."""
         count, stamps = self.count, self.records["written"]
-        oldest = max(0, count - RING_CAPACITY + 1)
+        oldest = max(0, count - self._capacity + 1)
 
         def written(index: int) -> int:
-            return int(stamps[index % RING_CAPACITY])
+            return int(stamps[index % self._capacity])
 
         after = oldest + bisect.bisect_left(range(oldest, count), time, key=written)
         around = range(max(oldest, after - 1), min(after + 1, count))
         if not around:
             return None
         nearest = min(around, key=lambda index: abs(written(index) - time))
-        record = self.records[nearest % RING_CAPACITY].copy()
+        record = self.records[nearest % self._capacity].copy()
         # The oldest one may have been overwritten meanwhile.
-        return record if nearest > self.count - RING_CAPACITY else None
+        return record if nearest > self.count - self._capacity else None
 
 
 class SharedMemory:
@@ -165,9 +170,9 @@ class SharedMemory:
         position += Block.size(MOTION)
         self.state = Block(memory[position:], STATE)
         position += Block.size(STATE)
-        self.robot_state = Block(memory[position:], ROBOT_STATE)
-        position += Block.size(ROBOT_STATE)
-        self.cycles = Ring(memory[position:])
+        self.robot_states = Ring(memory[position:], ROBOT_STATE, ROBOT_STATES)
+        position += Ring.size(ROBOT_STATE, ROBOT_STATES)
+        self.cycles = Ring(memory[position:], CYCLE_RECORD, RING_CAPACITY)
 
     @classmethod
     def create(cls) -> SharedMemory:
@@ -240,7 +245,11 @@ class SharedMemory:
 
 
 def _total() -> int:
-    return 3 * _LINE + sum(map(Block.size, (COMMANDS, MOTION, STATE, ROBOT_STATE))) + Ring.size()
+    return (
+        3 * _LINE
+        + sum(map(Block.size, (COMMANDS, MOTION, STATE)))
+        + sum(Ring.size(dtype, count) for dtype, count in ((ROBOT_STATE, ROBOT_STATES), (CYCLE_RECORD, RING_CAPACITY)))
+    )
 
 
 def motion_size(segments: int) -> int:

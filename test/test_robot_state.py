@@ -265,9 +265,9 @@ def test_nothing_is_copied_while_nobody_subscribes(node: tuple[NodeProcess, Clie
     with SharedMemory.observe(values["shared memory"]) as memory:
 
         def copies() -> int:
-            before = memory.robot_state.version
+            before = memory.robot_states.count
             client.spin_for(0.3)
-            return memory.robot_state.version - before
+            return memory.robot_states.count - before
 
         assert client.spin_until(lambda: copies() == 0)
         received, subscription = subscribe(node, TOPICS[0])

@@ -1,8 +1,8 @@
-"""How cost grows with publish rates, subscribers and arms: ``make bench-growth``.
+"""How the cost of a node grows with publish rates, subscribers and arms: ``make bench-growth``.
 
-A policy at 50 Hz talks to a node, which publishes to processes that subscribe to all of it. What the node and its
-control process take of a processor, how often the topics arrive, how long a target is under way, and whether cycles are
-lost, is written to ``growth.json`` and ``growth.md``.
+An active node publishes to processes that subscribe to all of it. What the node and its control process take of a
+processor, how often the topics arrive, and whether cycles are lost, is written to ``growth.json`` and ``growth.md``.
+What publishing costs is the difference to a node that nobody subscribes to.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +23,29 @@ from rich.markdown import Markdown
 from rich.progress import track
 
 from aiofranka_ros.demo import Interrupted, interrupt, isolate
+from aiofranka_ros.records import STATE, Phase, new
+from aiofranka_ros.shared_memory import SharedMemory
 from aiofranka_ros.simulation import SimulatedArm, cpu_for
-from bench.loops import environment, figures
+from bench.loops import environment
+from bench.loops.own_subject import control_process, shared_memory
+from bench.loops.subject import SETTLING, Cpu
 
-#: What the node may take of a processor at the default rates, publishing everything.
+#: What publishing may take of a processor at the default rates.
 LARGEST_SHARE = 0.15
 #: Share of the rate that was asked for which has to arrive.
 _SMALLEST_RATE = 0.99
+DEFAULT = {"state_rate": 100.0, "robot_state_rate": 30.0}
 RATES = (50, 100, 200, 500, 1000)
-SUBSCRIBERS = (1, 2, 4, 8)
+SUBSCRIBERS = (0, 1, 2, 4, 8)
 ARMS = (1, 2)
 #: Neighbours in this list are on different processors, where there are two.
 _ADDRESSES = ("127.0.0.90", "127.0.0.91")
 _NAMES = ("left", "right")
-_MARGIN = 90.0
+#: How long a node may take to be active, and a subscriber to hear of it [s].
+_PATIENCE = 60.0
 _HEAD = (
     "| arms | `state_rate` | `robot_state_rate` | subscribers | node CPU | control process CPU | `~/state` [Hz] "
-    "| `~/robot_state` [Hz] | target to torque [ms] | cycles lost |"
+    "| `~/robot_state` [Hz] | cycles lost |"
 )
 
 
@@ -57,6 +64,19 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
                 process.wait()
 
 
+def _wait(condition: Callable[[], Any], what: str) -> Any:
+    """What ``condition`` returns once it is true.
+
+    :raises TimeoutError: it does not become so.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} (waited for {_PATIENCE:.0f} s)")
+        time.sleep(0.05)
+    return found
+
+
 class Growth:
     """One run.
 
@@ -71,39 +91,51 @@ class Growth:
 
     def measure(self, rates: dict[str, float], subscribers: int, arms: int) -> dict[str, Any]:
         """The figures of one setting: those of the arm that is worse."""
+        heard: list[Path] = []
         with contextlib.ExitStack() as stack:
-            found, rate_files, policies = [], [], []
+            meters: list[dict[str, Cpu]] = []
+            memories: list[SharedMemory] = []
             for name, address in zip(_NAMES[:arms], _ADDRESSES, strict=False):
                 arm = stack.enter_context(SimulatedArm(address))
+                node = stack.enter_context(_ended(self._start_node(name, arm.host, rates)))
+                memories.append(stack.enter_context(_wait(lambda node=node: _memory(node.pid), f"no {name} arm")))
+                _wait(lambda memory=memories[-1]: _active(memory), f"the {name} arm does not become active")
+                meters.append({"cpu_node": Cpu(node.pid), "cpu": Cpu(control_process(node.pid))})
                 for number in range(subscribers):
-                    rate_files.append(self._folder / f"{name}-{number}.json")
-                    rate_files[-1].unlink(missing_ok=True)
-                    words = ["bench.loops.subscribers", "--node", name, "--output", str(rate_files[-1])]
+                    heard.append(self._folder / f"{name}-{number}.json")
+                    heard[-1].unlink(missing_ok=True)
+                    words = ["bench.loops.subscribers", "--node", name, "--output", str(heard[-1])]
                     stack.enter_context(_ended(self._start(words, f"{name}-subscriber-{number}")))
-                found.append(self._folder / f"{name}.npz")
-                found[-1].unlink(missing_ok=True)
-                words = ["bench.loops.own_subject", "--subject", "aiofranka_ros_node", "--mode", "osc"]
-                words += ["--load", "idle", "--seconds", f"{self._seconds}", "--address", arm.host, "--node", name]
-                words += ["--cpu", f"{cpu_for(address)}", "--output", str(found[-1])]
-                for parameter, value in rates.items():
-                    words += ["--parameter", parameter, f"{value:.1f}"]
-                policies.append(stack.enter_context(_ended(self._start(words, f"{name}-policy"))))
-            for policy in policies:
-                policy.wait(self._seconds + _MARGIN)
-        measured = [figures.measure(path) for path in found]
-        heard = [json.loads(path.read_text()) for path in rate_files]
+                    ready = heard[-1].with_suffix(".ready")
+                    _wait(ready.exists, f"a subscriber of the {name} arm hears nothing")
+                    ready.unlink()
+            time.sleep(SETTLING)
+            begin, before = time.monotonic(), [{k: meter.used() for k, meter in one.items()} for one in meters]
+            positions = [memory.cycles.count for memory in memories]
+            time.sleep(self._seconds)
+            passed = time.monotonic() - begin
+            shares = [
+                {k: (meter.used() - used[k]) / passed for k, meter in one.items()}
+                for one, used in zip(meters, before, strict=True)
+            ]
+            lost = 0
+            for memory, position in zip(memories, positions, strict=True):
+                lost += int(memory.cycles.since(position)[0]["lost"].sum())
+        received = [json.loads(path.read_text()) for path in heard]
         return {
             "arms": arms,
             "subscribers": subscribers,
             **rates,
-            "cpu_node": max(entry["cpu_node"] for entry in measured),
-            "cpu": max(entry["cpu"] for entry in measured),
-            "received_hz": {name: min(rate[name] for rate in heard) for name in heard[0]},
-            "latency_ms": {
-                name: max(entry["latency_ms"][name] for entry in measured) for name in measured[0]["latency_ms"]
-            },
-            "cycles_lost": sum(entry["cycles_lost"] for entry in measured),
+            **{name: max(one[name] for one in shares) for name in shares[0]},
+            "received_hz": {name: min(rate[name] for rate in received) for name in received[0]} if received else None,
+            "cycles_lost": lost,
         }
+
+    def _start_node(self, name: str, address: str, rates: dict[str, float]) -> subprocess.Popen[bytes]:
+        parameters = {"robot_ip": address, "realtime_cpu": cpu_for(address), "autostart": "true", **rates}
+        words = ["aiofranka_ros.node", "--ros-args", "-r", f"__node:={name}"]
+        words += [word for key, value in parameters.items() for word in ("-p", f"{key}:={value}")]
+        return self._start(words, name)
 
     def _start(self, words: Sequence[str], name: str) -> subprocess.Popen[bytes]:
         with (self._folder / f"{name}.log").open("wb") as log:
@@ -117,17 +149,33 @@ class Growth:
             )
 
 
+def _memory(node: int) -> SharedMemory | None:
+    """What a node shares with its control process, once that runs."""
+    try:
+        return shared_memory(control_process(node))
+    except (RuntimeError, OSError):
+        return None
+
+
+def _active(memory: SharedMemory) -> bool:
+    state = new(STATE)
+    return memory.state.read(state) and state["phase"][0] == Phase.ACTIVE
+
+
 def judge(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str, bool]]:
     """What is required: a sentence, what was found, and whether that is enough."""
-    default, fastest = rows[0], max(rows, key=lambda row: float(row["state_rate"]))
+    silent = next(row for row in rows if row["subscribers"] == 0)
+    default = next(row for row in rows if row["subscribers"] == 1)
+    fastest = max(rows, key=lambda row: float(row["state_rate"]))
+    share = default["cpu_node"] - silent["cpu_node"]
     rate = min(fastest["received_hz"][name] for name in ("state", "robot_state"))
     wanted = _SMALLEST_RATE * fastest["state_rate"]
     lost = sum(row["cycles_lost"] for row in rows)
     return [
         (
             f"publishing at the default rates takes the node at most {LARGEST_SHARE:.0%} of a processor",
-            f"{default['cpu_node']:.1%}",
-            default["cpu_node"] <= LARGEST_SHARE,
+            f"{share:.1%}",
+            share <= LARGEST_SHARE,
         ),
         (
             f"at {fastest['state_rate']:.0f} Hz, at least {wanted:.0f} messages a second arrive",
@@ -142,11 +190,12 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The rows in Markdown."""
     lines = [_HEAD, "|---" * (_HEAD.count("|") - 1) + "|"]
     for row in rows:
-        heard, latency = row["received_hz"], row["latency_ms"]
+        state, robot_state = (
+            "" if row["received_hz"] is None else f"{row['received_hz'][name]:.0f}" for name in ("state", "robot_state")
+        )
         lines.append(
             f"| {row['arms']} | {row['state_rate']:.0f} | {row['robot_state_rate']:.0f} | {row['subscribers']} "
-            f"| {row['cpu_node']:.1%} | {row['cpu']:.1%} | {heard['state']:.0f} | {heard['robot_state']:.0f} "
-            f"| {latency['p50']:.2f}, p99 {latency['p99']:.2f} | {row['cycles_lost']} |"
+            f"| {row['cpu_node']:.1%} | {row['cpu']:.1%} | {state} | {robot_state} | {row['cycles_lost']} |"
         )
     return lines
 
@@ -168,9 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     isolate(None)
     console = Console()
     growth = Growth(options.output.resolve(), options.seconds)
-    default = {"state_rate": 100.0, "robot_state_rate": 30.0}
-    settings = [(default, 1, arms) for arms in ARMS]
-    settings += [(default, count, 1) for count in SUBSCRIBERS[1:]]
+    settings = [(DEFAULT, count, 1) for count in SUBSCRIBERS]
+    settings += [(DEFAULT, 1, arms) for arms in ARMS[1:]]
     settings += [({"state_rate": float(rate), "robot_state_rate": float(rate)}, 1, 1) for rate in RATES]
     try:
         rows = [growth.measure(*setting) for setting in track(settings, "measuring", console=console, transient=True)]

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import time
 from pathlib import Path
 
 import rclpy
 from franka_msgs.msg import FrankaRobotState
 from geometry_msgs.msg import PoseStamped
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
@@ -27,29 +29,34 @@ TOPICS = {
 
 
 def main() -> None:
-    """Subscribe until a signal comes, then write the rates [Hz] by topic."""
+    """Subscribe until a signal comes, then write the rates [Hz] by topic.
+
+    A file beside the output, with the suffix ``.ready``, says that of all topics something was heard.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("--node", required=True)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    rclpy.init(args=[])
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = Node("subscriber")
     stamps: dict[str, list[float]] = {name: [] for name in (*TOPICS, "joint_states")}
 
     def note(name: str) -> None:
         stamps[name].append(time.monotonic())
+        if len(stamps[name]) == 1 and all(stamps.values()):
+            options.output.with_suffix(".ready").touch()
 
     for name, kind in TOPICS.items():
         node.create_subscription(
             kind, f"/{options.node}/{name}", lambda _, name=name: note(name), qos_profile_sensor_data, raw=True
         )
     node.create_subscription(JointState, "/joint_states", lambda _: note("joint_states"), 10, raw=True)
+    stop: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    try:
-        executor.spin()
-    except ExternalShutdownException:
-        pass
+    while not stop:
+        executor.spin_once(timeout_sec=0.2)
     rates = {}
     for name, times in stamps.items():
         # The first and the last second are those of the others' start and end.
