@@ -184,6 +184,16 @@ def _highest_acceleration(room: float, jerk: float) -> float:
 
 
 @kernel
+def _accelerate(tau: Array, coriolis: Array, unmodelled: Array, factor: Array, acceleration: Array) -> None:
+    """The joint accelerations [rad/s²] (7,) that ``tau`` [Nm] (7,) leads to."""
+    for i in range(7):
+        acceleration[i] = tau[i] - coriolis[i]
+    solve(factor, 7, acceleration)
+    for i in range(7):
+        acceleration[i] += unmodelled[i]
+
+
+@kernel
 def observe(
     dq: Array, used: Array, coriolis: Array, factor: Array, elapsed: float,
     before: Array, unmodelled: Array, expected: Array,
@@ -198,12 +208,10 @@ def observe(
     :param before: joint velocities of the last state [rad/s] (7,); those of this one from now on.
     :param expected: scratch (7,).
     """
-    for i in range(7):
-        expected[i] = used[i] - coriolis[i]
-    solve(factor, 7, expected)
+    _accelerate(used, coriolis, unmodelled, factor, expected)
     share = elapsed / (_OBSERVER_TIME + elapsed)
     for i in range(7):
-        learnt = unmodelled[i] + share * ((dq[i] - before[i]) / elapsed - expected[i] - unmodelled[i])
+        learnt = unmodelled[i] + share * ((dq[i] - before[i]) / elapsed - expected[i])
         unmodelled[i] = learnt if math.isfinite(learnt) else 0.0
         before[i] = dq[i]
 
@@ -282,16 +290,6 @@ def limit_velocity(
             _accelerate(tau, coriolis, unmodelled, factor, acceleration)
         if within:
             return
-
-
-@kernel
-def _accelerate(tau: Array, coriolis: Array, unmodelled: Array, factor: Array, acceleration: Array) -> None:
-    """The joint accelerations [rad/s²] (7,) that ``tau`` [Nm] (7,) leads to."""
-    for i in range(7):
-        acceleration[i] = tau[i] - coriolis[i]
-    solve(factor, 7, acceleration)
-    for i in range(7):
-        acceleration[i] += unmodelled[i]
 
 
 @kernel

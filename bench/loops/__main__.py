@@ -82,22 +82,11 @@ class Bench:
             except subprocess.TimeoutExpired:
                 pass
             finally:
-                _end(process)
+                environment.end(process)
         if not found.exists():
             said = (self._output / "measurements" / f"{name}.log").read_text(errors="replace").strip().splitlines()
             return {"ended": f"nothing was measured: {said[-1] if said else 'it said nothing'}", "cycles": 0}
         return figures.measure(found)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a subject; one that does not end by itself is killed, with all that it has started in its session."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(15.0)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def _write(output: Path, report: dict[str, Any]) -> None:

@@ -1,9 +1,10 @@
-"""The other project's environment: made from PyPI, once, under the build folder."""
+"""The other project's environment, made from PyPI once, under the build folder; and the processes of all subjects."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -43,3 +44,14 @@ def variables(own: bool = False, **more: str) -> dict[str, str]:
     """
     kept = {name: value for name, value in os.environ.items() if own or name not in _OWN}
     return kept | more
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process; one that does not end by itself is killed, with all that it has started in its session."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(15.0)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +47,6 @@ _HEAD = (
     "| arms | `state_rate` | `robot_state_rate` | subscribers | node CPU | control process CPU | `~/state` [Hz] "
     "| `~/robot_state` [Hz] | cycles lost |"
 )
-
-
-@contextlib.contextmanager
-def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """End a process at the end of the context."""
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(15.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def _wait(condition: Callable[[], Any], what: str) -> Any:
@@ -97,7 +82,8 @@ class Growth:
             memories: list[SharedMemory] = []
             for name, address in zip(_NAMES[:arms], _ADDRESSES, strict=False):
                 arm = stack.enter_context(SimulatedArm(address))
-                node = stack.enter_context(_ended(self._start_node(name, arm.host, rates)))
+                node = self._start_node(name, arm.host, rates)
+                stack.callback(environment.end, node)
                 memories.append(stack.enter_context(_wait(lambda node=node: _memory(node.pid), f"no {name} arm")))
                 _wait(lambda memory=memories[-1]: _active(memory), f"the {name} arm does not become active")
                 meters.append({"cpu_node": Cpu(node.pid), "cpu": Cpu(control_process(node.pid))})
@@ -105,7 +91,7 @@ class Growth:
                     heard.append(self._folder / f"{name}-{number}.json")
                     heard[-1].unlink(missing_ok=True)
                     words = ["bench.loops.subscribers", "--node", name, "--output", str(heard[-1])]
-                    stack.enter_context(_ended(self._start(words, f"{name}-subscriber-{number}")))
+                    stack.callback(environment.end, self._start(words, f"{name}-subscriber-{number}"))
                     ready = heard[-1].with_suffix(".ready")
                     _wait(ready.exists, f"a subscriber of the {name} arm hears nothing")
                     ready.unlink()

@@ -46,11 +46,10 @@ async def main(options: Any) -> None:
     """Drive the arm."""
     node: subprocess.Popen[bytes] | None = None
     if options.subject == "aiofranka_ros_node":
-        parameters = {"robot_ip": options.address, "realtime_cpu": options.cpu, **dict(options.parameter)}
-        command = [sys.executable, "-m", "aiofranka_ros.node", "--ros-args", "-r", f"__node:={options.node}"]
-        command += [word for name, value in parameters.items() for word in ("-p", f"{name}:={value}")]
+        command = [sys.executable, "-m", "aiofranka_ros.node", "--ros-args", "-p", f"robot_ip:={options.address}"]
+        command += ["-p", f"realtime_cpu:={options.cpu}"]
         node = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    link = RobotInterface(options.address, realtime_cpu=options.cpu) if node is None else RosInterface(options.node)
+    link = RobotInterface(options.address, realtime_cpu=options.cpu) if node is None else RosInterface("aiofranka")
     controller = FrankaController(link)
     try:
         await controller.start()

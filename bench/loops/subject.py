@@ -37,8 +37,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--load", choices=LOADS, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--cpu", type=int, default=-1)
-    parser.add_argument("--node", default="aiofranka", help="name of this project's node")
-    parser.add_argument("--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="of it")
     parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args()
 

@@ -52,7 +52,7 @@ def main() -> None:
         )
     node.create_subscription(JointState, "/joint_states", lambda _: note("joint_states"), 10, raw=True)
     stop: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
+    signal.signal(signal.SIGINT, lambda number, _: stop.append(number))
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     while not stop:
