@@ -74,8 +74,10 @@ _LAST_WORDS = 0.8
 #: How long another thread of this interpreter may keep its lock [s]: at Python's 5 ms, four busy ones, in whatever
 #: shares the process with the node, would delay its signs of life by tenths of a second.
 _SWITCH_INTERVAL = 0.5e-3
-#: Less than this on the disk of the log files is as good as nothing [bytes].
-_LOG_SPACE = 1 << 20
+#: Less than this on a disk is as good as nothing [bytes].
+_LITTLE_SPACE = 1 << 20
+#: Through which DDS sends to other processes of the same computer.
+_SHARED_MEMORY = "/dev/shm"
 
 
 class FrankaNode(LifecycleNode):
@@ -516,12 +518,14 @@ class _RosLog(logging.Handler):
             self._logger.info(message)
 
 
-def _warn_of_full_disk(logger: RcutilsLogger) -> None:
-    """Say where log files will be empty: ROS drops what it cannot write without a word, and the node works on."""
-    directory = getattr(rclpy.logging, "get_logging_directory", lambda: "")()
-    with contextlib.suppress(OSError):
-        if directory and shutil.disk_usage(directory).free < _LOG_SPACE:
-            logger.warning(f"log files in {directory} will be empty: {os.strerror(errno.ENOSPC)}")
+def _warn_of_full_disks(logger: RcutilsLogger) -> None:
+    """Say what is full that ROS and DDS write to: they do without, and their own words for it name no cause."""
+    logs = getattr(rclpy.logging, "get_logging_directory", lambda: "")()
+    consequences = {logs: "log files will be empty", _SHARED_MEMORY: "DDS has to send over the network instead"}
+    for folder, consequence in consequences.items():
+        with contextlib.suppress(OSError):
+            if folder and shutil.disk_usage(folder).free < _LITTLE_SPACE:
+                logger.warning(f"{folder} is full, {consequence}: {os.strerror(errno.ENOSPC)}")
 
 
 def _spin(node: FrankaNode, stop: StopRequest) -> None:
@@ -564,7 +568,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler: logging.Handler | None = None
     try:
         node = FrankaNode(stop.interrupts)
-        _warn_of_full_disk(node.get_logger())
+        _warn_of_full_disks(node.get_logger())
         handler = _RosLog(node.get_logger())
         log.addHandler(handler)
         log.propagate = False

@@ -187,6 +187,7 @@ class Rig:
         self._node: subprocess.Popen[bytes] | None = None
         self._parameters: dict[str, Any] = {}
         self._log = folder / "node.log"
+        self._log.write_bytes(b"")  # What nodes of an earlier run said is of no interest.
         self._children: list[subprocess.Popen[bytes]] = []
         #: When the fault happened [ns, system clock]; set by :meth:`mark`.
         self.marked = 0
