@@ -124,6 +124,11 @@ class ControlClient:
         return self._commands[0]
 
     @property
+    def mode_id(self) -> int:
+        """Counts switches of the mode and activations; faster than its field of :attr:`commands`."""
+        return self._commands_words[_MODE]
+
+    @property
     def shared(self) -> SharedMemory:
         """The memory shared with the control process.
 

@@ -24,7 +24,8 @@ from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.kinematics import pose_matrix, quaternion_from_matrix
 from aiofranka_ros.link import Snapshot
 from aiofranka_ros.names import FR3, ArmNames
-from aiofranka_ros.records import Array, Numbers, Record
+from aiofranka_ros.records import Array, Numbers, Record, new
+from aiofranka_ros.serialized import SerializedMessage
 
 #: Largest deviation of a quaternion's norm from 1 that is taken for rounding and normalised away.
 QUATERNION_TOLERANCE = 0.01
@@ -36,6 +37,7 @@ _SNAPSHOT_SIZES = (3, 7, 7, 7, 16, 42, 49)
 _SNAPSHOT_LAYOUT = MultiArrayLayout(
     dim=[MultiArrayDimension(label=SNAPSHOT_FIELDS, size=sum(_SNAPSHOT_SIZES), stride=sum(_SNAPSHOT_SIZES))]
 )
+_NUMBERS = np.dtype([("stamp", "i8"), ("numbers", "f8", (sum(_SNAPSHOT_SIZES),))])
 
 _NANOSECONDS = 1_000_000_000
 
@@ -217,27 +219,30 @@ def external_wrench(state: Record, names: ArmNames = FR3) -> WrenchStamped:
     return message
 
 
-def snapshot_message(state: Record, active: bool) -> Float64MultiArray:
-    """All that a policy needs of one instant, in one message: see :data:`SNAPSHOT_FIELDS`.
+class SnapshotMessage:
+    """All that a policy needs of one instant, in one message: see :data:`SNAPSHOT_FIELDS`."""
 
-    :param active: whether the arm is under torque control.
-    """
-    seconds, rest = divmod(int(state["stamp"]), _NANOSECONDS)
-    ee = pose_matrix(np.concatenate((state["position"], state["orientation"])))
-    parts = (
-        (float(active), float(seconds), float(rest)),
-        state["q"],
-        state["dq"],
-        state["tau"],
-        ee.ravel(),
-        state["jacobian"].ravel(),
-        state["mass"].ravel(),
-    )
-    return Float64MultiArray(layout=_SNAPSHOT_LAYOUT, data=array("d", np.concatenate(parts).tobytes()))
+    def __init__(self) -> None:
+        self._content = new(_NUMBERS)
+        self._serialized = SerializedMessage(
+            lambda content: Float64MultiArray(layout=_SNAPSHOT_LAYOUT, data=array("d", content["numbers"].tobytes())),
+            _NUMBERS,
+        )
+
+    def of(self, state: Record, active: bool) -> bytes:
+        """The message of ``state``, as a publisher takes it.
+
+        :param active: whether the arm is under torque control.
+        """
+        seconds, rest = divmod(int(state["stamp"]), _NANOSECONDS)
+        ee = pose_matrix(np.concatenate((state["position"], state["orientation"])))
+        parts = (state["q"], state["dq"], state["tau"], ee.ravel(), state["jacobian"].ravel(), state["mass"].ravel())
+        np.concatenate(((active, seconds, rest), *parts), out=self._content["numbers"][0])
+        return self._serialized.of(self._content[0])
 
 
 def snapshot(message: Float64MultiArray) -> tuple[Snapshot, bool]:
-    """What :func:`snapshot_message` was made of, and whether the arm is active.
+    """What a :class:`SnapshotMessage` was made of, and whether the arm is active.
 
     :raises InvalidTarget: the message is of another kind.
     """

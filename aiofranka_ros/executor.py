@@ -1,80 +1,187 @@
-"""The node's executor: targets are waited for almost alone, everything else has its turn between them.
+"""rclpy's executor for those who cannot wait: they are waited for alone, everything else has its turn between them.
 
-Used by the node, in its process and its one thread. Before every wait, rclpy builds a wait set of all that a node has,
-and afterwards asks every one of it whether it is ready. For this node's thirty services and five action servers that
-takes longer than all that is done with a target. So the executor waits with the few things that cannot wait, and looks
-at the whole node every few milliseconds, without waiting.
+Used by the node, where targets cannot wait, and by policies, where the measured state cannot; each in one thread.
+Before every wait, rclpy builds a wait set of all that a node has, asks every one of it afterwards whether it is ready,
+and makes a task of each callback. For the thirty services and five action servers of the node that takes longer than
+all that is done with a target. So the few things that cannot wait are taken straight from a wait set of their own, as
+``rclpy.wait_for_message`` does it. Every few milliseconds the rest is looked at in the same way, without waiting, and
+rclpy is called where there is something to do.
 """
 
 from __future__ import annotations
 
+import inspect
 import time
-from typing import Any
+from collections.abc import Sequence
 
+from rclpy.client import Client
+from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor, TimeoutException
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
+from rclpy.service import Service
+from rclpy.subscription import Subscription
+from rclpy.timer import Timer
+from rclpy.waitable import NumberOfEntities, Waitable
 
 #: How often everything that can wait has its turn [s]: that much later than it could, a service may be answered.
 TURN_PERIOD = 0.01
-#: How long a turn may take that has more and more to do [s]; meanwhile targets have to wait as long as the rest.
+#: How long a turn may take that has more and more to do [s]; meanwhile those who cannot wait have to.
 _LONGEST_TURN = 0.005
+#: How often rclpy looks for events of publishers and subscriptions, such as one whose QoS does not fit [s].
+_EVENTS_PERIOD = 1.0
 
 
-class _Urgent:
-    """The part of a node that is waited for, with as much of a node as rclpy's executor looks at.
+class _Entities:
+    """Parts of a node that are waited for together."""
 
-    Events of subscriptions, such as a publisher whose QoS does not fit, are left to the turns of the rest.
-    """
+    def __init__(
+        self,
+        context: Context,
+        subscriptions: Sequence[Subscription],
+        timers: Sequence[Timer],
+        services: Sequence[Service] = (),
+        clients: Sequence[Client] = (),
+        waitables: Sequence[Waitable] = (),
+    ) -> None:
+        self.subscriptions, self.timers, self._services = subscriptions, timers, services
+        self._clients, self._waitables = clients, waitables
+        #: How many arguments the callbacks of the subscriptions take: the message, and what is known of it.
+        self.arguments = [len(inspect.signature(one.callback).parameters) for one in subscriptions]
+        count = NumberOfEntities(len(subscriptions), 0, len(timers), len(clients), len(services))
+        for waitable in waitables:
+            count += waitable.get_num_entities()
+        self._wait_set = rclpy_implementation.WaitSet(
+            count.num_subscriptions, count.num_guard_conditions, count.num_timers, count.num_clients,
+            count.num_services, count.num_events, context.handle,
+        )  # fmt: skip
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self.clients = self.services = self.guards = self.waitables = ()
-        self.look()
+    def wait(self, timeout: float) -> tuple[list[int], list[int]]:
+        """Wait until something is ready.
 
-    def look(self) -> None:
-        """See what the node has now."""
-        patient = self._node.default_callback_group
-        self.subscriptions = [one for one in self._node.subscriptions if one.callback_group is not patient]
-        self.timers = [one for one in self._node.timers if one.callback_group is not patient]
+        :param timeout: how long [s].
+        :returns: pointers of the subscriptions and of the timers that are ready.
+        """
+        wait_set = self._wait_set
+        wait_set.clear_entities()
+        for subscription in self.subscriptions:
+            wait_set.add_subscription(subscription.handle)
+        for timer in self.timers:
+            wait_set.add_timer(timer.handle)
+        for service in self._services:
+            wait_set.add_service(service.handle)
+        for client in self._clients:
+            wait_set.add_client(client.handle)
+        for waitable in self._waitables:
+            waitable.add_to_wait_set(wait_set)
+        wait_set.wait(int(1e9 * timeout))
+        return wait_set.get_ready_entities("subscription"), wait_set.get_ready_entities("timer")
+
+    def any_ready(self) -> bool:
+        """Whether something is ready now."""
+        subscriptions, timers = self.wait(0.0)
+        wait_set = self._wait_set
+        return bool(
+            subscriptions
+            # Of a cancelled timer, a wait set says that it is ready.
+            or (timers and any(timer.is_ready() for timer in self.timers))
+            or wait_set.get_ready_entities("service")
+            or wait_set.get_ready_entities("client")
+            or any(waitable.is_ready(wait_set) for waitable in self._waitables)
+        )
 
 
-class TargetsFirstExecutor(SingleThreadedExecutor):
+class UrgentFirstExecutor(SingleThreadedExecutor):
     """An executor of one thread for a node most of whose callbacks can wait.
 
-    :param node: what is in its default callback group can wait for its turn; subscriptions and timers in other groups
-        cannot. The default group has to be one that lets a callback begin while another one awaits something, or
-        nothing could end that wait.
+    :param node: what is in its default callback group can wait for its turn, as services, clients and actions can;
+        subscriptions and timers in other groups cannot: their callbacks are plain functions. The default group has to
+        be one that lets a callback begin while another one awaits something, or nothing could end that wait.
     """
 
     def __init__(self, node: Node) -> None:
         super().__init__(context=node.context)
         self.add_node(node)
-        self._urgent = _Urgent(node)
-        self._due = 0.0
+        self._node = node
+        self._due = self._events_due = 0.0
+        self._known: list[object] = []
+        self._look()
 
-    def spin_turn(self, timeout: float | None = None) -> None:
+    def spin_turn(self, timeout: float = TURN_PERIOD) -> None:
         """Wait until something is ready that cannot wait, and run it; then what can, if its turn has come.
 
-        :param timeout: how long to wait [s]; ``None``: until then.
+        :param timeout: how long to wait [s].
         :raises Exception: that of a callback.
         """
-        self._run_next(timeout, [self._urgent])
+        self._run_urgent(timeout)
         now = time.monotonic()
         if now >= self._due:
             self._due = now + TURN_PERIOD
-            # As long as there is something: a round takes one message of each kind.
-            while self._run_next(0.0, None) and time.monotonic() < now + _LONGEST_TURN:
-                pass
-            self._urgent.look()
+            self._look()
+            self._run_patient(now)
 
-    def _run_next(self, timeout: float | None, nodes: Any) -> bool:
-        """Run the next callback of ``nodes`` that is ready; return whether there was one."""
+    def _look(self) -> None:
+        """See what the node has now."""
+        node = self._node
+        subscriptions, timers, services = list(node.subscriptions), list(node.timers), list(node.services)
+        clients, waitables = list(node.clients), list(node.waitables)
+        known = [*subscriptions, *timers, *services, *clients, *waitables]
+        if known == self._known:
+            return
+        self._known = known
+        group = node.default_callback_group
+
+        def urgent(entity: Subscription | Timer) -> bool:
+            return entity.callback_group is not group
+
+        self._urgent = _Entities(
+            node.context, [one for one in subscriptions if urgent(one)], [one for one in timers if urgent(one)]
+        )
+        self._patient = _Entities(
+            node.context,
+            [one for one in subscriptions if not urgent(one)],
+            [one for one in timers if not urgent(one)],
+            services,
+            clients,
+            [one for one in waitables if not one.get_num_entities().num_events],
+        )
+
+    def _run_urgent(self, timeout: float) -> None:
+        """Wait for what cannot wait, and run it, messages first."""
+        urgent = self._urgent
+        if not urgent.subscriptions and not urgent.timers:
+            time.sleep(timeout)  # An empty wait set cannot be waited for.
+            return
+        messages, times = urgent.wait(timeout)
+        for subscription, arguments in zip(urgent.subscriptions, urgent.arguments, strict=True) if messages else ():
+            if subscription.handle.pointer in messages:
+                taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+                if taken is not None:
+                    subscription.callback(*taken[:arguments])
+        for timer in urgent.timers if times else ():
+            if timer.handle.pointer in times and timer.is_ready():
+                timer.handle.call_timer()
+                timer.callback()
+
+    def _run_patient(self, now: float) -> None:
+        """Run what can wait, as far as it is ready at ``now`` [s, monotonic]."""
+        # What awaits something is a task; rclpy lets each of them try to go on.
+        rounds = sum(not task.done() for task, *_ in self._tasks)
+        if now >= self._events_due:
+            self._events_due = now + _EVENTS_PERIOD
+            rounds += 1
+        for _ in range(rounds):
+            self._run_next()
+        while self._patient.any_ready() and time.monotonic() < now + _LONGEST_TURN:
+            self._run_next()
+
+    def _run_next(self) -> None:
+        """Let rclpy run the next callback of the node that is ready, if there is one."""
         try:
-            handler, _, _ = self.wait_for_ready_callbacks(timeout, nodes)
+            handler, _, _ = self.wait_for_ready_callbacks(0.0)
         except TimeoutException:
-            return False
+            return
         handler()
         error = handler.exception()
         if error is not None:
             raise error
-        return True

@@ -45,7 +45,7 @@ from aiofranka_ros.control_client import ControlClient, Ended
 from aiofranka_ros.diagnostics import Diagnosis, Trouble
 from aiofranka_ros.driver import Driver
 from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError
-from aiofranka_ros.executor import TargetsFirstExecutor
+from aiofranka_ros.executor import UrgentFirstExecutor
 from aiofranka_ros.frames import Frames
 from aiofranka_ros.hold import HOLDER, HoldServices
 from aiofranka_ros.move_action import MoveAction
@@ -106,7 +106,7 @@ class FrankaNode(LifecycleNode):
         self._frames = Frames(self, self._names)
         # Measured state goes out while the node is inactive too, because an arm that is guided by hand is of
         # interest; a lifecycle publisher would be silent then.
-        self._measurements: list[tuple[Publisher, Callable[[Record], Any]]] = [
+        self._measurements: list[tuple[Publisher, Callable[[Record], bytes]]] = [
             (self.create_publisher(kind, name, qos), message_of)
             for kind, name, qos, message_of in (
                 (JointState, "joint_states", QoSProfile(depth=10), self._serialized(conversions.joint_state)),
@@ -115,7 +115,7 @@ class FrankaNode(LifecycleNode):
                     WrenchStamped, "~/external_wrench", qos_profile_sensor_data,
                     self._serialized(conversions.external_wrench),
                 ),
-                (Float64MultiArray, "~/state", qos_profile_sensor_data, self._snapshot_message),
+                (Float64MultiArray, "~/state", qos_profile_sensor_data, self._serialized_snapshot()),
             )
         ]  # fmt: skip
         # For the gripper's node: nobody else knows where a simulated arm is. Whoever comes later hears of it too.
@@ -143,7 +143,7 @@ class FrankaNode(LifecycleNode):
 
     @property
     def default_callback_group(self) -> CallbackGroup:
-        """The group of callbacks that can wait; see :class:`~aiofranka_ros.executor.TargetsFirstExecutor`."""
+        """The group of callbacks that can wait; see :class:`~aiofranka_ros.executor.UrgentFirstExecutor`."""
         return self._patient
 
     # What targets and moves ask for.
@@ -412,8 +412,9 @@ class FrankaNode(LifecycleNode):
     def _serialized(self, message_of: Callable[[Record, ArmNames], Any]) -> Callable[[Record], bytes]:
         return SerializedMessage(lambda state: message_of(state, self._names), STATE).of
 
-    def _snapshot_message(self, state: Record) -> Float64MultiArray:
-        return conversions.snapshot_message(state, self._driver.active)
+    def _serialized_snapshot(self) -> Callable[[Record], bytes]:
+        message = conversions.SnapshotMessage()
+        return lambda state: message.of(state, self._driver.active)
 
     def _publish_address(self) -> None:
         self._robot_address.publish(String(data=self._driver.address))
@@ -530,7 +531,7 @@ def _warn_of_full_disks(logger: RcutilsLogger) -> None:
 
 def _spin(node: FrankaNode, stop: StopRequest) -> None:
     """Run the node until a signal asks to stop, then bring the arm to rest and let the last results leave."""
-    executor = TargetsFirstExecutor(node)
+    executor = UrgentFirstExecutor(node)
     # What was built so far stays; a collection that looks through all of it would delay targets by many cycles.
     gc.collect()
     gc.freeze()

@@ -18,8 +18,10 @@ from typing import Any
 
 import rclpy
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, ShutdownException
 from rclpy.signals import SignalHandlerOptions
+
+from aiofranka_ros.executor import UrgentFirstExecutor
 
 _number = itertools.count(1)
 #: How often a service is looked for that is not there yet [s].
@@ -29,7 +31,8 @@ _DISCOVERY_PERIOD = 0.05
 class RosClient:
     """A node, awaitable from the event loop that it was made in.
 
-    Publishers, subscriptions and clients are made on :attr:`node` before :meth:`start`.
+    Publishers, subscriptions and clients are made on :attr:`node` before :meth:`start`; a subscription that cannot wait
+    for its turn, in a callback group of its own.
 
     :param name: beginning of the node's name; process and number are appended, because names should be unique.
     """
@@ -41,8 +44,7 @@ class RosClient:
         self.node = rclpy.create_node(
             f"{name}_{os.getpid()}_{next(_number)}", context=self._context, use_global_arguments=False
         )
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
+        self._executor = UrgentFirstExecutor(self.node)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._spin, name="aiofranka_ros-rclpy", daemon=True)
         self._unanswered: set[asyncio.Future[Any]] = set()
@@ -54,7 +56,6 @@ class RosClient:
     def close(self) -> None:
         """Leave the graph; blocks until the thread has ended, a fraction of a second."""
         self._stopping.set()
-        self._executor.wake()
         if self._thread.is_alive():
             self._thread.join()
         self._executor.shutdown()
@@ -122,4 +123,4 @@ class RosClient:
     def _spin(self) -> None:
         with contextlib.suppress(ExternalShutdownException, ShutdownException):
             while not self._stopping.is_set():
-                self._executor.spin_once(timeout_sec=1.0)
+                self._executor.spin_turn()

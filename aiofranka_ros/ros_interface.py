@@ -25,6 +25,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import ParameterEvent
 from rcl_interfaces.srv import GetParameters, SetParametersAtomically
 from rclpy.action import ActionClient
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.publisher import Publisher
 from rclpy.qos import qos_profile_parameter_events, qos_profile_sensor_data
@@ -237,9 +238,15 @@ class RosInterface:
             (TransitionEvent, f"{name}/transition_event", client.in_loop(self._on_transition), 10),
             (DiagnosticArray, "/diagnostics", client.in_loop(self._on_diagnostics), 10),
             (ParameterEvent, "/parameter_events", client.in_loop(self._on_parameters), qos_profile_parameter_events),
-            (Float64MultiArray, f"{name}/state", self._take_state, qos_profile_sensor_data),
         ):
             node.create_subscription(kind, topic, callback, qos)
+        node.create_subscription(
+            Float64MultiArray,
+            f"{name}/state",
+            self._take_state,
+            qos_profile_sensor_data,
+            callback_group=ReentrantCallbackGroup(),  # Of its own: it is what policies wait for.
+        )
         self._announce_state = client.in_loop(self._on_snapshot)
         return client
 
@@ -445,9 +452,9 @@ class RosInterface:
             return
         kind = next(iter(target))
         record, serialized = self._target_messages[kind]
-        record["stamp"] = client.node.get_clock().now().nanoseconds
         for name, values in target.items():
             record[name] = values
+        record["stamp"] = client.node.get_clock().now().nanoseconds
         self._target_publishers[kind].publish(serialized.of(record[0]))
 
     async def _pursue(self, goal: Array, cancelled: asyncio.Event) -> None:

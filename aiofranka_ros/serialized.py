@@ -10,16 +10,17 @@ That suits every middleware and every type of message whose length never changes
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from rclpy.serialization import deserialize_message, serialize_message
 
 from aiofranka_ros.records import Record, new
 
 _NANOSECONDS = 1_000_000_000
+_STAMP, _SECONDS = struct.Struct("=q"), struct.Struct("=II")
 
 
 class SerializedMessage:
@@ -35,11 +36,13 @@ class SerializedMessage:
         marked = _marked(dtype, 1)
         data = serialize_message(message_of(marked))
         source = _bytes_of(marked)
-        places = [(place, offset) for offset in _floats(dtype) for place in _find(source[offset : offset + 8], data)]
-        stamps = _find(_stamp(marked), data)
-        self._bytes = np.frombuffer(bytearray(data), np.uint8)
-        self._to, self._from = _words([place for place, _ in places]), _words([offset for _, offset in places])
-        self._stamps = _words(stamps)
+        places = {place: offset for offset in _floats(dtype) for place in _find(source[offset : offset + 8], data)}
+        self._bytes = bytearray(data)
+        #: Where numbers stand in the message, and where in the record.
+        self._runs = _runs(places)
+        assert dtype.fields is not None
+        self._stamp_at = int(dtype.fields["stamp"][1])
+        self._stamps = [slice(place, place + 8) for place in _find(_stamp(source, self._stamp_at), data)]
         # Not the bytes are compared, because padding between them may hold anything.
         other = _marked(dtype, 2)
         message = message_of(other)
@@ -51,23 +54,34 @@ class SerializedMessage:
 
     def of(self, record: Record) -> bytes:
         """The message of ``record``, as a publisher takes it."""
-        self._bytes[self._to] = _bytes_of(record)[self._from]
-        self._bytes[self._stamps] = _stamp(record)
-        return self._bytes.tobytes()
+        source, target = _bytes_of(record), self._bytes
+        for there, here in self._runs:
+            target[there] = source[here]
+        stamp = _stamp(source, self._stamp_at)
+        for there in self._stamps:
+            target[there] = stamp
+        return bytes(target)
 
 
-def _bytes_of(record: Record) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(record, np.uint8)
+def _bytes_of(record: Record) -> memoryview:
+    return np.frombuffer(record, np.uint8).data
 
 
-def _stamp(record: Record) -> npt.NDArray[np.uint8]:
-    """The record's stamp as it stands in a message: seconds and nanoseconds, four bytes each (8,)."""
-    return np.array(divmod(int(record["stamp"]), _NANOSECONDS), np.uint32).view(np.uint8)
+def _stamp(source: memoryview, offset: int) -> bytes:
+    """The stamp of a record as it stands in a message: seconds and nanoseconds, four bytes each."""
+    return _SECONDS.pack(*divmod(_STAMP.unpack_from(source, offset)[0], _NANOSECONDS))
 
 
-def _words(begins: list[int]) -> npt.NDArray[np.intp]:
-    """Indices of the eight bytes from each of ``begins`` on (n, 8)."""
-    return np.add.outer(np.array(begins, np.intp), np.arange(8))
+def _runs(places: dict[int, int]) -> list[tuple[slice, slice]]:
+    """Slices of a message and of a record, as long as may be, from the ``places`` of eight bytes each."""
+    runs: list[tuple[slice, slice]] = []
+    for there, here in sorted(places.items()):
+        if runs and (runs[-1][0].stop, runs[-1][1].stop) == (there, here):
+            (to, origin) = runs.pop()
+            runs.append((slice(to.start, there + 8), slice(origin.start, here + 8)))
+        else:
+            runs.append((slice(there, there + 8), slice(here, here + 8)))
+    return runs
 
 
 def _floats(dtype: np.dtype[Any]) -> list[int]:
@@ -90,10 +104,10 @@ def _marked(dtype: np.dtype[Any], seed: int) -> Record:
     return record[0]
 
 
-def _find(mark: npt.NDArray[np.uint8], data: bytes) -> list[int]:
+def _find(mark: bytes | memoryview, data: bytes) -> list[int]:
     """Where ``mark`` stands in ``data``."""
-    found, at = [], data.find(mark.tobytes())
+    found, at = [], data.find(mark)
     while at >= 0:
         found.append(at)
-        at = data.find(mark.tobytes(), at + 1)
+        at = data.find(mark, at + 1)
     return found

@@ -201,7 +201,7 @@ class TargetTopics:
 
     def _begin_stretch(self, client: ControlClient) -> None:
         """Forget about what came before an activation or a switch of the mode."""
-        stretch = (client, int(client.commands["mode_id"]))
+        stretch = (client, client.mode_id)
         if stretch != self._stretch:
             self._stretch = stretch
             self._waiting.clear()

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import rclpy
 from rclpy.callback_groups import CallbackGroup, ReentrantCallbackGroup
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from std_msgs.msg import Int64
 from std_srvs.srv import Trigger
 
-from aiofranka_ros.executor import TargetsFirstExecutor
+from aiofranka_ros.executor import UrgentFirstExecutor
 
 
 class PatientNode(Node):
@@ -39,8 +42,8 @@ def node() -> Iterator[PatientNode]:
 
 
 @pytest.fixture
-def executor(node: PatientNode) -> Iterator[TargetsFirstExecutor]:
-    executor = TargetsFirstExecutor(node)
+def executor(node: PatientNode) -> Iterator[UrgentFirstExecutor]:
+    executor = UrgentFirstExecutor(node)
     yield executor
     executor.shutdown()
 
@@ -77,14 +80,14 @@ def asker() -> Iterator[Asker]:
     rclpy.shutdown(context=context)
 
 
-def spin_until(executor: TargetsFirstExecutor, condition: Callable[[], bool], timeout: float = 10.0) -> bool:
+def spin_until(executor: UrgentFirstExecutor, condition: Callable[[], bool], timeout: float = 10.0) -> bool:
     deadline = time.monotonic() + timeout
     while not condition() and time.monotonic() < deadline:
         executor.spin_turn(timeout=0.01)
     return condition()
 
 
-def test_what_can_wait_waits_for_its_turn(node: PatientNode, executor: TargetsFirstExecutor) -> None:
+def test_what_can_wait_waits_for_its_turn(node: PatientNode, executor: UrgentFirstExecutor) -> None:
     received: list[int] = []
     node.create_subscription(Int64, "patient", lambda message: received.append(message.data), 1)
     node.create_timer(0.0, lambda: None, callback_group=ReentrantCallbackGroup())
@@ -99,7 +102,7 @@ def test_what_can_wait_waits_for_its_turn(node: PatientNode, executor: TargetsFi
     assert spin_until(executor, lambda: received == [1])
 
 
-def test_what_is_made_later_and_cannot_wait_is_waited_for(node: PatientNode, executor: TargetsFirstExecutor) -> None:
+def test_what_is_made_later_and_cannot_wait_is_waited_for(node: PatientNode, executor: UrgentFirstExecutor) -> None:
     called = []
     executor.spin_turn(timeout=0.0)
     node.create_timer(0.0, lambda: called.append(True), callback_group=ReentrantCallbackGroup())
@@ -111,14 +114,14 @@ def test_what_is_made_later_and_cannot_wait_is_waited_for(node: PatientNode, exe
 
 
 def test_a_flood_of_what_cannot_wait_does_not_starve_what_can(
-    node: PatientNode, executor: TargetsFirstExecutor, asker: Asker
+    node: PatientNode, executor: UrgentFirstExecutor, asker: Asker
 ) -> None:
     node.create_service(Trigger, "question", lambda request, response: Trigger.Response(success=True))
     node.create_timer(0.0, lambda: None, callback_group=ReentrantCallbackGroup())
     assert spin_until(executor, asker.is_answered)
 
 
-def test_a_flood_of_what_can_wait_does_not_starve_targets(node: PatientNode, executor: TargetsFirstExecutor) -> None:
+def test_a_flood_of_what_can_wait_does_not_starve_targets(node: PatientNode, executor: UrgentFirstExecutor) -> None:
     received: list[int] = []
     node.create_timer(0.0, lambda: None)
     node.create_subscription(
@@ -132,7 +135,7 @@ def test_a_flood_of_what_can_wait_does_not_starve_targets(node: PatientNode, exe
 
 
 def test_an_answer_may_wait_for_something_that_happens_meanwhile(
-    node: PatientNode, executor: TargetsFirstExecutor, asker: Asker
+    node: PatientNode, executor: UrgentFirstExecutor, asker: Asker
 ) -> None:
     happened = Future()
 
@@ -145,9 +148,49 @@ def test_an_answer_may_wait_for_something_that_happens_meanwhile(
     assert spin_until(executor, asker.is_answered)
 
 
+def test_who_waits_for_something_is_asked_once_a_turn(
+    node: PatientNode, executor: UrgentFirstExecutor, asker: Asker
+) -> None:
+    happened, asked = Future(), []
+
+    class Something:
+        def __await__(self) -> Iterator[None]:
+            while not happened.done():
+                asked.append(True)
+                yield
+
+    async def answer_later(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        await Something()
+        return Trigger.Response(success=True)
+
+    node.create_service(Trigger, "question", answer_later)
+    assert spin_until(executor, lambda: bool(asked) or asker.is_answered())
+    asked.clear()
+    for _ in range(20):
+        executor._due = 0.0
+        executor.spin_turn(timeout=0.0)
+    assert 0 < len(asked) <= 20
+    happened.set_result(None)
+    assert spin_until(executor, asker.is_answered)
+
+
+def test_events_of_subscriptions_are_told(node: PatientNode, executor: UrgentFirstExecutor) -> None:
+    events: list[Any] = []
+    node.create_subscription(
+        Int64,
+        "target",
+        lambda message: None,
+        QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE),
+        callback_group=ReentrantCallbackGroup(),
+        event_callbacks=SubscriptionEventCallbacks(incompatible_qos=events.append),
+    )
+    node.create_publisher(Int64, "target", QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
+    assert spin_until(executor, lambda: bool(events))
+
+
 @pytest.mark.parametrize("group", [None, ReentrantCallbackGroup()], ids=["can wait", "cannot wait"])
 def test_the_exception_of_a_callback_is_raised(
-    node: PatientNode, executor: TargetsFirstExecutor, group: ReentrantCallbackGroup | None
+    node: PatientNode, executor: UrgentFirstExecutor, group: ReentrantCallbackGroup | None
 ) -> None:
     def fail() -> None:
         raise ArithmeticError

@@ -36,7 +36,7 @@ LAYERS = """
     arm hand control_loop control_process control_client simulation_hand simulation_model simulation warm_up
     setting settings driver moves gripper link robot_interface controller
     doctor_ros
-    descriptors parameters conversions serialized frames stamps senders targets conditions diagnostics hold move_action
+    descriptors parameters serialized conversions frames stamps senders targets conditions diagnostics hold move_action
     trajectory_action robot_state robot_services recovery_action planned_path executor node ros_client ros_interface
     gripper_parameters gripper_actions gripper_node
     marker_server rviz_marker rviz_arm rviz_tools
