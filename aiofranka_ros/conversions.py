@@ -8,6 +8,8 @@ has its shape and is finite.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import struct
 from array import array
@@ -16,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Pose, PoseStamped, TransformStamped, WrenchStamped
-from rclpy.serialization import deserialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, Header, MultiArrayDimension, MultiArrayLayout
 
@@ -34,6 +36,7 @@ QUATERNION_TOLERANCE = 0.01
 #: should arrive together, and because there is no message type for a Jacobian and a mass matrix.
 SNAPSHOT_FIELDS = "active sec nanosec q[7] dq[7] tau[7] ee[4,4] jacobian[6,7] mass[7,7]"
 _SNAPSHOT_SIZES = (3, 7, 7, 7, 16, 42, 49)
+_SNAPSHOT_ENDS = tuple(itertools.accumulate(_SNAPSHOT_SIZES))
 _SNAPSHOT_LAYOUT = MultiArrayLayout(
     dim=[MultiArrayDimension(label=SNAPSHOT_FIELDS, size=sum(_SNAPSHOT_SIZES), stride=sum(_SNAPSHOT_SIZES))]
 )
@@ -224,10 +227,7 @@ class SnapshotMessage:
 
     def __init__(self) -> None:
         self._content = new(_NUMBERS)
-        self._serialized = SerializedMessage(
-            lambda content: Float64MultiArray(layout=_SNAPSHOT_LAYOUT, data=array("d", content["numbers"].tobytes())),
-            _NUMBERS,
-        )
+        self._serialized = SerializedMessage(_snapshot_message, _NUMBERS)
 
     def of(self, state: Record, active: bool) -> bytes:
         """The message of ``state``, as a publisher takes it.
@@ -241,18 +241,29 @@ class SnapshotMessage:
         return self._serialized.of(self._content[0])
 
 
-def snapshot(message: Float64MultiArray) -> tuple[Snapshot, bool]:
+def read_snapshot(data: bytes) -> tuple[Snapshot, bool]:
     """What a :class:`SnapshotMessage` was made of, and whether the arm is active.
 
+    :param data: the message as it travels. Where it begins as those of this computer do, its numbers are taken straight
+        from it, because rclpy needs many times as long; else it is rclpy's.
     :raises InvalidTarget: the message is of another kind.
     """
-    data = np.array(message.data, dtype=float)
-    if len(data) != sum(_SNAPSHOT_SIZES):
-        raise InvalidTarget(f"it has {len(data)} numbers instead of {sum(_SNAPSHOT_SIZES)}", reason="wrong size")
-    head, q, dq, tau, ee, jacobian, mass = np.split(data, np.cumsum(_SNAPSHOT_SIZES)[:-1])
+    head = _snapshot_head()
+    if len(data) == len(head) + _NUMBERS["numbers"].itemsize and data.startswith(head):
+        numbers = np.frombuffer(data, offset=len(head)).copy()
+    else:
+        try:
+            numbers = np.array(deserialize_message(data, Float64MultiArray).data, dtype=float)
+        except (RuntimeError, MemoryError) as error:
+            raise InvalidTarget(f"it cannot be read: {error}", reason="cannot be read") from error
+        if len(numbers) != _SNAPSHOT_ENDS[-1]:
+            raise InvalidTarget(f"it has {len(numbers)} numbers instead of {_SNAPSHOT_ENDS[-1]}", reason="wrong size")
+    _, q, dq, tau, ee, jacobian, mass = (
+        numbers[begin:end] for begin, end in zip((0, *_SNAPSHOT_ENDS), _SNAPSHOT_ENDS, strict=False)
+    )
     return (
         Snapshot(
-            stamp=int(head[1]) * _NANOSECONDS + int(head[2]),
+            stamp=int(numbers[1]) * _NANOSECONDS + int(numbers[2]),
             q=q,
             dq=dq,
             ee=ee.reshape(4, 4),
@@ -260,8 +271,18 @@ def snapshot(message: Float64MultiArray) -> tuple[Snapshot, bool]:
             mass=mass.reshape(7, 7),
             tau=tau,
         ),
-        bool(head[0]),
+        bool(numbers[0]),
     )
+
+
+def _snapshot_message(content: Record) -> Float64MultiArray:
+    return Float64MultiArray(layout=_SNAPSHOT_LAYOUT, data=array("d", content["numbers"].tobytes()))
+
+
+@functools.cache
+def _snapshot_head() -> bytes:
+    """The bytes of a snapshot's message before its numbers, which are the last in it."""
+    return bytes(serialize_message(_snapshot_message(new(_NUMBERS)[0])))[: -_NUMBERS["numbers"].itemsize]
 
 
 def header_of(state: Record, names: ArmNames) -> Header:

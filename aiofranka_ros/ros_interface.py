@@ -246,6 +246,7 @@ class RosInterface:
             self._take_state,
             qos_profile_sensor_data,
             callback_group=ReentrantCallbackGroup(),  # Of its own: it is what policies wait for.
+            raw=True,
         )
         self._announce_state = client.in_loop(self._on_snapshot)
         return client
@@ -334,10 +335,10 @@ class RosInterface:
 
     # What comes from the graph.
 
-    def _take_state(self, message: Float64MultiArray) -> None:
+    def _take_state(self, data: bytes) -> None:
         """In rclpy's thread: what was measured is new even while the event loop is blocked."""
         try:
-            self._newest, self._arm_active = conversions.snapshot(message)
+            self._newest, self._arm_active = conversions.read_snapshot(data)
         except InvalidTarget:
             return  # Of another version of this package; the start says that nothing came.
         self._heard = time.monotonic()

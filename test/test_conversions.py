@@ -11,14 +11,15 @@ from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
 from hypothesis import given
 from hypothesis import strategies as st
-from rclpy.serialization import serialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
 
 from aiofranka_ros import conversions
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.fr3 import JOINT_NAMES
 from aiofranka_ros.names import ArmNames
-from aiofranka_ros.records import STATE, new
+from aiofranka_ros.records import STATE, Record, new
 
 HERE = (0.1, 0.2, 0.3)
 UPRIGHT = (0.0, 0.0, 0.0, 1.0)
@@ -155,3 +156,43 @@ def test_measurements_become_messages_with_their_own_time() -> None:
     assert (measured.pose.position.z, measured.pose.orientation.w) == (0.3, 0.5)
     wrench = conversions.external_wrench(state).wrench
     assert (wrench.force.x, wrench.torque.z) == (1.0, 6.0)
+
+
+def a_state() -> Record:
+    state = new(STATE)[0]
+    rng = np.random.default_rng(5)
+    for field in ("q", "dq", "tau", "position", "jacobian", "mass"):
+        state[field] = rng.normal(size=state[field].shape)
+    state["orientation"] = 0.5, -0.5, 0.5, -0.5
+    state["stamp"] = 1_700_000_000_123_456_789
+    return state
+
+
+@pytest.mark.parametrize("active", [True, False])
+@pytest.mark.parametrize("through_rclpy", [False, True])
+def test_a_snapshot_arrives_as_it_was_measured(active: bool, through_rclpy: bool) -> None:
+    state = a_state()
+    data = conversions.SnapshotMessage().of(state, active)
+    if through_rclpy:  # Another description of the same numbers is another beginning.
+        message = deserialize_message(data, Float64MultiArray)
+        message.layout.dim[0].label = "of a recording"
+        data = serialize_message(message)
+    snapshot, was_active = conversions.read_snapshot(data)
+    assert was_active == active
+    assert snapshot.stamp == state["stamp"]
+    for read, field in (("q", "q"), ("dq", "dq"), ("tau", "tau"), ("jacobian", "jacobian"), ("mass", "mass")):
+        np.testing.assert_array_equal(getattr(snapshot, read), state[field])
+    np.testing.assert_array_equal(snapshot.ee[:3, 3], state["position"])
+    np.testing.assert_allclose(snapshot.ee[:3, :3] @ snapshot.ee[:3, :3].T, np.eye(3), atol=1e-12)
+    snapshot.q[0] = 1.0  # They are whoever's who reads them.
+
+
+def test_a_snapshot_of_another_size_is_refused() -> None:
+    with pytest.raises(InvalidTarget, match="it has 3 numbers instead of 131"):
+        conversions.read_snapshot(serialize_message(Float64MultiArray(data=[1.0, 2.0, 3.0])))
+
+
+@given(length=st.integers(0, 1000))
+def test_a_snapshot_that_was_cut_off_is_refused(length: int) -> None:
+    with pytest.raises(InvalidTarget):
+        conversions.read_snapshot(conversions.SnapshotMessage().of(a_state(), True)[:length])
