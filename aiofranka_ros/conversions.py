@@ -40,6 +40,7 @@ _SNAPSHOT_ENDS = tuple(itertools.accumulate(_SNAPSHOT_SIZES))
 _SNAPSHOT_LAYOUT = MultiArrayLayout(
     dim=[MultiArrayDimension(label=SNAPSHOT_FIELDS, size=sum(_SNAPSHOT_SIZES), stride=sum(_SNAPSHOT_SIZES))]
 )
+#: The numbers as one record; their stamp is among them, the other one is for :class:`SerializedMessage` alone.
 _NUMBERS = np.dtype([("stamp", "i8"), ("numbers", "f8", (sum(_SNAPSHOT_SIZES),))])
 
 _NANOSECONDS = 1_000_000_000
@@ -248,9 +249,9 @@ def read_snapshot(data: bytes) -> tuple[Snapshot, bool]:
         from it, because rclpy needs many times as long; else it is rclpy's.
     :raises InvalidTarget: the message is of another kind.
     """
-    head = _snapshot_head()
-    if len(data) == len(head) + _NUMBERS["numbers"].itemsize and data.startswith(head):
-        numbers = np.frombuffer(data, offset=len(head)).copy()
+    beginning, length = _snapshot_form()
+    if len(data) == length and data.startswith(beginning):
+        numbers = np.frombuffer(data, offset=length - _NUMBERS["numbers"].itemsize).copy()
     else:
         try:
             numbers = np.array(deserialize_message(data, Float64MultiArray).data, dtype=float)
@@ -258,6 +259,7 @@ def read_snapshot(data: bytes) -> tuple[Snapshot, bool]:
             raise InvalidTarget(f"it cannot be read: {error}", reason="cannot be read") from error
         if len(numbers) != _SNAPSHOT_ENDS[-1]:
             raise InvalidTarget(f"it has {len(numbers)} numbers instead of {_SNAPSHOT_ENDS[-1]}", reason="wrong size")
+    _require_finite("its time", numbers[:3].tolist())
     _, q, dq, tau, ee, jacobian, mass = (
         numbers[begin:end] for begin, end in zip((0, *_SNAPSHOT_ENDS), _SNAPSHOT_ENDS, strict=False)
     )
@@ -280,9 +282,12 @@ def _snapshot_message(content: Record) -> Float64MultiArray:
 
 
 @functools.cache
-def _snapshot_head() -> bytes:
-    """The bytes of a snapshot's message before its numbers, which are the last in it."""
-    return bytes(serialize_message(_snapshot_message(new(_NUMBERS)[0])))[: -_NUMBERS["numbers"].itemsize]
+def _snapshot_form() -> tuple[bytes, int]:
+    """How a snapshot's message begins on this computer, and how long it is; its numbers are the last in it."""
+    data = bytes(serialize_message(_snapshot_message(new(_NUMBERS)[0])))
+    label = SNAPSHOT_FIELDS.encode()
+    # Not the bytes that follow the label: those that only align what comes next may be anything.
+    return data[: data.index(label) + len(label)], len(data)
 
 
 def header_of(state: Record, names: ArmNames) -> Header:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from rclpy.client import Client
 from rclpy.context import Context
@@ -21,6 +22,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.service import Service
 from rclpy.subscription import Subscription
+from rclpy.task import Task
 from rclpy.timer import Timer
 from rclpy.waitable import NumberOfEntities, Waitable
 
@@ -83,7 +85,7 @@ class _Entities:
         wait_set = self._wait_set
         return bool(
             subscriptions
-            # Of a cancelled timer, a wait set says that it is ready.
+            # rclpy asks timers themselves as well, because of those that were cancelled.
             or (timers and any(timer.is_ready() for timer in self.timers))
             or wait_set.get_ready_entities("service")
             or wait_set.get_ready_entities("client")
@@ -95,8 +97,9 @@ class UrgentFirstExecutor(SingleThreadedExecutor):
     """An executor of one thread for a node most of whose callbacks can wait.
 
     :param node: what is in its default callback group can wait for its turn, as services, clients and actions can;
-        subscriptions and timers in other groups cannot: their callbacks are plain functions. The default group has to
-        be one that lets a callback begin while another one awaits something, or nothing could end that wait.
+        subscriptions and timers in other groups cannot: their callbacks are plain functions. Where a callback awaits
+        something, the default group has to be one that lets others begin meanwhile, or nothing could end that wait.
+        Guard conditions are looked at as seldom as events.
     """
 
     def __init__(self, node: Node) -> None:
@@ -104,8 +107,12 @@ class UrgentFirstExecutor(SingleThreadedExecutor):
         self.add_node(node)
         self._node = node
         self._due = self._events_due = 0.0
-        self._known: list[object] = []
         self._look()
+
+    def wake(self) -> None:
+        """Note that the node has got or lost something; rclpy's nodes call this, from any thread."""
+        self._changed = True
+        super().wake()
 
     def spin_turn(self, timeout: float = TURN_PERIOD) -> None:
         """Wait until something is ready that cannot wait, and run it; then what can, if its turn has come.
@@ -117,23 +124,22 @@ class UrgentFirstExecutor(SingleThreadedExecutor):
         now = time.monotonic()
         if now >= self._due:
             self._due = now + TURN_PERIOD
-            self._look()
-            self._run_patient(now)
+            # What awaits something is a task, and only rclpy knows how to let it go on.
+            waiting = any(not task.done() for task, *_ in self._tasks)
+            if waiting or now >= self._events_due or self._any_ready():
+                self._events_due = now + _EVENTS_PERIOD
+                self._run_patient(now + _LONGEST_TURN)
 
     def _look(self) -> None:
-        """See what the node has now."""
+        """See what the node has now: waiting for what is destroyed would fail."""
+        self._changed = False
         node = self._node
-        subscriptions, timers, services = list(node.subscriptions), list(node.timers), list(node.services)
-        clients, waitables = list(node.clients), list(node.waitables)
-        known = [*subscriptions, *timers, *services, *clients, *waitables]
-        if known == self._known:
-            return
-        self._known = known
         group = node.default_callback_group
 
         def urgent(entity: Subscription | Timer) -> bool:
             return entity.callback_group is not group
 
+        subscriptions, timers = list(node.subscriptions), list(node.timers)
         self._urgent = _Entities(
             node.context, [one for one in subscriptions if urgent(one)], [one for one in timers if urgent(one)]
         )
@@ -141,13 +147,20 @@ class UrgentFirstExecutor(SingleThreadedExecutor):
             node.context,
             [one for one in subscriptions if not urgent(one)],
             [one for one in timers if not urgent(one)],
-            services,
-            clients,
-            [one for one in waitables if not one.get_num_entities().num_events],
+            list(node.services),
+            list(node.clients),
+            [one for one in node.waitables if not one.get_num_entities().num_events],
         )
+
+    def _any_ready(self) -> bool:
+        if self._changed:
+            self._look()
+        return self._patient.any_ready()
 
     def _run_urgent(self, timeout: float) -> None:
         """Wait for what cannot wait, and run it, messages first."""
+        if self._changed:
+            self._look()
         urgent = self._urgent
         if not urgent.subscriptions and not urgent.timers:
             time.sleep(timeout)  # An empty wait set cannot be waited for.
@@ -163,25 +176,21 @@ class UrgentFirstExecutor(SingleThreadedExecutor):
                 timer.handle.call_timer()
                 timer.callback()
 
-    def _run_patient(self, now: float) -> None:
-        """Run what can wait, as far as it is ready at ``now`` [s, monotonic]."""
-        # What awaits something is a task; rclpy lets each of them try to go on.
-        rounds = sum(not task.done() for task, *_ in self._tasks)
-        if now >= self._events_due:
-            self._events_due = now + _EVENTS_PERIOD
-            rounds += 1
-        for _ in range(rounds):
-            self._run_next()
-        while self._patient.any_ready() and time.monotonic() < now + _LONGEST_TURN:
-            self._run_next()
+    def _run_patient(self, deadline: float) -> None:
+        """Run what is ready until nothing is, or until ``deadline`` [s, monotonic].
 
-    def _run_next(self) -> None:
-        """Let rclpy run the next callback of the node that is ready, if there is one."""
-        try:
-            handler, _, _ = self.wait_for_ready_callbacks(0.0)
-        except TimeoutException:
-            return
-        handler()
-        error = handler.exception()
-        if error is not None:
-            raise error
+        Who awaits something is asked again only if there is more to do.
+        """
+        asked: set[Task[Any]] = set()
+        more = True
+        while more and time.monotonic() < deadline:
+            try:
+                handler, _, _ = self.wait_for_ready_callbacks(0.0)
+            except TimeoutException:  # Everybody was asked, and everything that was ready has run.
+                more = any(not task.done() and task not in asked for task, *_ in self._tasks) or self._any_ready()
+                continue
+            asked.add(handler)
+            handler()
+            error = handler.exception()
+            if error is not None:
+                raise error

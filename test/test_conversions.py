@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -185,6 +186,26 @@ def test_a_snapshot_arrives_as_it_was_measured(active: bool, through_rclpy: bool
     np.testing.assert_array_equal(snapshot.ee[:3, 3], state["position"])
     np.testing.assert_allclose(snapshot.ee[:3, :3] @ snapshot.ee[:3, :3].T, np.eye(3), atol=1e-12)
     snapshot.q[0] = 1.0  # They are whoever's who reads them.
+
+
+def test_a_snapshot_of_this_computer_is_read_without_rclpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: Any) -> None:
+        raise AssertionError("rclpy was called")
+
+    data = conversions.SnapshotMessage().of(a_state(), True)
+    monkeypatch.setattr(conversions, "deserialize_message", never)
+    length = int.from_bytes(data[8:12], "little")
+    aligned = data[: 12 + length] + b"xyz"[: -length % 4] + data[12 + length + -length % 4 :]
+    for one in (data, aligned):  # What only aligns may be anything.
+        assert conversions.read_snapshot(one)[1]
+
+
+@pytest.mark.parametrize("time", [math.nan, math.inf])
+def test_a_snapshot_of_no_time_is_refused(time: float) -> None:
+    message = deserialize_message(conversions.SnapshotMessage().of(a_state(), True), Float64MultiArray)
+    message.data[1] = time
+    with pytest.raises(InvalidTarget, match="its time"):
+        conversions.read_snapshot(serialize_message(message))
 
 
 def test_a_snapshot_of_another_size_is_refused() -> None:
