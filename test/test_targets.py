@@ -31,7 +31,7 @@ class Arm:
         self.parameters: dict[str, Any] = {"mode": "osc", "max_target_age": 0.2}
         self.passed_on: list[float] = []
         self.active_client: Any = SimpleNamespace(
-            commands={"mode_id": 1},
+            mode_id=1,
             set_target=lambda stamp, **target: self.passed_on.append(target["target_position"][0]),
         )
 
@@ -105,7 +105,7 @@ def test_what_waits_is_forgotten_when_the_mode_is_switched_or_the_arm_activated(
     arm: Arm, targets: TargetTopics
 ) -> None:
     send(targets, 1)
-    arm.active_client.commands["mode_id"] += 1
+    arm.active_client.mode_id += 1
     arm.known = True
     targets.try_again()
     assert arm.passed_on == [] and not targets.refused
