@@ -67,7 +67,7 @@ _warned: set[str] = set()
 #: How often a waiting request gives a sign of life [s].
 _BEAT_PERIOD = 0.01
 #: A control process that reported nothing for this long is looked at more closely [s].
-_SUSPICIOUS_SILENCE = 0.06
+_SUSPICIOUS_SILENCE = 0.03
 
 
 @dataclass(frozen=True)

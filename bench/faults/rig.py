@@ -128,13 +128,17 @@ class Observer:
     """
 
     def __init__(self, address: str) -> None:
-        self.address = address
+        self._file = os.stat(address).st_ino
         self._memory = SharedMemory.observe(address)
         self._state = new(STATE)
         self._position = self._memory.cycles.count
         self._parts: list[npt.NDArray[Any]] = []
         #: Cycles that were overwritten before they were fetched.
         self.unread = 0
+
+    def reads(self, address: str) -> bool:
+        """Whether it is this memory that it reads; the next control process may get another one of the same address."""
+        return os.stat(address).st_ino == self._file
 
     def state(self) -> Record:
         """The newest measured state; changes with the next call."""
@@ -599,7 +603,7 @@ class Rig:
     def _observe(self) -> None:
         self.fresh_diagnostics()
         address = self.value("control loop", "shared memory")
-        if self.observer is None or self.observer.address != address:
+        if self.observer is None or not self.observer.reads(address):
             if self.observer is not None:
                 self.observer.close()
             self.observer = Observer(address)
