@@ -67,7 +67,7 @@ _warned: set[str] = set()
 #: How often a waiting request gives a sign of life [s].
 _BEAT_PERIOD = 0.01
 #: A control process that reported nothing for this long is looked at more closely [s].
-_SUSPICIOUS_SILENCE = 0.03
+_SUSPICIOUS_SILENCE = 0.06
 
 
 @dataclass(frozen=True)
@@ -466,8 +466,9 @@ class ControlClient:
             self._reported = version, now
         elif now - self._reported[1] > _SUSPICIOUS_SILENCE and self._is_stopped():
             assert self._process is not None
-            self._process.kill()  # When it went on, it would do so with commands of long ago.
-            self._process.wait()
+            # When it went on, it would do so with commands of long ago. It takes longer to vanish than people may wait
+            # to hear of this; close() waits for that.
+            self._process.kill()
             raise ControlProcessDied("the control process was stopped by a signal; it was ended")
 
     def _is_stopped(self) -> bool:
