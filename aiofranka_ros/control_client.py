@@ -466,9 +466,8 @@ class ControlClient:
             self._reported = version, now
         elif now - self._reported[1] > _SUSPICIOUS_SILENCE and self._is_stopped():
             assert self._process is not None
-            # When it went on, it would do so with commands of long ago. It takes longer to vanish than people may wait
-            # to hear of this; close() waits for that.
-            self._process.kill()
+            self._process.kill()  # When it went on, it would do so with commands of long ago.
+            self._process.wait()
             raise ControlProcessDied("the control process was stopped by a signal; it was ended")
 
     def _is_stopped(self) -> bool:
