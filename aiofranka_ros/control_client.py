@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -367,9 +368,11 @@ class ControlClient:
         """Process id of the control process; ``None`` while there is none."""
         return None if self._process is None else self._process.pid
 
-    def poll(self) -> Ended | None:
+    def poll(self, on_stopped: Callable[[ControlProcessDied], object] | None = None) -> Ended | None:
         """Whether the loop ended since the last call, without waiting.
 
+        :param on_stopped: called with what is raised a moment later, once a control process that was stopped by a
+            signal has ended: its locked memory takes the kernel tens of milliseconds to free.
         :raises ControlProcessDied: the control process is gone, or was stopped by a signal and is ended therefore.
         """
         self._receive(0.0)
@@ -378,7 +381,7 @@ class ControlClient:
                 del self._inbox[index]
                 return self._ended(message)
         self._check_alive()
-        self._check_running()
+        self._check_running(on_stopped)
         return None
 
     def _ended(self, message: dict[str, Any]) -> Ended:
@@ -456,7 +459,7 @@ class ControlClient:
             how = f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
             raise ControlProcessDied(f"the control process {how}", exit_code=code)
 
-    def _check_running(self) -> None:
+    def _check_running(self, on_stopped: Callable[[ControlProcessDied], object] | None) -> None:
         """Notice a control process that somebody has stopped: it looks alive, but the arm gets no torques from it.
 
         One that merely waits for the robot is another matter: libfranka notices by itself that the robot is gone.
@@ -467,8 +470,11 @@ class ControlClient:
         elif now - self._reported[1] > _SUSPICIOUS_SILENCE and self._is_stopped():
             assert self._process is not None
             self._process.kill()  # When it went on, it would do so with commands of long ago.
+            error = ControlProcessDied("the control process was stopped by a signal and is ended")
+            if on_stopped is not None:
+                on_stopped(error)
             self._process.wait()
-            raise ControlProcessDied("the control process was stopped by a signal; it was ended")
+            raise error
 
     def _is_stopped(self) -> bool:
         """Whether the control process does not run because of SIGSTOP, a debugger or the like, see proc(5)."""

@@ -18,6 +18,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -74,6 +75,8 @@ _LAST_WORDS = 0.8
 #: How long another thread of this interpreter may keep its lock [s]: at Python's 5 ms, four busy ones, in whatever
 #: shares the process with the node, would delay its signs of life by tenths of a second.
 _SWITCH_INTERVAL = 0.5e-3
+#: When a signal is raised again that came in the middle of a finalizer [s].
+_AGAIN = 0.01
 #: Less than this on a disk is as good as nothing [bytes].
 _LITTLE_SPACE = 1 << 20
 #: Through which DDS sends to other processes of the same computer.
@@ -99,6 +102,7 @@ class FrankaNode(LifecycleNode):
         self.configured = False
         self._measured: Record | None = None
         self._trouble: Trouble | None = None
+        self._reported: BaseException | None = None  # What the trouble came from.
         self._ticked: Future = Future()
         self._settings = Parameters(self, self._reached)
         self._driver = Driver(self._settings)
@@ -348,7 +352,7 @@ class FrankaNode(LifecycleNode):
         if client is not None:
             try:
                 client.beat()
-                self._follow(client.poll())
+                self._follow(client.poll(on_stopped=self._report))
             except ControlProcessDied as error:
                 self._fall_back(error, disconnected=True)
             else:
@@ -366,7 +370,9 @@ class FrankaNode(LifecycleNode):
 
     def _fall_back(self, error: FrankaError, *, disconnected: bool) -> None:
         """The arm was stopped or lost: become inactive. Where it was lost, the next activation connects again."""
-        self._report(self._driver.cause(error))
+        cause = self._driver.cause(error)
+        if cause is not self._reported:
+            self._report(cause)
         if self._driver.active:
             self.trigger_deactivate()
         if disconnected:
@@ -377,6 +383,7 @@ class FrankaNode(LifecycleNode):
 
         :param again: the transition that leads back.
         """
+        self._reported = error
         command = f"ros2 lifecycle set {self.get_fully_qualified_name()} {again}"
         self._trouble = Trouble.of(error, command, self._settings["robot_ip"])
         self.get_logger().error(f"{self._trouble.message} ({self._trouble.remedy})")
@@ -496,9 +503,23 @@ class StopRequest:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        if self._raise:
+        if self._raise and _in_finalizer(frame):  # Python would print the exception there, and go on.
+            main = threading.main_thread().ident
+            assert main is not None
+            again = threading.Timer(_AGAIN, signal.pthread_kill, (main, number))
+            again.daemon = True
+            again.start()
+        elif self._raise:
             self._raise = False  # A second signal must not interrupt the cleaning up.
             raise KeyboardInterrupt
+
+
+def _in_finalizer(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 class _RosLog(logging.Handler):
