@@ -2,10 +2,11 @@
 
 A node whose interpreter is shared with four spinning threads, its gripper and a client work on a simulated arm:
 streaming in every mode, moves, mode switches, grasps. A network of the project's own stands between node and arm
-(:mod:`bench.faults.proxy`) and notes when every state passed and when it was answered. That tells the two apart who can
-be late: a state that comes late is the simulator's matter, or that of the computer, which stopped it; an answer that
-comes late after a state which was in time is this software's. Beside that stands what libfranka and the control process
-count.
+(:mod:`bench.faults.proxy`) and notes when every state passed and when it was answered. What is late there may be this
+software's fault, the simulator's, or that of the computer, which stopped all of them. A witness on the same CPU, whom
+none of them can delay (:mod:`bench.witness`), notes when the computer did that. An answer that is late although the
+time of such stops is taken off is this software's; so is one that never came. Beside that stands what libfranka and the
+control process count.
 
 Everything here runs in one process and one thread that mostly sleeps.
 """
@@ -37,9 +38,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from aiofranka_ros.demo import Interrupted, interrupt, isolate
+from aiofranka_ros.simulation import cpu_for
 from bench.faults.helper import environment
 from bench.faults.rig import SWING, Failed, Rig
 from bench.faults.walk import violations
+from bench.witness import Witness
 
 #: A state later than this after the one before was late, and so is an answer after its state [ms].
 LATE_STATE, LATE_ANSWER = 1.5, 1.0
@@ -48,7 +51,7 @@ SPINNING_THREADS = 4
 _PERIOD = 1.0
 #: How often the processes' memory is looked at [s], and which share of the time does not count: caches fill first.
 _MEMORY_PERIOD, _SETTLING = 5.0, 0.2
-#: Responses are counted in bins of 5 us up to 2 ms.
+#: Responses are counted in bins of 5 us up to 2 ms; the last one has everything above, too.
 _BINS = np.arange(0.0, 2005.0, 5.0)
 
 
@@ -58,40 +61,52 @@ class Ledger:
 
     :ivar states: that passed while a motion ran.
     :ivar late_states: that came late, and by how much together [ms].
-    :ivar late_answers: to states that came in time, while those after them came in time as well.
-    :ivar late_with_computer: answers that were late when the next state was late, too: everybody was stopped.
-    :ivar worst: longest run of late answers.
+    :ivar late_states_of_computer: those of them that were in time but for the computer's stops.
+    :ivar late_answers: answers that were late even when the computer's stops are taken off.
+    :ivar late_answers_of_computer: answers that were in time but for the computer's stops.
+    :ivar worst: longest run of late answers of either kind.
     """
 
     states: int = 0
     late_states: int = 0
     late_ms: float = 0.0
+    late_states_of_computer: int = 0
     late_answers: int = 0
-    late_with_computer: int = 0
+    late_answers_of_computer: int = 0
     worst: int = 0
     cycles: int = 0
     cycles_lost: int = 0
     unread: int = 0
     success_rate_min: float = 1.0
+    response_max: float = 0.0
     responses: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(_BINS), np.int64))
     exceeded: list[str] = field(default_factory=list)
 
-    def add_packets(self, passed: npt.NDArray[Any]) -> None:
-        """States and their answers, see :data:`bench.faults.proxy.CYCLE`; the last three are only context."""
+    def add_packets(self, passed: npt.NDArray[Any], stops: npt.NDArray[Any]) -> None:
+        """States and their answers.
+
+        :param passed: see :data:`bench.faults.proxy.CYCLE`; the last three are only context.
+        :param stops: of the computer during this time, and perhaps before, see :data:`bench.witness.STOP`.
+        """
         if len(passed) < 5:
             return
-        interval = 1e-6 * np.diff(passed["state"])
-        answered = passed["command"] > 0
-        delay = np.where(answered, 1e-6 * (passed["command"] - passed["state"]), np.inf)
+        state = passed["state"].astype(float)
+        # Who never answered a state was busy with it until the next answer.
+        answer = np.where(passed["command"] > 0, passed["command"].astype(float), np.inf)
+        answer = np.minimum.accumulate(answer[::-1])[::-1]
+        interval, delay = 1e-6 * np.diff(state), 1e-6 * (answer - state)
         moving = passed["motion"] > 0
         counted = moving[1:-2] & moving[2:-1]
-        late_before, late_after = interval[:-2] > LATE_STATE, interval[1:-1] > LATE_STATE
-        late = (delay[1:-2] > LATE_ANSWER) & counted
+        late_state = (interval[:-2] > LATE_STATE) & counted
+        explained = interval - _stopped(stops, state[:-1], state[1:]) <= LATE_STATE
         self.states += int(counted.sum())
-        self.late_states += int((late_before & counted).sum())
-        self.late_ms += float((interval[:-2] - 1.0)[late_before & counted].sum())
-        self.late_with_computer += int((late & late_after).sum())
-        self.late_answers += int((late & ~late_after).sum())
+        self.late_states += int(late_state.sum())
+        self.late_states_of_computer += int((late_state & explained[:-2]).sum())
+        self.late_ms += float((interval[:-2] - 1.0)[late_state].sum())
+        late = (delay[1:-2] > LATE_ANSWER) & counted
+        explained = delay - _stopped(stops, state, answer) <= LATE_ANSWER
+        self.late_answers_of_computer += int((late & explained[1:-2]).sum())
+        self.late_answers += int((late & ~explained[1:-2]).sum())
         runs = [len(list(group)) for is_late, group in itertools.groupby(late) if is_late]
         self.worst = max([self.worst, *runs])
 
@@ -104,6 +119,7 @@ class Ledger:
         rates = cycles["success_rate"][cycles["success_rate"] > 0.0]
         if len(rates):
             self.success_rate_min = min(self.success_rate_min, float(rates.min()))
+        self.response_max = max(self.response_max, 1e6 * float(cycles["response"].max()))
         bins = np.minimum(np.digitize(1e6 * cycles["response"], _BINS) - 1, len(_BINS) - 1)
         self.responses += np.bincount(bins, minlength=len(_BINS))
         self.exceeded += violations(cycles)
@@ -112,6 +128,18 @@ class Ledger:
         """The response that a ``share`` of the cycles did not exceed [us]."""
         total = np.cumsum(self.responses)
         return float(_BINS[int(np.searchsorted(total, share * total[-1]))] + 5.0) if total[-1] else 0.0
+
+
+def _stopped(
+    stops: npt.NDArray[Any], begin: npt.NDArray[np.float64], end: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """For how long the computer stood still between each ``begin`` and its ``end`` [ms]."""
+    if len(stops) == 0:
+        return np.zeros(len(begin))
+    edges = np.stack([stops["begin"], stops["end"]], axis=1).astype(float).ravel()  # In order: one after the other.
+    lengths = (stops["end"] - stops["begin"]).astype(float)
+    until = np.stack([np.cumsum(lengths) - lengths, np.cumsum(lengths)], axis=1).ravel()
+    return np.asarray(1e-6 * (np.interp(end, edges, until) - np.interp(begin, edges, until)))
 
 
 class Soak:
@@ -126,7 +154,8 @@ class Soak:
         self._grasp = ActionClient(self._rig.ros, Grasp, "/franka_gripper/grasp")
         self._open = ActionClient(self._rig.ros, GripperMove, "/franka_gripper/move")
         self._begin = self._looked = self._remembered = 0.0
-        self._position = 0
+        self._witness: Witness | None = None
+        self._position = self._stops = 0
         self.ledger = Ledger()
         #: Time since the beginning [s], and anonymous memory [MB], by process.
         self._memory: dict[str, list[tuple[float, float]]] = {}
@@ -153,6 +182,7 @@ class Soak:
                 start_new_session=True,
             )
         rig.wait(self._grasp.server_is_ready, "the gripper's node does not answer")
+        self._witness = Witness(cpu_for(rig.arm.host), self._output)
         rig.observer.take()
         self._position = rig.proxy.tape.count
         self._begin = time.monotonic()
@@ -237,7 +267,7 @@ class Soak:
     def _look(self, *, last: bool = False) -> None:
         """Take what happened since the last time into the books."""
         rig, now = self._rig, time.monotonic()
-        if self._begin == 0.0 or rig.observer is None or rig.proxy is None:
+        if self._begin == 0.0 or rig.observer is None or rig.proxy is None or self._witness is None:
             return
         if now - self._looked < _PERIOD and not last:
             return
@@ -247,8 +277,11 @@ class Soak:
         # The newest ones may still be answered.
         passed, end = rig.proxy.tape.since(max(0, self._position - 3))
         if len(passed) > 40:
-            self.ledger.add_packets(passed[:-30])
-            self._position = end - 30
+            # A stop may have begun before the packets that are new.
+            position = self._witness.tape.count
+            stops, _ = self._witness.tape.since(max(0, self._stops - 100))
+            self.ledger.add_packets(passed[:-30], stops)
+            self._position, self._stops = end - 30, position
         self.ledger.add_cycles(rig.observer.take())
         self.ledger.unread = rig.observer.unread
         after = (self.ledger.late_states, self.ledger.late_answers, self.ledger.cycles_lost)
@@ -279,11 +312,13 @@ class Soak:
             "simulator": {
                 "states": books.states,
                 "late_states": books.late_states,
+                "late_states_by_stops_of_the_computer": books.late_states_of_computer,
                 "late_ms_together": round(books.late_ms, 1),
             },
+            "witness": {"credible": self._witness is not None and self._witness.credible, "stops": self._stops},
             "this_software": {
                 "late_answers": books.late_answers,
-                "late_answers_while_the_computer_stopped_everybody": books.late_with_computer,
+                "late_answers_by_stops_of_the_computer": books.late_answers_of_computer,
                 "longest_run_of_late_answers": books.worst,
                 "limits_exceeded": books.exceeded,
             },
@@ -292,7 +327,10 @@ class Soak:
                 "cycles_lost": books.cycles_lost,
                 "cycles_unread": books.unread,
                 "success_rate_min": round(books.success_rate_min, 3),
-                "response_us": {name: books.response(share) for name, share in _SHARES.items()},
+                "response_us": {
+                    **{name: books.response(share) for name, share in _SHARES.items()},
+                    "max": round(books.response_max, 1),
+                },
             },
             "memory": memory,
             "node": {"state": rig.state_or_none(), "spinning_threads": SPINNING_THREADS, "last_error": rig.last_error},
@@ -324,7 +362,7 @@ class Soak:
         figure = Figure(figsize=(8, 2.6), dpi=100, layout="constrained")
         axes = figure.subplots()
         history = np.array(self._history).reshape(-1, 4)
-        for column, label in ((1, "late states (simulator)"), (2, "late answers"), (3, "cycles lost")):
+        for column, label in ((1, "late states"), (2, "late answers"), (3, "cycles lost")):
             axes.plot(history[:, 0] / 60.0, history[:, column], label=label, linewidth=0.9)
         axes.set_xlabel("time [min]")
         axes.set_ylabel("per second")
@@ -354,6 +392,8 @@ class Soak:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._witness is not None:
+            self._witness.close()
         if self._gripper is not None:
             self._gripper.send_signal(signal.SIGINT)
             try:
@@ -366,7 +406,7 @@ class Soak:
         self._rig.__exit__(kind, error, trace)
 
 
-_SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
+_SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 
 
 def _anonymous_memory(pid: int) -> float:
@@ -382,11 +422,14 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     """The figures that people look at."""
     simulator, software, control = report["simulator"], report["this_software"], report["control_process"]
     response = ", ".join(f"{name} {value:.0f}" for name, value in control["response_us"].items())
-    stopped = software["late_answers_while_the_computer_stopped_everybody"]
+    witness = report["witness"]
+    by_computer = simulator["late_states_by_stops_of_the_computer"]
     return [
         ("states of the arm", f"{simulator['states']}"),
-        ("late because of simulator or computer", f"{simulator['late_states']} states"),
-        ("late answers while the computer stopped everybody", f"{stopped}"),
+        ("stops of the computer", f"{witness['stops']}" if witness["credible"] else "unknown: no real-time priority"),
+        ("late states, by stops of the computer", f"{by_computer}"),
+        ("late states, otherwise", f"{simulator['late_states'] - by_computer}"),
+        ("late answers, by stops of the computer", f"{software['late_answers_by_stops_of_the_computer']}"),
         ("late answers of this software", f"{software['late_answers']}"),
         ("longest run of late answers", f"{software['longest_run_of_late_answers']}"),
         ("control cycles, lost by libfranka's count", f"{control['cycles']}, {control['cycles_lost']}"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,16 +13,19 @@ import numpy as np
 import pytest
 from node_harness import ROOT  # noqa: F401  # Makes this directory's modules known as the others do.
 
+from aiofranka_ros.realtime import PRIORITY
 from aiofranka_ros.records import CYCLE_RECORD
 from bench.faults.__main__ import main, stage, write
 from bench.faults.arm import STEP
 from bench.faults.catalogue import FAULTS
 from bench.faults.fuzz import Fuzzer, kind_of
+from bench.faults.proxy import CYCLE
 from bench.faults.report import Outcome
 from bench.faults.rig import Findings, Options, Rig
 from bench.faults.tape import CAPACITY, Tape
 from bench.faults.walk import violations
 from bench.soak import Ledger
+from bench.witness import STOP, Witness
 
 #: What one sees within seconds.
 QUICK = Options(seed=7, messages=1500, minutes=0.07)
@@ -156,8 +161,7 @@ def test_spoilt_messages_are_reproducible_and_reach_every_kind_of_field() -> Non
 
 
 def test_the_soak_tells_who_was_late() -> None:
-    """A state that came late is the simulator's; a late answer to one in time is this software's, if others ran."""
-    from bench.faults.proxy import CYCLE
+    """A late answer is this software's, unless the computer stopped everybody for so long that it had been in time."""
 
     passed = np.zeros(1000, CYCLE)
     passed["id"], passed["motion"] = np.arange(1000), 1
@@ -168,15 +172,45 @@ def test_the_soak_tells_who_was_late() -> None:
     passed["command"][499] += 2_500_000  # and whoever answers is stopped with it.
     passed["command"][300] = 0  # One state is never answered,
     passed["command"][301] += 1_200_000  # the next one late.
+    stops = np.array([(-9, -5), (499_200_000, 502_200_000)], STOP)
     books = Ledger()
-    books.add_packets(passed)
-    assert (books.late_states, books.late_with_computer, books.late_answers, books.worst) == (1, 1, 2, 2)
+    books.add_packets(passed, stops)
+    assert (books.late_states, books.late_states_of_computer) == (1, 1)
+    assert (books.late_answers_of_computer, books.late_answers, books.worst) == (1, 2, 2)
     assert books.late_ms == pytest.approx(3.0)
     # In parts, as it is read, nothing is counted twice.
     parts = Ledger()
     position = 0
     for end in itertools.chain(range(100, 1000, 100), [1000]):
-        parts.add_packets(passed[max(0, position - 3) : end])
+        parts.add_packets(passed[max(0, position - 3) : end], stops)
         position = end
-    assert (parts.late_states, parts.late_with_computer, parts.late_answers) == (1, 1, 2)
+    assert (parts.late_states, parts.late_answers_of_computer, parts.late_answers) == (1, 1, 2)
     assert parts.states >= books.states - 1
+    # Without a stop, whoever has the CPU is to blame: a control process that keeps it makes the simulator late, too.
+    hogged = Ledger()
+    hogged.add_packets(passed, stops[:1])
+    assert (hogged.late_states_of_computer, hogged.late_answers_of_computer, hogged.late_answers) == (0, 0, 3)
+    # A stop of a part of that time does not excuse the rest.
+    stops["end"][1] = 500_000_000
+    partly = Ledger()
+    partly.add_packets(passed, stops)
+    assert (partly.late_answers_of_computer, partly.late_answers) == (0, 3)
+
+
+def test_the_witness_notes_what_stops_everybody_but_not_a_control_process_that_keeps_the_cpu(tmp_path: Path) -> None:
+    hog = (
+        "import os, sys, time; os.sched_setaffinity(0, {0}); "
+        "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(int(sys.argv[1]))); end = time.monotonic() + 0.2\n"
+        "while time.monotonic() < end: pass"
+    )
+    stopped = []
+    with Witness(0, tmp_path) as witness:
+        if not witness.credible:
+            pytest.skip("needs SCHED_FIFO")
+        for priority in (PRIORITY, 95):
+            before = witness.tape.count
+            subprocess.run([sys.executable, "-c", hog, str(priority)], check=True, timeout=30.0)
+            stops, _ = witness.tape.since(before)
+            stopped.append(1e-9 * float((stops["end"] - stops["begin"]).sum()))
+    assert stopped[1] > 0.19
+    assert stopped[0] < 0.5 * stopped[1]

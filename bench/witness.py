@@ -1,0 +1,87 @@
+"""Somebody who runs beside the control loop, and before it, and notes when the computer let nobody run.
+
+Simulated arm, network and control process share a CPU (:func:`aiofranka_ros.simulation.cpu_for`), so all of them are
+late together both when the computer stops that CPU, as a hypervisor does, and when one of them keeps it from the
+others. The witness tells these apart. It wakes several times within a cycle, on the same CPU and at a higher priority
+than all of them: none of them can delay it. What delays it, delays everybody.
+
+:class:`Witness` is the handle; :func:`main` is the process:
+
+    python -m bench.witness --cpu 1 --tape FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench.faults.helper import Helper
+from bench.faults.tape import Tape
+
+#: One stop: from when the witness was due until it ran [ns, monotonic clock].
+STOP = np.dtype([("begin", "i8"), ("end", "i8")])
+#: Above the control process's (:data:`aiofranka_ros.realtime.PRIORITY`) and what it talks with.
+_PRIORITY = 90
+#: How long it sleeps [s], and from which delay on that was a stop [ns].
+_PERIOD, _NOTED = 0.25e-3, 200_000
+_READY, _POWERLESS = "ready", "without real-time priority"
+
+
+class Witness(Helper):
+    """The witness on one CPU, running until it is closed.
+
+    A stop is noted up to 0.25 ms too short, never too long: it may have begun before the witness was due.
+
+    :param cpu: to watch.
+    :param folder: for its tape and its log.
+    :ivar credible: whether it has the priority that it needs; without, it notes nothing.
+    """
+
+    def __init__(self, cpu: int, folder: Path) -> None:
+        path = folder / "witness.tape"
+        self.tape = Tape(path, STOP, create=True)
+        super().__init__("bench.witness", ["--cpu", str(cpu), "--tape", str(path)], folder / "witness.log")
+        self.credible = self.greeting == _READY
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Watch until the standard input ends or SIGTERM."""
+    parser = argparse.ArgumentParser(description="A witness of when the computer stopped; started by bench.soak.")
+    parser.add_argument("--cpu", type=int, required=True, help="CPU to watch")
+    parser.add_argument("--tape", type=Path, required=True, help="file to record every stop in")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    tape = Tape(options.tape, STOP)
+    credible = False
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, {options.cpu})
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
+        credible = True
+    gc.collect()
+    gc.disable()
+    sys.stdout.write((_READY if credible else _POWERLESS) + "\n")
+    sys.stdout.flush()
+    period = _PERIOD if credible else None
+    while True:
+        due = time.monotonic_ns() + int(1e9 * _PERIOD)
+        if select.select([sys.stdin], [], [], period)[0]:
+            return 0
+        woke = time.monotonic_ns()
+        if woke - due > _NOTED:
+            index = tape.next()
+            tape.fields["begin"][index], tape.fields["end"][index] = due, woke
+            tape.commit()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
