@@ -80,6 +80,7 @@ def _lose(packets: int) -> Callable[[Rig, Findings], None]:
         else:
             _ends(rig, findings, lose)
 
+    stage.__doc__ = f"{packets} commands in a row do not arrive, in the middle of a move."
     return stage
 
 
@@ -94,6 +95,7 @@ def _delay(milliseconds: int) -> Callable[[Rig, Findings], None]:
         else:
             _ends(rig, findings, hold_back)
 
+    stage.__doc__ = f"Commands arrive {milliseconds} ms late, all at once, in the middle of a move."
     return stage
 
 
