@@ -13,9 +13,6 @@ than all of them: none of them can delay it. What delays it, delays everybody.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import gc
-import os
 import select
 import signal
 import sys
@@ -25,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.faults.helper import Helper
+from bench.faults.helper import Helper, prefer_this_process
 from bench.faults.tape import Tape
 
 #: One stop: from when the witness was due until it ran [ns, monotonic clock].
@@ -62,13 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     tape = Tape(options.tape, STOP)
-    credible = False
-    with contextlib.suppress(OSError):
-        os.sched_setaffinity(0, {options.cpu})
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
-        credible = True
-    gc.collect()
-    gc.disable()
+    credible = prefer_this_process(_PRIORITY, options.cpu)
     sys.stdout.write((_READY if credible else _POWERLESS) + "\n")
     sys.stdout.flush()
     period = _PERIOD if credible else None

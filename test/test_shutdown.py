@@ -68,7 +68,7 @@ def test_a_signal_in_the_middle_of_a_finalizer_interrupts_once_that_has_returned
     try:
         with pytest.raises(KeyboardInterrupt), stop.interrupts():
             Finalized()
-            time.sleep(10.0)
+            time.sleep(10.0)  # what is to be interrupted
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert stop.requested

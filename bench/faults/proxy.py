@@ -18,9 +18,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import gc
 import math
-import os
 import select
 import signal
 import socket
@@ -34,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from aiofranka_ros.simulation import cpu_for
-from bench.faults.helper import Helper, answer
+from bench.faults.helper import Helper, answer, prefer_this_process
 from bench.faults.tape import Tape
 
 #: One state of the robot and what became of it.
@@ -285,12 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     relay = Relay(options.host, options.robot, Tape(options.tape, CYCLE))
-    with contextlib.suppress(OSError):  # Without permission, it runs like everybody else.
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
-        os.sched_setaffinity(0, {cpu_for(options.robot)})
-    gc.collect()
-    gc.freeze()
-    gc.disable()
+    prefer_this_process(_PRIORITY, cpu_for(options.robot))
     sys.stdout.write(f"ready at {options.host}\n")
     sys.stdout.flush()
     relay.run()

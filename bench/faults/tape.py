@@ -1,7 +1,8 @@
-"""Records that one process writes every millisecond and another one reads along, in a file that both have mapped.
+"""Records that one process writes, up to every millisecond, and another reads along, in a file that both have mapped.
 
-Written by the simulated arm and by the proxy, each in the thread that has the millisecond to keep, and read by whoever
-examines a fault. The file outlives both, so what was recorded before a process was killed is not lost with it.
+Written by the simulated arm, the proxy and the witness, each in the thread that has the time to keep, and read by
+whoever examines a fault or a soak. The file outlives all of them, so what was recorded before a process was killed is
+not lost with it.
 """
 
 from __future__ import annotations
