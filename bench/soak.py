@@ -5,7 +5,8 @@ streaming in every mode, moves, mode switches, grasps. A network of the project'
 (:mod:`bench.faults.proxy`) and notes when every state passed and when it was answered. What is late there may be this
 software's fault, the simulator's, or that of the computer, which stopped all of them. A witness on the same CPU, whom
 none of them can delay (:mod:`bench.witness`), notes when the computer did that. An answer that is late although the
-time of such stops is taken off is this software's; so is one that never came. Beside that stands what libfranka and the
+time of such stops is taken off is this software's; so is one that never came. The other CPUs have witnesses, too, who
+tell of a trouble how long the computer had kept the node from running. Beside that stands what libfranka and the
 control process count.
 
 Everything here runs in one process and one thread that mostly sleeps.
@@ -34,6 +35,7 @@ from franka_msgs.action import Grasp
 from franka_msgs.action import Move as GripperMove
 from rclpy.action import ActionClient
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -42,7 +44,7 @@ from aiofranka_ros.simulation import cpu_for
 from bench.faults.helper import environment
 from bench.faults.rig import SWING, Failed, Rig
 from bench.faults.walk import violations
-from bench.witness import Witness
+from bench.witness import Witness, stopped
 
 #: A state later than this after the one before was late, and so is an answer after its state [ms].
 LATE_STATE, LATE_ANSWER = 1.5, 1.0
@@ -51,6 +53,10 @@ SPINNING_THREADS = 4
 _PERIOD = 1.0
 #: How often the processes' memory is looked at [s], and which share of the time does not count: caches fill first.
 _MEMORY_PERIOD, _SETTLING = 5.0, 0.2
+#: So many late answers are listed one by one.
+_LISTED = 100
+#: So long before a trouble the computer's stops may have caused it [s].
+_BEFORE = 2.0
 #: Responses are counted in bins of 5 us up to 2 ms; the last one has everything above, too.
 _BINS = np.arange(0.0, 2005.0, 5.0)
 
@@ -64,6 +70,8 @@ class Ledger:
     :ivar late_states_of_computer: those of them that were in time but for the computer's stops.
     :ivar late_answers: answers that were late even when the computer's stops are taken off.
     :ivar late_answers_of_computer: answers that were in time but for the computer's stops.
+    :ivar listed: the first of them: when their states passed [ns, monotonic clock], how late they were, and how much of
+        that the computer had stopped [ms].
     :ivar worst: longest run of late answers of either kind.
     """
 
@@ -73,6 +81,7 @@ class Ledger:
     late_states_of_computer: int = 0
     late_answers: int = 0
     late_answers_of_computer: int = 0
+    listed: list[tuple[float, float, float]] = field(default_factory=list)
     worst: int = 0
     cycles: int = 0
     cycles_lost: int = 0
@@ -98,15 +107,18 @@ class Ledger:
         moving = passed["motion"] > 0
         counted = moving[1:-2] & moving[2:-1]
         late_state = (interval[:-2] > LATE_STATE) & counted
-        explained = interval - _stopped(stops, state[:-1], state[1:]) <= LATE_STATE
+        explained = interval - stopped(stops, state[:-1], state[1:]) <= LATE_STATE
         self.states += int(counted.sum())
         self.late_states += int(late_state.sum())
         self.late_states_of_computer += int((late_state & explained[:-2]).sum())
         self.late_ms += float((interval[:-2] - 1.0)[late_state].sum())
         late = (delay[1:-2] > LATE_ANSWER) & counted
-        explained = delay - _stopped(stops, state, answer) <= LATE_ANSWER
+        by_stops = stopped(stops, state, answer)
+        explained = delay - by_stops <= LATE_ANSWER
         self.late_answers_of_computer += int((late & explained[1:-2]).sum())
         self.late_answers += int((late & ~explained[1:-2]).sum())
+        for index in 1 + np.flatnonzero(late & ~explained[1:-2])[: _LISTED - len(self.listed)]:
+            self.listed.append((float(state[index]), float(delay[index]), float(by_stops[index])))
         runs = [len(list(group)) for is_late, group in itertools.groupby(late) if is_late]
         self.worst = max([self.worst, *runs])
 
@@ -130,18 +142,6 @@ class Ledger:
         return float(_BINS[int(np.searchsorted(total, share * total[-1]))] + 5.0) if total[-1] else 0.0
 
 
-def _stopped(
-    stops: npt.NDArray[Any], begin: npt.NDArray[np.float64], end: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """For how long the computer stood still between each ``begin`` and its ``end`` [ms]."""
-    if len(stops) == 0:
-        return np.zeros(len(begin))
-    edges = np.stack([stops["begin"], stops["end"]], axis=1).astype(float).ravel()  # In order: one after the other.
-    lengths = (stops["end"] - stops["begin"]).astype(float)
-    until = np.stack([np.cumsum(lengths) - lengths, np.cumsum(lengths)], axis=1).ravel()
-    return np.asarray(1e-6 * (np.interp(end, edges, until) - np.interp(begin, edges, until)))
-
-
 class Soak:
     """One run. A context manager: at its end, none of its processes is left."""
 
@@ -154,8 +154,9 @@ class Soak:
         self._grasp = ActionClient(self._rig.ros, Grasp, "/franka_gripper/grasp")
         self._open = ActionClient(self._rig.ros, GripperMove, "/franka_gripper/move")
         self._begin = self._looked = self._remembered = 0.0
-        self._witness: Witness | None = None
-        self._position = self._stops = 0
+        #: One for each processor; that of arm and control process is the first.
+        self._witnesses: list[Witness] = []
+        self._position = 0
         self.ledger = Ledger()
         #: Time since the beginning [s], and anonymous memory [MB], by process.
         self._memory: dict[str, list[tuple[float, float]]] = {}
@@ -182,7 +183,9 @@ class Soak:
                 start_new_session=True,
             )
         rig.wait(self._grasp.server_is_ready, "the gripper's node does not answer")
-        self._witness = Witness(cpu_for(rig.arm.host), self._output)
+        of_arm = cpu_for(rig.arm.host)
+        for cpu in sorted(os.sched_getaffinity(0), key=lambda cpu: cpu != of_arm):
+            self._witnesses.append(Witness(cpu, self._output))
         rig.observer.take()
         self._position = rig.proxy.tape.count
         self._begin = time.monotonic()
@@ -193,7 +196,7 @@ class Soak:
             try:
                 work()
             except Failed as trouble:
-                self.troubles.append(f"{self._elapsed:.0f} s, {name}: {trouble}")
+                self.troubles.append(f"{self._elapsed:.0f} s, {name}: {trouble} {self._stopped_before()}")
                 try:
                     rig.activate()
                 except Failed as end:
@@ -202,6 +205,13 @@ class Soak:
             self.done[name] = self.done.get(name, 0) + 1
         self._look(last=True)
         return self._report()
+
+    def _stopped_before(self) -> str:
+        """What the witnesses saw just before a trouble."""
+        now = time.monotonic_ns()
+        begin = now - int(1e9 * _BEFORE)
+        times = (f"CPU {w.cpu} for {stopped(w.recent(), begin, now):.0f} ms" for w in self._witnesses)
+        return f"[In the {_BEFORE:.0f} s before, the computer had stopped {', '.join(times)}.]"
 
     @property
     def _elapsed(self) -> float:
@@ -267,7 +277,7 @@ class Soak:
     def _look(self, *, last: bool = False) -> None:
         """Take what happened since the last time into the books."""
         rig, now = self._rig, time.monotonic()
-        if self._begin == 0.0 or rig.observer is None or rig.proxy is None or self._witness is None:
+        if self._begin == 0.0 or rig.observer is None or rig.proxy is None or not self._witnesses:
             return
         if now - self._looked < _PERIOD and not last:
             return
@@ -277,11 +287,9 @@ class Soak:
         # The newest ones may still be answered.
         passed, end = rig.proxy.tape.since(max(0, self._position - 3))
         if len(passed) > 40:
-            # A stop may have begun before the packets that are new.
-            position = self._witness.tape.count
-            stops, _ = self._witness.tape.since(max(0, self._stops - 100))
-            self.ledger.add_packets(passed[:-30], stops)
-            self._position, self._stops = end - 30, position
+            recent = [witness.recent() for witness in self._witnesses]
+            self.ledger.add_packets(passed[:-30], recent[0])
+            self._position = end - 30
         self.ledger.add_cycles(rig.observer.take())
         self.ledger.unread = rig.observer.unread
         after = (self.ledger.late_states, self.ledger.late_answers, self.ledger.cycles_lost)
@@ -315,10 +323,21 @@ class Soak:
                 "late_states_by_stops_of_the_computer": books.late_states_of_computer,
                 "late_ms_together": round(books.late_ms, 1),
             },
-            "witness": {"credible": self._witness is not None and self._witness.credible, "stops": self._stops},
+            "witnesses": [
+                {"cpu": w.cpu, "credible": w.credible, "stops": w.count, "longest_ms": round(w.longest, 1)}
+                for w in self._witnesses
+            ],
             "this_software": {
                 "late_answers": books.late_answers,
                 "late_answers_by_stops_of_the_computer": books.late_answers_of_computer,
+                "late_answers_listed": [
+                    {
+                        "at_s": round(1e-9 * at - self._begin, 3),
+                        "delay_ms": round(delay, 3),
+                        "stops_of_the_computer_ms": round(by_stops, 3),
+                    }
+                    for at, delay, by_stops in books.listed
+                ],
                 "longest_run_of_late_answers": books.worst,
                 "limits_exceeded": books.exceeded,
             },
@@ -349,6 +368,11 @@ class Soak:
         lines += ["", "How one knows who was late: see the beginning of `bench/soak.py`.", ""]
         lines += [f"![{name}]({name}.png)" for name in ("lateness", "memory", "response")]
         lines += ["", *(f"- {trouble}" for trouble in report["troubles"])]
+        lines += [
+            f"- {late['at_s']:.3f} s: an answer after {late['delay_ms']:.2f} ms, of which the computer had stopped "
+            f"{late['stops_of_the_computer_ms']:.2f}"
+            for late in report["this_software"]["late_answers_listed"]
+        ]
         (self._output / "report.md").write_text("\n".join(lines) + "\n")
 
     def _plot(self) -> None:
@@ -392,8 +416,8 @@ class Soak:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._witness is not None:
-            self._witness.close()
+        for witness in self._witnesses:
+            witness.close()
         if self._gripper is not None:
             self._gripper.send_signal(signal.SIGINT)
             try:
@@ -422,11 +446,16 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     """The figures that people look at."""
     simulator, software, control = report["simulator"], report["this_software"], report["control_process"]
     response = ", ".join(f"{name} {value:.0f}" for name, value in control["response_us"].items())
-    witness = report["witness"]
     by_computer = simulator["late_states_by_stops_of_the_computer"]
     return [
         ("states of the arm", f"{simulator['states']}"),
-        ("stops of the computer", f"{witness['stops']}" if witness["credible"] else "unknown: no real-time priority"),
+        *(
+            (
+                f"stops of CPU {w['cpu']} by the computer, longest",
+                f"{w['stops']}, {w['longest_ms']:.0f} ms" if w["credible"] else "unknown: no real-time priority",
+            )
+            for w in report["witnesses"]
+        ),
         ("late states, by stops of the computer", f"{by_computer}"),
         ("late states, otherwise", f"{simulator['late_states'] - by_computer}"),
         ("late answers, by stops of the computer", f"{software['late_answers_by_stops_of_the_computer']}"),
@@ -482,7 +511,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + interrupted.number
     table = Table(show_edge=False, pad_edge=False, show_header=False)
     for row in rows(report):
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console.print(table)
     for trouble in report["troubles"]:
         console.print(trouble, highlight=False)

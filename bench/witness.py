@@ -19,8 +19,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.faults.helper import Helper, prefer_this_process
 from bench.faults.tape import Tape
@@ -31,6 +33,8 @@ STOP = np.dtype([("begin", "i8"), ("end", "i8")])
 _PRIORITY = 90
 #: How long it sleeps [s], and from which delay on that was a stop [ns].
 _PERIOD, _NOTED = 0.25e-3, 200_000
+#: How long stops are kept for whoever asks [ns].
+_KEPT = 10_000_000_000
 _READY, _POWERLESS = "ready", "without real-time priority"
 
 
@@ -41,14 +45,49 @@ class Witness(Helper):
 
     :param cpu: to watch.
     :param folder: for its tape and its log.
+    :ivar cpu: that it watches.
     :ivar credible: whether it has the priority that it needs; without, it notes nothing.
+    :ivar longest: stop that :meth:`recent` has seen so far [ms].
     """
 
     def __init__(self, cpu: int, folder: Path) -> None:
-        path = folder / "witness.tape"
+        path = folder / f"witness{cpu}.tape"
         self.tape = Tape(path, STOP, create=True)
-        super().__init__("bench.witness", ["--cpu", str(cpu), "--tape", str(path)], folder / "witness.log")
+        self._position = 0
+        self._recent = np.zeros(0, STOP)
+        super().__init__("bench.witness", ["--cpu", str(cpu), "--tape", str(path)], folder / f"witness{cpu}.log")
         self.credible = self.greeting == _READY
+        self.cpu = cpu
+        self.longest = 0.0
+
+    @property
+    def count(self) -> int:
+        """Stops so far."""
+        return self.tape.count
+
+    def recent(self) -> npt.NDArray[Any]:
+        """The stops of the last ten seconds before this call or more, in order; see :data:`STOP`."""
+        new, self._position = self.tape.since(self._position)
+        if len(new):
+            self.longest = max(self.longest, 1e-6 * float((new["end"] - new["begin"]).max()))
+        known = np.concatenate([self._recent, new])
+        self._recent = known[known["end"] > time.monotonic_ns() - _KEPT]
+        return self._recent
+
+
+def stopped(stops: npt.NDArray[Any], begin: npt.ArrayLike, end: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """For how long the computer stood still between each ``begin`` and its ``end`` [ms].
+
+    :param stops: in order, see :data:`STOP`.
+    :param begin: (n,) or a single one [ns, monotonic clock].
+    :param end: of the same shape.
+    """
+    if len(stops) == 0:
+        return np.zeros(np.shape(begin))
+    edges = np.stack([stops["begin"], stops["end"]], axis=1).astype(float).ravel()  # In order: one after the other.
+    lengths = (stops["end"] - stops["begin"]).astype(float)
+    until = np.stack([np.cumsum(lengths) - lengths, np.cumsum(lengths)], axis=1).ravel()
+    return np.asarray(1e-6 * (np.interp(end, edges, until) - np.interp(begin, edges, until)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
