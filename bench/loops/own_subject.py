@@ -42,17 +42,27 @@ def shared_memory(process: int) -> SharedMemory:
     return SharedMemory.observe(f"/proc/{process}/fd/{words[words.index('--shared-memory') + 1]}")
 
 
+def age() -> float:
+    """How long this process has existed [s]; its interpreter's start and its imports are part of that."""
+    with open("/proc/self/stat") as stat:
+        ticks = int(stat.read().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
 async def main(options: Any) -> None:
     """Drive the arm."""
     node: subprocess.Popen[bytes] | None = None
+    before = 0.0
     if options.subject == "aiofranka_ros_node":
         command = [sys.executable, "-m", "aiofranka_ros.node", "--ros-args", "-p", f"robot_ip:={options.address}"]
         command += ["-p", f"realtime_cpu:={options.cpu}"]
+        before = age()
         node = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     link = RobotInterface(options.address, realtime_cpu=options.cpu) if node is None else RosInterface("aiofranka")
     controller = FrankaController(link)
     try:
         await controller.start()
+        start = age() - before
         process = control_process(os.getpid() if node is None else node.pid)
         with shared_memory(process) as memory:
             position, errors, ages = [0], [], []
@@ -76,6 +86,9 @@ async def main(options: Any) -> None:
                 return {
                     **{name: found[name].copy() for name in names},
                     "written": 1e-9 * found["written"],
+                    # From the beginning of the node's process, or of the policy's where there is none, to torque
+                    # control.
+                    "start": start,
                     # From the policy's call to the first torque that was computed with its target.
                     "latency": 1e-9 * (found["written"] - found["target_stamp"])[fresh],
                     # Of what a policy sees, when it looks at the arm at any time.
