@@ -79,6 +79,8 @@ def test_every_subject_and_load_is_in_the_tables(tmp_path: Path) -> None:
     found = subjects(aiofranka_ros_direct=measurement(tmp_path, [1, 1]), aiofranka_native={"ended": "it is gone"})
     text = "\n".join(figures.table(found))
     assert "`aiofranka_ros_direct` | 50" in text and "it is gone" in text
+    text = "\n".join(figures.summary(found))
+    assert "| 50 / 50, 0 lost, gap 1 | stopped in" in text
     figures.plot(tmp_path / "plot.png", found, "mean", "mean response [us]")
     assert (tmp_path / "plot.png").stat().st_size > 1000
 

@@ -96,6 +96,8 @@ def _write(output: Path, report: dict[str, Any]) -> None:
         f"{report['rounds']} rounds of {report['seconds']:g} s each; medians over the rounds, in brackets the smallest "
         "and largest mean. What is measured where stands in `bench/loops/__init__.py`."
     )
+    lines += ["", "Response, mean / 99.9 % [µs], cycles lost in all rounds, longest gap [cycles]:"]
+    lines += figures.summary(report["subjects"])
     lines += figures.table(report["subjects"])
     lines += ["", "| required | found | |", "|---|---|---|"]
     lines += [f"| {what} | {found} | {'✓' if good else '✗'} |" for what, found, good in report["verdicts"]]

@@ -142,6 +142,30 @@ def judge(subjects: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     return verdicts
 
 
+def summary(subjects: Mapping[str, Any]) -> list[str]:
+    """One table for each mode, in Markdown: response, cycles lost and longest gap, by load and subject."""
+    lines: list[str] = []
+    for mode in sorted({mode for modes in subjects.values() for mode in modes}):
+        names = [name for name in subjects if mode in subjects[name]]
+        lines += ["", f"| {mode} | {' | '.join(f'`{name}`' for name in names)} |", "|---" * (len(names) + 1) + "|"]
+        for load, what in LOADS.items():
+            entries = [subjects[name][mode].get(load) for name in names]
+            if any(entries):
+                lines.append(f"| {what} | {' | '.join(map(_cell, entries))} |")
+    return lines
+
+
+def _cell(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return "–"
+    ended = f"stopped in {len(entry['ended'])} of {entry['rounds']}" if entry["ended"] else ""
+    if "response_us" not in entry:
+        return ended
+    times = "{mean:.0f} / {p999:.0f}".format(**entry["response_us"])
+    lost = f"{entry['cycles_lost']} lost, gap {entry['longest_gap']}"
+    return ", ".join(part for part in (times, lost, ended) if part)
+
+
 def table(subjects: Mapping[str, Any]) -> list[str]:
     """The report's tables, in Markdown."""
     lines: list[str] = []
