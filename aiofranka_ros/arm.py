@@ -6,7 +6,10 @@ exceptions here, with the robot's own names of errors; nothing matches the text 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import struct
+from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 from operator import attrgetter
@@ -43,6 +46,20 @@ def error_names(errors: Any) -> tuple[str, ...]:
     return tuple(name for name in _ERROR_NAMES if getattr(errors, name))
 
 
+@contextlib.contextmanager
+def _scheduled_as_before() -> Iterator[None]:
+    """Give this thread back the priority that it had.
+
+    libfranka gives whoever connects the highest one that there is, also where it is to ignore real time. The kernel's
+    own threads have that one, and ``realtime_priority`` would mean nothing.
+    """
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+
+
 class Arm:
     """A connected robot.
 
@@ -57,7 +74,8 @@ class Arm:
         self._lock = fci.claim(address)
         try:
             # Real-time scheduling is this package's own business: libfranka would refuse to run without it.
-            self._robot = pylibfranka.Robot(address, RealtimeConfig.kIgnore)
+            with _scheduled_as_before():
+                self._robot = pylibfranka.Robot(address, RealtimeConfig.kIgnore)
             self._model = self._robot.load_model()
         except LIBFRANKA_ERRORS as error:
             self._lock.close()

@@ -340,6 +340,18 @@ def test_what_is_missing_for_real_time_is_said_once(caplog):
     assert caplog.text.count("SCHED_FIFO") == 1
 
 
+@pytest.mark.parametrize("priority", [0, 42])
+def test_the_loop_runs_at_the_priority_that_was_asked_for_whatever_libfranka_likes(arm, priority):
+    with ControlClient(priority=priority) as client:
+        if client.missing:
+            pytest.skip("needs SCHED_FIFO")
+        client.connect(arm.host)
+        assert client.pid is not None
+        policy = os.SCHED_FIFO if priority else os.SCHED_OTHER
+        assert os.sched_getscheduler(client.pid) == policy
+        assert os.sched_getparam(client.pid).sched_priority == priority
+
+
 def test_nothing_is_possible_without_a_connection():
     with ControlClient() as client, pytest.raises(ConnectionFailed, match="not connected"):
         client.activate()

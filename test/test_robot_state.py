@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -165,15 +164,11 @@ def made_up(real: Any) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def read() -> Iterator[Callable[[], Any]]:
-    """What reads libfranka's state of a simulated arm with a hand.
-
-    In a thread of its own, because libfranka gives the one that connects a real-time priority, which every process
-    that this one started from then on would inherit.
-    """
-    with SimulatedArm(options=["--hand"]) as simulated, ThreadPoolExecutor(1) as pool:
-        arm = pool.submit(Arm, simulated.host).result()
-        yield lambda: pool.submit(arm.read).result()
-        pool.submit(arm.close).result()
+    """What reads libfranka's state of a simulated arm with a hand."""
+    with SimulatedArm(options=["--hand"]) as simulated:
+        arm = Arm(simulated.host)
+        yield arm.read
+        arm.close()
 
 
 def test_every_field_is_what_libfranka_read_in_that_cycle(read: Callable[[], Any]) -> None:
