@@ -186,6 +186,10 @@ class Soak:
         of_arm = cpu_for(rig.arm.host)
         for cpu in sorted(os.sched_getaffinity(0), key=lambda cpu: cpu != of_arm):
             self._witnesses.append(Witness(cpu, self._output))
+        control = int(rig.value("control loop", "control process"))
+        others = (control, rig.proxy.process.pid, rig.arm.process.pid)
+        if self._witnesses[0].credible and not all(map(self._witnesses[0].outranks, others)):
+            raise Failed("the witness can be kept waiting by those whom it is to watch")
         rig.observer.take()
         self._position = rig.proxy.tape.count
         self._begin = time.monotonic()

@@ -7,12 +7,13 @@ than all of them: none of them can delay it. What delays it, delays everybody.
 
 :class:`Witness` is the handle; :func:`main` is the process:
 
-    python -m bench.witness --cpu 1 --tape FILE
+    python -m bench.witness --cpu 1 --tape PATH
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import select
 import signal
 import sys
@@ -44,21 +45,26 @@ class Witness(Helper):
     A stop is noted up to 0.25 ms too short, never too long: it may have begun before the witness was due.
 
     :param cpu: to watch.
-    :param folder: for its tape and its log.
+    :param folder: for its log.
     :ivar cpu: that it watches.
     :ivar credible: whether it has the priority that it needs; without, it notes nothing.
     :ivar longest: stop that :meth:`recent` has seen so far [ms].
     """
 
     def __init__(self, cpu: int, folder: Path) -> None:
-        path = folder / f"witness{cpu}.tape"
-        self.tape = Tape(path, STOP, create=True)
+        self.tape = Tape(STOP)
         self._position = 0
         self._recent = np.zeros(0, STOP)
-        super().__init__("bench.witness", ["--cpu", str(cpu), "--tape", str(path)], folder / f"witness{cpu}.log")
+        options = ["--cpu", str(cpu), "--tape", str(self.tape.path)]
+        super().__init__("bench.witness", options, folder / f"witness{cpu}.log")
         self.credible = self.greeting == _READY
         self.cpu = cpu
         self.longest = 0.0
+
+    def outranks(self, pid: int) -> bool:
+        """Whether it runs before that process whenever both want to."""
+        theirs = os.sched_getparam(pid).sched_priority if os.sched_getscheduler(pid) == os.SCHED_FIFO else 0
+        return self.credible and os.sched_getparam(self.process.pid).sched_priority > theirs
 
     @property
     def count(self) -> int:
@@ -94,10 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Watch until the standard input ends or SIGTERM."""
     parser = argparse.ArgumentParser(description="A witness of when the computer stopped; started by bench.soak.")
     parser.add_argument("--cpu", type=int, required=True, help="CPU to watch")
-    parser.add_argument("--tape", type=Path, required=True, help="file to record every stop in")
+    parser.add_argument("--tape", type=Path, required=True, help="tape to record every stop on")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    tape = Tape(options.tape, STOP)
+    tape = Tape(STOP, options.tape)
     credible = prefer_this_process(_PRIORITY, options.cpu)
     sys.stdout.write((_READY if credible else _POWERLESS) + "\n")
     sys.stdout.flush()

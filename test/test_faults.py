@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -105,9 +106,9 @@ def test_findings_pass_only_where_there_are_some_and_all_are_good() -> None:
     assert not findings.passed and "✗ stood still never" in findings.text
 
 
-def test_a_tape_gives_every_record_once_also_after_its_ring_is_full(tmp_path: Path) -> None:
-    writer = Tape(tmp_path / "tape", STEP, create=True)
-    reader = Tape(tmp_path / "tape", STEP)
+def test_a_tape_gives_every_record_once_also_after_its_ring_is_full() -> None:
+    reader = Tape(STEP)
+    writer = Tape(STEP, reader.path)
     position, seen = 0, []
     for number in range(CAPACITY + 100):
         writer.fields["stamp"][writer.next()] = number
@@ -211,6 +212,7 @@ def test_the_witness_notes_what_stops_everybody_but_not_a_control_process_that_k
     with Witness(0, tmp_path) as witness:
         if not witness.credible:
             pytest.skip("needs SCHED_FIFO")
+        assert witness.outranks(os.getpid()) and not witness.outranks(witness.process.pid)
         for priority in (PRIORITY, 95):
             begin = time.monotonic_ns()
             subprocess.run([sys.executable, "-c", hog, str(priority)], check=True, timeout=30.0)

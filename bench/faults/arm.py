@@ -34,15 +34,14 @@ class FaultyArm(Helper):
     """A simulated arm, running until it is closed.
 
     :param host: loopback address to serve at.
-    :param folder: for its tape and its log.
-    :param name: of the tape.
+    :param folder: for its log.
     """
 
-    def __init__(self, host: str, folder: Path, name: str = "arm") -> None:
+    def __init__(self, host: str, folder: Path) -> None:
         self.host = host
-        path = folder / f"{name}.tape"
-        self.tape = Tape(path, STEP, create=True)
-        super().__init__("bench.faults.arm_process", ["--tape", str(path), "--host", host], folder / "arm.log")
+        self.tape = Tape(STEP)
+        options = ["--tape", str(self.tape.path), "--host", host]
+        super().__init__("bench.faults.arm_process", options, folder / "arm.log")
 
     def push(self, torque: Sequence[float], duration: float) -> None:
         """Push the arm with ``torque`` [Nm] (7,) at its joints for ``duration`` [s], as somebody might."""

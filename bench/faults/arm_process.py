@@ -1,6 +1,6 @@
 """The process of :class:`bench.faults.arm.FaultyArm`: the project's simulated arm, with hands on it.
 
-    python -m bench.faults.arm_process --tape FILE --host 127.0.0.2
+    python -m bench.faults.arm_process --tape PATH --host 127.0.0.2
 
 Everything is that of :mod:`aiofranka_ros.simulation`, with its real-time scheduling, limits and protocol. Added are:
 
@@ -192,9 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :returns: exit status, as :func:`aiofranka_ros.simulation.main`.
     """
     parser = argparse.ArgumentParser(description="A simulated arm for fault injection; started by bench.faults.")
-    parser.add_argument("--tape", type=Path, required=True, help="file to record every step in")
+    parser.add_argument("--tape", type=Path, required=True, help="tape to record every step on")
     options, rest = parser.parse_known_args(arguments)
-    PushedPhysics.tape = Tape(options.tape, STEP)
+    PushedPhysics.tape = Tape(STEP, options.tape)
     simulation_model.ArmPhysics = PushedPhysics  # type: ignore[misc]
     simulation_model.ArmServer = PressedServer  # type: ignore[misc]
     threading.Thread(target=_listen, name="requests", daemon=True).start()

@@ -59,16 +59,14 @@ class Proxy(Helper):
 
     :param host: loopback address at which libfranka finds the arm.
     :param robot: address of the arm.
-    :param folder: for its tape and its log.
+    :param folder: for its log.
     """
 
     def __init__(self, host: str, robot: str, folder: Path) -> None:
         self.host = host
-        path = folder / "proxy.tape"
-        self.tape = Tape(path, CYCLE, create=True)
-        super().__init__(
-            "bench.faults.proxy", ["--host", host, "--robot", robot, "--tape", str(path)], folder / "proxy.log"
-        )
+        self.tape = Tape(CYCLE)
+        options = ["--host", host, "--robot", robot, "--tape", str(self.tape.path)]
+        super().__init__("bench.faults.proxy", options, folder / "proxy.log")
 
     def lose(self, packets: int, direction: str = "commands") -> None:
         """Lose the next so many packets: ``commands`` to the robot, or ``states`` from it."""
@@ -279,10 +277,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="A network with faults; started by bench.faults.")
     parser.add_argument("--host", required=True, help="loopback address to serve at")
     parser.add_argument("--robot", required=True, help="address of the arm")
-    parser.add_argument("--tape", type=Path, required=True, help="file to record every cycle in")
+    parser.add_argument("--tape", type=Path, required=True, help="tape to record every cycle on")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    relay = Relay(options.host, options.robot, Tape(options.tape, CYCLE))
+    relay = Relay(options.host, options.robot, Tape(CYCLE, options.tape))
     prefer_this_process(_PRIORITY, cpu_for(options.robot))
     sys.stdout.write(f"ready at {options.host}\n")
     sys.stdout.flush()

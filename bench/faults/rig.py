@@ -167,7 +167,7 @@ class Observer:
 class Rig:
     """A context manager: at its end, none of its processes is left.
 
-    :param folder: for logs and tapes.
+    :param folder: for logs.
     :param on_wait: called several times a second while something is waited for.
     """
 
@@ -255,7 +255,7 @@ class Rig:
     def start_arm(self) -> None:
         """Start the arm and the network before it, unless they run; let go of both."""
         if self.arm is None or self.arm.process.poll() is not None:
-            self.arm = FaultyArm(self._arm_host, self.folder, f"arm{len(self._tapes)}")
+            self.arm = FaultyArm(self._arm_host, self.folder)
             self._tapes.append(self.arm.tape)
         else:
             self.arm.let_go()

@@ -1,15 +1,17 @@
-"""Records that one process writes, up to every millisecond, and another reads along, in a file that both have mapped.
+"""Records that one process writes, up to every millisecond, and another reads along, in memory that both have mapped.
 
 Written by the simulated arm, the proxy and the witness, each in the thread that has the time to keep, and read by
-whoever examines a fault or a soak. The file outlives all of them, so what was recorded before a process was killed is
-not lost with it.
+whoever examines a fault or a soak. The memory is that one's, so what was recorded before a process was killed is not
+lost with it. It is no file on a disk: whoever writes into one waits, now and then, until the disk has taken what was
+written before.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
+import weakref
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -21,18 +23,20 @@ _HEAD = 64
 
 
 class Tape:
-    """A ring of records in a file; one writer, any number of readers.
+    """A ring of records; one writer, any number of readers.
 
-    :param path: of the file.
     :param dtype: of one record.
-    :param create: make the file, empty.
+    :param path: under which another process's is found; without, a new one is made.
+    :ivar path: under which another process finds this one, as long as this object lives.
     """
 
-    def __init__(self, path: Path, dtype: np.dtype[Any], *, create: bool = False) -> None:
-        with path.open("w+b" if create else "r+b") as file:
-            if create:
-                file.truncate(_HEAD + CAPACITY * dtype.itemsize)
-            self._map = mmap.mmap(file.fileno(), 0)
+    def __init__(self, dtype: np.dtype[Any], path: Path | None = None) -> None:
+        file = os.memfd_create("tape") if path is None else os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, file)
+        if path is None:
+            os.truncate(file, _HEAD + CAPACITY * dtype.itemsize)
+        self.path = path or Path(f"/proc/{os.getpid()}/fd/{file}")
+        self._map = mmap.mmap(file, 0)
         self._count = np.frombuffer(self._map, np.uint64, count=1)
         self._records = np.frombuffer(self._map, dtype, count=CAPACITY, offset=_HEAD)
         #: A view of every field, made once: looking them up by name every millisecond would cost time.
@@ -59,15 +63,3 @@ class Tape:
         copies = self._records[index]
         intact = max(first, self.count - CAPACITY + 1)
         return copies[intact - first :], count
-
-    def close(self) -> None:
-        """Let go of the file; arrays that still look into it keep it mapped until they are gone."""
-        self.fields = {}
-
-    def __enter__(self) -> Tape:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
