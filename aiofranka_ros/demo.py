@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import rclpy
@@ -46,6 +46,7 @@ from aiofranka_ros.demo_screen import Screen, verdict_table
 from aiofranka_ros.fr3 import HOME, READY
 from aiofranka_ros.records import COMMANDS, STATE, Array, new
 from aiofranka_ros.shared_memory import SharedMemory
+from aiofranka_ros.signals import postponed
 
 _ROBOT = "/aiofranka"
 #: How long the node may take to be active: on the first run, its kernels are compiled [s].
@@ -489,8 +490,10 @@ def isolate(domain: int | None) -> int:
     return domain
 
 
-def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+def interrupt(number: int, frame: FrameType | None) -> None:
     """Turn the first signal into an exception; later ones must not interrupt the cleaning up."""
+    if postponed(number, frame):
+        return
     for other in (signal.SIGINT, signal.SIGTERM):
         signal.signal(other, signal.SIG_IGN)
     raise Interrupted(number)

@@ -10,12 +10,10 @@ alone, which has started it: it publishes that on ``~/robot_address``.
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 import traceback
 from collections.abc import Awaitable, Sequence
-from types import FrameType
 from typing import Any
 
 import rclpy
@@ -39,6 +37,7 @@ from aiofranka_ros.gripper_actions import GripperActions
 from aiofranka_ros.gripper_parameters import GripperParameters
 from aiofranka_ros.hand import Hand
 from aiofranka_ros.names import ArmNames
+from aiofranka_ros.signals import StopRequest
 
 _DIAGNOSTICS_PERIOD = 1.0
 #: Pause between two attempts to connect [s].
@@ -213,19 +212,7 @@ class GripperNode(Node):
         self.destroy_node()
 
 
-class _StopRequest:
-    """Ctrl-C or SIGTERM: noted for the main loop. rclpy's own handlers would end the context under the node."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-
-
-def _spin(node: GripperNode, stop: _StopRequest) -> None:
+def _spin(node: GripperNode, stop: StopRequest) -> None:
     """Run the node until a signal asks to stop, then let the last results leave."""
     executor = SingleThreadedExecutor()
     executor.add_node(node)
@@ -248,7 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :returns: exit status: 0 after either of them, 1 if the node could not start or failed.
     """
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    stop = _StopRequest()
+    stop = StopRequest()
+    stop.install()
     try:
         node = GripperNode()
         try:

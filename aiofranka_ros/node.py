@@ -16,13 +16,10 @@ import gc
 import logging
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from types import FrameType
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import rclpy
@@ -60,6 +57,7 @@ from aiofranka_ros.robot_services import RobotServices
 from aiofranka_ros.robot_state import RobotStateTopic
 from aiofranka_ros.serialized import SerializedMessage
 from aiofranka_ros.setting import Lock
+from aiofranka_ros.signals import StopRequest
 from aiofranka_ros.targets import TargetTopics
 from aiofranka_ros.trajectory_action import TrajectoryAction
 
@@ -75,8 +73,6 @@ _LAST_WORDS = 0.8
 #: How long another thread of this interpreter may keep its lock [s]: at Python's 5 ms, four busy ones, in whatever
 #: shares the process with the node, would delay its signs of life by tenths of a second.
 _SWITCH_INTERVAL = 0.5e-3
-#: When a signal is raised again that came in the middle of a finalizer [s].
-_AGAIN = 0.01
 #: Less than this on a disk is as good as nothing [bytes].
 _LITTLE_SPACE = 1 << 20
 #: Through which DDS sends to other processes of the same computer.
@@ -469,57 +465,6 @@ def _run_on(cpus: set[int]) -> None:
     for thread in os.listdir("/proc/self/task") if cpus else ():
         with contextlib.suppress(OSError):  # It ended meanwhile.
             os.sched_setaffinity(int(thread), cpus)
-
-
-class StopRequest:
-    """Ctrl-C or SIGTERM: noted for the main loop, and raised only where something takes long.
-
-    rclpy's own handlers would shut the context down under the node, before it could bring the arm to rest.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._raise = False
-
-    def install(self) -> None:
-        """Handle the signals from now on."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
-
-    @contextlib.contextmanager
-    def interrupts(self) -> Iterator[None]:
-        """Inside of this context, a signal raises ``KeyboardInterrupt``."""
-        if self.requested:
-            raise KeyboardInterrupt
-        self._raise = True
-        try:
-            yield
-        except Exception:
-            if self.requested:  # What a library made of the interruption, such as a compiler that was in the middle.
-                raise KeyboardInterrupt from None
-            raise
-        finally:
-            self._raise = False
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        if self._raise and _in_finalizer(frame):  # Python would print the exception there, and go on.
-            main = threading.main_thread().ident
-            assert main is not None
-            again = threading.Timer(_AGAIN, signal.pthread_kill, (main, number))
-            again.daemon = True
-            again.start()
-        elif self._raise:
-            self._raise = False  # A second signal must not interrupt the cleaning up.
-            raise KeyboardInterrupt
-
-
-def _in_finalizer(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_name == "__del__":
-            return True
-        frame = frame.f_back
-    return False
 
 
 class _RosLog(logging.Handler):

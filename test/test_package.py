@@ -27,7 +27,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 
 # Each module may import those before it. A new one gets the place that its purpose gives it.
 LAYERS = """
-    errors problem child console worker_threads offload loop_guard
+    errors problem child signals console worker_threads offload loop_guard
     array_transport remote_protocol remote_worker remote_process isolation
     records names cholesky fr3 kinematics inverse_kinematics limits reference laws
     trajectory joint_trajectory control_cycle

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import time
 from pathlib import Path
 
 import pytest
 from node_harness import NodeProcess, alive, descendants, started, wait_until
 
 from aiofranka_ros.fr3 import HOME
-from aiofranka_ros.node import StopRequest
 
 STATES = ("unconfigured", "configuring", "inactive", "active", "moving")
 
@@ -56,22 +54,6 @@ def test_a_signal_ends_the_node_in_every_state(tmp_path: Path, state: str, numbe
         assert "Traceback" not in process.log
         if state in ("inactive", "active", "moving"):
             assert is_free(served_address(process))
-
-
-def test_a_signal_in_the_middle_of_a_finalizer_interrupts_once_that_has_returned() -> None:
-    class Finalized:
-        def __del__(self) -> None:
-            signal.raise_signal(signal.SIGUSR1)
-
-    stop = StopRequest()
-    before = signal.signal(signal.SIGUSR1, stop._on_signal)
-    try:
-        with pytest.raises(KeyboardInterrupt), stop.interrupts():
-            Finalized()
-            time.sleep(10.0)  # what is to be interrupted
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-    assert stop.requested
 
 
 def test_a_killed_node_takes_its_processes_with_it(tmp_path: Path) -> None:
