@@ -70,9 +70,10 @@ SUCCESS, FAILURE, ERROR = (
 _NICENESS = -10
 #: How long results of aborted goals may take to leave at the end [s].
 _LAST_WORDS = 0.8
-#: How long another thread of this interpreter may keep its lock [s]: at Python's 5 ms, four busy ones, in whatever
-#: shares the process with the node, would delay its signs of life by tenths of a second.
-_SWITCH_INTERVAL = 0.5e-3
+#: How long another thread of this interpreter may keep its lock [s]. To take a goal, the node gives the lock away many
+#: times. With four busy threads, in whatever shares the process, and Python's 5 ms, it would be silent for seconds; at
+#: 0.5 ms it was, on a slow computer, for up to 0.9 s, at this interval for less than 0.1 s. Alone, it does not matter.
+_SWITCH_INTERVAL = 20e-6
 #: Less than this on a disk is as good as nothing [bytes].
 _LITTLE_SPACE = 1 << 20
 #: Through which DDS sends to other processes of the same computer.

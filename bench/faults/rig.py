@@ -146,6 +146,11 @@ class Observer:
             time.sleep(0.0)  # The writer was just at it.
         return self._state[0]
 
+    @property
+    def beats(self) -> int:
+        """Signs of life that the node has given."""
+        return self._memory.heartbeat
+
     def fetch(self) -> None:
         """Copy the cycles recorded since the last time; due every few seconds."""
         part, self._position, unread = self._memory.cycles.since(self._position)
