@@ -47,7 +47,7 @@ def error_names(errors: Any) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _scheduled_as_before() -> Iterator[None]:
+def scheduled_as_before() -> Iterator[None]:
     """Give this thread back the priority that it had.
 
     libfranka gives whoever connects the highest one that there is, also where it is to ignore real time. The kernel's
@@ -74,7 +74,7 @@ class Arm:
         self._lock = fci.claim(address)
         try:
             # Real-time scheduling is this package's own business: libfranka would refuse to run without it.
-            with _scheduled_as_before():
+            with scheduled_as_before():
                 self._robot = pylibfranka.Robot(address, RealtimeConfig.kIgnore)
             self._model = self._robot.load_model()
         except LIBFRANKA_ERRORS as error:

@@ -22,7 +22,9 @@ from franka_sim.control_modes import ControlMode
 from franka_sim.franka_sim_server import FrankaSimServer
 
 from aiofranka_ros import simulation
+from aiofranka_ros.arm import scheduled_as_before
 from aiofranka_ros.errors import SimulationError
+from aiofranka_ros.kinematics import forward
 from aiofranka_ros.simulation import SimulatedArm
 from aiofranka_ros.simulation_model import ArmPhysics
 
@@ -41,6 +43,12 @@ def wait_until(condition: Callable[[], bool], timeout: float = 10.0) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def connect(address: str) -> pylibfranka.Robot:
+    """libfranka's robot, without the priority that it gives to whoever connects: other tests run at the same time."""
+    with scheduled_as_before():
+        return pylibfranka.Robot(address, pylibfranka.RealtimeConfig.kIgnore)
 
 
 @contextlib.contextmanager
@@ -89,7 +97,7 @@ def contact_forces(physics: ArmPhysics) -> int:
 
 
 def test_a_simulated_arm_serves_libfranka(arm: SimulatedArm) -> None:
-    robot = pylibfranka.Robot(arm.host, pylibfranka.RealtimeConfig.kIgnore)
+    robot = connect(arm.host)
     state = robot.read_once()
     assert state.robot_mode == pylibfranka.RobotMode.Idle
     # It settles against its own friction, so not exactly at the pose that it was put at.
@@ -103,8 +111,8 @@ def test_the_gripper_is_served_once_the_arm_is_ready(arm: SimulatedArm) -> None:
 
 def test_two_arms_run_at_two_addresses(arm: SimulatedArm) -> None:
     with SimulatedArm(OTHER, ["--hand"]) as other:
-        plain = pylibfranka.Robot(arm.host, pylibfranka.RealtimeConfig.kIgnore).read_once()
-        hand = pylibfranka.Robot(other.host, pylibfranka.RealtimeConfig.kIgnore).read_once()
+        plain = connect(arm.host).read_once()
+        hand = connect(other.host).read_once()
     # Both stand at the same pose; the hand's fingertips are 0.1034 m in front of the flange, which looks
     # down.
     assert plain.O_T_EE[14] - hand.O_T_EE[14] == pytest.approx(0.1034, abs=0.001)
@@ -192,7 +200,7 @@ def test_a_signal_ends_the_simulator_quietly_with_status_0(number: signal.Signal
     with command_line("--host", SPARE) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(f"{simulation.READY} {SPARE}")
-        robot = pylibfranka.Robot(SPARE, pylibfranka.RealtimeConfig.kIgnore)  # a client must not delay it
+        robot = connect(SPARE)  # a client must not delay it
         process.send_signal(number)
         process.send_signal(number)  # an impatient second one changes nothing
         output, log = process.communicate(timeout=10)
@@ -266,7 +274,7 @@ def test_a_client_of_another_protocol_version_is_refused() -> None:
         SimulatedArm(OTHER, ["--protocol-version", "9"]) as arm,
         pytest.raises(pylibfranka.FrankaException, match="(?i)incompatible"),
     ):
-        pylibfranka.Robot(arm.host, pylibfranka.RealtimeConfig.kIgnore)
+        connect(arm.host)
 
 
 # The model
@@ -333,7 +341,7 @@ def test_an_arm_that_nobody_controls_comes_to_rest_without_chattering() -> None:
 
 
 def test_the_errors_of_a_motion_are_its_own(arm: SimulatedArm) -> None:
-    robot = pylibfranka.Robot(arm.host, pylibfranka.RealtimeConfig.kIgnore)
+    robot = connect(arm.host)
     control = robot.start_torque_control()
     with pytest.raises((pylibfranka.FrankaException, RuntimeError)):
         for tick in range(100):
@@ -355,7 +363,7 @@ def test_the_errors_of_a_motion_are_its_own(arm: SimulatedArm) -> None:
 
 
 def test_poses_and_jacobians_agree_with_libfrankas_model(arm: SimulatedArm, physics: ArmPhysics) -> None:
-    robot = pylibfranka.Robot(arm.host, pylibfranka.RealtimeConfig.kIgnore)
+    robot = connect(arm.host)
     model = robot.load_model()
     state = robot.read_once()
     q = np.array(state.q)
@@ -377,6 +385,29 @@ def test_poses_and_jacobians_agree_with_libfrankas_model(arm: SimulatedArm, phys
         spin = derivative[:3, :3] @ physics.ee_pose()[:3, :3].T
         # The pose is one step off the middle, which shows in the rotation.
         np.testing.assert_allclose(jacobian[3:, joint], [spin[2, 1], spin[0, 2], spin[1, 0]], atol=1e-4)
+
+
+def test_the_compiled_kinematics_agree_with_libfrankas_model_wherever_the_arm_is(arm: SimulatedArm) -> None:
+    robot = connect(arm.host)
+    model = robot.load_model()
+    control = robot.start_torque_control()
+    flange, tcp, jacobian = np.empty((4, 4)), np.empty((4, 4)), np.empty((6, 7))
+    seen = []
+    for cycle in range(500):
+        state, _ = control.readOnce()
+        if cycle % 50 == 0:
+            q = np.array(state.q)
+            seen.append(q)
+            tool, stiffness_frame = (np.reshape(pose, (4, 4)).T for pose in (state.F_T_EE, state.EE_T_K))
+            forward(q, np.ascontiguousarray(tool), flange, tcp, jacobian)
+            assert (stiffness_frame == np.eye(4)).all()
+            theirs = np.reshape(model.zero_jacobian(state), (7, 6)).T
+            np.testing.assert_allclose(jacobian, theirs, atol=1e-9, rtol=0.0)
+        torques = pylibfranka.Torques((np.sin(0.03 * cycle) * np.array([8, 8, -8, 8, 2, -2, 2.0])).tolist())
+        torques.motion_finished = cycle == 499
+        control.writeOnce(torques)
+    del control
+    assert np.ptp(seen, axis=0).min() > 0.01
 
 
 def test_the_arm_is_stable_and_follows_under_torque_control() -> None:
