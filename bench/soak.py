@@ -4,10 +4,10 @@ A node whose interpreter is shared with four spinning threads, its gripper and a
 streaming in every mode, moves, mode switches, grasps. A network of the project's own stands between node and arm
 (:mod:`bench.faults.proxy`) and notes when every state passed and when it was answered. What is late there may be this
 software's fault, the simulator's, or that of the computer, which stopped all of them. A witness on the same CPU, whom
-none of them can delay (:mod:`bench.witness`), notes when the computer did that. An answer that is late although the
-time of such stops is taken off is this software's; so is one that never came. The other CPUs have witnesses, too, who
-tell of a trouble how long the computer had kept the node from running. Beside that stands what libfranka and the
-control process count.
+none of them can delay (:mod:`bench.witness`), notes when the computer did that, and when it was slow. An answer that is
+late although the time of such stops is taken off, and the computer's usual pace is taken for its pace at that time, is
+this software's; so is one that never came. The other CPUs have witnesses, too, who tell of a trouble how long the
+computer had kept the node from running. Beside that stands what libfranka and the control process count.
 
 Everything here runs in one process and one thread that mostly sleeps.
 """
@@ -44,7 +44,7 @@ from aiofranka_ros.simulation import cpu_for
 from bench.faults.helper import environment
 from bench.faults.rig import SWING, Failed, Rig
 from bench.faults.walk import violations
-from bench.witness import Witness, stopped
+from bench.witness import Evidence, Witness
 
 #: A state later than this after the one before was late, and so is an answer after its state [ms].
 LATE_STATE, LATE_ANSWER = 1.5, 1.0
@@ -68,10 +68,11 @@ class Ledger:
     :ivar states: that passed while a motion ran.
     :ivar late_states: that came late, and by how much together [ms].
     :ivar late_states_of_computer: those of them that were in time but for the computer's stops.
-    :ivar late_answers: answers that were late even when the computer's stops are taken off.
-    :ivar late_answers_of_computer: answers that were in time but for the computer's stops.
-    :ivar listed: the first of them: when their states passed [ns, monotonic clock], how late they were, and how much of
-        that the computer had stopped [ms].
+    :ivar late_answers: answers that would have been late on a computer that neither stops nor is slow.
+    :ivar late_answers_by_stops: answers that were in time but for the computer's stops.
+    :ivar late_answers_by_slowness: answers that were in time but for these and a pace slower than usual.
+    :ivar listed: the first late ones: when their states passed [ns, monotonic clock], how late they were, how much of
+        that the computer had stopped [ms], and how many times as long as usual everything took.
     :ivar worst: longest run of late answers of either kind.
     """
 
@@ -80,8 +81,9 @@ class Ledger:
     late_ms: float = 0.0
     late_states_of_computer: int = 0
     late_answers: int = 0
-    late_answers_of_computer: int = 0
-    listed: list[tuple[float, float, float]] = field(default_factory=list)
+    late_answers_by_stops: int = 0
+    late_answers_by_slowness: int = 0
+    listed: list[tuple[float, float, float, float]] = field(default_factory=list)
     worst: int = 0
     cycles: int = 0
     cycles_lost: int = 0
@@ -91,11 +93,11 @@ class Ledger:
     responses: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(_BINS), np.int64))
     exceeded: list[str] = field(default_factory=list)
 
-    def add_packets(self, passed: npt.NDArray[Any], stops: npt.NDArray[Any]) -> None:
+    def add_packets(self, passed: npt.NDArray[Any], evidence: Evidence) -> None:
         """States and their answers.
 
         :param passed: see :data:`bench.faults.proxy.CYCLE`; the last three are only context.
-        :param stops: of the computer during this time, and perhaps before, see :data:`bench.witness.STOP`.
+        :param evidence: of the witness on this CPU, of this time and perhaps some before.
         """
         if len(passed) < 5:
             return
@@ -105,20 +107,29 @@ class Ledger:
         answer = np.minimum.accumulate(answer[::-1])[::-1]
         interval, delay = 1e-6 * np.diff(state), 1e-6 * (answer - state)
         moving = passed["motion"] > 0
+        # With the first states of a motion, libfranka only learns that it has begun.
+        for begin in 1 + np.flatnonzero(~moving[:-1] & moving[1:]):
+            answered = np.flatnonzero(passed["command"][begin:])
+            moving[begin : begin + (answered[0] if len(answered) else len(moving))] = False
         counted = moving[1:-2] & moving[2:-1]
         late_state = (interval[:-2] > LATE_STATE) & counted
-        explained = interval - stopped(stops, state[:-1], state[1:]) <= LATE_STATE
+        explained = interval - evidence.stopped(state[:-1], state[1:]) <= LATE_STATE
         self.states += int(counted.sum())
         self.late_states += int(late_state.sum())
         self.late_states_of_computer += int((late_state & explained[:-2]).sum())
         self.late_ms += float((interval[:-2] - 1.0)[late_state].sum())
         late = (delay[1:-2] > LATE_ANSWER) & counted
-        by_stops = stopped(stops, state, answer)
+        by_stops = evidence.stopped(state, answer)
         explained = delay - by_stops <= LATE_ANSWER
-        self.late_answers_of_computer += int((late & explained[1:-2]).sum())
-        self.late_answers += int((late & ~explained[1:-2]).sum())
-        for index in 1 + np.flatnonzero(late & ~explained[1:-2])[: _LISTED - len(self.listed)]:
-            self.listed.append((float(state[index]), float(delay[index]), float(by_stops[index])))
+        self.late_answers_by_stops += int((late & explained[1:-2]).sum())
+        for index in 1 + np.flatnonzero(late & ~explained[1:-2]):
+            slowness = evidence.slowness(state[index], answer[index])
+            if (delay[index] - by_stops[index]) / slowness <= LATE_ANSWER:
+                self.late_answers_by_slowness += 1
+                continue
+            self.late_answers += 1
+            if len(self.listed) < _LISTED:
+                self.listed.append((float(state[index]), float(delay[index]), float(by_stops[index]), slowness))
         runs = [len(list(group)) for is_late, group in itertools.groupby(late) if is_late]
         self.worst = max([self.worst, *runs])
 
@@ -214,8 +225,12 @@ class Soak:
         """What the witnesses saw just before a trouble."""
         now = time.monotonic_ns()
         begin = now - int(1e9 * _BEFORE)
-        times = (f"CPU {w.cpu} for {stopped(w.recent(), begin, now):.0f} ms" for w in self._witnesses)
-        return f"[In the {_BEFORE:.0f} s before, the computer had stopped {', '.join(times)}.]"
+        said = []
+        for witness in self._witnesses:
+            evidence = witness.evidence()
+            stopped, slowness = float(evidence.stopped(begin, now)), evidence.slowness(begin, now)
+            said.append(f"CPU {witness.cpu} for {stopped:.0f} ms and was {slowness:.1f} times as slow as usual")
+        return f"[In the {_BEFORE:.0f} s before, the computer had stopped {', '.join(said)}.]"
 
     @property
     def _elapsed(self) -> float:
@@ -291,8 +306,8 @@ class Soak:
         # The newest ones may still be answered.
         passed, end = rig.proxy.tape.since(max(0, self._position - 3))
         if len(passed) > 40:
-            recent = [witness.recent() for witness in self._witnesses]
-            self.ledger.add_packets(passed[:-30], recent[0])
+            evidence = [witness.evidence() for witness in self._witnesses]
+            self.ledger.add_packets(passed[:-30], evidence[0])
             self._position = end - 30
         self.ledger.add_cycles(rig.observer.take())
         self.ledger.unread = rig.observer.unread
@@ -328,19 +343,28 @@ class Soak:
                 "late_ms_together": round(books.late_ms, 1),
             },
             "witnesses": [
-                {"cpu": w.cpu, "credible": w.credible, "stops": w.count, "longest_ms": round(w.longest, 1)}
+                {
+                    "cpu": w.cpu,
+                    "credible": w.credible,
+                    "stops": w.stops,
+                    "longest_ms": round(w.longest, 1),
+                    "work_us": round(1e-3 * w.usual, 2),
+                    "slowest_second": round(w.slowest, 2),
+                }
                 for w in self._witnesses
             ],
             "this_software": {
                 "late_answers": books.late_answers,
-                "late_answers_by_stops_of_the_computer": books.late_answers_of_computer,
+                "late_answers_by_stops_of_the_computer": books.late_answers_by_stops,
+                "late_answers_by_its_slowness": books.late_answers_by_slowness,
                 "late_answers_listed": [
                     {
                         "at_s": round(1e-9 * at - self._begin, 3),
                         "delay_ms": round(delay, 3),
                         "stops_of_the_computer_ms": round(by_stops, 3),
+                        "its_slowness": round(slowness, 2),
                     }
-                    for at, delay, by_stops in books.listed
+                    for at, delay, by_stops, slowness in books.listed
                 ],
                 "longest_run_of_late_answers": books.worst,
                 "limits_exceeded": books.exceeded,
@@ -374,7 +398,7 @@ class Soak:
         lines += ["", *(f"- {trouble}" for trouble in report["troubles"])]
         lines += [
             f"- {late['at_s']:.3f} s: an answer after {late['delay_ms']:.2f} ms, of which the computer had stopped "
-            f"{late['stops_of_the_computer_ms']:.2f}"
+            f"{late['stops_of_the_computer_ms']:.2f}, being {late['its_slowness']:.1f} times as slow as usual"
             for late in report["this_software"]["late_answers_listed"]
         ]
         (self._output / "report.md").write_text("\n".join(lines) + "\n")
@@ -455,14 +479,17 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("states of the arm", f"{simulator['states']}"),
         *(
             (
-                f"stops of CPU {w['cpu']} by the computer, longest",
-                f"{w['stops']}, {w['longest_ms']:.0f} ms" if w["credible"] else "unknown: no real-time priority",
+                f"CPU {w['cpu']}: stops by the computer, longest; slowest second",
+                f"{w['stops']}, {w['longest_ms']:.0f} ms; {w['slowest_second']:.1f} times as slow as usual"
+                if w["credible"]
+                else "unknown: no real-time priority",
             )
             for w in report["witnesses"]
         ),
         ("late states, by stops of the computer", f"{by_computer}"),
         ("late states, otherwise", f"{simulator['late_states'] - by_computer}"),
         ("late answers, by stops of the computer", f"{software['late_answers_by_stops_of_the_computer']}"),
+        ("late answers, by its slowness", f"{software['late_answers_by_its_slowness']}"),
         ("late answers of this software", f"{software['late_answers']}"),
         ("longest run of late answers", f"{software['longest_run_of_late_answers']}"),
         ("control cycles, lost by libfranka's count", f"{control['cycles']}, {control['cycles_lost']}"),

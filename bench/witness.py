@@ -5,6 +5,10 @@ late together both when the computer stops that CPU, as a hypervisor does, and w
 others. The witness tells these apart. It wakes several times within a cycle, on the same CPU and at a higher priority
 than all of them: none of them can delay it. What delays it, delays everybody.
 
+A computer may also go on, but several times as slowly as usual, for tens of milliseconds: it is stopped too shortly and
+too often to be noticed, or shares a core with somebody else. So the witness does the same small piece of work whenever
+it wakes. While that takes longer than usual, everything does.
+
 :class:`Witness` is the handle; :func:`main` is the process:
 
     python -m bench.witness --cpu 1 --tape PATH
@@ -28,38 +32,78 @@ import numpy.typing as npt
 from bench.faults.helper import Helper, prefer_this_process
 from bench.faults.tape import Tape
 
-#: One stop: from when the witness was due until it ran [ns, monotonic clock].
-STOP = np.dtype([("begin", "i8"), ("end", "i8")])
+#: When the witness wanted to wake, when it did, and when its work was done [ns, monotonic clock].
+WAKE = np.dtype([("due", "i8"), ("woke", "i8"), ("done", "i8")])
 #: Above the control process's (:data:`aiofranka_ros.realtime.PRIORITY`) and what it talks with.
 _PRIORITY = 90
 #: How long it sleeps [s], and from which delay on that was a stop [ns].
 _PERIOD, _NOTED = 0.25e-3, 200_000
-#: How long stops are kept for whoever asks [ns].
+#: Its work: so many rounds of an empty loop, some microseconds. It says how fast the computer is from so long before
+#: a time until so long after it [ns]: some eight times in either direction.
+_WORK, _AROUND = range(300), 2_000_000
+#: How long it is kept for whoever asks [ns].
 _KEPT = 10_000_000_000
 _READY, _POWERLESS = "ready", "without real-time priority"
+
+
+class Evidence:
+    """What a witness saw in a while.
+
+    :param wakes: in order, see :data:`WAKE`.
+    :param usual: how long its work usually takes [ns].
+    """
+
+    def __init__(self, wakes: npt.NDArray[Any], usual: float) -> None:
+        self._due, self._work, self._usual = wakes["due"], wakes["done"] - wakes["woke"], usual
+        stops = wakes[wakes["woke"] - wakes["due"] > _NOTED]
+        #: How long the stops were [ms].
+        self.stops: npt.NDArray[np.float64] = 1e-6 * (stops["woke"] - stops["due"])
+        self._edges = np.stack([stops["due"], stops["woke"]], axis=1).astype(float).ravel()
+        until = np.cumsum(self.stops)
+        self._until = np.stack([until - self.stops, until], axis=1).ravel()
+
+    def stopped(self, begin: npt.ArrayLike, end: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """For how long the computer stood still between each ``begin`` and its ``end`` [ms].
+
+        Up to 0.25 ms too short for each stop, never too long: it may have begun before the witness was due.
+
+        :param begin: (n,) or a single one [ns, monotonic clock].
+        :param end: of the same shape.
+        """
+        if len(self.stops) == 0:
+            return np.zeros(np.shape(begin))
+        return np.asarray(np.interp(end, self._edges, self._until) - np.interp(begin, self._edges, self._until))
+
+    def slowness(self, begin: float, end: float) -> float:
+        """How many times as long as usual everything took from ``begin`` to ``end`` [ns], at least 1."""
+        first, last = np.searchsorted(self._due, (begin - _AROUND, end + _AROUND))
+        if first == last:
+            return 1.0
+        # One time, something may have come between: that is a short stop. In half of them, it is the pace.
+        return max(1.0, float(np.median(self._work[first:last])) / self._usual)
 
 
 class Witness(Helper):
     """The witness on one CPU, running until it is closed.
 
-    A stop is noted up to 0.25 ms too short, never too long: it may have begun before the witness was due.
-
     :param cpu: to watch.
     :param folder: for its log.
     :ivar cpu: that it watches.
     :ivar credible: whether it has the priority that it needs; without, it notes nothing.
-    :ivar longest: stop that :meth:`recent` has seen so far [ms].
+    :ivar stops: how many stops :meth:`evidence` has seen so far.
+    :ivar longest: of them [ms].
     """
 
     def __init__(self, cpu: int, folder: Path) -> None:
-        self.tape = Tape(STOP)
+        self.tape = Tape(WAKE)
         self._position = 0
-        self._recent = np.zeros(0, STOP)
+        self._wakes = np.zeros(0, WAKE)
+        self._medians: list[float] = []
         options = ["--cpu", str(cpu), "--tape", str(self.tape.path)]
         super().__init__("bench.witness", options, folder / f"witness{cpu}.log")
         self.credible = self.greeting == _READY
         self.cpu = cpu
-        self.longest = 0.0
+        self.stops, self.longest = 0, 0.0
 
     def outranks(self, pid: int) -> bool:
         """Whether it runs before that process whenever both want to."""
@@ -67,56 +111,52 @@ class Witness(Helper):
         return self.credible and os.sched_getparam(self.process.pid).sched_priority > theirs
 
     @property
-    def count(self) -> int:
-        """Stops so far."""
-        return self.tape.count
+    def usual(self) -> float:
+        """How long its work has taken in half of all the times between two calls of :meth:`evidence` [ns]."""
+        return float(np.median(self._medians)) if self._medians else 1.0
 
-    def recent(self) -> npt.NDArray[Any]:
-        """The stops of the last ten seconds before this call or more, in order; see :data:`STOP`."""
+    @property
+    def slowest(self) -> float:
+        """How many times as long as usual it took in the slowest of these times."""
+        return max(self._medians, default=1.0) / self.usual
+
+    def evidence(self) -> Evidence:
+        """What it saw in the last ten seconds before this call; due every second."""
         new, self._position = self.tape.since(self._position)
         if len(new):
-            self.longest = max(self.longest, 1e-6 * float((new["end"] - new["begin"]).max()))
-        known = np.concatenate([self._recent, new])
-        self._recent = known[known["end"] > time.monotonic_ns() - _KEPT]
-        return self._recent
-
-
-def stopped(stops: npt.NDArray[Any], begin: npt.ArrayLike, end: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """For how long the computer stood still between each ``begin`` and its ``end`` [ms].
-
-    :param stops: in order, see :data:`STOP`.
-    :param begin: (n,) or a single one [ns, monotonic clock].
-    :param end: of the same shape.
-    """
-    if len(stops) == 0:
-        return np.zeros(np.shape(begin))
-    edges = np.stack([stops["begin"], stops["end"]], axis=1).astype(float).ravel()  # In order: one after the other.
-    lengths = (stops["end"] - stops["begin"]).astype(float)
-    until = np.stack([np.cumsum(lengths) - lengths, np.cumsum(lengths)], axis=1).ravel()
-    return np.asarray(1e-6 * (np.interp(end, edges, until) - np.interp(begin, edges, until)))
+            self._medians.append(float(np.median(new["done"] - new["woke"])))
+            stops = Evidence(new, self.usual).stops
+            self.stops += len(stops)
+            self.longest = max([self.longest, *stops])
+        wakes = np.concatenate([self._wakes, new])
+        self._wakes = wakes[wakes["woke"] > time.monotonic_ns() - _KEPT]
+        return Evidence(self._wakes, self.usual)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Watch until the standard input ends or SIGTERM."""
     parser = argparse.ArgumentParser(description="A witness of when the computer stopped; started by bench.soak.")
     parser.add_argument("--cpu", type=int, required=True, help="CPU to watch")
-    parser.add_argument("--tape", type=Path, required=True, help="tape to record every stop on")
+    parser.add_argument("--tape", type=Path, required=True, help="tape to record every wake on")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    tape = Tape(STOP, options.tape)
+    tape = Tape(WAKE, options.tape)
     credible = prefer_this_process(_PRIORITY, options.cpu)
     sys.stdout.write((_READY if credible else _POWERLESS) + "\n")
     sys.stdout.flush()
     period = _PERIOD if credible else None
+    due_in, work = int(1e9 * _PERIOD), _WORK
     while True:
-        due = time.monotonic_ns() + int(1e9 * _PERIOD)
+        due = time.monotonic_ns() + due_in
         if select.select([sys.stdin], [], [], period)[0]:
             return 0
         woke = time.monotonic_ns()
-        if woke - due > _NOTED:
-            index = tape.next()
-            tape.fields["begin"][index], tape.fields["end"][index] = due, woke
-            tape.commit()
+        for _ in work:
+            pass
+        done = time.monotonic_ns()
+        index = tape.next()
+        tape.fields["due"][index], tape.fields["woke"][index], tape.fields["done"][index] = due, woke, done
+        tape.commit()
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ CYCLE = np.dtype(
     [
         ("id", "u8"),  # message_id of the state
         ("state", "i8"),  # when it passed [ns, monotonic clock]
-        ("command", "i8"),  # when the command that answers it arrived here; 0: never
+        ("command", "i8"),  # when the kernel had the command that answers it; 0: never
         ("motion", "i8"),  # whether a motion ran
     ]
 )
@@ -52,6 +52,8 @@ _PRIORITY = 20
 _TORQUES, _COMMAND_SIZE = 314, 371
 _CONTROLLER_MODE, _OTHER_CONTROLLER = 1289, 3
 _CONNECT = struct.Struct("<IIIHH")
+#: ``<asm-generic/socket.h>``, and what it has the kernel add to a datagram: when it came, by the system's clock.
+_SO_TIMESTAMPNS, _TIMESPEC = 35, struct.Struct("@ll")
 
 
 class Proxy(Helper):
@@ -105,6 +107,7 @@ class Relay:
         self._host, self._robot, self._tape = host, robot, tape
         self._listener = socket.create_server((host, _FCI_PORT), backlog=1)
         self._to_robot, self._to_client = _datagrams(host), _datagrams(host)
+        self._to_client.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self._client_tcp: socket.socket | None = None
         self._robot_tcp: socket.socket | None = None
         self._client_udp: tuple[str, int] | None = None
@@ -221,8 +224,11 @@ class Relay:
         self._pass_on("states", data)
 
     def _on_command(self) -> None:
-        arrived = time.monotonic_ns()
-        data = self._to_client.recv(4096)
+        data, extra, _, _ = self._to_client.recvmsg(4096, 64)
+        # The kernel's stamp, in the moment in which the other side sent it: until this process has its turn, that side
+        # is already busy with the next cycle, which is nobody's delay.
+        seconds, nanoseconds = _TIMESPEC.unpack(extra[0][2])
+        arrived = time.monotonic_ns() - (time.time_ns() - (1_000_000_000 * seconds + nanoseconds))
         fields, count = self._tape.fields, self._tape.count
         number = int.from_bytes(data[:8], "little")
         for back in range(1, min(count, 64) + 1):  # Nearly always the newest.

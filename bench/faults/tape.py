@@ -36,7 +36,8 @@ class Tape:
         if path is None:
             os.truncate(file, _HEAD + CAPACITY * dtype.itemsize)
         self.path = path or Path(f"/proc/{os.getpid()}/fd/{file}")
-        self._map = mmap.mmap(file, 0)
+        # Every page at once: each would cost the writer time when it is first used.
+        self._map = mmap.mmap(file, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         self._count = np.frombuffer(self._map, np.uint64, count=1)
         self._records = np.frombuffer(self._map, dtype, count=CAPACITY, offset=_HEAD)
         #: A view of every field, made once: looking them up by name every millisecond would cost time.
