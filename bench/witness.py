@@ -36,7 +36,7 @@ from bench.faults.tape import Tape
 WAKE = np.dtype([("due", "i8"), ("woke", "i8"), ("done", "i8")])
 #: Above the control process's (:data:`aiofranka_ros.realtime.PRIORITY`) and what it talks with.
 _PRIORITY = 90
-#: How long it sleeps [s], and from which delay on that was a stop [ns].
+#: How long it sleeps [s], and from which length on a delay, or anything else it does, was a stop [ns].
 _PERIOD, _NOTED = 0.25e-3, 200_000
 #: Its work: so many rounds of an empty loop, some microseconds. It says how fast the computer is from so long before
 #: a time until so long after it [ns]: some eight times in either direction.
@@ -55,10 +55,14 @@ class Evidence:
 
     def __init__(self, wakes: npt.NDArray[Any], usual: float) -> None:
         self._due, self._work, self._usual = wakes["due"], wakes["done"] - wakes["woke"], usual
-        stops = wakes[wakes["woke"] - wakes["due"] > _NOTED]
+        # It is stopped while it should wake, while it works, or on its way from there to sleep.
+        asleep = wakes["due"] - int(1e9 * _PERIOD)
+        begins = np.stack([np.append(asleep[:1], wakes["done"][:-1]), wakes["due"], wakes["woke"]], axis=1).ravel()
+        ends = np.stack([asleep, wakes["woke"], wakes["done"]], axis=1).ravel()
+        stop = ends - begins > _NOTED
         #: How long the stops were [ms].
-        self.stops: npt.NDArray[np.float64] = 1e-6 * (stops["woke"] - stops["due"])
-        self._edges = np.stack([stops["due"], stops["woke"]], axis=1).astype(float).ravel()
+        self.stops: npt.NDArray[np.float64] = 1e-6 * (ends - begins)[stop]
+        self._edges = np.stack([begins[stop], ends[stop]], axis=1).astype(float).ravel()
         until = np.cumsum(self.stops)
         self._until = np.stack([until - self.stops, until], axis=1).ravel()
 
@@ -122,10 +126,14 @@ class Witness(Helper):
 
     def evidence(self) -> Evidence:
         """What it saw in the last ten seconds before this call; due every second."""
-        new, self._position = self.tape.since(self._position)
+        before = self._position
+        new, self._position = self.tape.since(before)
+        if self._position - before > len(new):  # Called too late: what is missing in between is no stop.
+            self._wakes = self._wakes[:0]
         if len(new):
             self._medians.append(float(np.median(new["done"] - new["woke"])))
-            stops = Evidence(new, self.usual).stops
+            # The last one that is known already, for the way from there to the first new one.
+            stops = Evidence(np.concatenate([self._wakes[-1:], new]), self.usual).stops
             self.stops += len(stops)
             self.longest = max([self.longest, *stops])
         wakes = np.concatenate([self._wakes, new])

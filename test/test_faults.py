@@ -219,6 +219,16 @@ def test_the_soak_tells_who_was_late() -> None:
     hogged = Ledger()
     hogged.add_packets(passed, Evidence(wakes(), 5_000))
     assert (hogged.late_states_of_computer, hogged.late_answers_by_stops, hogged.late_answers) == (0, 0, 3)
+    # A stop is one, too, when it comes while the witness itself works, or is on its way to sleep again.
+    for phase in ("woke", "due"):
+        seen = wakes(stop=(499_250_000, 502_200_000))
+        (stop,) = np.flatnonzero(seen["woke"] - seen["due"] > 1_000_000)
+        seen["woke"][stop] = seen["due"][stop] + 50_000
+        if phase == "due":
+            seen["done"][stop] = seen["woke"][stop] + 5_000
+        working = Ledger()
+        working.add_packets(passed, Evidence(seen, 5_000))
+        assert (working.late_answers_by_stops, working.late_answers) == (1, 2), phase
     # A stop of a part of that time does not excuse the rest.
     partly = Ledger()
     partly.add_packets(passed, Evidence(wakes(stop=(499_250_000, 500_000_000)), 5_000))
