@@ -52,6 +52,13 @@ def connect(address: str) -> pylibfranka.Robot:
 
 
 @contextlib.contextmanager
+def in_time(address: str) -> Iterator[pylibfranka.Robot]:
+    """libfranka's robot, and its priority for as long as torques are due every millisecond."""
+    with scheduled_as_before():
+        yield pylibfranka.Robot(address, pylibfranka.RealtimeConfig.kIgnore)
+
+
+@contextlib.contextmanager
 def command_line(*options: str) -> Iterator[subprocess.Popen[str]]:
     """The simulator as a user starts it, killed at the end if it still runs."""
     process = subprocess.Popen(
@@ -341,25 +348,25 @@ def test_an_arm_that_nobody_controls_comes_to_rest_without_chattering() -> None:
 
 
 def test_the_errors_of_a_motion_are_its_own(arm: SimulatedArm) -> None:
-    robot = connect(arm.host)
-    control = robot.start_torque_control()
-    with pytest.raises((pylibfranka.FrankaException, RuntimeError)):
-        for tick in range(100):
-            control.readOnce()
-            control.writeOnce(pylibfranka.Torques([0.0] * 6 + [5.0 * (tick == 50)]))
-    assert robot.read_once().last_motion_errors.controller_torque_discontinuity
-    del control  # libfranka allows one at a time.
-    robot.automatic_error_recovery()
-    control = robot.start_torque_control()
-    control.readOnce()
-    control.writeOnce(pylibfranka.Torques([0.0] * 7))
-    time.sleep(0.1)  # The robot waits for twenty torques; there is nothing else to wait for.
-    with pytest.raises((pylibfranka.FrankaException, RuntimeError)):
+    with in_time(arm.host) as robot:
+        control = robot.start_torque_control()
+        with pytest.raises((pylibfranka.FrankaException, RuntimeError)):
+            for tick in range(100):
+                control.readOnce()
+                control.writeOnce(pylibfranka.Torques([0.0] * 6 + [5.0 * (tick == 50)]))
+        assert robot.read_once().last_motion_errors.controller_torque_discontinuity
+        del control  # libfranka allows one at a time.
+        robot.automatic_error_recovery()
+        control = robot.start_torque_control()
         control.readOnce()
-    errors = robot.read_once().last_motion_errors
-    assert errors.communication_constraints_violation and not errors.controller_torque_discontinuity
-    del control
-    robot.automatic_error_recovery()
+        control.writeOnce(pylibfranka.Torques([0.0] * 7))
+        time.sleep(0.1)  # The robot waits for twenty torques; there is nothing else to wait for.
+        with pytest.raises((pylibfranka.FrankaException, RuntimeError)):
+            control.readOnce()
+        errors = robot.read_once().last_motion_errors
+        assert errors.communication_constraints_violation and not errors.controller_torque_discontinuity
+        del control
+        robot.automatic_error_recovery()
 
 
 def test_poses_and_jacobians_agree_with_libfrankas_model(arm: SimulatedArm, physics: ArmPhysics) -> None:
@@ -388,26 +395,24 @@ def test_poses_and_jacobians_agree_with_libfrankas_model(arm: SimulatedArm, phys
 
 
 def test_the_compiled_kinematics_agree_with_libfrankas_model_wherever_the_arm_is(arm: SimulatedArm) -> None:
-    robot = connect(arm.host)
-    model = robot.load_model()
-    control = robot.start_torque_control()
+    with in_time(arm.host) as robot:
+        model, control, seen = robot.load_model(), robot.start_torque_control(), []
+        for cycle in range(500):
+            state, _ = control.readOnce()
+            if cycle % 50 == 0:
+                seen.append(state)
+            torques = pylibfranka.Torques((np.sin(0.03 * cycle) * np.array([8, 8, -8, 8, 2, -2, 2.0])).tolist())
+            torques.motion_finished = cycle == 499
+            control.writeOnce(torques)
+        del control
     flange, tcp, jacobian = np.empty((4, 4)), np.empty((4, 4)), np.empty((6, 7))
-    seen = []
-    for cycle in range(500):
-        state, _ = control.readOnce()
-        if cycle % 50 == 0:
-            q = np.array(state.q)
-            seen.append(q)
-            tool, stiffness_frame = (np.reshape(pose, (4, 4)).T for pose in (state.F_T_EE, state.EE_T_K))
-            forward(q, np.ascontiguousarray(tool), flange, tcp, jacobian)
-            assert (stiffness_frame == np.eye(4)).all()
-            theirs = np.reshape(model.zero_jacobian(state), (7, 6)).T
-            np.testing.assert_allclose(jacobian, theirs, atol=1e-9, rtol=0.0)
-        torques = pylibfranka.Torques((np.sin(0.03 * cycle) * np.array([8, 8, -8, 8, 2, -2, 2.0])).tolist())
-        torques.motion_finished = cycle == 499
-        control.writeOnce(torques)
-    del control
-    assert np.ptp(seen, axis=0).min() > 0.01
+    for state in seen:
+        tool, stiffness_frame = (np.reshape(pose, (4, 4)).T for pose in (state.F_T_EE, state.EE_T_K))
+        assert (stiffness_frame == np.eye(4)).all()
+        forward(np.array(state.q), np.ascontiguousarray(tool), flange, tcp, jacobian)
+        theirs = np.reshape(model.zero_jacobian(state), (7, 6)).T
+        np.testing.assert_allclose(jacobian, theirs, atol=1e-9, rtol=0.0)
+    assert np.ptp([state.q for state in seen], axis=0).min() > 0.01
 
 
 def test_the_arm_is_stable_and_follows_under_torque_control() -> None:
