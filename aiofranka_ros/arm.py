@@ -6,10 +6,7 @@ exceptions here, with the robot's own names of errors; nothing matches the text 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import struct
-from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 from operator import attrgetter
@@ -27,6 +24,7 @@ from aiofranka_ros.errors import (
     FrankaError,
     IncompatibleRobot,
 )
+from aiofranka_ros.realtime import scheduled_as_before
 from aiofranka_ros.records import ERROR_NAMES, MEASURED, ROBOT_STATE, Record, RobotSetting, new
 
 #: All that libfranka raises: most of its exceptions are RuntimeErrors in the bindings, without a base class of their
@@ -46,20 +44,6 @@ def error_names(errors: Any) -> tuple[str, ...]:
     return tuple(name for name in _ERROR_NAMES if getattr(errors, name))
 
 
-@contextlib.contextmanager
-def scheduled_as_before() -> Iterator[None]:
-    """Give this thread back the priority that it had.
-
-    libfranka gives whoever connects the highest one that there is, also where it is to ignore real time. The kernel's
-    own threads have that one, and ``realtime_priority`` would mean nothing.
-    """
-    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, policy, parameters)
-
-
 class Arm:
     """A connected robot.
 
@@ -73,7 +57,9 @@ class Arm:
         self.address = address
         self._lock = fci.claim(address)
         try:
-            # Real-time scheduling is this package's own business: libfranka would refuse to run without it.
+            # Real-time scheduling is this package's own business: libfranka would refuse to run without it, and where
+            # it is to ignore it, it gives whoever connects the highest priority that there is, which the kernel's own
+            # threads have. ``realtime_priority`` would mean nothing.
             with scheduled_as_before():
                 self._robot = pylibfranka.Robot(address, RealtimeConfig.kIgnore)
             self._model = self._robot.load_model()

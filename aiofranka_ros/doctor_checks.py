@@ -318,13 +318,10 @@ def _round_trip(address: str) -> Finding:
 @contextlib.contextmanager
 def _preferred() -> Iterator[None]:
     """Real-time scheduling for a moment, where it is granted."""
-    before, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(realtime.PRIORITY))
-    try:
+    with realtime.scheduled_as_before():
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(realtime.PRIORITY))
         yield
-    finally:
-        os.sched_setscheduler(0, before, parameters)
 
 
 # ROS.

@@ -16,7 +16,7 @@ import mmap
 import os
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -66,6 +66,16 @@ def prefer_real_time(priority: int) -> list[Problem]:
     if "powersave" in governors():
         refused.append(POWER_SAVING)
     return refused
+
+
+@contextlib.contextmanager
+def scheduled_as_before() -> Iterator[None]:
+    """Give this thread back the scheduling that it had, whatever changes it inside of this context."""
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def realtime_kernel() -> bool:

@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM: when they may become an exception, and when they have to wait.
 
-Used in the main threads of the node, of the demo and of what measures; Python handles signals nowhere else.
+Used in the main threads of both nodes, of the demo and of what measures; Python handles signals nowhere else.
 """
 
 from __future__ import annotations

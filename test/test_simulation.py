@@ -22,9 +22,9 @@ from franka_sim.control_modes import ControlMode
 from franka_sim.franka_sim_server import FrankaSimServer
 
 from aiofranka_ros import simulation
-from aiofranka_ros.arm import scheduled_as_before
 from aiofranka_ros.errors import SimulationError
 from aiofranka_ros.kinematics import forward
+from aiofranka_ros.realtime import scheduled_as_before
 from aiofranka_ros.simulation import SimulatedArm
 from aiofranka_ros.simulation_model import ArmPhysics
 
@@ -45,17 +45,17 @@ def wait_until(condition: Callable[[], bool], timeout: float = 10.0) -> bool:
     return True
 
 
-def connect(address: str) -> pylibfranka.Robot:
-    """libfranka's robot, without the priority that it gives to whoever connects: other tests run at the same time."""
-    with scheduled_as_before():
-        return pylibfranka.Robot(address, pylibfranka.RealtimeConfig.kIgnore)
-
-
 @contextlib.contextmanager
 def in_time(address: str) -> Iterator[pylibfranka.Robot]:
     """libfranka's robot, and its priority for as long as torques are due every millisecond."""
     with scheduled_as_before():
         yield pylibfranka.Robot(address, pylibfranka.RealtimeConfig.kIgnore)
+
+
+def connect(address: str) -> pylibfranka.Robot:
+    """libfranka's robot without that priority: other tests run at the same time."""
+    with in_time(address) as robot:
+        return robot
 
 
 @contextlib.contextmanager
