@@ -60,16 +60,17 @@ class Evidence:
         begins = np.stack([np.append(asleep[:1], wakes["done"][:-1]), wakes["due"], wakes["woke"]], axis=1).ravel()
         ends = np.stack([asleep, wakes["woke"], wakes["done"]], axis=1).ravel()
         stop = ends - begins > _NOTED
-        #: How long the stops were [ms].
-        self.stops: npt.NDArray[np.float64] = 1e-6 * (ends - begins)[stop]
-        self._edges = np.stack([begins[stop], ends[stop]], axis=1).astype(float).ravel()
+        #: When the stops began [ns, monotonic clock], and how long they were [ms].
+        self.begins, self.stops = begins[stop], 1e-6 * (ends - begins)[stop]
+        self._edges = np.stack([self.begins, ends[stop]], axis=1).astype(float).ravel()
         until = np.cumsum(self.stops)
         self._until = np.stack([until - self.stops, until], axis=1).ravel()
 
     def stopped(self, begin: npt.ArrayLike, end: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """For how long the computer stood still between each ``begin`` and its ``end`` [ms].
 
-        Up to 0.25 ms too short for each stop, never too long: it may have begun before the witness was due.
+        Up to 0.25 ms too short for each stop that kept the witness from waking: it may have begun before that was due.
+        Too long at most by the microseconds of what it does, where it was stopped in the midst of that.
 
         :param begin: (n,) or a single one [ns, monotonic clock].
         :param end: of the same shape.
@@ -126,19 +127,19 @@ class Witness(Helper):
 
     def evidence(self) -> Evidence:
         """What it saw in the last ten seconds before this call; due every second."""
-        before = self._position
+        before, known = self._position, int(self._wakes["done"][-1]) if len(self._wakes) else 0
         new, self._position = self.tape.since(before)
         if self._position - before > len(new):  # Called too late: what is missing in between is no stop.
             self._wakes = self._wakes[:0]
         if len(new):
             self._medians.append(float(np.median(new["done"] - new["woke"])))
-            # The last one that is known already, for the way from there to the first new one.
-            stops = Evidence(np.concatenate([self._wakes[-1:], new]), self.usual).stops
-            self.stops += len(stops)
-            self.longest = max([self.longest, *stops])
         wakes = np.concatenate([self._wakes, new])
         self._wakes = wakes[wakes["woke"] > time.monotonic_ns() - _KEPT]
-        return Evidence(self._wakes, self.usual)
+        evidence = Evidence(self._wakes, self.usual)
+        fresh = evidence.stops[evidence.begins >= known]
+        self.stops += len(fresh)
+        self.longest = max([self.longest, *fresh])
+        return evidence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,7 +27,7 @@ from bench.faults.report import Outcome
 from bench.faults.rig import SWING, Findings, Options, Rig
 from bench.faults.tape import CAPACITY, Tape
 from bench.faults.walk import violations
-from bench.soak import Ledger
+from bench.ledger import Ledger
 from bench.witness import WAKE, Evidence, Witness
 
 #: What one sees within seconds.
@@ -200,7 +200,7 @@ def test_the_soak_tells_who_was_late() -> None:
     evidence = Evidence(wakes(stop=(499_250_000, 502_200_000)), 5_000)
     books = Ledger()
     books.add_packets(passed, evidence)
-    assert (books.late_states, books.late_states_of_computer) == (1, 1)
+    assert (books.late_states, books.late_states_by_stops) == (1, 1)
     assert (books.late_answers_by_stops, books.late_answers, books.worst) == (1, 2, 2)
     assert books.late_ms == pytest.approx(3.0)
     assert [(at, *rest) for at, _, *rest in books.listed] == [(300e6, 0.0, 1.0), (301e6, 0.0, 1.0)]
@@ -216,7 +216,7 @@ def test_the_soak_tells_who_was_late() -> None:
     # Without a stop, whoever has the CPU is to blame: a control process that keeps it makes the simulator late, too.
     hogged = Ledger()
     hogged.add_packets(passed, Evidence(wakes(), 5_000))
-    assert (hogged.late_states_of_computer, hogged.late_answers_by_stops, hogged.late_answers) == (0, 0, 3)
+    assert (hogged.late_states_by_stops, hogged.late_answers_by_stops, hogged.late_answers) == (0, 0, 3)
     # A stop is one, too, when it comes while the witness itself works, or is on its way to sleep again.
     for phase in ("woke", "due"):
         seen = wakes(stop=(499_250_000, 502_200_000))
