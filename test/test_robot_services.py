@@ -200,7 +200,7 @@ def inactive(node: Robot) -> Robot:
 @pytest.mark.parametrize("name", SERVICES)
 def test_while_the_arm_is_active_a_service_says_what_to_do_instead(active: Robot, name: str) -> None:
     error = active.set(name, GOOD[name])
-    assert "deactivate the node first" in error
+    assert "deactivate the node first" in error, active.process.log
     assert f"ros2 param set {active.process.name} restart_if_needed true" in error
     assert active.client.state == "active"
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from franka_msgs.msg import Errors, FrankaRobotState
-from node_harness import Client, NodeProcess, started
+from node_harness import Client, NodeProcess, started, wait_until
 from rclpy.serialization import deserialize_message
 from scipy.spatial.transform import Rotation
 
@@ -249,13 +249,23 @@ def test_an_active_arm_s_state_is_published_at_the_rate_of_robot_time(
 ) -> None:
     _, client = node
     received, subscription = subscribe(node, topic)
-    assert client.spin_until(lambda: len(received) >= 100)
+    messages: list[FrankaRobotState] = []
+
+    def neighbours() -> int:
+        """How many messages came without a gap, one every five cycles, at most."""
+        received.clear()
+        assert client.spin_until(lambda: len(received) >= 100)
+        messages[:] = messages_of(received)
+        steps = np.diff([message.time for message in messages])
+        # None comes twice, and none between two of the five cycles.
+        np.testing.assert_allclose(steps, 0.005 * np.rint(steps / 0.005), atol=0.0015)
+        assert steps.min() > 0.003
+        gaps = np.flatnonzero(np.abs(steps - 0.005) > 1e-6)
+        return int(np.diff([-1, *gaps, len(steps)]).max()) - 1
+
+    # A node or a test that is kept waiting misses some, for as long as the machine is busy.
+    assert wait_until(lambda: neighbours() >= 30)
     client.node.destroy_subscription(subscription)
-    messages = messages_of(received)
-    steps = np.diff([message.time for message in messages])
-    # A test that is kept waiting misses some; none comes twice, and none between two of the five cycles.
-    np.testing.assert_allclose(steps, 0.005 * np.rint(steps / 0.005), atol=0.0015)
-    assert steps.min() > 0.003 and np.median(steps) == pytest.approx(0.005, abs=1e-6)
     message = messages[-1]
     assert message.robot_mode == FrankaRobotState.ROBOT_MODE_MOVE
     assert message.control_command_success_rate > 0.5

@@ -96,6 +96,11 @@ def offered(client: Client, side: str) -> dict[str, set[str]]:
     return found
 
 
+def sides_in(names: set[str]) -> set[str]:
+    """The namespaces of the nodes whose statuses are among what /diagnostics names."""
+    return {name.partition("/")[0] for name in names if ": " in name}
+
+
 @pytest.fixture(scope="module")
 def grippers(arms: dict[str, Arm], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The grippers of both arms, connected."""
@@ -149,6 +154,8 @@ def test_what_messages_name_begins_with_the_prefix_of_the_arm(arms: dict[str, Ar
     try:
         busy = [f"/{side}/{topic}" for side in SIDES for topic in ("joint_states", "franka_gripper/joint_states")]
         assert client.spin_until(lambda: all(named[topic] for topic in busy))
+        # What both arms say on one topic.
+        assert client.spin_until(lambda: len(named["/tf"]) >= 4 and len(sides_in(named["/diagnostics"])) == 2), named
         client.spin_for(0.5)
     finally:
         for subscription in heard:
@@ -160,8 +167,7 @@ def test_what_messages_name_begins_with_the_prefix_of_the_arm(arms: dict[str, Ar
         of_the_arm = [topic for topic in named if topic.startswith(f"/{side}/")]
         assert not [name for topic in of_the_arm for name in named[topic] if not name.startswith(f"{side}_")]
     assert named["/tf"] == {name for names in arm_names.values() for name in (names.base, names.tcp)}
-    statuses = {name for name in named["/diagnostics"] if ": " in name}
-    assert {name.partition("/")[0] for name in statuses} == set(SIDES)
+    assert sides_in(named["/diagnostics"]) == set(SIDES)
 
 
 def test_the_names_of_the_other_arm_are_refused(arms: dict[str, Arm]) -> None:
