@@ -5,9 +5,9 @@ steps, measures poses at the wrong flange for libfranka's own model, and listens
 is adapted here is the least that makes it a faithful stand-in for one FR3 at one loopback address, without a
 network.
 
-Called by :func:`aiofranka_ros.simulation.main` only, in the simulator's process: the physics on the main
-thread, the protocol on the threads that ``franka_sim`` starts. Importing this module imports MuJoCo, so
-nothing else imports it.
+Called by :func:`aiofranka_ros.simulation.main` only, in the simulator's process: the physics on the main thread while
+there is no client, the protocol, and with it the physics of an arm that has a client, on the threads that
+``franka_sim`` starts. Importing this module imports MuJoCo, so nothing else imports it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import struct
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import mujoco
@@ -30,7 +30,7 @@ from franka_sim.franka_protocol import Command, ConnectStatus
 from franka_sim.franka_sim_server import FrankaSimServer
 from franka_sim.gripper.protocol import GRIPPER_COMMAND_PORT
 from franka_sim.mujoco_franka_sim import ARM_POSITION_KP, SELF_COLLISION_MIN_LINK_SEPARATION, MujocoFrankaSim
-from franka_sim.sim_common import FR3_FORCE_LIMITS
+from franka_sim.sim_common import FR3_FORCE_LIMITS, RealtimeFactorMonitor
 
 from aiofranka_ros.errors import SimulationError
 from aiofranka_ros.simulation_hand import HandServer, SimulatedHand
@@ -165,12 +165,18 @@ def _bare_urdf() -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
+RENDER_PERIOD = 1.0 / 30.0
+"""How often the window is drawn, and how soon the clock takes over from a client that has gone [s]."""
+
+
 class ArmPhysics(MujocoFrankaSim):
-    """The physics of one FR3, stepped at 1 kHz on the thread that calls :meth:`start`.
+    """The physics of one FR3, stepped by the clock on the thread that calls :meth:`start`, or by a client's states.
 
     What it reports is what ``franka_sim`` models: ``tau_J`` is the commanded torque, ``tau_ext_hat_filtered``
     and the estimated wrenches are zeros, although contacts do act on the arm.
     """
+
+    running: bool
 
     def __init__(self, *, viewer: bool = False, on_ready: Callable[[], None] | None = None) -> None:
         """
@@ -179,6 +185,13 @@ class ArmPhysics(MujocoFrankaSim):
         """
         super().__init__(enable_vis=viewer)
         self._on_ready = on_ready
+        #: Whoever holds it may touch what belongs to MuJoCo.
+        self._stepping = threading.Lock()
+        #: The thread whose states step the physics, if there is one.
+        self._driver: int | None = None
+        self._states_sent: Callable[[], int] = int
+        self._stepped_at = -1
+        self._monitor: RealtimeFactorMonitor | None = None
 
     def initialize_simulation(self) -> None:
         """Build the model and let the arm settle at ``franka_sim``'s initial pose."""
@@ -196,10 +209,65 @@ class ArmPhysics(MujocoFrankaSim):
             os.close(descriptor)
 
     def run_simulation(self) -> None:
-        """Step until stopped; see the base class."""
+        """Step once a millisecond until stopped, except while the states for a client do it; see :meth:`driven`."""
         if self._on_ready is not None:
             self._on_ready()
-        super().run_simulation()
+        due = render = time.perf_counter()
+        self._monitor = RealtimeFactorMonitor(logger, due)
+        while self.running:
+            if self._driver is None:
+                self._step()
+                due += self.dt
+            else:
+                due += RENDER_PERIOD
+            if self.viewer is not None and time.perf_counter() >= render:
+                render = time.perf_counter() + RENDER_PERIOD
+                if not self._render():
+                    self.running = False
+            # What could not be done in time is not made up for: the arm is late, it does not jump.
+            now = time.perf_counter()
+            due = max(due, now)
+            time.sleep(due - now)
+
+    @contextlib.contextmanager
+    def driven(self, states_sent: Callable[[], int]) -> Iterator[None]:
+        """Inside of this context, the calling thread steps the physics, once for each state that it sends.
+
+        The robot is one loop: each state that it sends is a millisecond of its motion. Two loops, as ``franka_sim`` has
+        them, fall apart on a computer that is too slow for both: the arm then moves further from one state to the
+        next than its own clock says, and no controller can hold it.
+
+        :param states_sent: how many states were sent so far.
+        """
+        self._driver, self._states_sent, self._stepped_at = threading.get_ident(), states_sent, -1
+        try:
+            yield
+        finally:
+            if self._driver == threading.get_ident():  # else the next client is here already
+                self._driver = None
+
+    def get_robot_state(self) -> dict[str, Any]:
+        """The newest state; see :meth:`driven`."""
+        if self._driver == threading.get_ident() and self._stepped_at != (sent := self._states_sent()):
+            self._stepped_at = sent
+            self._step()
+        state: dict[str, Any] = super().get_robot_state()
+        return state
+
+    def _step(self) -> None:
+        with self._stepping:
+            self.step()
+        if self._monitor is not None:
+            self._monitor.update(time.perf_counter(), self.dt)
+
+    def _render(self) -> bool:
+        """Draw the window; returns whether it is still there."""
+        viewer = self.viewer  # stop() on another thread sets it to None
+        if viewer is None or not viewer.is_running():
+            return False
+        with self._stepping:
+            viewer.sync()
+        return True
 
     def arm_control_torque(self) -> np.ndarray:
         """Torques of this step [Nm] (7,): the client's, or those that hold the arm where nobody controls it."""
@@ -339,6 +407,11 @@ class ArmServer(FrankaSimServer):
         self.robot_state.state["reflex_reason"] = [False] * len(self.robot_state.state["reflex_reason"])
         preempted: bool = super()._preempt_running_motion()
         return preempted
+
+    def start_robot_state_transmission(self, client_address: str, client_udp_port: int) -> None:
+        """Send states until the client has gone, each a step of the physics."""
+        with self.physics_sim.driven(lambda: self.states_sent):
+            super().start_robot_state_transmission(client_address, client_udp_port)
 
     def start_command_receiver(self) -> None:
         """Receive commands at this address alone; unbound, the socket would listen on every interface."""
