@@ -187,7 +187,7 @@ class ArmPhysics(MujocoFrankaSim):
         self._on_ready = on_ready
         #: Whoever holds it may touch what belongs to MuJoCo.
         self._stepping = threading.Lock()
-        #: The thread whose states step the physics, if there is one.
+        #: The thread whose states step the physics; None: the clock does.
         self._driver: int | None = None
         self._states_sent: Callable[[], int] = int
         self._stepped_at = -1
@@ -215,11 +215,7 @@ class ArmPhysics(MujocoFrankaSim):
         due = render = time.perf_counter()
         self._monitor = RealtimeFactorMonitor(logger, due)
         while self.running:
-            if self._driver is None:
-                self._step()
-                due += self.dt
-            else:
-                due += RENDER_PERIOD
+            due += self.dt if self._step(None) else RENDER_PERIOD
             if self.viewer is not None and time.perf_counter() >= render:
                 render = time.perf_counter() + RENDER_PERIOD
                 if not self._render():
@@ -239,26 +235,33 @@ class ArmPhysics(MujocoFrankaSim):
 
         :param states_sent: how many states were sent so far.
         """
-        self._driver, self._states_sent, self._stepped_at = threading.get_ident(), states_sent, -1
+        with self._stepping:
+            self._driver, self._states_sent, self._stepped_at = threading.get_ident(), states_sent, -1
         try:
             yield
         finally:
-            if self._driver == threading.get_ident():  # else the next client is here already
-                self._driver = None
+            with self._stepping:
+                if self._driver == threading.get_ident():  # else the next client is here already
+                    self._driver = None
 
     def get_robot_state(self) -> dict[str, Any]:
         """The newest state; see :meth:`driven`."""
-        if self._driver == threading.get_ident() and self._stepped_at != (sent := self._states_sent()):
+        caller = threading.get_ident()
+        if self._driver == caller and self._stepped_at != (sent := self._states_sent()):
             self._stepped_at = sent
-            self._step()
+            self._step(caller)
         state: dict[str, Any] = super().get_robot_state()
         return state
 
-    def _step(self) -> None:
+    def _step(self, driver: int | None) -> bool:
+        """Step if it is this driver's turn, ``None`` being the clock; returns whether it is."""
         with self._stepping:
+            if self._driver != driver:
+                return False
             self.step()
         if self._monitor is not None:
             self._monitor.update(time.perf_counter(), self.dt)
+        return True
 
     def _render(self) -> bool:
         """Draw the window; returns whether it is still there."""

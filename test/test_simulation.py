@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
@@ -413,6 +414,46 @@ def test_the_compiled_kinematics_agree_with_libfrankas_model_wherever_the_arm_is
         theirs = np.reshape(model.zero_jacobian(state), (7, 6)).T
         np.testing.assert_allclose(jacobian, theirs, atol=1e-9, rtol=0.0)
     assert np.ptp([state.q for state in seen], axis=0).min() > 0.01
+
+
+def test_the_arm_moves_a_millisecond_from_one_state_to_the_next(arm: SimulatedArm) -> None:
+    times, q, dq = [], [], []
+    with in_time(arm.host) as robot:
+        control = robot.start_torque_control()
+        for cycle in range(500):
+            state, _ = control.readOnce()
+            times.append(state.time.to_sec())
+            q.append(state.q)
+            dq.append(state.dq)
+            torques = pylibfranka.Torques((np.sin(0.03 * cycle) * np.array([8, 8, -8, 8, 2, -2, 2.0])).tolist())
+            torques.motion_finished = cycle == 499
+            control.writeOnce(torques)
+        del control
+    neighbours = np.rint(np.diff(times) / 1e-3) == 1
+    assert neighbours.sum() > 400 and np.abs(dq).max() > 0.1
+    # MuJoCo's integrator: the step's new velocity for the whole step. The wire carries single precision.
+    np.testing.assert_allclose(np.diff(q, axis=0)[neighbours], 1e-3 * np.array(dq)[1:][neighbours], atol=1e-6)
+
+
+def test_the_clock_steps_an_arm_without_a_client_and_the_states_one_that_has_a_client() -> None:
+    physics = ArmPhysics()
+    physics.initialize_simulation()
+    thread = threading.Thread(target=physics.start)
+    thread.start()
+    try:
+        assert wait_until(lambda: physics.data.time > 0.05)
+        sent = [0]
+        with physics.driven(lambda: sent[0]):
+            begin = physics.data.time
+            for _ in range(20):
+                physics.get_robot_state()
+                physics.get_robot_state()  # as at a reflex
+                sent[0] += 1
+            assert physics.data.time - begin == pytest.approx(20 * physics.dt)
+        assert wait_until(lambda: physics.data.time - begin > 0.05)
+    finally:
+        physics.stop()
+        thread.join()
 
 
 def test_the_arm_is_stable_and_follows_under_torque_control() -> None:

@@ -6,6 +6,8 @@ time takes a second.
 
 from __future__ import annotations
 
+from collections import deque
+
 import mujoco
 import numpy as np
 import pytest
@@ -29,9 +31,11 @@ class Arm:
     """An arm that feels neither gravity nor friction, as the robot compensates both, driven by the control cycle.
 
     :param payload: what its hand carries and nobody told it [kg].
+    :param delay: cycles until its motors do what they were told, which the robot does not report.
     """
 
-    def __init__(self, payload: float = 0.0) -> None:
+    def __init__(self, payload: float = 0.0, delay: int = 0) -> None:
+        self._underway = deque([np.zeros(7)] * delay)
         self._model = mujoco.MjModel.from_xml_string(fr3_mjcf())
         self._model.dof_frictionloss[:] = self._model.dof_damping[:] = 0.0
         self._hand = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_BODY, "fr3_link7")
@@ -59,7 +63,9 @@ class Arm:
         for cycle in range(cycles):
             self._measure(1 + lost if cycle == 0 else 1)
             control_cycle.step(self.commands, self._motion, self.measured, self.memory, self._scratch, 0)
-            self._data.qfrc_applied[:7] = self.measured["tau_last"][0] = self.memory["tau"][0]
+            self._underway.append(self.memory["tau"][0].copy())
+            self._data.qfrc_applied[:7] = self._underway.popleft()
+            self.measured["tau_last"][0] = self.memory["tau"][0]
             largest = max(largest, self._step(1))
         return largest
 
@@ -100,10 +106,10 @@ class Arm:
         self.commands["law_id"] += 1
 
 
-def walk(seed: int, seconds: float, *, shake: float = 1.0, lossy: bool = False, payload: float = 0.0) -> float:
+def walk(seed: int, seconds: float, *, shake: float = 1.0, lossy: bool = False, **arm_options: float) -> float:
     """Half of the time poses, else joint positions or torques, with other gains and frames; returns as `Arm.run`."""
     rng = np.random.default_rng(seed)
-    arm = Arm(payload)
+    arm = Arm(**arm_options)
     largest = arm.run(100)
     memory, q = arm.memory[0], fr3.HOME.copy()
     position, turn = memory["position"].copy(), memory["orientation"].copy()
@@ -150,6 +156,11 @@ def test_nor_does_one_of_targets_that_jump_about():
 
 def test_nor_does_one_of_an_arm_that_carries_what_nobody_told_it():
     assert walk(6, 15.0, payload=3.0) < 1.0
+
+
+@pytest.mark.parametrize("delay", [1, 2])
+def test_nor_does_one_of_an_arm_whose_motors_take_their_time(delay):
+    assert walk(7, 15.0, delay=delay) < 1.0
 
 
 def test_nor_does_one_in_which_up_to_15_cycles_are_lost_in_a_row():

@@ -88,14 +88,14 @@ def _delay(milliseconds: int) -> Callable[[Rig, Findings], None]:
     def stage(rig: Rig, findings: Findings) -> None:
         def hold_back() -> None:
             assert rig.proxy is not None
-            rig.proxy.hold_back(1e-3 * milliseconds)
+            rig.proxy.hold_back(milliseconds)
 
         if milliseconds < 20:
             _goes_on(rig, findings, hold_back, 0)
         else:
             _ends(rig, findings, hold_back)
 
-    stage.__doc__ = f"Commands arrive {milliseconds} ms late, all at once, in the middle of a move."
+    stage.__doc__ = f"Commands arrive {milliseconds} ms of the robot late, all at once, in the middle of a move."
     return stage
 
 

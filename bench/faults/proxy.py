@@ -74,9 +74,12 @@ class Proxy(Helper):
         """Lose the next so many packets: ``commands`` to the robot, or ``states`` from it."""
         self.ask("lose", direction=direction, packets=packets)
 
-    def hold_back(self, duration: float) -> None:
-        """Hold commands back for ``duration`` [s], then deliver them all at once."""
-        self.ask("hold_back", duration=duration)
+    def hold_back(self, states: int) -> None:
+        """Hold commands back until so many states have passed, then deliver them all at once.
+
+        A state is a millisecond of the robot, whose patience is meant, however slow the simulated one is.
+        """
+        self.ask("hold_back", states=states)
 
     def spoil(self, joint: int, torque: float) -> None:
         """Add ``torque`` [Nm] to that of ``joint`` (0 to 6) in the next command."""
@@ -117,7 +120,7 @@ class Relay:
         self._to_lose = {"states": 0, "commands": 0}
         self._spoilt: tuple[int, float] | None = None
         self._held: collections.deque[bytes] = collections.deque()
-        self._held_until = 0.0
+        self._states_to_hold = 0
         self._counts = collections.Counter(
             {f"{kind}{what}": 0 for kind in ("states", "commands") for what in ("", "_passed", "_lost")}
         )
@@ -133,12 +136,7 @@ class Relay:
     def run(self) -> None:
         """Pass everything on until the standard input ends."""
         while True:
-            now = time.monotonic()
-            if self._held and now >= self._held_until:
-                while self._held:
-                    self._pass_on("commands", self._held.popleft())
-            timeout = self._held_until - now if self._held else None
-            ready = select.select(self._sources(), [], [], timeout)[0]
+            ready = select.select(self._sources(), [], [])[0]
             if self._to_robot in ready:
                 self._on_state()
             if self._to_client in ready:
@@ -177,6 +175,7 @@ class Relay:
         self._client_tcp, self._robot_tcp = client, robot
         self._client_udp, self._robot_udp, self._greeting = (address, 0), None, b""
         self._held.clear()
+        self._states_to_hold = 0
 
     def _read(self, source: socket.socket, drain: Callable[[bytes], None]) -> None:
         try:
@@ -222,6 +221,11 @@ class Relay:
         fields["motion"][index] = data[_CONTROLLER_MODE] != _OTHER_CONTROLLER
         self._tape.commit()
         self._pass_on("states", data)
+        if self._states_to_hold > 0:
+            self._states_to_hold -= 1
+            if self._states_to_hold == 0:
+                while self._held:
+                    self._pass_on("commands", self._held.popleft())
 
     def _on_command(self) -> None:
         data, extra, _, _ = self._to_client.recvmsg(4096, 64)
@@ -241,7 +245,7 @@ class Relay:
             place = _TORQUES + 8 * joint
             (wanted,) = struct.unpack_from("<d", data, place)
             data = data[:place] + struct.pack("<d", wanted + torque) + data[place + 8 :]
-        if self._held or time.monotonic() < self._held_until:
+        if self._states_to_hold > 0:
             self._held.append(data)
         else:
             self._pass_on("commands", data)
@@ -263,8 +267,8 @@ class Relay:
     def _lose(self, direction: str, packets: int) -> None:
         self._to_lose[direction] = packets
 
-    def _hold_back(self, duration: float) -> None:
-        self._held_until = time.monotonic() + duration
+    def _hold_back(self, states: int) -> None:
+        self._states_to_hold = states
 
     def _spoil(self, joint: int, torque: float) -> None:
         if not math.isfinite(torque):
