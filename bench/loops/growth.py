@@ -2,7 +2,8 @@
 
 An active node publishes to processes that subscribe to all of it. What the node and its control process take of a
 processor, how often the topics arrive, and whether cycles are lost, is written to ``growth.json`` and ``growth.md``.
-What publishing costs is the difference to a node that nobody subscribes to.
+What publishing costs is the difference to a node that nobody subscribes to. Rates are those of the robot's time, which
+passes more slowly than the clock's where the computer is too slow for its simulation.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import track
@@ -45,7 +47,7 @@ _NAMES = ("left", "right")
 _PATIENCE = 60.0
 _HEAD = (
     "| arms | `state_rate` | `robot_state_rate` | subscribers | node CPU | control process CPU | `~/state` [Hz] "
-    "| `~/robot_state` [Hz] | cycles lost |"
+    "| `~/robot_state` [Hz] | cycles lost | robot time |"
 )
 
 
@@ -104,17 +106,22 @@ class Growth:
                 {k: (meter.used() - used[k]) / passed for k, meter in one.items()}
                 for one, used in zip(meters, before, strict=True)
             ]
-            lost = 0
-            for memory, position in zip(memories, positions, strict=True):
-                lost += int(memory.cycles.since(position)[0]["lost"].sum())
+            cycles = [
+                memory.cycles.since(position)[0] for memory, position in zip(memories, positions, strict=True)
+            ]
+            # The rates are those of the robot's time, and a simulated robot's may be slower than the clock.
+            speed = min(float(np.ptp(one["time"])) / passed for one in cycles)
         received = [json.loads(path.read_text()) for path in heard]
         return {
             "arms": arms,
             "subscribers": subscribers,
             **rates,
             **{name: max(one[name] for one in shares) for name in shares[0]},
-            "received_hz": {name: min(rate[name] for rate in received) for name in received[0]} if received else None,
-            "cycles_lost": lost,
+            "speed": speed,
+            "received_hz": {name: min(rate[name] for rate in received) / speed for name in received[0]}
+            if received
+            else None,
+            "cycles_lost": sum(int(one["lost"].sum()) for one in cycles),
         }
 
     def _start_node(self, name: str, address: str, rates: dict[str, float]) -> subprocess.Popen[bytes]:
@@ -164,7 +171,7 @@ def judge(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str, bool]]:
             share <= LARGEST_SHARE,
         ),
         (
-            f"at {fastest['state_rate']:.0f} Hz, at least {wanted:.0f} messages a second arrive",
+            f"at {fastest['state_rate']:.0f} Hz, at least {wanted:.0f} messages a second of the robot's time arrive",
             f"{rate:.0f}",
             rate >= wanted,
         ),
@@ -181,7 +188,8 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
         )
         lines.append(
             f"| {row['arms']} | {row['state_rate']:.0f} | {row['robot_state_rate']:.0f} | {row['subscribers']} "
-            f"| {row['cpu_node']:.1%} | {row['cpu']:.1%} | {state} | {robot_state} | {row['cycles_lost']} |"
+            f"| {row['cpu_node']:.1%} | {row['cpu']:.1%} | {state} | {robot_state} | {row['cycles_lost']} "
+            f"| {row['speed']:.2f}x |"
         )
     return lines
 
