@@ -21,7 +21,7 @@ LONGEST_START_S = 5.0
 LARGEST_LATENCY_MS = {"p50": 1.2, "p99": 3.0}
 HEAD = (
     "| subject | mean [µs] | p50 | p99 | p99.9 | max | lost | longest gap | success | CPU | target to torque [ms] "
-    "| age of the state [ms] | start [s] | |"
+    "| age of the state [ms] | start [s] | robot time | |"
 )
 _PERCENTILES = {"p50": 50.0, "p99": 99.0, "p999": 99.9}
 _MILLISECOND = 1e-3
@@ -51,6 +51,7 @@ def measure(path: Path) -> dict[str, Any]:
         "cpu": cpu,
         "cpu_node": cpu_node,
         "start_s": start_s,
+        "speed": float(np.ptp(time) / np.ptp(written)),
         "ended": ended,
         **{
             f"{name}_ms": {share: float(np.percentile(values, _PERCENTILES[share])) for share in ("p50", "p99")}
@@ -86,7 +87,7 @@ def combine(rounds: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         times = [entry[name] for entry in measured if entry[name]]
         if times:
             result[name] = {share: round(float(np.median([one[share] for one in times])), 3) for share in times[0]}
-    for name in ("cpu", "cpu_node", "start_s"):
+    for name in ("cpu", "cpu_node", "start_s", "speed"):
         values = [entry[name] for entry in measured if entry[name] is not None and np.isfinite(entry[name])]
         result[name] = round(float(np.median(values)), 4) if values else None
     return result
@@ -183,7 +184,7 @@ def table(subjects: Mapping[str, Any]) -> list[str]:
             ]
             for name, entry in rows:
                 if "response_us" not in entry:
-                    lines.append(f"| `{name}` {'| ' * 13}{'; '.join(entry['ended'])} |")
+                    lines.append(f"| `{name}` {'| ' * 14}{'; '.join(entry['ended'])} |")
                     continue
                 r = entry["response_us"]
                 low, high = entry["spread_us"]["mean"]
@@ -202,7 +203,7 @@ def table(subjects: Mapping[str, Any]) -> list[str]:
                     f"| `{name}` | {r['mean']:.0f} ({low:.0f} to {high:.0f}) | {r['p50']:.0f} | {r['p99']:.0f} "
                     f"| {r['p999']:.0f} | {r['max']:.0f} | {entry['cycles_lost']} | {entry['longest_gap']} "
                     f"| {entry['success_rate_min']:.2f} | {cpu} | {latency} | {age} | {start} "
-                    f"| {ended} |"
+                    f"| {entry['speed']:.2f}x | {ended} |"
                 )
     return lines
 
