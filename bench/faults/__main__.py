@@ -41,7 +41,7 @@ def stage(rig: Rig, fault: Fault) -> Outcome:
     rig.marked, rig.stop_ms = 0, None
     if rig.observer is not None:
         rig.observer.take()
-    begin = time.monotonic()
+    begin, said = time.monotonic(), len(rig.log)
     try:
         fault.stage(rig, findings)
     except Skipped as reason:
@@ -54,9 +54,14 @@ def stage(rig: Rig, fault: Fault) -> Outcome:
     if rig.observer is not None:
         for violation in torque_violations(rig.observer.take()):
             findings.check(False, violation)
+    for remark in rig.remarks:
+        findings.note(remark)
+    rig.remarks.clear()
     outcome.seen, outcome.passed = findings.text, findings.passed
     outcome.stop_ms, outcome.marked = rig.stop_ms, rig.marked
     outcome.duration_s = time.monotonic() - begin
+    if not (outcome.passed or outcome.skipped):
+        (rig.folder / f"{fault.name}.node.log").write_text(rig.log[said:])
     if rig.marked:
         stop = 1e-3 * (rig.stop_ms or 0.0)
         steps = rig.steps(rig.marked - int(1e9 * _BEFORE))
@@ -147,6 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     isolate(options.domain_id)
     output = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
+    for log in output.glob("*.node.log"):  # of what was not as expected the last time
+        log.unlink()
     amounts = Options(options.seed, options.transitions, options.messages, options.minutes)
     faults = [FAULTS[name] for name in options.only] if options.only else list(FAULTS.values())
     outcomes: list[Outcome] = []
@@ -162,6 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shown = [outcome for outcome, fine in zip(outcomes, good, strict=True) if not (options.quiet and fine)]
         console.print(table(shown))
         console.print(f"{int(np.sum(good))} of {len(good)} as expected; {options.output}/report.html", highlight=False)
+        if not all(good):
+            console.print(f"what the node said of the others: {options.output}/*.node.log", highlight=False)
     return 0 if all(good) else 1
 
 

@@ -347,7 +347,9 @@ def fuzz(rig: Rig, findings: Findings) -> None:
     silent = "".join(f": {request}" for request in sender.unanswered[:1])
     findings.check(not sender.unanswered, f"{len(sender.unanswered)} requests without an answer{silent}")
     findings.check(rig.node_alive, "the node lives" if rig.node_alive else "the node died")
-    findings.check("Traceback" not in rig.log[said:], "no exception in the log")
+    _, raised, trace = rig.log[said:].partition("Traceback")
+    last = next((line for line in trace.splitlines()[1:] if not line.startswith(" ")), "")
+    findings.check(not raised, f"an exception in the log: {last}" if raised else "no exception in the log")
     same = rig.control_pid == control
     findings.check(same, "the same control process" if same else "the control process is another one")
     counted = _refusals(rig)

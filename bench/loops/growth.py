@@ -106,9 +106,7 @@ class Growth:
                 {k: (meter.used() - used[k]) / passed for k, meter in one.items()}
                 for one, used in zip(meters, before, strict=True)
             ]
-            cycles = [
-                memory.cycles.since(position)[0] for memory, position in zip(memories, positions, strict=True)
-            ]
+            cycles = [memory.cycles.since(position)[0] for memory, position in zip(memories, positions, strict=True)]
             # The rates are those of the robot's time, and a simulated robot's may be slower than the clock.
             speed = min(float(np.ptp(one["time"])) / passed for one in cycles)
         received = [json.loads(path.read_text()) for path in heard]
