@@ -395,6 +395,9 @@ class FrankaNode(LifecycleNode):
             self._settings.apply(client, self._settings.changes())
         except FrankaError as error:
             self._report(error)
+        except TimeoutError as error:
+            # Nobody knows what the control process does: it has to go.
+            self._fall_back(ControlProcessDied(str(error)), disconnected=True)
 
     # What the node says.
 

@@ -42,8 +42,8 @@ LARGEST_OFFSET = 0.1
 _ENVELOPE_SHARE = 0.8
 #: Velocity that is fine everywhere [rad/s]; half of what the robot tolerates at a limit.
 _ENVELOPE_SLACK = 0.05
-#: How often a planned motion is compared with the envelope [s].
-_ENVELOPE_PERIOD = 0.005
+#: How often a planned motion is compared with the envelope [s], at the most so many times.
+_ENVELOPE_PERIOD, _MOST_ENVELOPE_SAMPLES = 0.005, 20_000
 #: How often a planned motion is compared with the limits of joints and workspace [s], at the most so many times in each
 #: segment: one may last for years. What is taken for rounding there [rad], [m].
 _SAMPLE_PERIOD, _MOST_SAMPLES, _SLACK = 0.01, 100, 1e-3
@@ -158,7 +158,13 @@ def _plan_once(
     request.max_acceleration = list(acceleration)
     request.max_jerk = list(jerk)
     trajectory = ruckig.Trajectory(7)
-    result = ruckig.Ruckig(7).calculate(request, trajectory)
+    try:
+        result = ruckig.Ruckig(7).calculate(request, trajectory)
+    except (ruckig.RuckigError, ValueError) as error:
+        # A ValueError where the bindings have no name for a result, such as that of a motion of more than two hours.
+        raise InvalidTarget(
+            "no motion to this goal could be planned: is a velocity, an acceleration or a jerk too low?"
+        ) from error
     if result not in (ruckig.Result.Working, ruckig.Result.Finished):
         raise InvalidTarget(f"no motion to this goal could be planned ({result.name})")
     return _polynomials(trajectory)
@@ -221,9 +227,10 @@ def _exceed_envelope(times: Array, coefficients: Array, exceeding: npt.NDArray[n
     """Mark the joints (7,) that move faster somewhere than a share of what the robot allows there."""
     q, dq, ddq, low, high = np.empty(7), np.empty(7), np.empty(7), np.empty(7), np.empty(7)
     segments = len(times) - 1
-    samples = int(times[segments] / _ENVELOPE_PERIOD) + 1
+    period = max(_ENVELOPE_PERIOD, times[segments] / _MOST_ENVELOPE_SAMPLES)
+    samples = int(times[segments] / period) + 1
     for k in range(samples):
-        evaluate(times, coefficients, segments, k * _ENVELOPE_PERIOD, q, dq, ddq)
+        evaluate(times, coefficients, segments, k * period, q, dq, ddq)
         velocity_envelope(q, low, high)
         for i in range(7):
             if (

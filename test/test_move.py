@@ -52,6 +52,12 @@ def test_a_move_to_where_the_arm_is_succeeds(robot: Client) -> None:
     assert robot.outcome(robot.send_goal(robot.q)).status == GoalStatus.STATUS_SUCCEEDED
 
 
+def test_a_move_that_would_take_hours_is_rejected_with_the_reason(robot: Client, log: Log) -> None:
+    assert not robot.send_goal(HOME - 0.5, velocities=[1e-5] * 7).accepted
+    assert robot.spin_until(lambda: log("is a velocity, an acceleration or a jerk too low?"))
+    assert robot.state == "active"
+
+
 def test_a_move_keeps_to_its_lower_velocities(robot: Client) -> None:
     handle = robot.send_goal(HOME + np.array([0.2, 0, 0, 0, 0, 0, 0]), velocities=[0.1] * 7)
     result = handle.get_result_async()

@@ -259,6 +259,17 @@ def test_a_stopped_control_process_is_noticed_and_replaced(robot: Client, log: L
     assert robot.state == "active"
 
 
+def test_a_control_process_that_does_not_answer_is_ended_and_the_node_lives(robot: Client, log: Log) -> None:
+    _, values = robot.diagnostics("control loop")
+    assert robot.change("deactivate")
+    os.kill(int(values["control process"]), signal.SIGSTOP)
+    # The node asks it to tell the robot before it can notice that it was stopped.
+    robot.set(collision_force_thresholds=[21.0] * 6)
+    assert robot.spin_until(lambda: log("did not set within 5 s") or log("was stopped by a signal"))
+    assert robot.state == "inactive" and not alive(int(values["control process"]))
+    assert robot.change("activate")
+
+
 def test_a_parameter_of_no_type_is_refused_and_the_node_lives(robot: Client, log: Log) -> None:
     odd = ParameterMessage(name="mode", value=ParameterValue(type=255))
     for kind, name in ((SetParameters, "set_parameters"), (SetParametersAtomically, "set_parameters_atomically")):

@@ -91,6 +91,28 @@ def test_a_motion_to_where_the_arm_is_ends_at_once():
     assert plan(fr3.HOME, fr3.HOME).duration < 0.01
 
 
+@settings(max_examples=60)
+@given(
+    configurations,
+    configurations,
+    st.lists(st.floats(-1.0, 1.0), min_size=14, max_size=14),
+    st.lists(st.sampled_from([1e-12, 1e-5, 1e-4, 1e-3, 0.1, 1.0]), min_size=7, max_size=7),
+)
+def test_wherever_the_arm_goes_and_however_slow_it_shall_be_a_motion_is_planned_or_refused(q, goal, moving, slow):
+    dq, ddq = fr3.VELOCITY_LIMIT * moving[:7], ACCELERATION * moving[7:]
+    try:
+        motion = plan(q, goal, dq=dq, ddq=ddq, max_velocity=fr3.VELOCITY_LIMIT * slow)
+    except InvalidTarget as error:
+        assert str(error)
+    else:
+        np.testing.assert_allclose(motion.goal, goal, atol=1e-3)
+
+
+def test_a_motion_of_more_than_two_hours_is_refused_with_what_is_too_low():
+    with pytest.raises(InvalidTarget, match="is a velocity, an acceleration or a jerk too low"):
+        plan(fr3.HOME, fr3.READY, max_velocity=np.full(7, 1e-4))
+
+
 @pytest.mark.parametrize("joint", range(7))
 def test_a_goal_outside_the_limits_is_refused_with_the_joint_s_name(joint):
     goal = fr3.HOME.copy()
