@@ -13,7 +13,7 @@ import math
 
 from aiofranka_ros import laws, limits, reference, trajectory
 from aiofranka_ros.cholesky import factorize
-from aiofranka_ros.fr3 import CYCLE, JOINT_MARGIN, LOST_PACKETS_LIMIT, VELOCITY_LIMIT
+from aiofranka_ros.fr3 import CYCLE, JOINT_MARGIN, LOST_PACKETS_LIMIT, TORQUE_LIMIT, VELOCITY_LIMIT
 from aiofranka_ros.kinematics import forward, quaternion_from_matrix
 from aiofranka_ros.records import Array, Hold, Law, Mode, MotionStatus, Record, kernel
 
@@ -304,6 +304,9 @@ def _make_safe(
     limits.observe(
         measured.dq, measured.tau_last, measured.coriolis, scratch.factor, dt, memory.dq, memory.unmodelled, scratch.row
     )
+    # Lower limits than the robot's are for what moves the arm, not for what brakes it: it might not be braked in time.
+    rate = max(rate, limits.BRAKING_RATE)
+    limits.reachable(memory.tau, measured.tau_last, TORQUE_LIMIT, rate, low, high)
     limits.limit_velocity(
         measured.dq, measured.coriolis, memory.unmodelled, scratch.inertia, scratch.factor, scratch.envelope, rate,
         low, high, scratch.row, scratch.ahead, tau,

@@ -2,7 +2,8 @@
 
 Compiled kernels, called once a cycle by the control cycle in the control process. The order matters: what pushes away
 from joint and velocity limits is added first; then the limits of torque and of its rate cut, which the robot enforces
-most strictly; within what they leave, torques that would get a joint too fast are changed last.
+most strictly; torques that would get a joint too fast are changed last, within the robot's own limits of torque and
+rate: lower ones of the user's do not keep a joint from being braked.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 
 from aiofranka_ros.cholesky import solve
-from aiofranka_ros.fr3 import CYCLE, POSITION_LOWER, POSITION_UPPER, velocity_envelope
+from aiofranka_ros.fr3 import CYCLE, POSITION_LOWER, POSITION_UPPER, TORQUE_RATE_LIMIT, velocity_envelope
 from aiofranka_ros.records import Array, Record, kernel
 
 #: Where the soft limits begin for laws without a joint reference, from a joint's position limit inwards [rad].
@@ -28,6 +29,8 @@ _VELOCITY_DAMPING = 2.5
 #: Share of the allowed velocity that no torque may accelerate a joint beyond; the rest is for what the model of the arm
 #: does not know, such as packets that get lost.
 _SAFE_VELOCITY = 0.92
+#: How fast torques may change that brake a joint [Nm/s], whatever ``torque_diff_limit`` is.
+BRAKING_RATE = 0.99 * TORQUE_RATE_LIMIT
 #: Share of the torques' rate that braking is planned with, as several joints may have to be braked at once.
 _BRAKING_SHARE = 0.5
 #: How fast a joint approaches that velocity in the end [1/s].

@@ -167,6 +167,26 @@ def test_nor_does_one_in_which_up_to_15_cycles_are_lost_in_a_row():
     assert walk(5, 15.0, lossy=True) < 1.0
 
 
+@pytest.mark.parametrize(("limit", "value"), [("torque_rate_limit", 1.0), ("torque_limit", 0.0)])
+def test_nor_does_one_whose_torques_are_limited_all_of_a_sudden(limit, value):
+    rng = np.random.default_rng(0)
+    arm = Arm()
+    arm.switch(Mode.IMPEDANCE)
+    largest, q = arm.run(100), fr3.HOME.copy()
+    for _ in range(750):
+        q = np.clip(q + rng.normal(0.0, 0.036, 7), fr3.POSITION_LOWER, fr3.POSITION_UPPER)
+        if rng.random() < 0.05:
+            q = arm.measured["q"][0].copy()
+        arm.target(target_q=q)
+        before = arm.commands[limit].copy()
+        if rng.random() < 0.05:
+            arm.commands[limit] = value
+            largest = max(largest, arm.run(int(rng.integers(5, 60))))
+            arm.commands[limit] = before
+        largest = max(largest, arm.run(20))
+    assert largest < 1.0
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_nor_do_the_largest_torques_in_random_directions(seed):
     rng = np.random.default_rng(seed)
