@@ -150,7 +150,8 @@ SETTINGS: tuple[Setting, ...] = (
     # Limits of every torque.
     Setting(
         "torque_limit", _joints(TORQUE_LIMIT),
-        "Largest commanded torque, gravity excluded; more only to brake a joint in time.", unit="Nm", low=0.0, high=_joints(TORQUE_LIMIT), source="FR3 URDF", effect=Effect.COMMAND,
+        "Largest commanded torque, gravity excluded; more only to brake a joint in time.",
+        unit="Nm", low=0.0, high=_joints(TORQUE_LIMIT), source="FR3 URDF", effect=Effect.COMMAND,
     ),
     Setting(
         "torque_diff_limit", 990.0, "Largest change of the commanded torque; more only to brake a joint in time.",
