@@ -54,6 +54,9 @@ JOINT_FRICTION_LOSS = (1.137,) * 4 + (0.763, 0.44, 0.248)  # [Nm]
 # wrist's inertia here, it makes joint 7 jump to and fro at every step.
 HOLD_DAMPING = np.array((450.0, 450.0, 350.0, 350.0, 40.0, 40.0, 40.0))  # [Nm s/rad]
 
+RENDER_PERIOD = 1.0 / 30.0
+"""How often the window is drawn, and how soon the clock takes over from a client that has gone [s]."""
+
 HAND_F_T_NE = np.array(
     [
         [np.sqrt(0.5), np.sqrt(0.5), 0.0, 0.0],
@@ -163,10 +166,6 @@ def _bare_urdf() -> str:
     # MuJoCo merges links without a joint into their parent unless told not to: the flange would disappear.
     ElementTree.SubElement(ElementTree.SubElement(root, "mujoco"), "compiler", fusestatic="false")
     return ElementTree.tostring(root, encoding="unicode")
-
-
-RENDER_PERIOD = 1.0 / 30.0
-"""How often the window is drawn, and how soon the clock takes over from a client that has gone [s]."""
 
 
 class ArmPhysics(MujocoFrankaSim):

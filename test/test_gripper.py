@@ -150,7 +150,10 @@ class GripperClient:
         """Distance of the fingers [m], measured after this call."""
         # Those that are on their way already were measured before.
         now = self.node.get_clock().now().nanoseconds
-        fresh = lambda: self.joint_states and nanoseconds(self.joint_states[-1].header.stamp) > now  # noqa: E731
+
+        def fresh() -> bool:
+            return bool(self.joint_states) and nanoseconds(self.joint_states[-1].header.stamp) > now
+
         assert self.spin_until(fresh), "no joint states"
         return float(sum(self.joint_states[-1].position))
 

@@ -395,17 +395,21 @@ def test_poses_and_jacobians_agree_with_libfrankas_model(arm: SimulatedArm, phys
         np.testing.assert_allclose(jacobian[3:, joint], [spin[2, 1], spin[0, 2], spin[1, 0]], atol=1e-4)
 
 
+def states_of_a_swing(robot: pylibfranka.Robot) -> list[pylibfranka.RobotState]:
+    """What the robot says in half a second in which torques swing all of its joints, a state of each cycle."""
+    control, states = robot.start_torque_control(), []
+    for cycle in range(500):
+        state, _ = control.readOnce()
+        states.append(state)
+        torques = pylibfranka.Torques((np.sin(0.03 * cycle) * np.array([8, 8, -8, 8, 2, -2, 2.0])).tolist())
+        torques.motion_finished = cycle == 499
+        control.writeOnce(torques)
+    return states
+
+
 def test_the_compiled_kinematics_agree_with_libfrankas_model_wherever_the_arm_is(arm: SimulatedArm) -> None:
     with in_time(arm.host) as robot:
-        model, control, seen = robot.load_model(), robot.start_torque_control(), []
-        for cycle in range(500):
-            state, _ = control.readOnce()
-            if cycle % 50 == 0:
-                seen.append(state)
-            torques = pylibfranka.Torques((np.sin(0.03 * cycle) * np.array([8, 8, -8, 8, 2, -2, 2.0])).tolist())
-            torques.motion_finished = cycle == 499
-            control.writeOnce(torques)
-        del control
+        model, seen = robot.load_model(), states_of_a_swing(robot)[::50]
     flange, tcp, jacobian = np.empty((4, 4)), np.empty((4, 4)), np.empty((6, 7))
     for state in seen:
         tool, stiffness_frame = (np.reshape(pose, (4, 4)).T for pose in (state.F_T_EE, state.EE_T_K))
@@ -417,22 +421,14 @@ def test_the_compiled_kinematics_agree_with_libfrankas_model_wherever_the_arm_is
 
 
 def test_the_arm_moves_a_millisecond_from_one_state_to_the_next(arm: SimulatedArm) -> None:
-    times, q, dq = [], [], []
     with in_time(arm.host) as robot:
-        control = robot.start_torque_control()
-        for cycle in range(500):
-            state, _ = control.readOnce()
-            times.append(state.time.to_sec())
-            q.append(state.q)
-            dq.append(state.dq)
-            torques = pylibfranka.Torques((np.sin(0.03 * cycle) * np.array([8, 8, -8, 8, 2, -2, 2.0])).tolist())
-            torques.motion_finished = cycle == 499
-            control.writeOnce(torques)
-        del control
+        states = states_of_a_swing(robot)
+    times = [state.time.to_sec() for state in states]
+    q, dq = (np.array([getattr(state, name) for state in states]) for name in ("q", "dq"))
     neighbours = np.rint(np.diff(times) / 1e-3) == 1
     assert neighbours.sum() > 400 and np.abs(dq).max() > 0.1
     # MuJoCo's integrator: the step's new velocity for the whole step. The wire carries single precision.
-    np.testing.assert_allclose(np.diff(q, axis=0)[neighbours], 1e-3 * np.array(dq)[1:][neighbours], atol=1e-6)
+    np.testing.assert_allclose(np.diff(q, axis=0)[neighbours], 1e-3 * dq[1:][neighbours], atol=1e-6)
 
 
 def test_the_clock_steps_an_arm_without_a_client_and_the_states_one_that_has_a_client() -> None:

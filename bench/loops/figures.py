@@ -184,7 +184,7 @@ def table(subjects: Mapping[str, Any]) -> list[str]:
             ]
             for name, entry in rows:
                 if "response_us" not in entry:
-                    lines.append(f"| `{name}` {'| ' * 14}{'; '.join(entry['ended'])} |")
+                    lines.append(f"| `{name}` {'| ' * (HEAD.count('|') - 2)}{'; '.join(entry['ended'])} |")
                     continue
                 r = entry["response_us"]
                 low, high = entry["spread_us"]["mean"]
