@@ -32,6 +32,7 @@ EXTRAS_REQUIRE = {
         "pytest-xdist>=3.0",
         "hypothesis>=6.80",
         "scipy>=1.8",
+        "pyyaml>=5.4",
         "ruff==0.17.5",
         "mypy>=1.11,<3",
     ],

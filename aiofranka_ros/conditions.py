@@ -123,8 +123,8 @@ ROBOT_ERRORS = {
     "communication_constraints_violation": _DOCTOR,
     "torque_discontinuity": "lower the gains, or torque_diff_limit",
     "reflex": "clear the way; raise collision_force_thresholds, collision_torque_thresholds",
-    "collision": "move the arm away by hand, or with ~/move",
-    "violation": "slower targets; move away from the limit by hand, or with ~/move",
+    "collision": "move the arm away by hand (Desk, guiding), or activate and leave with a slow ~/move",
+    "violation": "slower targets; leave the limit by hand (Desk, guiding), or activate and leave it with a slow ~/move",
 }
 
 

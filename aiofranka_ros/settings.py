@@ -178,12 +178,12 @@ SETTINGS: tuple[Setting, ...] = (
         unit="m", low=-_ANYWHERE, high=_ANYWHERE, effect=Effect.COMMAND, source="out of reach: no limit",
     ),
     Setting(
-        "max_external_force", 0.0, "External force from which on the arm stops and holds until ~/release; 0: any.",
+        "max_external_force", 0.0, "External force from which on the arm stops and holds until ~/release; 0: never.",
         unit="N", low=0.0, high=200.0, effect=Effect.COMMAND,
         source="below collision_force_thresholds it comes before the robot's own reflex",
     ),
     Setting(
-        "max_external_torque", 0.0, "External torque from which on the arm stops and holds until ~/release; 0: any.",
+        "max_external_torque", 0.0, "External torque from which on the arm stops and holds until ~/release; 0: never.",
         unit="Nm", low=0.0, high=100.0, effect=Effect.COMMAND,
         source="below collision_force_thresholds it comes before the robot's own reflex",
     ),
@@ -284,7 +284,7 @@ SETTINGS: tuple[Setting, ...] = (
         unit="s", low=0.0, high=30.0,
     ),
     Setting(
-        "path_tolerance", 0.0, "Largest distance of a joint from a trajectory that gives none; 0: any.",
+        "path_tolerance", 0.0, "Largest distance of a joint from a trajectory that gives none; 0: no limit.",
         unit="rad", low=0.0, high=3.0, source="joint_trajectory_controller has none either",
     ),
     Setting(

@@ -3,7 +3,8 @@
 What one sees: the hand follows a ball that four simulated cameras see, on a circle of 3 cm radius around where it was.
 At the end, two lines say which rate was kept, how long the policy took, and how the node's control loop fared.
 
-    python -m aiofranka_ros.node                                   # in another terminal; a simulated arm
+    python -m aiofranka_ros.node                                   # in another terminal; a simulated arm. With a real
+                                                                   # one, keep the emergency stop in your hand
     python examples/policy_over_ros.py
     python examples/policy_over_ros.py --node /left/aiofranka      # a node with another name
 

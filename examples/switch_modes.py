@@ -8,7 +8,7 @@ much the torque changed from the state before it to the state after it.
     python examples/switch_modes.py --robot 172.16.0.2           # a real one: keep the emergency stop in your hand
     python examples/switch_modes.py --node aiofranka             # whatever arm a running node has
 
-Ctrl-C brings the arm to rest and releases it.
+Ctrl-C brings the arm to rest, and releases it unless a node had it active before.
 """
 
 import argparse
@@ -89,6 +89,6 @@ if __name__ == "__main__":
     try:
         asyncio.run(main(link, arguments.seconds))
     except KeyboardInterrupt:
-        sys.exit(130)  # Nothing else to do: `async with` has released the arm.
+        sys.exit(130)  # Nothing else to do: `async with` has let the arm come to rest.
     except FrankaError as error:
         sys.exit(f"{type(error).__name__}: {error}")

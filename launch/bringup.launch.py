@@ -73,7 +73,7 @@ def generate_launch_description() -> LaunchDescription:
                 "autostart",
                 default_value="true",
                 choices=["true", "false"],
-                description="configure and activate the node; false: leave that to ros2 lifecycle",
+                description="configure and activate the node, whatever config_file says; false: ros2 lifecycle does",
             ),
             DeclareLaunchArgument(
                 "gripper", default_value="true", choices=["true", "false"], description="start the gripper's node"
