@@ -40,6 +40,7 @@ from aiofranka_ros.records import (
     Phase,
     Record,
     RobotSetting,
+    command_word,
     new,
 )
 from aiofranka_ros.shared_memory import SharedMemory, fill_motion, motion_size
@@ -48,21 +49,13 @@ from aiofranka_ros.trajectory import Motion, warm_up
 _log = logging.getLogger(__name__)
 
 
-def _offset(field: str) -> int:
-    """Where a field of the commands begins [bytes]."""
-    assert COMMANDS.fields is not None
-    return int(COMMANDS.fields[field][1])
-
-
 #: Fields of the commands that a target consists of: how they are packed, and where.
 _TARGET_FIELDS = {
-    name: (struct.Struct(f"{size}d"), _offset(name))
+    name: (struct.Struct(f"{size}d"), 8 * command_word(name))
     for name, size in (("target_q", 7), ("target_position", 3), ("target_orientation", 4), ("target_torque", 7))
 }
 #: Places of the numbers that go with it.
-_STAMP, _TARGET, _TARGET_MODE, _MODE = (
-    _offset(name) // 8 for name in ("target_stamp", "target_id", "target_mode_id", "mode_id")
-)
+_STAMP, _TARGET, _TARGET_MODE, _MODE = map(command_word, ("target_stamp", "target_id", "target_mode_id", "mode_id"))
 #: What was said already about what this computer misses for real time.
 _warned: set[str] = set()
 #: How often a waiting request gives a sign of life [s].

@@ -322,17 +322,18 @@ def _make_safe(
 
 @kernel
 def report(
-    commands: Record, measured: Record, memory: Record, state: Record, cycle: Record,
+    commands: Record, measured: Record, memory: Record, state: Record, cycles: Record, index: int,
     written: int, response: float, success_rate: float,
 ) -> None:  # fmt: skip
-    """Tell of this cycle in ``state`` and ``cycle``.
+    """Tell of this cycle in ``state`` and in the ring; the next one gets the external wrench from ``state``.
 
-    :param cycle: the record of the ring to fill, an array of one.
+    :param cycles: the records of the ring.
+    :param index: the one to fill.
     :param written: when the torque was written [ns, system clock].
     :param response: from the state's arrival to the torque's departure [s].
     :param success_rate: the robot's ``control_command_success_rate``.
     """
-    c, m, r, s, y = commands[0], measured[0], memory[0], state[0], cycle[0]
+    c, m, r, s, y = commands[0], measured[0], memory[0], state[0], cycles[index]
     lost = max(0, int(round(m.elapsed / CYCLE)) - 1) if s.cycles > 0 else 0
     s.cycles += 1
     s.cycles_lost += lost
@@ -351,6 +352,7 @@ def report(
     s.limited_targets, s.limited_torques = r.limited_targets, r.limited_torques
     s.not_finite, s.silent_holds = r.not_finite, r.silent_holds
     s.q[:], s.dq[:], s.tau[:] = m.q, m.dq, r.tau
+    m.external_wrench[:] = s.external_wrench
     s.ref_q[:], s.ref_dq[:], s.ref_ddq[:] = r.ref_q, r.ref_dq, r.ref_ddq
     s.position[:], s.orientation[:], s.twist[:] = r.position, r.orientation, r.twist
     s.ref_position[:], s.ref_orientation[:] = r.ref_position, r.ref_orientation

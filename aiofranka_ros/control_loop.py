@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import enum
 import gc
-import math
 import os
 import time
 from collections.abc import Callable
 
 import numpy as np
 
-from aiofranka_ros import control_cycle, fr3
-from aiofranka_ros.arm import Arm, MeasuredViews, RobotStateCopy, TorqueControl
+from aiofranka_ros import control_cycle, dynamics, fr3
+from aiofranka_ros.arm import Arm, MeasuredViews, RobotReport, RobotStateCopy, TorqueControl
 from aiofranka_ros.errors import CommandRefused
 from aiofranka_ros.kinematics import forward, quaternion_from_matrix
 from aiofranka_ros.records import (
@@ -32,6 +31,8 @@ from aiofranka_ros.records import (
     Mode,
     MotionStatus,
     Phase,
+    command_word,
+    entry_point,
     new,
 )
 from aiofranka_ros.shared_memory import SharedMemory
@@ -41,6 +42,11 @@ SILENCE_GRACE = 0.5
 #: Fastest joint at which torque control may end [rad/s], and how long the arm gets to become that slow [s].
 _REST_VELOCITY = 0.02
 _REST_TIMEOUT = 1.5
+
+
+_ACTIVATION, _MOTION_ID, _ROBOT_STATE_PERIOD, _HEARTBEAT_TIMEOUT = map(
+    command_word, ("activation", "motion_id", "robot_state_period", "heartbeat_timeout")
+)
 
 
 class End(enum.Enum):
@@ -61,13 +67,21 @@ class ControlLoop:
     def __init__(self, shared: SharedMemory, parent: int) -> None:
         self._shared = shared
         self._parent = parent
-        self.commands, self.motion, self.measured = new(COMMANDS), new(MOTION), new(MEASURED)
+        # ``commands`` is the record of ``_taken``; ``_motion_id`` is the number of ``motion``, 0 where it has none.
+        self._taken, self._fresh = _Commands(), _Commands()
+        self.commands, self.motion, self.measured = self._taken.record, new(MOTION), new(MEASURED)
         self.memory, self._scratch, self.state = new(MEMORY), new(SCRATCH), new(STATE)
-        self._next_commands = new(COMMANDS)
-        # A motion that replaces another waits here until its time, because that one goes on until then.
-        self._next_motion, self._due = new(MOTION), math.inf
+        # A motion that replaces another waits here until its time (of the robot, [s]): that one goes on until then.
+        self._next_motion = new(MOTION)
+        self._due: float | None = None
+        self._motion_id = self._next_motion_id = 0
         self._views = MeasuredViews(self.measured)
+        #: Fills ``state`` with what comes from the robot alone.
+        self.robot_report = RobotReport(self.state)
+        self._state_bytes = self.state.view(np.uint8).data
         self._robot_state, self._robot_state_cycle = RobotStateCopy(), 0
+        self._copies = False
+        self._report_kernel: Callable[..., None]
 
     def run(self, arm: Arm, activation: int, started: Callable[[], None]) -> End:
         """Control the arm until the node asks to stop, falls silent or dies; then leave the arm at rest and released.
@@ -80,37 +94,46 @@ class ControlLoop:
         shared, commands, memory, measured, state = (
             self._shared, self.commands, self.memory, self.measured, self.state,
         )  # fmt: skip
+        version = shared.commands.version
         if not shared.commands.read(commands):
             raise CommandRefused("the node's commands could not be read")
-        version = shared.commands.version
+        # The motion that they speak of, if any, was one of before.
+        self._motion_id, self._next_motion_id, self._due = self._taken.integers[_MOTION_ID], 0, None
         memory[:] = np.zeros(1, MEMORY)
         state["activation"], state["phase"] = activation, Phase.ACTIVE
         for field in ("cycles", "cycles_lost", "longest_gap"):
             state[field] = 0
         state["success_rate_min"] = 1.0
-        measured["time"] = arm.read().time.to_sec()
-        tau = memory["tau"][0]
+        views, scratch, tau = self._views, self._scratch, memory["tau"][0]
+        cycles = shared.cycles
+        step = entry_point(control_cycle.step, commands, self.motion, measured, memory, scratch, 0)
+        self._report_kernel = entry_point(
+            control_cycle.report, commands, measured, memory, state, cycles.records, cycles.next, 0, 0.0, 0.0
+        )
+        robot = arm.read()
+        measured["external_wrench"] = robot.O_F_ext_hat_K
         first, stop = True, 0
-        self._due = math.inf
         gc.collect()
         gc.freeze()
         gc.disable()
         try:
-            control = arm.start_torque_control()
             watch = _Watch(shared, self._parent, activation)
+            self._note_wishes(watch)
+            control = arm.start_torque_control(robot, views)
             while True:
                 robot, duration = control.read()
                 arrived = time.perf_counter_ns()
-                control.measure(robot, duration, self._views)
+                control.measure(robot, duration)
                 if first:
-                    control.model(robot, self._views)
+                    control.model(robot)
                 # Once the end has come, nothing that the node still says may set the arm in motion again.
                 if watch.end is None:
                     if shared.commands.version != version:
                         version = self._take_commands(version)
-                    if self._views.time[0] >= self._due:
+                        self._note_wishes(watch)
+                    if self._due is not None and control.now >= self._due:
                         self._take_motion()
-                control_cycle.step(self.commands, self.motion, measured, memory, self._scratch, stop)
+                step(self.commands, self.motion, measured, memory, scratch, stop)
                 if stop and watch.end is not None and self._at_rest(watch, arrived):
                     control.finish(tau.tolist())
                     return watch.end
@@ -119,9 +142,9 @@ class ControlLoop:
 
                 # The torque is on its way; what follows has the rest of the millisecond. The next cycle uses the mass
                 # matrix of this one: within a millisecond the arm turns by a few thousandths of a radian at the most.
-                control.model(robot, self._views)
+                control.model(robot)
                 self._report(robot, written, departed - arrived)
-                stop = watch.reason(self.commands, departed)
+                stop = watch.reason(departed)
                 if first:
                     first = False
                     started()
@@ -131,42 +154,50 @@ class ControlLoop:
             gc.enable()
             gc.unfreeze()
 
+    def _note_wishes(self, watch: _Watch) -> None:
+        """Note what new commands say of activation, heartbeat and copies: not to be looked up in every cycle."""
+        taken = self._taken
+        watch.wish, watch.timeout = taken.integers[_ACTIVATION], taken.numbers[_HEARTBEAT_TIMEOUT]
+        self._copies = taken.integers[_ROBOT_STATE_PERIOD] > 0
+
     def _take_commands(self, version: int) -> int:
         """Take new commands whole, with the motion that they speak of; else keep the ones there are.
 
         :returns: the version of the commands that are in force.
         """
         newest = self._shared.commands.version
-        fresh = self._next_commands
-        if not self._shared.commands.read(fresh):
+        fresh = self._fresh
+        if not self._shared.commands.read(fresh.bytes):
             return version
-        number = fresh["motion_id"][0]
-        if number not in (self.motion["id"][0], self._next_motion["id"][0]):
+        number = fresh.integers[_MOTION_ID]
+        if number != self._motion_id and number != self._next_motion_id:
             whole = self._shared.motion.read(self._next_motion)
             if not whole or self._next_motion["id"][0] != number:
                 # Half read, or the node is already writing the next one: its commands will follow.
-                self._next_motion["id"] = 0
+                self._next_motion["id"] = self._next_motion_id = 0
+                self._due = None
                 return version
-            self._due = float(self._next_motion["start"][0])
-        self.commands, self._next_commands = fresh, self.commands
+            self._next_motion_id, self._due = number, float(self._next_motion["start"][0])
+        self._fresh, self._taken, self.commands = self._taken, fresh, fresh.record
         return newest
 
     def _take_motion(self) -> None:
-        self._due = math.inf
+        self._due = None
         self.motion, self._next_motion = self._next_motion, self.motion
+        self._motion_id, self._next_motion_id = self._next_motion_id, self._motion_id
 
     def _report(self, robot: object, written: int, response: int) -> None:
-        shared, state = self._shared, self.state
-        record = shared.cycles.next()
-        control_cycle.report(
-            self.commands, self.measured, self.memory, state, record,
+        shared = self._shared
+        self.robot_report.take(robot)
+        cycles = shared.cycles
+        self._report_kernel(
+            self.commands, self.measured, self.memory, self.state, cycles.records, cycles.next,
             written, response * 1e-9, robot.control_command_success_rate,  # type: ignore[attr-defined]
         )  # fmt: skip
-        shared.cycles.commit()
-        copy_robot_state(robot, state)
-        self.measured["external_wrench"] = state["external_wrench"]
-        shared.state.write(state)
-        self.copy_all(robot, written)
+        cycles.commit()
+        shared.state.write(self._state_bytes)
+        if self._copies:
+            self.copy_all(robot, written)
 
     def copy_all(self, robot: object, stamp: int) -> None:
         """Copy all that libfranka says of the robot for the node, where it asks for that and the time has come.
@@ -182,8 +213,9 @@ class ControlLoop:
             return
         self._robot_state_cycle = cycle
         self._robot_state.take(robot, stamp)
-        self._shared.robot_states.next()[:] = self._robot_state.record
-        self._shared.robot_states.commit()
+        states = self._shared.robot_states
+        states.records[states.next] = self._robot_state.record[0]
+        states.commit()
 
     def _at_rest(self, watch: _Watch, now: int) -> bool:
         moving = self.memory["motion_status"][0] in (MotionStatus.EXECUTING, MotionStatus.STOPPING)
@@ -210,11 +242,22 @@ def warm_up() -> None:
             control_cycle.step(commands, motion, measured, memory, scratch, 0)
     commands["motion_id"] = 1
     control_cycle.step(commands, motion, measured, memory, scratch, int(Hold.FINISHING))
+    views, bodies = MeasuredViews(measured), np.zeros((dynamics.BODIES, 10))
+    dynamics.mass_and_coriolis(views.q, views.dq, bodies, dynamics.working_memory(), views.mass, views.coriolis)
     state = new(STATE)
-    control_cycle.report(commands, measured, memory, state, new(CYCLE_RECORD), 0, 0.0, 1.0)
+    control_cycle.report(commands, measured, memory, state, new(CYCLE_RECORD), 0, 0, 0.0, 1.0)
     # What the control process reports of an arm that is not active.
     forward(state["q"][0], commands["flange_to_tcp"][0], memory["flange"][0], memory["tcp"][0], state["jacobian"][0])
     quaternion_from_matrix(memory["tcp"][0], state["orientation"][0])
+
+
+class _Commands:
+    """A record of the node's commands, and quick ways into it: numpy takes some microseconds to look a field up."""
+
+    def __init__(self) -> None:
+        self.record = new(COMMANDS)
+        self.bytes = self.record.view(np.uint8).data
+        self.integers, self.numbers = self.bytes.cast("Q"), self.bytes.cast("d")
 
 
 class _Watch:
@@ -223,10 +266,12 @@ class _Watch:
     def __init__(self, shared: SharedMemory, parent: int, activation: int) -> None:
         self._shared, self._parent, self._activation = shared, parent, activation
         self._beat, self._beaten = shared.heartbeat, time.perf_counter_ns()
+        #: The activation that the node wishes, and how long it may be silent [s].
+        self.wish, self.timeout = activation, 0.0
         self.end: End | None = None
         self.end_since = 0
 
-    def reason(self, commands: np.ndarray, now: int) -> int:
+    def reason(self, now: int) -> int:
         """The reason not to follow the node in the next cycle, as a Hold flag; 0: there is none."""
         if self.end is not None:
             return int(Hold.FINISHING)
@@ -234,22 +279,13 @@ class _Watch:
         if beat != self._beat:
             self._beat, self._beaten = beat, now
         silence = 1e-9 * (now - self._beaten)
-        timeout = commands["heartbeat_timeout"][0]
-        if commands["activation"][0] != self._activation:
+        if self.wish != self._activation:
             self.end = End.ASKED
         elif os.getppid() != self._parent:
             self.end = End.NODE_GONE
-        elif silence > timeout + SILENCE_GRACE:
+        elif silence > self.timeout + SILENCE_GRACE:
             self.end = End.NODE_SILENT
         if self.end is not None:
             self.end_since = now
             return int(Hold.FINISHING)
-        return int(Hold.NODE_SILENT) if silence > timeout else 0
-
-
-def copy_robot_state(robot: object, state: np.ndarray) -> None:
-    """Copy from libfranka's state what is reported but not computed with."""
-    state["robot_mode"] = robot.robot_mode.value  # type: ignore[attr-defined]
-    state["tau_measured"][0] = robot.tau_J  # type: ignore[attr-defined]
-    state["tau_external"][0] = robot.tau_ext_hat_filtered  # type: ignore[attr-defined]
-    state["external_wrench"][0] = robot.O_F_ext_hat_K  # type: ignore[attr-defined]
+        return int(Hold.NODE_SILENT) if silence > self.timeout else 0

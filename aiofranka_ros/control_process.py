@@ -28,7 +28,7 @@ import numpy as np
 from aiofranka_ros import arm as arm_module
 from aiofranka_ros import fci, realtime
 from aiofranka_ros.arm import Arm
-from aiofranka_ros.control_loop import ControlLoop, copy_robot_state, warm_up
+from aiofranka_ros.control_loop import ControlLoop, warm_up
 from aiofranka_ros.errors import ConfigurationError, ConnectionFailed, FrankaError
 from aiofranka_ros.kinematics import forward, quaternion_from_matrix
 from aiofranka_ros.problem import Problem
@@ -113,6 +113,8 @@ class Server:
         self._arm = Arm(address)
         if not address.startswith("127.") and not realtime.realtime_kernel():
             self.warn([realtime.NO_REALTIME_KERNEL])
+        if self._arm.links is None:
+            self.warn([arm_module.OTHER_DYNAMICS])
         self._report_idle_state(self._arm)
         return {"library_version": arm_module.library_version(), "protocol_version": fci.VERSION, "cpu": cpu}
 
@@ -170,7 +172,7 @@ class Server:
         state["hold"] = state["motion_status"] = 0  # Of the last activation; it is over.
         state["q"][0], state["dq"][0], state["tau"][0] = robot.q, robot.dq, 0.0
         state["robot_tcp"][0] = arm_module.matrix(robot.F_T_EE)
-        copy_robot_state(robot, state)
+        self._loop.robot_report.take(robot)
         if not self._shared.commands.read(self._loop.commands):
             return  # The node is just writing; the next report is due in a moment.
         forward(

@@ -1,7 +1,7 @@
 """The control laws: what torque makes the arm follow its reference.
 
 Compiled kernels, called once a cycle by the control cycle in the control process. Gravity and the motors' friction are
-compensated by the robot itself; the coriolis torques of libfranka's model are added by the caller.
+compensated by the robot itself; coriolis torques are added by the caller.
 
 Operational space control follows O. Khatib, "A unified approach for motion and force control of robot manipulators",
 IEEE J. Robotics and Automation 3(1), 1987: accelerations asked for in task space become forces through the task's

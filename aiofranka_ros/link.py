@@ -28,7 +28,7 @@ class Snapshot:
     :ivar dq: joint velocities [rad/s] (7,).
     :ivar ee: pose of the control frame in the base (4, 4).
     :ivar jacobian: of the control frame in the base, translation then rotation (6, 7).
-    :ivar mass: joint-space mass matrix [kg m²] (7, 7), as libfranka's model has it.
+    :ivar mass: joint-space mass matrix [kg m²] (7, 7), without the motors' inertia, as libfranka's model has it.
     :ivar tau: torque that was commanded last, gravity excluded [Nm] (7,).
     """
 

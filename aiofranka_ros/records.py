@@ -13,12 +13,13 @@ from __future__ import annotations
 import contextlib
 import enum
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+from numba import njit, typeof
 
 
 def _forget_stale_kernels() -> None:
@@ -40,6 +41,20 @@ _forget_stale_kernels()
 #: Decorator of the compiled kernels. Compiled code is cached beside the source (or in the user's cache directory); a
 #: division by zero gives infinity, which the limits catch, instead of an exception in the middle of a cycle.
 kernel = njit(cache=True, error_model="numpy")
+
+
+def entry_point(dispatcher: Any, *arguments: Any) -> Callable[..., Any]:
+    """The compiled code of a ``kernel`` for arguments of the same types as ``arguments``, which are not touched.
+
+    A kernel looks up the types of its arguments whenever it is called. With records, that takes as long as the kernel
+    itself where nothing is in the processor's caches any more, as in every cycle. Here, nobody looks at more than the
+    size of an array's elements: one of another type would be taken for what it is not.
+    """
+    signature = tuple(map(typeof, arguments))
+    dispatcher.compile(signature)
+    found: Callable[..., Any] = dispatcher.get_overload(signature)
+    return found
+
 
 Array: TypeAlias = npt.NDArray[np.float64]
 #: Numbers whose order says what they are, of which some come from where numpy would take too long.
@@ -187,7 +202,7 @@ COMMANDS = np.dtype(
         ("null_kd", "f8", (7,)),  # [1/s]
         ("motion_kp", "f8", (7,)),  # [Nm/rad]
         ("motion_kd", "f8", (7,)),  # [Nm s/rad]
-        ("motor_inertia", "f8", (7,)),  # [kg m²], added to the diagonal of libfranka's mass matrix
+        ("motor_inertia", "f8", (7,)),  # [kg m²], added to the diagonal of the mass matrix
         ("torque_limit", "f8", (7,)),  # [Nm]
         ("torque_rate_limit", "f8"),  # [Nm/s]
         ("smooth_targets", "i8"),  # 0: targets reach the law as they are
@@ -206,7 +221,7 @@ COMMANDS = np.dtype(
         ("joint_upper", "f8", (7,)),
         ("workspace_lower", "f8", (3,)),  # [m], where the control frame may be
         ("workspace_upper", "f8", (3,)),
-        ("max_external_force", "f8"),  # [N], beyond it the arm stops and holds; 0: any
+        ("max_external_force", "f8"),  # [N], beyond it the arm stops and holds; 0: never
         ("max_external_torque", "f8"),  # [Nm]
         ("hold", "i8"),  # 1: follow nobody
         ("release_id", "u8"),  # counts releases of an arm that holds because it was pushed
@@ -238,7 +253,7 @@ MOTION = np.dtype(
     ]
 )
 
-#: What the kernel needs of libfranka's state in one cycle, and of its model at that state.
+#: What the kernel needs of libfranka's state in one cycle. The first five fields are packed together, in this order.
 MEASURED = np.dtype(
     [
         ("time", "f8"),  # robot time [s]
@@ -246,7 +261,7 @@ MEASURED = np.dtype(
         ("q", "f8", (7,)),
         ("dq", "f8", (7,)),
         ("tau_last", "f8", (7,)),  # the torque that the robot used last (tau_J_d)
-        ("mass", "f8", (7, 7)),
+        ("mass", "f8", (7, 7)),  # [kg m²], and coriolis torques [Nm]: of the cycle before
         ("coriolis", "f8", (7,)),
         ("external_wrench", "f8", (6,)),  # O_F_ext_hat_K of the cycle before [N, Nm]
     ]
@@ -363,14 +378,14 @@ STATE = np.dtype(
     [
         ("phase", "i8"),
         ("activation", "u8"),
-        ("robot_mode", "i8"),  # franka::RobotMode
         ("stamp", "i8"),  # when it was measured [ns, system clock]
         ("time", "f8"),  # robot time [s]
         ("q", "f8", (7,)),
         ("dq", "f8", (7,)),
+        ("tau", "f8", (7,)),  # sent in this cycle
+        ("robot_mode", "i8"),  # franka::RobotMode; from here to external_wrench packed together, in this order
         ("tau_measured", "f8", (7,)),
         ("tau_external", "f8", (7,)),
-        ("tau", "f8", (7,)),  # sent in this cycle
         ("external_wrench", "f8", (6,)),  # O_F_ext_hat_K [N, Nm]
         ("robot_tcp", "f8", (4, 4)),  # F_T_EE, the end effector configured in the robot, in the flange
         ("position", "f8", (3,)),  # of the control frame
@@ -452,6 +467,12 @@ CYCLE_RECORD = np.dtype(
 
 #: Fingerprint of all of the above: two processes with different ones cannot understand each other.
 LAYOUT = zlib.crc32(repr([COMMANDS.descr, MOTION.descr, STATE.descr, ROBOT_STATE.descr, CYCLE_RECORD.descr]).encode())
+
+
+def command_word(name: str) -> int:
+    """Where a field of the commands is, in words of eight bytes."""
+    assert COMMANDS.fields is not None
+    return int(COMMANDS.fields[name][1]) // 8
 
 
 def new(dtype: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -58,31 +58,41 @@ class Block:
         return self._head[0]
 
     def write(self, record: npt.NDArray[Any] | memoryview, size: int | None = None) -> None:
-        """Publish ``record``, an array of one, or its bytes; with ``size``, only the first so many of them."""
-        data = (record if isinstance(record, memoryview) else record.view(np.uint8).data)[:size]
-        head = self._head
+        """Publish ``record``, an array of one, or its bytes; with ``size``, only the first so many of them.
+
+        :raises ValueError: it is none of this block's.
+        """
+        data = record if isinstance(record, memoryview) else record.view(np.uint8).data
+        head, payload = self._head, self._payload
+        if size is not None:
+            data, payload = data[:size], payload[:size]
+        if len(data) != len(payload):
+            raise ValueError(f"a record has {len(payload)} bytes, not {len(data)}")
         check = zlib.crc32(data)
         version = head[0]
         head[0] = version + 1
-        self._payload[: len(data)] = data
+        payload[:] = data
         head[1] = len(data)
         head[2] = check
         head[0] = version + 2
 
-    def read(self, record: npt.NDArray[Any]) -> bool:
-        """Copy what was published last into ``record``, an array of one.
+    def read(self, record: npt.NDArray[Any] | memoryview) -> bool:
+        """Copy what was published last into ``record``, an array of one of this block's, or its bytes.
 
         :returns: ``False`` where nothing was ever published or a write is going on; ``record`` may then hold anything.
         """
-        version = self._head[0]
+        head, payload = self._head, self._payload
+        version = head[0]
         if version == 0 or version & 1:
             return False
-        size, check = self._head[1], self._head[2]
-        data = record.view(np.uint8).data
+        size, check = head[1], head[2]
+        data = record if isinstance(record, memoryview) else record.view(np.uint8).data
         if size > len(data):
             return False
-        data[:size] = self._payload[:size]
-        return self._head[0] == version and zlib.crc32(data[:size]) == check
+        if size < len(payload):
+            data, payload = data[:size], payload[:size]
+        data[:] = payload
+        return head[0] == version and zlib.crc32(data) == check
 
 
 class Ring:
@@ -108,13 +118,13 @@ class Ring:
         """Records since the memory was made."""
         return self._count[0]
 
-    def next(self) -> npt.NDArray[Any]:
-        """The record to fill now, an array of one; :meth:`commit` publishes it. Writer only."""
-        index = self._count[0] % self._capacity
-        return self.records[index : index + 1]
+    @property
+    def next(self) -> int:
+        """Index of the record to fill now; :meth:`commit` publishes it. Writer only."""
+        return self._count[0] % self._capacity
 
     def commit(self) -> None:
-        """Publish the record that :meth:`next` gave. Writer only."""
+        """Publish the record that was filled. Writer only."""
         self._count[0] += 1
 
     def since(self, position: int) -> tuple[npt.NDArray[Any], int, int]:

@@ -32,9 +32,9 @@ settings.load_profile("compiled")
 BESIDE = {
     f"test_{name}"
     for name in (
-        "bench_loops child console control_cycle conversions gripper hand interfaces inverse_kinematics isolation "
-        "joint_trajectory kinematics launch laws limits marker_server offload package parameters reference "
-        "shared_memory targets trajectory velocity_limits viewing"
+        "bench_loops child console control_cycle control_loop conversions dynamics gripper hand interfaces "
+        "inverse_kinematics isolation joint_trajectory kinematics launch laws limits marker_server offload package "
+        "parameters reference shared_memory targets trajectory velocity_limits viewing"
     ).split()
 }
 

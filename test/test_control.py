@@ -250,6 +250,8 @@ def test_packets_lost_in_a_row_end_the_loop_with_the_robot_s_own_name_for_it(cli
 def test_a_killed_control_process_is_noticed_and_can_be_replaced(arm):
     with connected(arm) as client:
         client.activate()
+        move(client, fr3.HOME)  # The next process does not wait for it.
+        run_cycles(client, 50)
         os.kill(client.pid, signal.SIGKILL)
         with pytest.raises(ControlProcessDied, match="killed by signal 9") as caught:
             wait_for(client, lambda: False)

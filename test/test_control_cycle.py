@@ -460,13 +460,23 @@ def test_whatever_is_commanded_torque_and_its_rate_stay_within_the_limits(seed):
     assert np.abs(np.diff(torques, axis=0)).max() <= 0.99 + ROUNDING
 
 
+def test_the_next_cycle_holds_for_a_wrench_that_was_reported():
+    bench, state = Bench(max_external_force=10.0), new(STATE)
+    bench.run(moving=False)
+    state["external_wrench"][0] = 0.0, 0.0, 11.0, 0.0, 0.0, 0.0
+    control_cycle.report(bench.commands, bench.measured, bench.memory, state, new(CYCLE_RECORD), 0, 0, 0.0, 1.0)
+    assert not bench.memory["hold"][0] & Hold.PUSHED
+    bench.run(moving=False)
+    assert bench.memory["hold"][0] & Hold.PUSHED
+
+
 def test_the_report_counts_lost_cycles_and_the_longest_gap():
     bench, state, record = Bench(), new(STATE), new(CYCLE_RECORD)
     state["success_rate_min"] = 1.0
     for elapsed, rate in [(0, 0.0), (1, 0.0), (1, 0.01), (4, 0.5), (2, 0.9), (1, 0.9)] + [(1, 0.97)] * 200:
         bench.measured["elapsed"] = elapsed * fr3.CYCLE
         bench.run(moving=False)
-        control_cycle.report(bench.commands, bench.measured, bench.memory, state, record, 123, 1e-4, rate)
+        control_cycle.report(bench.commands, bench.measured, bench.memory, state, record, 0, 123, 1e-4, rate)
     assert state["cycles"][0] == 206
     assert state["cycles_lost"][0] == 4 and state["longest_gap"][0] == 3
     assert state["success_rate_min"][0] == pytest.approx(0.97), "the first hundred say nothing"

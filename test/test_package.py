@@ -29,7 +29,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 LAYERS = """
     errors problem child signals console worker_threads offload loop_guard
     array_transport remote_protocol remote_worker remote_process isolation
-    records names cholesky fr3 kinematics inverse_kinematics limits reference laws
+    records names cholesky fr3 kinematics dynamics inverse_kinematics limits reference laws
     trajectory joint_trajectory control_cycle
     shared_memory
     realtime fci network doctor_checks doctor

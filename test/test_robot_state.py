@@ -14,9 +14,9 @@ from node_harness import Client, NodeProcess, started, wait_until
 from rclpy.serialization import deserialize_message
 from scipy.spatial.transform import Rotation
 
-from aiofranka_ros.arm import Arm, RobotStateCopy
+from aiofranka_ros.arm import Arm, MeasuredViews, RobotReport, RobotStateCopy
 from aiofranka_ros.names import FR3
-from aiofranka_ros.records import ERROR_NAMES
+from aiofranka_ros.records import ERROR_NAMES, MEASURED, STATE, new
 from aiofranka_ros.robot_state import TOPICS, RobotStateMessage
 from aiofranka_ros.shared_memory import SharedMemory
 from aiofranka_ros.simulation import SimulatedArm
@@ -180,6 +180,22 @@ def test_every_field_is_what_libfranka_read_in_that_cycle(read: Callable[[], Any
 def test_no_field_is_mistaken_for_another(read: Callable[[], Any]) -> None:
     robot = made_up(read())
     check(converted(robot), expected(robot))
+
+
+def test_what_the_loop_takes_and_tells_of_a_state_is_not_mistaken_either(read: Callable[[], Any]) -> None:
+    robot, state, measured = made_up(read()), new(STATE), new(MEASURED)
+    RobotReport(state).take(robot)
+    for name, value in {
+        "robot_mode": robot.robot_mode.value,
+        "tau_measured": robot.tau_J,
+        "tau_external": robot.tau_ext_hat_filtered,
+        "external_wrench": robot.O_F_ext_hat_K,
+    }.items():
+        np.testing.assert_array_equal(state[name][0], value)
+    views = MeasuredViews(measured)
+    views.pack(1.0, 2.0, *robot.q, *robot.dq, *robot.tau_J_d)
+    for name, value in {"time": 1.0, "elapsed": 2.0, "q": robot.q, "dq": robot.dq, "tau_last": robot.tau_J_d}.items():
+        np.testing.assert_array_equal(measured[name][0], value)
 
 
 @pytest.mark.parametrize("name", ERROR_NAMES)

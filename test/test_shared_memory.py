@@ -81,7 +81,7 @@ def test_only_the_used_part_of_a_motion_travels(memory):
 
 def record_cycles(memory: SharedMemory, count: int) -> None:
     for _ in range(count):
-        record = memory.cycles.next()
+        record = memory.cycles.records[memory.cycles.next]
         record["time"] = memory.cycles.count
         memory.cycles.commit()
 
@@ -108,7 +108,7 @@ def test_a_reader_of_the_ring_that_is_too_slow_is_told_what_it_missed(memory):
 def test_the_ring_has_the_cycle_nearest_to_a_time(memory, cycles):
     assert memory.cycles.at(0) is None
     for number in range(cycles):
-        record = memory.cycles.next()
+        record = memory.cycles.records[memory.cycles.next]
         record["time"], record["written"] = number, 1_000_000 * number
         memory.cycles.commit()
     newest = cycles - 1

@@ -22,10 +22,12 @@ import pytest
 from franka_sim.control_modes import ControlMode
 from franka_sim.franka_sim_server import FrankaSimServer
 
-from aiofranka_ros import simulation
+from aiofranka_ros import arm as arm_module
+from aiofranka_ros import dynamics, fr3, simulation
 from aiofranka_ros.errors import SimulationError
 from aiofranka_ros.kinematics import forward
 from aiofranka_ros.realtime import scheduled_as_before
+from aiofranka_ros.records import MEASURED, new
 from aiofranka_ros.simulation import SimulatedArm
 from aiofranka_ros.simulation_model import ArmPhysics
 
@@ -418,6 +420,59 @@ def test_the_compiled_kinematics_agree_with_libfrankas_model_wherever_the_arm_is
         theirs = np.reshape(model.zero_jacobian(state), (7, 6)).T
         np.testing.assert_allclose(jacobian, theirs, atol=1e-9, rtol=0.0)
     assert np.ptp([state.q for state in seen], axis=0).min() > 0.01
+
+
+def test_the_compiled_dynamics_agree_with_libfrankas_model_anywhere_moving_and_loaded(
+    arm: SimulatedArm,
+) -> None:
+    robot = connect(arm.host)
+    model, state = robot.load_model(), robot.read_once()
+    links = arm_module.links_of(model, state)
+    assert links is not None
+    random, work, mass, coriolis = np.random.default_rng(1), dynamics.working_memory(), np.empty(49), np.empty(7)
+    for _ in range(100):
+        q, dq = random.uniform(fr3.POSITION_LOWER, fr3.POSITION_UPPER), random.uniform(-1, 1, 7) * fr3.VELOCITY_LIMIT
+        state.q, state.dq = q.tolist(), dq.tolist()
+        state.m_total, state.F_x_Ctotal = random.uniform(0, 3), random.uniform(-0.1, 0.1, 3).tolist()
+        shape = random.uniform(-0.1, 0.1, (3, 3))
+        state.I_total = (shape @ shape.T).ravel().tolist()
+        bodies = np.vstack((links, arm_module.load_of(state)))
+        dynamics.mass_and_coriolis(q, dq, bodies, work, mass, coriolis)
+        np.testing.assert_allclose(mass, model.mass(state), atol=1e-9, rtol=0.0)
+        np.testing.assert_allclose(coriolis, model.coriolis(state), atol=1e-9, rtol=0.0)
+
+
+@contextlib.contextmanager
+def load(robot: pylibfranka.Robot, mass: float) -> Iterator[None]:
+    robot.set_load(mass, [0.01, -0.02, 0.05], np.diag([0.001, 0.002, 0.003]).ravel().tolist())
+    try:
+        yield
+    finally:
+        robot.set_load(0.0, [0.0] * 3, [0.0] * 9)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_arm_computes_what_libfrankas_model_does_whether_or_not_its_links_can_be_known(
+    arm: SimulatedArm, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    if not known:
+        identify = dynamics.identify
+        monkeypatch.setattr(dynamics, "identify", lambda mass_matrix: 1.001 * identify(mass_matrix))
+    views = arm_module.MeasuredViews(new(MEASURED))
+    with (
+        scheduled_as_before(),
+        contextlib.closing(arm_module.Arm(arm.host)) as connected,
+        load(connected._robot, 0.8),
+    ):
+        assert (connected.links is not None) == known
+        control = connected.start_torque_control(connected.read(), views)
+        state, duration = control.read()
+        control.measure(state, duration)
+        control.model(state)
+        control.finish([0.0] * 7)
+        assert state.m_total == pytest.approx(0.8)
+        np.testing.assert_allclose(views.mass, connected._model.mass(state), atol=1e-9, rtol=0.0)
+        np.testing.assert_allclose(views.coriolis, connected._model.coriolis(state), atol=1e-9, rtol=0.0)
 
 
 def test_the_arm_moves_a_millisecond_from_one_state_to_the_next(arm: SimulatedArm) -> None:

@@ -1,0 +1,127 @@
+"""What the control loop takes of what the node writes, without a robot: the reader's side of races with the writer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from aiofranka_ros import control_cycle
+from aiofranka_ros.control_loop import ControlLoop
+from aiofranka_ros.records import (
+    COMMANDS,
+    CYCLE_RECORD,
+    MEASURED,
+    MEMORY,
+    MOTION,
+    SCRATCH,
+    STATE,
+    command_word,
+    entry_point,
+    new,
+)
+from aiofranka_ros.shared_memory import SharedMemory, fill_motion, motion_size
+
+
+class Node:
+    """The writer."""
+
+    def __init__(self, shared: SharedMemory) -> None:
+        self.shared, self.commands, self.record = shared, new(COMMANDS), new(MOTION)
+
+    def write_motion(self, number: int, start: float) -> None:
+        fill_motion(self.record, number, start, np.array([0.0, 1.0]), np.full((1, 7, 6), float(number)))
+        self.shared.motion.write(self.record, motion_size(1))
+
+    def write_commands(self, number: int) -> None:
+        self.commands["motion_id"] = number
+        self.shared.commands.write(self.commands)
+
+
+@pytest.fixture
+def shared() -> Iterator[SharedMemory]:
+    with SharedMemory.create() as memory:
+        yield memory
+
+
+@pytest.fixture
+def node(shared: SharedMemory) -> Node:
+    return Node(shared)
+
+
+@pytest.fixture
+def loop(shared: SharedMemory) -> ControlLoop:
+    return ControlLoop(shared, os.getppid())
+
+
+def take(loop: ControlLoop, version: int = 0) -> int:
+    return loop._take_commands(version)
+
+
+def test_a_motion_waits_for_its_time_and_the_one_before_goes_on_until_then(node: Node, loop: ControlLoop) -> None:
+    for number, start in (1, 0.0), (2, 5.0):
+        node.write_motion(number, start)
+        node.write_commands(number)
+        take(loop)
+        assert loop.commands["motion_id"][0] == number and loop._due == start
+        assert loop.motion["id"][0] == number - 1
+        loop._take_motion()
+        assert loop.motion["id"][0] == number and loop._due is None
+
+
+def test_commands_whose_motion_is_being_written_are_taken_when_it_is_there(
+    node: Node, loop: ControlLoop, shared: SharedMemory
+) -> None:
+    node.write_motion(1, 0.0)
+    node.write_commands(1)
+    version = take(loop)
+    loop._take_motion()
+    node.write_motion(2, 5.0)
+    node.write_commands(2)
+    version = take(loop, version)
+    # The node is in the middle of writing the next one: motion 2, which waited for its time, is gone.
+    shared.motion._head[0] += 1
+    node.write_commands(3)
+    assert take(loop, version) == version
+    assert loop.commands["motion_id"][0] == 2 and loop.motion["id"][0] == 1
+    assert loop._due is None, "nothing replaces motion 1 before it was read as a whole"
+    shared.motion._head[0] += 1
+    node.write_motion(3, 6.0)
+    assert take(loop, version) == shared.commands.version
+    assert loop.commands["motion_id"][0] == 3 and loop._due == 6.0
+    loop._take_motion()
+    assert loop.motion["id"][0] == 3 and loop.motion["coefficients"][0, 0, 0, 0] == 3.0
+
+
+def test_commands_for_a_motion_that_is_newer_than_what_was_written_are_not_taken(node: Node, loop: ControlLoop) -> None:
+    node.write_motion(1, 0.0)
+    node.write_commands(2)
+    assert take(loop) == 0 and loop.commands["motion_id"][0] == 0
+
+
+@pytest.mark.parametrize("name", ["activation", "motion_id", "heartbeat_timeout"])
+def test_the_quick_ways_into_the_commands_lead_to_the_fields(node: Node, loop: ControlLoop, name: str) -> None:
+    node.commands[name] = 7
+    node.write_motion(7, 0.0)
+    node.shared.commands.write(node.commands)
+    take(loop)
+    views = loop._taken.numbers if COMMANDS[name].kind == "f" else loop._taken.integers
+    assert views[command_word(name)] == 7
+
+
+def test_the_entry_point_of_a_kernel_computes_what_the_kernel_does() -> None:
+    arguments = [new(dtype) for dtype in (COMMANDS, MEASURED, MEMORY, STATE, CYCLE_RECORD)]
+    arguments[1]["time"] = 3.0
+    control_cycle.report(*arguments, 0, 1, 0.5, 0.9)
+    expected = arguments[4].copy()
+    arguments[4][:] = new(CYCLE_RECORD)
+    arguments[3][:] = new(STATE)
+    entry = entry_point(control_cycle.report, *arguments, 0, 1, 0.5, 0.9)
+    entry(*arguments, 0, 1, 0.5, 0.9)
+    np.testing.assert_array_equal(arguments[4], expected)
+    assert arguments[4]["time"][0] == 3.0
+    step = [new(dtype) for dtype in (COMMANDS, MOTION, MEASURED, MEMORY, SCRATCH)]
+    with pytest.raises(TypeError):
+        entry_point(control_cycle.step, *step, 0)(*step[:4], None, 0)
