@@ -175,9 +175,8 @@ class OwnModel:
 
     def compute(self, state: Any) -> None:
         """Fill the measured record at ``state``, which was measured last."""
-        if (
-            state.m_total != self._total
-        ):  # Not changed by this process, which is busy; but robots have other interfaces.
+        # This process is too busy to change it, but robots have other interfaces.
+        if state.m_total != self._total:
             self._total, self._bodies[7] = state.m_total, load_of(state)
         self._compute()
 

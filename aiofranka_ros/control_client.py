@@ -48,7 +48,6 @@ from aiofranka_ros.trajectory import Motion, warm_up
 
 _log = logging.getLogger(__name__)
 
-
 #: Fields of the commands that a target consists of: how they are packed, and where.
 _TARGET_FIELDS = {
     name: (struct.Struct(f"{size}d"), 8 * command_word(name))

@@ -42,8 +42,7 @@ SILENCE_GRACE = 0.5
 #: Fastest joint at which torque control may end [rad/s], and how long the arm gets to become that slow [s].
 _REST_VELOCITY = 0.02
 _REST_TIMEOUT = 1.5
-
-
+#: Where fields of the commands are, in words.
 _ACTIVATION, _MOTION_ID, _ROBOT_STATE_PERIOD, _HEARTBEAT_TIMEOUT = map(
     command_word, ("activation", "motion_id", "robot_state_period", "heartbeat_timeout")
 )
@@ -67,7 +66,7 @@ class ControlLoop:
     def __init__(self, shared: SharedMemory, parent: int) -> None:
         self._shared = shared
         self._parent = parent
-        # ``commands`` is the record of ``_taken``; ``_motion_id`` is the number of ``motion``, 0 where it has none.
+        # ``commands`` is the record of ``_taken``; ``_motion_id`` is the number of ``motion``, or of one that is over.
         self._taken, self._fresh = _Commands(), _Commands()
         self.commands, self.motion, self.measured = self._taken.record, new(MOTION), new(MEASURED)
         self.memory, self._scratch, self.state = new(MEMORY), new(SCRATCH), new(STATE)

@@ -1,4 +1,4 @@
-"""Mass matrix and coriolis torques of the arm with its load: what libfranka's model computes, at a tenth of its cost.
+"""Mass matrix and coriolis torques of the arm with its load: what libfranka's model computes, at a quarter of its cost.
 
 Called in the control process: a compiled kernel in every cycle, once the torque is on its way. What the links weigh is
 found out from libfranka's model, which has it from the robot, when :mod:`aiofranka_ros.arm` connects; so nothing here

@@ -7,13 +7,11 @@ import functools
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from test_kinematics import configurations
 
 from aiofranka_ros import dynamics, fr3
 from aiofranka_ros.kinematics import link_pose
 
-configurations = st.tuples(
-    *(st.floats(low, high) for low, high in zip(fr3.POSITION_LOWER, fr3.POSITION_UPPER, strict=True))
-).map(np.array)
 velocities = st.tuples(*(st.floats(-limit, limit) for limit in fr3.VELOCITY_LIMIT)).map(np.array)
 
 #: Slanted rods and plates, so that no two entries of an inertia are the same: mass, center of mass, inertia about it.

@@ -422,9 +422,7 @@ def test_the_compiled_kinematics_agree_with_libfrankas_model_wherever_the_arm_is
     assert np.ptp([state.q for state in seen], axis=0).min() > 0.01
 
 
-def test_the_compiled_dynamics_agree_with_libfrankas_model_anywhere_moving_and_loaded(
-    arm: SimulatedArm,
-) -> None:
+def test_the_compiled_dynamics_agree_with_libfrankas_model_moving_and_loaded(arm: SimulatedArm) -> None:
     robot = connect(arm.host)
     model, state = robot.load_model(), robot.read_once()
     links = arm_module.links_of(model, state)
