@@ -98,8 +98,10 @@ class RosInterface:
         self._statuses: dict[str, DiagnosticStatus] = {}
         self._diagnosed: asyncio.Event = asyncio.Event()
         self._loop_figures: list[dict[str, str]] = []
-        # Changes of parameters that the node has not confirmed yet, and the target that waits for them.
-        self._unconfirmed: set[object] = set()
+        # Changes of parameters, by their names, that the node is still to be asked for; the request that it has not
+        # answered yet; and the target that waits for all of them.
+        self._waiting_changes: dict[frozenset[str], Mapping[str, Any]] = {}
+        self._unanswered: SetParametersAtomically.Request | None = None
         self._confirmed = asyncio.Event()
         self._waiting_target: Mapping[str, Array] | None = None
         self._refusal: FrankaError | None = None
@@ -156,14 +158,14 @@ class RosInterface:
 
     def set_target(self, target: Mapping[str, Array]) -> None:
         """See :meth:`.Link.set_target`; it follows changes that are under way."""
-        if self._unconfirmed:
+        if self._waiting_changes or self._unanswered:
             self._waiting_target = target
         else:
             self._publish(target)
 
     async def settled(self) -> None:
         """See :meth:`.Link.settled`."""
-        while self._unconfirmed:
+        while self._waiting_changes or self._unanswered:
             self._confirmed.clear()
             await self._confirmed.wait()
         refusal, self._refusal = self._refusal, None
@@ -180,7 +182,7 @@ class RosInterface:
         except asyncio.CancelledError:
             cancelled.set()
             # Stopped by something else than the cancellation: the next call tells of it.
-            with contextlib.suppress(FrankaError, asyncio.TimeoutError):
+            with contextlib.suppress(FrankaError):
                 await uninterrupted(task)
             raise
 
@@ -302,12 +304,11 @@ class RosInterface:
             return
         try:
             if self._activated and (was_started or self._arm_active):
-                with contextlib.suppress(FrankaError, asyncio.TimeoutError):
+                with contextlib.suppress(FrankaError):
                     await self._change(client, "deactivate")
         finally:
             self._activated = self._arm_active = False
-            self._unconfirmed.clear()
-            self._confirmed.set()
+            self._forget_changes()
             self._statuses.clear()
             self._loop_figures.clear()
             client.abandon(NotStarted("the controller was stopped"))
@@ -328,10 +329,16 @@ class RosInterface:
             raise self._reason(CommandRefused(f"the node {self._name} could not {transition}: see its log"))
 
     async def _call(self, client: RosClient, service: Any, request: Any, timeout: float = _ANSWER_TIMEOUT) -> Any:
+        """:raises FrankaError: no answer came."""
+        return await self._answer(client, service.srv_name, lambda: service.call_async(request), timeout)
+
+    async def _answer(
+        self, client: RosClient, name: str, send: Callable[[], Any], timeout: float = _ANSWER_TIMEOUT
+    ) -> Any:
         try:
-            return await client.answer(lambda: service.call_async(request), timeout)
+            return await client.answer(send, timeout)
         except asyncio.TimeoutError:
-            raise ConnectionFailed(f"no answer from {service.srv_name} within {timeout:.0f} s") from None
+            raise _no_answer(name, timeout) from None
 
     # What comes from the graph.
 
@@ -376,7 +383,7 @@ class RosInterface:
         await self._diagnosed.wait()
 
     def _on_parameters(self, event: ParameterEvent) -> None:
-        if event.node == self._name and not self._unconfirmed:
+        if event.node == self._name and not (self._waiting_changes or self._unanswered):
             changes = {value.name: parameter_value_to_python(value.value) for value in event.changed_parameters}
             with contextlib.suppress(ConfigurationError):  # ROS's own, such as use_sim_time.
                 self.settings.update(changes)
@@ -406,8 +413,7 @@ class RosInterface:
         self._started = self._activated = False
         if self._watch is not None:
             self._watch.cancel()
-        self._unconfirmed.clear()
-        self._confirmed.set()
+        self._forget_changes()
         if self._client is not None:
             self._client.abandon(error)
             self._on_end(error)
@@ -429,23 +435,52 @@ class RosInterface:
     # Parameters, targets, moves.
 
     def _set_parameters(self, client: RosClient, changes: Mapping[str, Any]) -> None:
-        values = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in changes.items()}
-        parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
-        request = SetParametersAtomically.Request(parameters=parameters)
-        number = object()
+        """Ask the node for ``changes`` when it has answered what it was asked before.
 
-        def confirmed(future: Any) -> None:
-            self._unconfirmed.discard(number)
-            if future.exception() is None and not future.result().result.successful:
-                self._refusal = ConfigurationError(future.result().result.reason)
-            if not self._unconfirmed:
-                self._confirmed.set()
-                target, self._waiting_target = self._waiting_target, None
-                if target is not None:
-                    self._publish(target)
+        One after the other, because DDS keeps ten requests for a busy node, and the eleventh replaces the first.
+        """
+        names = frozenset(changes)
+        self._waiting_changes.pop(names, None)  # The node has not seen them, and need not.
+        self._waiting_changes[names] = changes
+        client.in_loop(self._ask)(client)
 
-        self._unconfirmed.add(number)
-        client.request(lambda: self._set.call_async(request), confirmed)
+    def _ask(self, client: RosClient) -> None:
+        """Ask the node for the first of the changes that wait, unless it still has to answer."""
+        if self._unanswered or client is not self._client:
+            return
+        if not self._waiting_changes:
+            self._confirmed.set()
+            target, self._waiting_target = self._waiting_target, None
+            if target is not None:
+                self._publish(target)
+            return
+        names = next(iter(self._waiting_changes))
+        request = SetParametersAtomically.Request()
+        self._unanswered = request  # Before it ceases to wait, or another thread could believe that nothing is left.
+        for name, value in self._waiting_changes.pop(names).items():
+            plain = value.tolist() if isinstance(value, np.ndarray) else value
+            request.parameters.append(Parameter(name, value=plain).to_parameter_msg())
+
+        def go_on(refusal: FrankaError | None) -> None:
+            if self._unanswered is request:
+                self._refusal = refusal or self._refusal
+                self._unanswered = None
+                self._ask(client)
+
+        def answered(future: Any) -> None:
+            timer.cancel()
+            result = None if future.exception() is not None else future.result().result
+            go_on(None if result is None or result.successful else ConfigurationError(result.reason))
+
+        timer = asyncio.get_running_loop().call_later(
+            _ANSWER_TIMEOUT, lambda: go_on(_no_answer(self._set.srv_name, _ANSWER_TIMEOUT))
+        )
+        client.request(lambda: self._set.call_async(request), answered)
+
+    def _forget_changes(self) -> None:
+        self._waiting_changes.clear()
+        self._unanswered = self._waiting_target = self._refusal = None
+        self._confirmed.set()
 
     def _publish(self, target: Mapping[str, Array]) -> None:
         client = self._client
@@ -468,7 +503,8 @@ class RosInterface:
             raise NotStarted("the controller does not run")
         await self.settled()
         request = PTPMotion.Goal(goal_joint_configuration=goal.tolist())
-        handle = await client.answer(lambda: self._move.send_goal_async(request), _ANSWER_TIMEOUT)
+        name = f"{self._name}/move"
+        handle = await self._answer(client, name, lambda: self._move.send_goal_async(request))
         if not handle.accepted:
             raise MoveFailed(f"the node {self._name} rejected the goal: see its log")
         result = asyncio.ensure_future(client.answer(handle.get_result_async, None))
@@ -476,7 +512,7 @@ class RosInterface:
         try:
             await asyncio.wait([result, change_of_mind], return_when=asyncio.FIRST_COMPLETED)
             if not result.done():
-                await client.answer(handle.cancel_goal_async, _ANSWER_TIMEOUT)
+                await self._answer(client, name, handle.cancel_goal_async)
             outcome = await result
         finally:
             change_of_mind.cancel()
@@ -487,6 +523,10 @@ class RosInterface:
             if state.id != State.PRIMARY_STATE_ACTIVE:
                 await asyncio.sleep(_SILENCE_TIMEOUT)
             raise MoveFailed(outcome.result.error_message)
+
+
+def _no_answer(name: str, timeout: float) -> ConnectionFailed:
+    return ConnectionFailed(f"no answer from {name} within {timeout:.0f} s")
 
 
 def _target_messages(names: ArmNames) -> dict[str, tuple[npt.NDArray[Any], SerializedMessage]]:

@@ -384,6 +384,25 @@ async def test_gains_change_while_the_arm_holds_and_are_assigned_whole(loop, con
     controller.ee_kp, controller.ee_kd, controller.torque_diff_limit = 2 * softer, np.sqrt(8.0 * softer), 990.0
 
 
+async def test_of_many_changes_at_once_the_last_ones_are_in_force(loop, controller, setup):
+    before = controller.kp
+    for harder in np.linspace(0.5, 1.0, 100):  # While the node is busy, DDS keeps no more than ten of them.
+        controller.kp = harder * before
+        controller.switch("impedance")
+        controller.null_kp = np.full(7, 10.0 * harder)
+        controller.switch("osc")
+    await asyncio.wait_for(controller.robot.settled(), PATIENCE)
+    seen = FrankaController(RosInterface(setup.node.name)) if setup.node else controller
+    await seen.start()
+    try:
+        assert seen.type == "osc"
+        np.testing.assert_array_equal(seen.kp, before)
+        np.testing.assert_array_equal(seen.null_kp, np.full(7, 10.0))
+    finally:
+        if seen is not controller:
+            await seen.stop()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [

@@ -484,9 +484,10 @@ def test_ctrl_c_during_a_move_stops_the_fingers_and_its_goal_gets_a_result(tmp_p
         assert process.says("connected to the gripper")
         handle = client.send("franka_gripper/move", Move.Goal(width=0.0, speed=0.005))
         assert client.spin_until(lambda: client.feedback)
+        answer = handle.get_result_async()
         process.process.send_signal(signal.SIGINT)
-        status, result = client.outcome(handle)
-        assert (status, result.error) == (ABORTED, "the gripper's node ends")
+        outcome = client.result(answer)
+        assert (outcome.status, outcome.result.error) == (ABORTED, "the gripper's node ends")
         assert process.process.wait(PATIENCE) == 0
         resting = server.backend.get_state().width
         assert 0.0 < resting < 0.08
