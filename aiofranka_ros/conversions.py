@@ -14,6 +14,7 @@ import math
 import struct
 from array import array
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
@@ -47,6 +48,9 @@ _NANOSECONDS = 1_000_000_000
 
 #: How serialized messages begin: their encoding, two bytes of options, then the body. OMG RTPS 2.5, 10.2.
 _CDR_LITTLE_ENDIAN, _CDR_BODY = b"\x00\x01", 4
+#: The body of a message with a header begins with its stamp; behind it, the frame. Strings and sequences begin with
+#: their lengths, which stand at multiples of four bytes.
+_CDR_TIME, _CDR_FRAME, _CDR_COUNT = struct.Struct("<iI"), 12, struct.Struct("<I")
 
 #: Reason of refusals for the joints that a message names.
 WRONG_JOINTS = "wrong joints"
@@ -81,6 +85,51 @@ def read_pose(data: bytes) -> tuple[int, str, tuple[float, ...]]:
         raise InvalidTarget(f"it cannot be read: {error}", reason="cannot be read") from error
     p, o = message.pose.position, message.pose.orientation
     return nanoseconds(message.header.stamp), message.header.frame_id, (p.x, p.y, p.z, o.x, o.y, o.z, o.w)
+
+
+class JointValues(NamedTuple):
+    """What stands in a ``JointState`` that asks for something.
+
+    :ivar name: of the joints; none: they are in order.
+    :ivar position: [rad], one a joint.
+    :ivar effort: [Nm], one a joint.
+    """
+
+    name: tuple[str, ...]
+    position: tuple[float, ...]
+    effort: tuple[float, ...]
+
+
+class JointReader:
+    """Reads serialized ``JointState`` messages, as :func:`read_pose` does those of poses.
+
+    It remembers how the last one began, because from one message of a sender to the next its names stay the same.
+    """
+
+    def __init__(self) -> None:
+        self._beginning: tuple[bytes, tuple[str, ...]] | None = None
+
+    def read(self, data: bytes) -> tuple[int, JointValues]:
+        """The stamp [ns], and what stands in the message.
+
+        :raises InvalidTarget: it is something else.
+        """
+        try:
+            if data[:2] == _CDR_LITTLE_ENDIAN:
+                seconds, rest = _CDR_TIME.unpack_from(data, _CDR_BODY)
+                known = self._beginning
+                if known is None or not data.startswith(known[0], _CDR_FRAME):
+                    self._beginning = known = _read_names(data)
+                beginning, names = known
+                position, at = _read_doubles(data, _CDR_FRAME + len(beginning))
+                _, at = _read_doubles(data, at)
+                effort, _ = _read_doubles(data, at)
+                return seconds * _NANOSECONDS + rest, JointValues(names, position, effort)
+            message = deserialize_message(data, JointState)
+        except (struct.error, RuntimeError, UnicodeDecodeError, MemoryError) as error:
+            raise InvalidTarget(f"it cannot be read: {error}", reason="cannot be read") from error
+        values = JointValues(tuple(message.name), tuple(message.position), tuple(message.effort))
+        return nanoseconds(message.header.stamp), values
 
 
 def pose_target(numbers: tuple[float, ...]) -> dict[str, Numbers]:
@@ -118,10 +167,11 @@ def unit_quaternion(quaternion: Sequence[float]) -> tuple[float, ...]:
             f"{1 + QUATERNION_TOLERANCE:.2f} is taken for a unit quaternion (x, y, z, w)",
             reason="not a unit quaternion",
         )
-    return tuple(value / norm for value in quaternion)
+    x, y, z, w = quaternion
+    return x / norm, y / norm, z / norm, w / norm
 
 
-def position_target(message: JointState, names: ArmNames = FR3) -> dict[str, Numbers]:
+def position_target(message: JointState | JointValues, names: ArmNames = FR3) -> dict[str, Numbers]:
     """The joint positions that ``message`` asks for.
 
     :returns: ``target_q`` [rad] (7,).
@@ -130,7 +180,7 @@ def position_target(message: JointState, names: ArmNames = FR3) -> dict[str, Num
     return {"target_q": _by_joint(message.name, message.position, "position", names.joints)}
 
 
-def torque_target(message: JointState, names: ArmNames = FR3) -> dict[str, Numbers]:
+def torque_target(message: JointState | JointValues, names: ArmNames = FR3) -> dict[str, Numbers]:
     """The joint torques that ``message`` asks for, gravity and coriolis excluded as in libfranka.
 
     :returns: ``target_torque`` [Nm] (7,).
@@ -165,10 +215,7 @@ def joint_values(values: Sequence[float], what: str) -> Array:
     :param what: what they are, for the message of the exception.
     :raises InvalidTarget: they are not seven, or not finite.
     """
-    if len(values) != 7:
-        raise InvalidTarget(f"{what} has {len(values)} values, but the arm has 7 joints", reason="wrong size")
-    _require_finite(what, values)
-    return np.array(values, dtype=float)
+    return np.array(_seven(values, what), dtype=float)
 
 
 def joint_state(state: Record, names: ArmNames = FR3) -> JointState:
@@ -296,13 +343,51 @@ def header_of(state: Record, names: ArmNames) -> Header:
     return Header(stamp=Time(sec=seconds, nanosec=rest), frame_id=names.base)
 
 
-def _by_joint(names: Sequence[str], values: Sequence[float], field: str, joints: Sequence[str]) -> Array:
+def _by_joint(names: Sequence[str], values: Sequence[float], field: str, joints: tuple[str, ...]) -> Numbers:
     """``values`` (7,) of ``joints``, in whatever order they are named; without names, they are in order."""
-    if not names:
-        return joint_values(values, field)
-    if len(values) != len(names):
-        raise InvalidTarget(f"it names {len(names)} joints, but {field} has {len(values)} values", reason="wrong size")
-    return joint_values([values[index] for index in joint_order(names, joints)], field)
+    if names:
+        if len(values) != len(names):
+            raise InvalidTarget(
+                f"it names {len(names)} joints, but {field} has {len(values)} values", reason="wrong size"
+            )
+        if tuple(names) != joints:
+            values = [values[index] for index in joint_order(names, joints)]
+    return _seven(values, field)
+
+
+def _seven(values: Sequence[float], what: str) -> tuple[float, ...]:
+    if len(values) != 7:
+        raise InvalidTarget(f"{what} has {len(values)} values, but the arm has 7 joints", reason="wrong size")
+    _require_finite(what, values)
+    return tuple(values)
+
+
+def _read_names(data: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """The bytes of a serialized ``JointState`` from its frame to its names, and the names."""
+    (length,) = _CDR_COUNT.unpack_from(data, _CDR_FRAME)
+    at = _CDR_FRAME + 4 + length
+    at += -at % 4
+    (count,) = _CDR_COUNT.unpack_from(data, at)
+    names = []
+    for _ in range(count):
+        at += 4 + -at % 4
+        (length,) = _CDR_COUNT.unpack_from(data, at)
+        names.append(data[at + 4 : at + 4 + max(0, length - 1)].decode())
+        at += length
+    if at + 4 > len(data):
+        raise struct.error("it ends within the names of its joints")
+    return data[_CDR_FRAME : at + 4], tuple(names)
+
+
+def _read_doubles(data: bytes, at: int) -> tuple[tuple[float, ...], int]:
+    """A sequence of doubles in a serialized message that begins after ``at``, and where it ends."""
+    at += -at % 4
+    (count,) = _CDR_COUNT.unpack_from(data, at)
+    at += 4
+    if count == 0:
+        return (), at
+    at += (_CDR_BODY - at) % 8
+    return struct.unpack_from(f"<{count}d", data, at), at + 8 * count
 
 
 def _require_finite(what: str, values: Sequence[float]) -> None:

@@ -48,8 +48,11 @@ class _Entities:
     ) -> None:
         self.subscriptions, self.timers, self._services = subscriptions, timers, services
         self._clients, self._waitables = clients, waitables
-        #: How many arguments the callbacks of the subscriptions take: the message, and what is known of it.
-        self.arguments = [len(inspect.signature(one.callback).parameters) for one in subscriptions]
+        #: The subscriptions by their pointers, and how many arguments their callbacks take: the message, and what is
+        #: known of it.
+        self.by_pointer = {
+            one.handle.pointer: (one, len(inspect.signature(one.callback).parameters)) for one in subscriptions
+        }
         count = NumberOfEntities(len(subscriptions), 0, len(timers), len(clients), len(services))
         for waitable in waitables:
             count += waitable.get_num_entities()
@@ -166,11 +169,11 @@ class UrgentFirstExecutor(SingleThreadedExecutor):
             time.sleep(timeout)  # An empty wait set cannot be waited for.
             return
         messages, times = urgent.wait(timeout)
-        for subscription, arguments in zip(urgent.subscriptions, urgent.arguments, strict=True) if messages else ():
-            if subscription.handle.pointer in messages:
-                taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
-                if taken is not None:
-                    subscription.callback(*taken[:arguments])
+        for pointer in messages:
+            subscription, arguments = urgent.by_pointer[pointer]
+            taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+            if taken is not None:
+                subscription.callback(*taken[:arguments])
         for timer in urgent.timers if times else ():
             if timer.handle.pointer in times and timer.is_ready():
                 timer.handle.call_timer()

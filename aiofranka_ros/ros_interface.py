@@ -105,9 +105,10 @@ class RosInterface:
         self._confirmed = asyncio.Event()
         self._waiting_target: Mapping[str, Array] | None = None
         self._refusal: FrankaError | None = None
-        # By the first field of a target: where to publish it, and its message and the record that this is made of.
+        # By the first field of a target: where to publish it, its message, and the record that this is made of.
         self._target_publishers: dict[str, Publisher] = {}
         self._target_messages: dict[str, tuple[npt.NDArray[Any], SerializedMessage]] = {}
+        self._simulated_time = False
         self._changed_before_start: dict[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -263,8 +264,8 @@ class RosInterface:
             )
         await self._activate(client)
         answer = await self._call(client, self._get, GetParameters.Request(names=[*_NAMES, "use_sim_time"]))
-        *values, simulated_time = (parameter_value_to_python(value) for value in answer.values)
-        if simulated_time:  # Stamps of targets are of the node's clock.
+        *values, self._simulated_time = (parameter_value_to_python(value) for value in answer.values)
+        if self._simulated_time:  # Stamps of targets are of the node's clock.
             client.node.set_parameters([Parameter("use_sim_time", value=True)])
         self.settings.update(dict(zip(_NAMES, values, strict=True)))
         self._target_messages = _target_messages(self.settings.names)
@@ -490,8 +491,10 @@ class RosInterface:
         record, serialized = self._target_messages[kind]
         for name, values in target.items():
             record[name] = values
-        record["stamp"] = client.node.get_clock().now().nanoseconds
-        self._target_publishers[kind].publish(serialized.of(record[0]))
+        # Past rclpy where both are the same, because the arm waits.
+        now = client.node.get_clock().now().nanoseconds if self._simulated_time else time.time_ns()
+        record["stamp"] = now
+        self._target_publishers[kind].publish(serialized.of(record.view(np.uint8).data))
 
     async def _pursue(self, goal: Array, cancelled: asyncio.Event) -> None:
         """Move to ``goal``, until ``cancelled`` is set.

@@ -52,9 +52,9 @@ class SerializedMessage:
         ):
             raise ValueError(f"a {type(message).__name__} is more than copies of numbers in a record")
 
-    def of(self, record: Record) -> bytes:
-        """The message of ``record``, as a publisher takes it."""
-        source, target = _bytes_of(record), self._bytes
+    def of(self, record: Record | memoryview) -> bytes:
+        """The message of ``record``, or of its bytes, as a publisher takes it."""
+        source, target = record if isinstance(record, memoryview) else _bytes_of(record), self._bytes
         for there, here in self._runs:
             target[there] = source[here]
         stamp = _stamp(source, self._stamp_at)

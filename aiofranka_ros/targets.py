@@ -24,10 +24,11 @@ from sensor_msgs.msg import JointState
 
 from aiofranka_ros import conversions, stamps
 from aiofranka_ros.control_client import ControlClient
+from aiofranka_ros.conversions import JointValues
 from aiofranka_ros.errors import InvalidTarget, TransformMissing
 from aiofranka_ros.frames import Frames
 from aiofranka_ros.names import ArmNames
-from aiofranka_ros.records import Mode, Numbers, Record
+from aiofranka_ros.records import Numbers, Record
 from aiofranka_ros.senders import Senders, told
 
 #: Only the newest target matters, and a best-effort subscription matches reliable publishers as well.
@@ -62,15 +63,15 @@ class _Topic:
     """One kind of targets.
 
     :ivar name: after ``~/``.
-    :ivar modes: those that use them.
-    :ivar read: from what rclpy took to its stamp [ns] and the rest of it.
+    :ivar modes: names of those that use them.
+    :ivar read: from a serialized message to its stamp [ns] and the rest of it.
     :ivar convert: from that rest, the stamp and the control process to fields of the commands.
     :ivar full_name: its name on the graph.
     """
 
     name: str
-    modes: tuple[Mode, ...]
-    read: Callable[[Any], tuple[int, Any]]
+    modes: tuple[str, ...]
+    read: Callable[[bytes], tuple[int, Any]]
     convert: Callable[[Any, int, ControlClient], dict[str, Numbers]]
     full_name: str
     order: stamps.Order = field(default_factory=stamps.Order)
@@ -80,13 +81,13 @@ class _Topic:
 class _Waiting:
     """A target that waits for a transform.
 
-    :ivar message: what rclpy took.
+    :ivar message: as it came.
     :ivar info: what rclpy knows of the message.
     :ivar until: how long it may [s, monotonic].
     """
 
     topic: _Topic
-    message: Any
+    message: bytes
     info: Any
     until: float
 
@@ -119,14 +120,17 @@ class TargetTopics:
         self._said: dict[tuple[str, str], float] = {}
         self._waiting: deque[_Waiting] = deque()
         self._clock = node.get_clock()
+        self._simulated_time = True  # Until it is known, so that the clock is asked.
         self._senders = Senders(node)
         self._group = ReentrantCallbackGroup()  # Not the node's own: that is for what can wait.
         #: Which stretch of time between activations and switches of the mode the newest target came in.
         self._stretch: tuple[ControlClient, int] | None = None
         self._topics = [
-            self._subscribe(PoseStamped, "ee_desired", (Mode.OSC,), _read_pose, self._pose),
-            self._subscribe(JointState, "q_desired", (Mode.IMPEDANCE, Mode.PID), _read_joints, self._position),
-            self._subscribe(JointState, "torque_desired", (Mode.TORQUE,), _read_joints, self._torque),
+            self._subscribe(PoseStamped, "ee_desired", ("osc",), _read_pose, self._pose),
+            self._subscribe(
+                JointState, "q_desired", ("impedance", "pid"), conversions.JointReader().read, self._position
+            ),
+            self._subscribe(JointState, "torque_desired", ("torque",), conversions.JointReader().read, self._torque),
         ]
 
     @property
@@ -136,6 +140,7 @@ class TargetTopics:
 
     def try_again(self) -> None:
         """Look whether transforms have come that targets wait for; called at every tick while the arm is active."""
+        self._simulated_time = self._clock.ros_time_is_active
         client = self._owner.active_client
         if client is not None:
             self._begin_stretch(client)
@@ -155,34 +160,35 @@ class TargetTopics:
         self,
         kind: type,
         name: str,
-        modes: tuple[Mode, ...],
-        read: Callable[[Any], tuple[int, Any]],
+        modes: tuple[str, ...],
+        read: Callable[[bytes], tuple[int, Any]],
         convert: Callable[[Any, int, ControlClient], dict[str, Numbers]],
     ) -> _Topic:
         topic = _Topic(name, modes, read, convert, f"{self._node.get_fully_qualified_name()}/{name}")
         callback = told(lambda message, info: self._take(topic, message, info))
-        self._node.create_subscription(
-            kind, f"~/{name}", callback, TARGET_QOS, callback_group=self._group, raw=read is _read_pose
-        )
+        self._node.create_subscription(kind, f"~/{name}", callback, TARGET_QOS, callback_group=self._group, raw=True)
         return topic
 
-    def _take(self, topic: _Topic, message: Any, info: Any, until: float | None = None) -> None:
+    def _take(self, topic: _Topic, message: bytes, info: Any, until: float | None = None) -> None:
         """Pass a target on, or say why not.
 
         :param info: what rclpy knows of the message.
         :param until: how long it may wait for a transform [s, monotonic]; ``None``: it has just come.
         """
+        left = 0.0
         try:
             stamp, content = topic.read(message)
             client = self._client_for(topic.modes)
             self._begin_stretch(client)
             self._senders.check(topic.full_name, info)
             if until is None:
-                until = self._wait_limit(topic, stamp)
+                left = self._time_left(topic, stamp)
             topic.order.check(stamp)
             target = topic.convert(content, stamp, client)
         except TransformMissing as error:
-            if until is not None and time.monotonic() < until and len(self._waiting) < _MOST_WAITING:
+            now = time.monotonic()
+            until = until or now + left
+            if now < until and len(self._waiting) < _MOST_WAITING:
                 self._waiting.append(_Waiting(topic, message, info, until))
             else:
                 self._refuse(topic, error)
@@ -209,27 +215,29 @@ class TargetTopics:
             for topic in self._topics:
                 topic.order.forget()
 
-    def _wait_limit(self, topic: _Topic, stamp: int) -> float:
-        """How long a target that has just come may wait for a transform [s, monotonic].
+    def _time_left(self, topic: _Topic, stamp: int) -> float:
+        """How long a target that has just come may wait for a transform [s].
 
         :raises InvalidTarget: it is too old already, or too far in the future.
         """
-        now, limit = self._clock.now().nanoseconds, self._owner.parameter("max_target_age")
+        # Past rclpy where both are the same, because it needs longer than all other checks together.
+        now = self._clock.now().nanoseconds if self._simulated_time else time.time_ns()
+        limit = self._owner.parameter("max_target_age")
         # Beyond this, a clock was put back.
         topic.order.forget(beyond=now + int(1e9 * limit))
-        return time.monotonic() + limit - max(0.0, stamps.age_of(stamp, now, limit))
+        return limit - max(0.0, stamps.age_of(stamp, now, limit))
 
     def _pose(self, content: tuple[str, tuple[float, ...]], stamp: int, client: ControlClient) -> dict[str, Numbers]:
         frame, numbers = content
         return self._frames.to_base(conversions.pose_target(numbers), frame, stamp, client)
 
-    def _position(self, message: JointState, stamp: int, client: ControlClient) -> dict[str, Numbers]:
-        return conversions.position_target(message, self._names)
+    def _position(self, content: JointValues, stamp: int, client: ControlClient) -> dict[str, Numbers]:
+        return conversions.position_target(content, self._names)
 
-    def _torque(self, message: JointState, stamp: int, client: ControlClient) -> dict[str, Numbers]:
-        return conversions.torque_target(message, self._names)
+    def _torque(self, content: JointValues, stamp: int, client: ControlClient) -> dict[str, Numbers]:
+        return conversions.torque_target(content, self._names)
 
-    def _client_for(self, modes: tuple[Mode, ...]) -> ControlClient:
+    def _client_for(self, modes: tuple[str, ...]) -> ControlClient:
         """The control process, if it takes targets of ``modes`` now.
 
         :raises InvalidTarget: it does not, and why.
@@ -237,12 +245,11 @@ class TargetTopics:
         client = self._owner.active_client
         if client is None:
             raise InvalidTarget("the node is not active", reason="not active")
-        mode = Mode.parse(self._owner.parameter("mode"))
+        mode = self._owner.parameter("mode")
         if mode not in modes:
-            wanted = modes[0].name.lower()
             node = self._node.get_fully_qualified_name()
             raise InvalidTarget(
-                f"the mode is {mode.name.lower()}; to use this topic: ros2 param set {node} mode {wanted}",
+                f"the mode is {mode}; to use this topic: ros2 param set {node} mode {modes[0]}",
                 reason="another mode",
             )
         if self._owner.why_held:
@@ -282,7 +289,3 @@ class TargetTopics:
 def _read_pose(data: bytes) -> tuple[int, tuple[str, tuple[float, ...]]]:
     stamp, frame, numbers = conversions.read_pose(data)
     return stamp, (frame, numbers)
-
-
-def _read_joints(message: JointState) -> tuple[int, JointState]:
-    return conversions.nanoseconds(message.header.stamp), message

@@ -63,6 +63,48 @@ def test_a_spoilt_pose_is_refused_or_read_but_nothing_else_happens(length: int, 
         assert isinstance(frame, str) and len(numbers) == 7
 
 
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+VALUES = st.lists(st.floats(), max_size=8)
+
+
+def joints_of(frame: str, names: list[str], position: list[float], velocity: list[float], effort: list[float]) -> bytes:
+    message = JointState(name=names, position=position, velocity=velocity, effort=effort)
+    message.header.frame_id = frame
+    message.header.stamp.sec, message.header.stamp.nanosec = 5, 6
+    return bytes(serialize_message(message))
+
+
+@given(st.lists(st.tuples(TEXTS, st.lists(TEXTS, max_size=8), VALUES, VALUES, VALUES), min_size=1, max_size=4))
+def test_serialized_joints_are_read_as_rclpy_reads_them_whatever_was_read_before(contents: list[Any]) -> None:
+    reader = conversions.JointReader()
+    for frame, names, position, velocity, effort in contents * 2:
+        stamp, found = reader.read(joints_of(frame, names, position, velocity, effort))
+        assert (stamp, found.name) == (5_000_000_006, tuple(names))
+        np.testing.assert_array_equal(found.position, position)
+        np.testing.assert_array_equal(found.effort, effort)
+
+
+def test_joints_of_a_sender_with_another_order_of_bytes_are_read_too() -> None:
+    body = struct.pack(">iII", 5, 6, 1) + bytes(4) + struct.pack(">II", 1, 2) + b"a\0" + bytes(2)
+    body += struct.pack(">II", 1, 0)[:4] + bytes(-(len(body) + 4) % 8) + struct.pack(">dII", 7.0, 0, 0)
+    assert conversions.JointReader().read(b"\0\0\0\0" + body) == (5_000_000_006, (("a",), (7.0,), ()))
+
+
+@given(st.integers(0, 400), st.binary(max_size=8), st.integers(0, 350))
+def test_spoilt_joints_are_refused_or_read_but_nothing_else_happens(length: int, junk: bytes, place: int) -> None:
+    reader = conversions.JointReader()
+    whole = joints_of("", list(JOINT_NAMES), [0.0] * 7, [], [1.0] * 7)
+    data = bytearray(whole)
+    data[4 + place : 4 + place + len(junk)] = junk
+    try:
+        _, found = reader.read(bytes(data[: max(4, length)]))
+    except InvalidTarget as error:
+        assert error.reason == "cannot be read"
+    else:
+        assert all(isinstance(name, str) for name in found.name)
+    assert reader.read(whole)[1] == (JOINT_NAMES, (0.0,) * 7, (1.0,) * 7)
+
+
 def test_a_pose_is_taken_as_it_is() -> None:
     target = conversions.pose_target((*HERE, *UPRIGHT))
     assert target == {"target_position": HERE, "target_orientation": UPRIGHT}
@@ -100,12 +142,12 @@ def test_what_is_not_finite_is_refused(bad: float) -> None:
 @given(st.permutations(range(7)))
 def test_joints_are_matched_by_name_in_any_order(order: list[int]) -> None:
     message = JointState(name=[JOINT_NAMES[i] for i in order], position=[float(i) for i in order])
-    assert conversions.position_target(message)["target_q"].tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert conversions.position_target(message)["target_q"] == (0, 1, 2, 3, 4, 5, 6)
 
 
 def test_joints_without_names_are_in_order() -> None:
     message = JointState(effort=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
-    assert conversions.torque_target(message)["target_torque"].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert conversions.torque_target(message)["target_torque"] == (1, 2, 3, 4, 5, 6, 7)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +174,7 @@ def test_with_a_prefix_all_names_begin_with_it_and_others_are_refused() -> None:
     transform = conversions.control_frame(state, names)
     assert (transform.header.frame_id, transform.child_frame_id) == ("left_fr3_link0", "left_fr3_tcp")
     message = JointState(name=list(names.joints), position=[0.0] * 7)
-    assert conversions.position_target(message, names)["target_q"].tolist() == [0.0] * 7
+    assert conversions.position_target(message, names)["target_q"] == (0.0,) * 7
     with pytest.raises(InvalidTarget, match="missing joint right_fr3_joint1, "):
         conversions.position_target(message, ArmNames("right"))
 
