@@ -34,7 +34,7 @@ MODES = ("impedance", "osc")
 QUICK_LOADS = ("idle", "blocked", "spinning")
 PLOTS = {"mean": "mean response [us]", "p999": "response, 99.9 % [us]", "cycles_lost": "cycles lost"}
 #: How much longer than its measurement a subject may take: its start, its load, its end [s].
-_MARGIN = 90.0
+_MARGIN = 30.0
 #: The arm's address; no other simulated arm of this project is there by itself.
 _ADDRESS = "127.0.0.90"
 _HERE = Path(__file__).resolve().parent
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "simulated arm. The exit status is 0 if this project's are as fast and as steady as they have to be.",
     )
     parser.add_argument("--rounds", type=int, help="how often each is measured [3]")
-    parser.add_argument("--seconds", type=float, help="how long each time, at most 15 [8]")
+    parser.add_argument("--seconds", type=float, help="how long each time, at most 15 [4]")
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=SUBJECTS, metavar="NAME")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, metavar="MODE")
     parser.add_argument("--loads", nargs="+", choices=LOADS, metavar="LOAD", help=", ".join(LOADS))
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("build/bench"), metavar="DIR", help="results [%(default)s]")
     options = parser.parse_args(arguments)
     rounds = options.rounds or (1 if options.quick else 3)
-    seconds = min(15.0, options.seconds or (3.0 if options.quick else 8.0))
+    seconds = min(15.0, options.seconds or (3.0 if options.quick else 4.0))
     loads = options.loads or (QUICK_LOADS if options.quick else tuple(LOADS))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
