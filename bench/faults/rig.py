@@ -37,6 +37,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
+from rclpy.time import Time
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
@@ -602,15 +603,18 @@ class Rig:
         return steps[steps["stamp"] >= stamp]
 
     @contextlib.contextmanager
-    def streaming(self, *, reach: float = 0.05) -> Iterator[None]:
-        """Inside, this process streams poses at 50 Hz: along y, forth and back by ``reach`` [m] within two seconds."""
+    def streaming(self, *, reach: float = 0.05, clock: Callable[[], int] = time.time_ns) -> Iterator[None]:
+        """Inside, this process streams poses at 50 Hz: along y, forth and back by ``reach`` [m] within two seconds.
+
+        :param clock: what the poses are stamped with [ns].
+        """
         start = self.measured_pose()
         y, begin = start.pose.position.y, time.monotonic()
 
         def publish() -> None:
             elapsed = time.monotonic() - begin
             start.pose.position.y = y + 0.5 * reach * (1.0 - np.cos(np.pi * elapsed))
-            start.header.stamp = self.ros.get_clock().now().to_msg()
+            start.header.stamp = Time(nanoseconds=clock()).to_msg()
             self.pose_targets.publish(start)
 
         timer = self.ros.create_timer(0.02, publish)

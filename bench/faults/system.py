@@ -10,6 +10,7 @@ import resource
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -131,7 +132,8 @@ def full_shared_memory(rig: Rig, findings: Findings) -> None:
 
 @fault("nothing happens to the arm, targets are taken before and after, in both directions")
 def system_clock_step(rig: Rig, findings: Findings) -> None:
-    """Python's clock in node and control process jumps by an hour, forth and back (see ``stepped_clock``)."""
+    """The clock of node, control process and policy jumps by an hour, forth and back (see ``stepped_clock``)."""
+    step = 0
     offset = rig.folder / "clock_offset"
     offset.write_bytes(struct.pack("<q", 0))
     stepped = Path(__file__).parent / "stepped_clock"
@@ -141,7 +143,7 @@ def system_clock_step(rig: Rig, findings: Findings) -> None:
     rig.start_node(env={"AIOFRANKA_CLOCK_OFFSET": str(offset), "PYTHONPATH": path})
     rig.activate()
     try:
-        with rig.streaming():
+        with rig.streaming(clock=lambda: time.time_ns() + step * 1_000_000_000):
             rig.spin(1.0)
             for step in (3600, 0):
                 rig.mark()
