@@ -159,14 +159,14 @@ class RosInterface:
 
     def set_target(self, target: Mapping[str, Array]) -> None:
         """See :meth:`.Link.set_target`; it follows changes that are under way."""
-        if self._waiting_changes or self._unanswered:
+        if self._unsettled:
             self._waiting_target = target
         else:
             self._publish(target)
 
     async def settled(self) -> None:
         """See :meth:`.Link.settled`."""
-        while self._waiting_changes or self._unanswered:
+        while self._unsettled:
             self._confirmed.clear()
             await self._confirmed.wait()
         refusal, self._refusal = self._refusal, None
@@ -384,7 +384,7 @@ class RosInterface:
         await self._diagnosed.wait()
 
     def _on_parameters(self, event: ParameterEvent) -> None:
-        if event.node == self._name and not (self._waiting_changes or self._unanswered):
+        if event.node == self._name and not self._unsettled:
             changes = {value.name: parameter_value_to_python(value.value) for value in event.changed_parameters}
             with contextlib.suppress(ConfigurationError):  # ROS's own, such as use_sim_time.
                 self.settings.update(changes)
@@ -435,6 +435,11 @@ class RosInterface:
 
     # Parameters, targets, moves.
 
+    @property
+    def _unsettled(self) -> bool:
+        """Whether the node is still to be asked for changes, or to answer."""
+        return bool(self._waiting_changes) or self._unanswered is not None
+
     def _set_parameters(self, client: RosClient, changes: Mapping[str, Any]) -> None:
         """Ask the node for ``changes`` when it has answered what it was asked before.
 
@@ -447,7 +452,7 @@ class RosInterface:
 
     def _ask(self, client: RosClient) -> None:
         """Ask the node for the first of the changes that wait, unless it still has to answer."""
-        if self._unanswered or client is not self._client:
+        if self._unanswered is not None or client is not self._client:
             return
         if not self._waiting_changes:
             self._confirmed.set()
