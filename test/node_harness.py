@@ -28,6 +28,8 @@ from rclpy.qos import qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
 
+from aiofranka_ros.senders import told
+
 ROOT = Path(__file__).resolve().parent.parent
 #: Longest that anything may take that is waited for [s]. Ten times what it takes on an idle machine.
 PATIENCE = 40.0
@@ -143,10 +145,11 @@ class Client:
         self.joint_states: list[Any] = []
         self.poses: list[Any] = []
         self._diagnostics: dict[str, Any] = {}
+        self._asked = 0
         namespace, _, base = name.rpartition("/")
         self.node.create_subscription(JointState, f"{namespace}/joint_states", self.joint_states.append, 10)
         self.node.create_subscription(PoseStamped, f"{name}/ee_pose", self.poses.append, qos_profile_sensor_data)
-        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", told(self._on_diagnostics), 10)
         self._publishers = {
             topic: self.node.create_publisher(kind, f"{name}/{topic}", 1)
             for topic, kind in (
@@ -263,11 +266,14 @@ class Client:
     def diagnostics(self, status: str) -> tuple[Any, dict[str, str]]:
         """Level and values of a status, published after this call."""
         self._diagnostics.clear()
+        self._asked = time.time_ns()
         assert self.spin_until(lambda: status in self._diagnostics), f"no diagnostics {status!r}"
         found = self._diagnostics[status]
         return found.level, {value.key: value.value for value in found.values}
 
-    def _on_diagnostics(self, message: Any) -> None:
+    def _on_diagnostics(self, message: Any, info: Any) -> None:
+        if info.get("source_timestamp", self._asked) < self._asked:
+            return  # It was under way already.
         for status in message.status:
             node, _, name = status.name.partition(": ")
             if node == self._name.lstrip("/"):

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +43,7 @@ from std_srvs.srv import Trigger
 
 from aiofranka_ros.fr3 import JOINT_NAMES
 from aiofranka_ros.records import STATE, Array, Phase, Record, new
+from aiofranka_ros.senders import told
 from aiofranka_ros.shared_memory import SharedMemory
 from aiofranka_ros.simulation import cpu_for
 from bench.faults.arm import STANDSTILL, FaultyArm
@@ -209,6 +210,7 @@ class Rig:
         #: From the fault to standstill [ms]; ``None`` where nobody asked, or the arm moves on.
         self.stop_ms: float | None = None
         self.diagnostics: dict[str, DiagnosticStatus] = {}
+        self._asked = 0
         #: When the lifecycle state that the node is in now was heard of [ns, system clock], and its name.
         self.transitions: list[tuple[int, str]] = []
         self.poses: PoseStamped | None = None
@@ -218,7 +220,7 @@ class Rig:
         self.ros = rclpy.create_node("faults", context=self._context, use_global_arguments=False)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.ros)
-        self.ros.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 20)
+        self.ros.create_subscription(DiagnosticArray, "/diagnostics", told(self._on_diagnostics), 20)
         self.ros.create_subscription(TransitionEvent, f"{self.name}/transition_event", self._on_transition, 20)
         self.ros.create_subscription(PoseStamped, f"{self.name}/ee_pose", self._on_pose, qos_profile_sensor_data)
         self.pose_targets = self.ros.create_publisher(PoseStamped, f"{self.name}/ee_desired", 1)
@@ -398,6 +400,7 @@ class Rig:
     def fresh_diagnostics(self) -> None:
         """Wait for diagnostics that were published from now on."""
         self.diagnostics.clear()
+        self._asked = time.time_ns()
         self.wait(lambda: len(self.diagnostics) >= 3, "no diagnostics")
 
     def state_or_none(self, timeout: float = 1.0) -> str | None:
@@ -646,7 +649,9 @@ class Rig:
         self.until(lambda: not self._get_state.service_is_ready(), 5.0)
         self.diagnostics.clear()
 
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+    def _on_diagnostics(self, message: DiagnosticArray, info: Mapping[str, Any]) -> None:
+        if info.get("source_timestamp", self._asked) < self._asked:
+            return  # It was under way already.
         for status in message.status:
             node, _, name = status.name.partition(": ")
             if node == self.name.lstrip("/"):
