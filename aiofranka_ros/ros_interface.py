@@ -25,6 +25,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import ParameterEvent
 from rcl_interfaces.srv import GetParameters, SetParametersAtomically
 from rclpy.action import ActionClient
+from rclpy.action.client import ClientGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.publisher import Publisher
@@ -57,6 +58,8 @@ _NAMES = [setting.name for setting in SETTINGS]
 
 #: How long the graph gets to show the node, and the node to answer what it answers at once [s].
 _DISCOVERY_TIMEOUT, _ANSWER_TIMEOUT = 10.0, 10.0
+#: How often the result of a move is asked for that is still to come [s].
+_RESULT_PERIOD = 5.0
 #: Configuring may compile the control process's kernels, which takes half a minute [s].
 _TRANSITION_TIMEOUT = 200.0
 #: An active node that is silent for so long is lost [s]; it publishes its state at 30 Hz or more.
@@ -515,7 +518,7 @@ class RosInterface:
         handle = await self._answer(client, name, lambda: self._move.send_goal_async(request))
         if not handle.accepted:
             raise MoveFailed(f"the node {self._name} rejected the goal: see its log")
-        result = asyncio.ensure_future(client.answer(handle.get_result_async, None))
+        result = asyncio.ensure_future(_result(client, handle))
         change_of_mind = asyncio.ensure_future(cancelled.wait())
         try:
             await asyncio.wait([result, change_of_mind], return_when=asyncio.FIRST_COMPLETED)
@@ -525,12 +528,21 @@ class RosInterface:
         finally:
             change_of_mind.cancel()
             result.cancel()
-        if outcome.status == GoalStatus.STATUS_ABORTED:
-            # Where the robot stopped, what stopped it is the better error; it is on its way.
-            state = await self._lifecycle_state(client)
-            if state.id != State.PRIMARY_STATE_ACTIVE:
-                await asyncio.sleep(_SILENCE_TIMEOUT)
-            raise MoveFailed(outcome.result.error_message)
+        by_us = cancelled.is_set() and outcome.status == GoalStatus.STATUS_CANCELED
+        if outcome.status == GoalStatus.STATUS_SUCCEEDED or by_us:
+            return
+        # Where the robot stopped, what stopped it is the better error; it is on its way.
+        state = await self._lifecycle_state(client)
+        if state.id != State.PRIMARY_STATE_ACTIVE:
+            await asyncio.sleep(_SILENCE_TIMEOUT)
+        raise MoveFailed(outcome.result.error_message or f"the node {self._name} does not know how it ended")
+
+
+async def _result(client: RosClient, goal: ClientGoalHandle) -> Any:
+    """The result of a goal, whenever it comes. It is asked for repeatedly, because an answer may be lost on its way."""
+    while True:
+        with contextlib.suppress(asyncio.TimeoutError):
+            return await client.answer(goal.get_result_async, _RESULT_PERIOD)
 
 
 def _no_answer(name: str, timeout: float) -> ConnectionFailed:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from action_msgs.srv import CancelGoal
 from injection import lose_packets
 from node_harness import NodeProcess, descendants
 
@@ -33,6 +34,7 @@ from aiofranka_ros.errors import (
 )
 from aiofranka_ros.fr3 import HOME, TORQUE_LIMIT
 from aiofranka_ros.kinematics import control_frame
+from aiofranka_ros.ros_client import RosClient
 
 #: Longest that anything may take that is waited for [s].
 PATIENCE = 40.0
@@ -262,6 +264,30 @@ async def test_a_second_move_replaces_the_first(loop, controller):
     with pytest.raises(MoveFailed, match="replaced"):
         await first
     np.testing.assert_allclose(controller.state["qpos"], HOME, atol=0.012)
+
+
+async def test_a_move_that_somebody_else_cancels_has_failed(loop, controller, setup):
+    if setup.node is None:
+        pytest.skip("nobody else can")
+    other = RosClient("somebody_else")
+    cancel = other.node.create_client(CancelGoal, f"{setup.node.name}/move/_action/cancel_goal")
+    other.start()
+    try:
+        assert await other.ready(cancel.service_is_ready, timeout=PATIENCE)
+        moving = asyncio.ensure_future(controller.move(ELSEWHERE))
+        await until(lambda: speed(controller) > 0.3)
+        await other.answer(lambda: cancel.call_async(CancelGoal.Request()), PATIENCE)
+        with pytest.raises(MoveFailed, match="cancelled"):
+            await moving
+    finally:
+        other.close()
+    assert speed(controller) < REST
+
+
+async def test_a_move_is_as_long_as_it_is_however_often_its_result_is_asked_for(loop, controller, monkeypatch):
+    monkeypatch.setattr("aiofranka_ros.ros_interface._RESULT_PERIOD", 0.1)
+    await controller.move(ELSEWHERE)
+    np.testing.assert_allclose(controller.state["qpos"], ELSEWHERE, atol=0.012)
 
 
 async def test_targets_are_refused_during_a_move(loop, controller):
