@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rclpy.client import Client
@@ -48,11 +48,8 @@ class _Entities:
     ) -> None:
         self.subscriptions, self.timers, self._services = subscriptions, timers, services
         self._clients, self._waitables = clients, waitables
-        #: The subscriptions by their pointers, and how many arguments their callbacks take: the message, and what is
-        #: known of it.
-        self.by_pointer = {
-            one.handle.pointer: (one, len(inspect.signature(one.callback).parameters)) for one in subscriptions
-        }
+        #: The subscriptions by their pointers, and how many arguments their callbacks take.
+        self.by_pointer = {one.handle.pointer: (one, _arguments(one.callback)) for one in subscriptions}
         count = NumberOfEntities(len(subscriptions), 0, len(timers), len(clients), len(services))
         for waitable in waitables:
             count += waitable.get_num_entities()
@@ -94,6 +91,18 @@ class _Entities:
             or wait_set.get_ready_entities("client")
             or any(waitable.is_ready(wait_set) for waitable in self._waitables)
         )
+
+
+def _arguments(callback: Callable[..., Any]) -> int:
+    """How many arguments a subscription's callback takes: the message, and what is known of it where it insists.
+
+    As rclpy decides it.
+    """
+    try:
+        inspect.signature(callback).bind(None)
+    except TypeError:
+        return 2
+    return 1
 
 
 class UrgentFirstExecutor(SingleThreadedExecutor):

@@ -112,6 +112,23 @@ def test_what_is_made_later_and_cannot_wait_is_waited_for(node: PatientNode, exe
     assert spin_until(executor, lambda: bool(called))
 
 
+def test_a_callback_that_can_do_with_the_message_gets_nothing_else(
+    node: PatientNode, executor: UrgentFirstExecutor
+) -> None:
+    received: list[Any] = []
+    node.create_subscription(
+        Int64,
+        "target",
+        lambda message, more=None: received.append((message.data, more)),
+        1,
+        callback_group=ReentrantCallbackGroup(),
+    )
+    publisher = node.create_publisher(Int64, "target", 1)
+    assert spin_until(executor, lambda: publisher.get_subscription_count() > 0)
+    publisher.publish(Int64(data=1))
+    assert spin_until(executor, lambda: received == [(1, None)])
+
+
 def test_a_flood_of_what_cannot_wait_does_not_starve_what_can(
     node: PatientNode, executor: UrgentFirstExecutor, asker: Asker
 ) -> None:
