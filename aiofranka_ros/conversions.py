@@ -51,6 +51,7 @@ _CDR_LITTLE_ENDIAN, _CDR_BODY = b"\x00\x01", 4
 #: The body of a message with a header begins with its stamp; behind it, the frame. Strings and sequences begin with
 #: their lengths, which stand at multiples of four bytes.
 _CDR_TIME, _CDR_FRAME, _CDR_COUNT = struct.Struct("<iI"), 12, struct.Struct("<I")
+_CDR_TIME_AND_COUNT, _CDR_POSE = struct.Struct("<iII"), struct.Struct("<7d")
 
 #: Reason of refusals for the joints that a message names.
 WRONG_JOINTS = "wrong joints"
@@ -61,8 +62,8 @@ def nanoseconds(stamp: Time | Duration) -> int:
     return int(stamp.sec) * _NANOSECONDS + int(stamp.nanosec)
 
 
-def read_pose(data: bytes) -> tuple[int, str, tuple[float, ...]]:
-    """What stands in a serialized ``PoseStamped``: stamp [ns], frame, and x, y, z [m], qx, qy, qz, qw.
+def read_pose(data: bytes) -> tuple[int, tuple[str, tuple[float, ...]]]:
+    """What stands in a serialized ``PoseStamped``: stamp [ns], and frame with x, y, z [m], qx, qy, qz, qw.
 
     rclpy makes nine objects of it, which takes fifty times as long, and a target is waiting. Only little-endian CDR is
     read here, in which the middlewares of ROS send on today's processors; the rest is rclpy's.
@@ -71,20 +72,17 @@ def read_pose(data: bytes) -> tuple[int, str, tuple[float, ...]]:
     """
     try:
         if data[:2] == _CDR_LITTLE_ENDIAN:
-            seconds, rest, length = struct.unpack_from("<iII", data, _CDR_BODY)
-            begin = _CDR_BODY + 12
+            seconds, rest, length = _CDR_TIME_AND_COUNT.unpack_from(data, _CDR_BODY)
+            begin = _CDR_FRAME + 4
             frame = data[begin : begin + max(0, length - 1)].decode()  # Without the zero at its end.
             # Numbers of eight bytes begin at multiples of eight from the body's beginning on.
-            return (
-                seconds * _NANOSECONDS + rest,
-                frame,
-                struct.unpack_from("<7d", data, begin + length + -(4 + length) % 8),
-            )
+            numbers = _CDR_POSE.unpack_from(data, begin + length + -(4 + length) % 8)
+            return seconds * _NANOSECONDS + rest, (frame, numbers)
         message = deserialize_message(data, PoseStamped)
     except (struct.error, RuntimeError, UnicodeDecodeError, MemoryError) as error:
         raise InvalidTarget(f"it cannot be read: {error}", reason="cannot be read") from error
     p, o = message.pose.position, message.pose.orientation
-    return nanoseconds(message.header.stamp), message.header.frame_id, (p.x, p.y, p.z, o.x, o.y, o.z, o.w)
+    return nanoseconds(message.header.stamp), (message.header.frame_id, (p.x, p.y, p.z, o.x, o.y, o.z, o.w))
 
 
 class JointValues(NamedTuple):
@@ -387,9 +385,15 @@ def _read_doubles(data: bytes, at: int) -> tuple[tuple[float, ...], int]:
     if count == 0:
         return (), at
     at += (_CDR_BODY - at) % 8
-    return struct.unpack_from(f"<{count}d", data, at), at + 8 * count
+    return _doubles(count).unpack_from(data, at), at + 8 * count
+
+
+@functools.lru_cache(maxsize=32)
+def _doubles(count: int) -> struct.Struct:
+    return struct.Struct(f"<{count}d")
 
 
 def _require_finite(what: str, values: Sequence[float]) -> None:
-    if not all(map(math.isfinite, values)):
+    # One call for what nearly always holds; of finite values that are very large, the norm is not finite.
+    if not math.isfinite(math.hypot(*values)) and not all(map(math.isfinite, values)):
         raise InvalidTarget(f"{what} is not finite: {list(values)}", reason="not finite")

@@ -126,7 +126,7 @@ class TargetTopics:
         #: Which stretch of time between activations and switches of the mode the newest target came in.
         self._stretch: tuple[ControlClient, int] | None = None
         self._topics = [
-            self._subscribe(PoseStamped, "ee_desired", ("osc",), _read_pose, self._pose),
+            self._subscribe(PoseStamped, "ee_desired", ("osc",), conversions.read_pose, self._pose),
             self._subscribe(
                 JointState, "q_desired", ("impedance", "pid"), conversions.JointReader().read, self._position
             ),
@@ -284,8 +284,3 @@ class TargetTopics:
         if now - self._said.get((topic, reason), -LOG_PERIOD) >= LOG_PERIOD:
             self._said[topic, reason] = now
             self._node.get_logger().warning(message)
-
-
-def _read_pose(data: bytes) -> tuple[int, tuple[str, tuple[float, ...]]]:
-    stamp, frame, numbers = conversions.read_pose(data)
-    return stamp, (frame, numbers)
