@@ -14,7 +14,8 @@ What is measured where: the response is from ``readOnce`` returning to ``writeOn
 itself; cycles lost and the longest gap are those of the robot's time between two states that the loop saw; the success
 rate is the robot's; the CPU share is that of the control process, or of the thread that runs the loop. All loops but
 the one in Python run with SCHED_FIFO on the processor of the simulator, which waits while they run: beside it, a
-virtual machine often stops one of the two. A target's way begins with its time stamp, when the policy makes it. The
+virtual machine often stops one of the two. A robot would not take time of that processor as its simulator does, so
+their policies keep off it; loads do not. A target's way begins with its time stamp, when the policy makes it. The
 start of this project's is from the beginning of the node's process, or of the policy's where there is none, to torque
 control, with the kernels compiled already. Robot time is how fast the robot's clock went beside the computer's: a
 simulated robot's is slower where the computer is too slow for it, and all that waits for its cycles takes longer.

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from aiofranka import FrankaController, NativeFrankaController, RobotInterface
-from subject import Cpu, measure, run
+from subject import Cpu, keep_off, measure, run
 
 #: What its own benchmark and examples set, see ``aiofranka rt-benchmark``.
 GAINS = {
@@ -62,6 +62,7 @@ async def main(options: Any) -> None:
     controller = (NativeFrankaController if native else FrankaController)(robot)
     if native and options.cpu >= 0:
         controller.realtime_cpu = options.cpu
+        keep_off(options.cpu)
     errors: list[str] = []
     controller.error_callback = errors.append
     if not native:

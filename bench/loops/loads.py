@@ -2,7 +2,8 @@
 
 Imported by the processes of all subjects, each in its own environment, so it knows numpy and the standard library and
 nothing of either project; rclpy only where ROS is the load. A load runs in the process of the policy, because that is
-where it comes from in practice; ``cores`` alone runs in processes of its own.
+where it comes from in practice; ``cores`` alone runs in processes of its own. Wherever the policy itself runs, a load
+runs on all processors.
 """
 
 from __future__ import annotations
@@ -51,8 +52,20 @@ async def load(name: str) -> AsyncIterator[None]:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         return
-    with _CONTEXTS.get(name, contextlib.nullcontext)():
+    with contextlib.ExitStack() as stack:
+        with _on_all_processors():  # Threads and processes inherit it.
+            stack.enter_context(_CONTEXTS.get(name, contextlib.nullcontext)())
         yield
+
+
+@contextlib.contextmanager
+def _on_all_processors() -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 async def _block() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from aiofranka_ros import FrankaController, RobotInterface, RosInterface
 from aiofranka_ros.errors import FrankaError
 from aiofranka_ros.shared_memory import SharedMemory
-from bench.loops.subject import Cpu, measure, run
+from bench.loops.subject import Cpu, keep_off, measure, run
 
 #: How often a policy looks at the arm [s]; no multiple of any other period.
 _LOOK_PERIOD = 0.0137
@@ -58,6 +58,7 @@ async def main(options: Any) -> None:
         command += ["-p", f"realtime_cpu:={options.cpu}"]
         before = age()
         node = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    keep_off(options.cpu)
     link = RobotInterface(options.address, realtime_cpu=options.cpu) if node is None else RosInterface("aiofranka")
     controller = FrankaController(link)
     try:

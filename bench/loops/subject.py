@@ -41,6 +41,13 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def keep_off(cpu: int) -> None:
+    """Let this thread, and those that it will start, run on all processors but ``cpu``, where there are others."""
+    others = os.sched_getaffinity(0) - {cpu}
+    if others:
+        os.sched_setaffinity(0, others)
+
+
 async def policy(controller: Any, mode: str) -> None:
     """Swing about where the arm is, at :data:`RATE`, until it is cancelled; the same calls for all subjects."""
     controller.switch(mode)

@@ -1,6 +1,7 @@
 """Subscribers of all that a node publishes, each with a process of its own; how often each topic arrives.
 
-They take messages as they travel, because what a subscriber makes of them is its own matter.
+They take messages as they travel, and as fast as this project's own clients do, because what a subscriber makes of
+them, and how long it takes, is its own matter.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from pathlib import Path
 import rclpy
 from franka_msgs.msg import FrankaRobotState
 from geometry_msgs.msg import PoseStamped
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
+
+from aiofranka_ros.executor import UrgentFirstExecutor
 
 TOPICS = {
     "state": Float64MultiArray,
@@ -46,17 +49,20 @@ def main() -> None:
         if len(stamps[name]) == 1 and all(stamps.values()):
             options.output.with_suffix(".ready").touch()
 
+    group = ReentrantCallbackGroup()  # Of its own: what cannot wait.
     for name, kind in TOPICS.items():
         node.create_subscription(
-            kind, f"/{options.node}/{name}", lambda _, name=name: note(name), qos_profile_sensor_data, raw=True
-        )
-    node.create_subscription(JointState, "/joint_states", lambda _: note("joint_states"), 10, raw=True)
+            kind, f"/{options.node}/{name}", lambda _, name=name: note(name), qos_profile_sensor_data,
+            callback_group=group, raw=True,
+        )  # fmt: skip
+    node.create_subscription(
+        JointState, "/joint_states", lambda _: note("joint_states"), 10, callback_group=group, raw=True
+    )
     stop: list[int] = []
     signal.signal(signal.SIGINT, lambda number, _: stop.append(number))
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
+    executor = UrgentFirstExecutor(node)
     while not stop:
-        executor.spin_once(timeout_sec=0.2)
+        executor.spin_turn()
     rates = {}
     for name, times in stamps.items():
         # The first and the last second are those of the others' start and end.
