@@ -58,12 +58,12 @@ async def main(options: Any) -> None:
         command += ["-p", f"realtime_cpu:={options.cpu}"]
         before = age()
         node = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    keep_off(options.cpu)
     link = RobotInterface(options.address, realtime_cpu=options.cpu) if node is None else RosInterface("aiofranka")
     controller = FrankaController(link)
     try:
         await controller.start()
         start = age() - before
+        keep_off(options.cpu)
         process = control_process(os.getpid() if node is None else node.pid)
         with shared_memory(process) as memory:
             position, errors, ages = [0], [], []

@@ -22,6 +22,7 @@ try:
 except ImportError:  # In the other project's environment this is a folder of scripts.
     from loads import LOADS, load
 
+_THREADS_OF_NUMPY = set(os.listdir("/proc/self/task")) - {str(os.getpid())}
 #: How long a subject runs before it is measured [s].
 SETTLING = 1.5
 #: The policy: its rate [Hz], how far it moves [m, rad], and how often around in a second.
@@ -42,10 +43,13 @@ def arguments() -> argparse.Namespace:
 
 
 def keep_off(cpu: int) -> None:
-    """Let this thread, and those that it will start, run on all processors but ``cpu``, where there are others."""
+    """Let this process run on all processors but ``cpu``, where there are others; numpy's threads excepted.
+
+    Those are what a load uses. What is started later inherits it.
+    """
     others = os.sched_getaffinity(0) - {cpu}
-    if others:
-        os.sched_setaffinity(0, others)
+    for thread in set(os.listdir("/proc/self/task")) - _THREADS_OF_NUMPY if others else ():
+        os.sched_setaffinity(int(thread), others)
 
 
 async def policy(controller: Any, mode: str) -> None:
