@@ -62,6 +62,8 @@ _DISCOVERY_TIMEOUT, _ANSWER_TIMEOUT = 10.0, 10.0
 _RESULT_PERIOD = 5.0
 #: Configuring may compile the control process's kernels, which takes half a minute [s].
 _TRANSITION_TIMEOUT = 200.0
+#: How long a node that was lost gets to deactivate the arm [s].
+_LAST_TIMEOUT = 3.0
 #: An active node that is silent for so long is lost [s]; it publishes its state at 30 Hz or more.
 _SILENCE_TIMEOUT = 1.0
 #: How often that is looked after [s].
@@ -307,9 +309,11 @@ class RosInterface:
         if client is None:
             return
         try:
-            if self._activated and (was_started or self._arm_active):
+            if self._activated and self._change_state.service_is_ready():
+                # A node that was not heard of may be there again, or not.
+                patience = _TRANSITION_TIMEOUT if was_started else _LAST_TIMEOUT
                 with contextlib.suppress(FrankaError):
-                    await self._change(client, "deactivate")
+                    await self._change(client, "deactivate", patience)
         finally:
             self._activated = self._arm_active = False
             self._forget_changes()
@@ -323,11 +327,11 @@ class RosInterface:
         answer = await self._call(client, self._get_state, GetState.Request(), _TRANSITION_TIMEOUT)
         return answer.current_state
 
-    async def _change(self, client: RosClient, transition: str) -> None:
+    async def _change(self, client: RosClient, transition: str, timeout: float = _TRANSITION_TIMEOUT) -> None:
         """:raises FrankaError: the transition failed, and why."""
         request = ChangeState.Request()
         request.transition.label = transition
-        answer = await self._call(client, self._change_state, request, _TRANSITION_TIMEOUT)
+        answer = await self._call(client, self._change_state, request, timeout)
         if not answer.success:
             await asyncio.sleep(_REASON_DELAY)
             raise self._reason(CommandRefused(f"the node {self._name} could not {transition}: see its log"))
@@ -408,13 +412,13 @@ class RosInterface:
             self._watch = asyncio.get_running_loop().call_later(_WATCH_PERIOD, self._keep_watch, silent)
 
     def _end_soon(self) -> None:
-        """End it when the reason had time to arrive."""
-        self._started = False
+        """End it when the reason had time to arrive: the node is not active any more."""
+        self._started = self._activated = False
         reason = ControlStopped(f"the node {self._name} was deactivated")
         asyncio.get_running_loop().call_later(_REASON_DELAY, lambda: self._end(self._reason(reason)))
 
     def _end(self, error: FrankaError) -> None:
-        self._started = self._activated = False
+        self._started = False
         if self._watch is not None:
             self._watch.cancel()
         self._forget_changes()

@@ -20,11 +20,13 @@ import numpy as np
 import pytest
 from action_msgs.srv import CancelGoal
 from injection import lose_packets
+from lifecycle_msgs.srv import GetState
 from node_harness import NodeProcess, descendants
 
 from aiofranka_ros import FrankaController, RobotInterface, RosInterface
 from aiofranka_ros.errors import (
     ConfigurationError,
+    ConnectionFailed,
     ControlProcessDied,
     ControlStopped,
     FrankaError,
@@ -131,6 +133,18 @@ async def until(condition: Callable[[], Any]) -> None:
 
 def speed(controller: FrankaController) -> float:
     return float(np.abs(controller.state["qvel"]).max())
+
+
+async def asked(service: Any, name: str) -> Any:
+    """What a service of the node answers to somebody who has nothing to do with the controller."""
+    somebody = RosClient("somebody_else")
+    client = somebody.node.create_client(service, name)
+    somebody.start()
+    try:
+        assert await somebody.ready(client.service_is_ready, timeout=PATIENCE)
+        return await somebody.answer(lambda: client.call_async(service.Request()), PATIENCE)
+    finally:
+        somebody.close()
 
 
 async def cycles_lost(controller: FrankaController, during: Any) -> int:
@@ -269,18 +283,11 @@ async def test_a_second_move_replaces_the_first(loop, controller):
 async def test_a_move_that_somebody_else_cancels_has_failed(loop, controller, setup):
     if setup.node is None:
         pytest.skip("nobody else can")
-    other = RosClient("somebody_else")
-    cancel = other.node.create_client(CancelGoal, f"{setup.node.name}/move/_action/cancel_goal")
-    other.start()
-    try:
-        assert await other.ready(cancel.service_is_ready, timeout=PATIENCE)
-        moving = asyncio.ensure_future(controller.move(ELSEWHERE))
-        await until(lambda: speed(controller) > 0.3)
-        await other.answer(lambda: cancel.call_async(CancelGoal.Request()), PATIENCE)
-        with pytest.raises(MoveFailed, match="cancelled"):
-            await moving
-    finally:
-        other.close()
+    moving = asyncio.ensure_future(controller.move(ELSEWHERE))
+    await until(lambda: speed(controller) > 0.3)
+    await asked(CancelGoal, f"{setup.node.name}/move/_action/cancel_goal")
+    with pytest.raises(MoveFailed, match="cancelled"):
+        await moving
     assert speed(controller) < REST
 
 
@@ -574,6 +581,33 @@ async def test_stopping_ends_what_waits_and_starting_again_holds(loop, controlle
     async with controller as same:
         assert same.running
     assert not controller.running
+
+
+async def test_a_node_that_was_lost_and_is_there_again_lets_the_arm_go(loop, controller, setup, monkeypatch):
+    if setup.node is None:
+        pytest.skip("there is no network between")
+    with monkeypatch.context() as patch:
+        patch.setattr("aiofranka_ros.ros_interface._SILENCE_TIMEOUT", 0.0)
+        with pytest.raises(ConnectionFailed, match="nothing was heard"):
+            async for _ in controller.states():
+                pass
+    await controller.stop()
+    answer = await asked(GetState, f"{setup.node.name}/get_state")
+    assert answer.current_state.label == "inactive"
+
+
+async def test_a_start_that_fails_at_last_leaves_no_arm_active(loop, controller, setup, monkeypatch):
+    if setup.node is None:
+        pytest.skip("there is nobody whose messages could not be read")
+    await controller.stop()
+    with monkeypatch.context() as patch:
+        patch.setattr("aiofranka_ros.ros_interface._ANSWER_TIMEOUT", 0.5)
+        patch.setattr("aiofranka_ros.conversions._SNAPSHOT_ENDS", (1,))  # As of another version.
+        patch.setattr("aiofranka_ros.conversions._snapshot_form", lambda: (b"", 0))
+        with pytest.raises(ConnectionFailed, match="does not publish its state"):
+            await controller.start()
+    answer = await asked(GetState, f"{setup.node.name}/get_state")
+    assert answer.current_state.label == "inactive"
 
 
 # Cancellation.
