@@ -195,7 +195,11 @@ class FrankaNode(LifecycleNode):
 
         :raises FrankaError, TimeoutError: it was not set.
         """
-        self._driver.set_robot(setting, *values)
+        try:
+            self._driver.set_robot(setting, *values)
+        except TimeoutError as error:
+            self._give_up(error)
+            raise
         self._settings.adopt(**parameters)
 
     def next_tick(self) -> Awaitable[None]:
@@ -396,8 +400,11 @@ class FrankaNode(LifecycleNode):
         except FrankaError as error:
             self._report(error)
         except TimeoutError as error:
-            # Nobody knows what the control process does: it has to go.
-            self._fall_back(ControlProcessDied(str(error)), disconnected=True)
+            self._give_up(error)
+
+    def _give_up(self, error: TimeoutError) -> None:
+        """Let a control process go that did not answer: nobody knows what it does, and it may still answer later."""
+        self._fall_back(ControlProcessDied(str(error)), disconnected=True)
 
     # What the node says.
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +15,7 @@ import pytest
 from action_msgs.msg import GoalStatus
 from franka_msgs import srv
 from franka_msgs.msg import FrankaRobotState
-from node_harness import Client, NodeProcess, started
+from node_harness import Client, NodeProcess, descendants, started
 from scipy.spatial.transform import Rotation
 
 from aiofranka_ros.errors import ConfigurationError
@@ -320,6 +324,23 @@ def test_what_is_wrong_with_a_request_is_found_before_the_arm_is_stopped(restart
     assert "mass is 99 kg" in restarting.set("set_load", load(mass=99.0))
     # Activating would count from 0 again.
     assert int(restarting.client.diagnostics("control loop")[1]["cycles"]) > before
+
+
+def test_after_a_request_that_was_not_answered_in_time_the_arm_is_connected_anew(inactive: Robot) -> None:
+    # What the control process says later must not pass for the answer to another request.
+    (arm,) = [
+        pid
+        for pid in descendants(inactive.process.process.pid)
+        if "aiofranka_ros.simulation" in Path(f"/proc/{pid}/cmdline").read_text()
+    ]
+    os.kill(arm, signal.SIGSTOP)
+    try:
+        assert inactive.set("set_load", load())
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(arm, signal.SIGCONT)
+    assert "there is no arm" in inactive.set("set_load", load())
+    assert inactive.client.change("activate")
 
 
 def test_without_an_arm_a_service_says_to_configure_the_node(inactive: Robot) -> None:
