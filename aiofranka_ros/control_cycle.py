@@ -345,7 +345,7 @@ def report(
     s.stamp = written
     s.time = m.time
     s.mode = c.mode
-    s.hold = r.hold
+    s.hold, s.release_id = r.hold, r.release_id
     s.target_id = r.target_id
     s.target_age = m.time - r.target_seen if r.target_count > 0 else math.inf
     s.motion_id, s.motion_status, s.motion_time = r.motion_id, r.motion_status, r.motion_time

@@ -51,6 +51,9 @@ class HoldServices:
 
     def follow(self, state: Record) -> None:
         """Hold an arm that holds by itself because it was pushed; called with every ``state`` of an active arm."""
+        client = self._client()
+        if client is None or state["release_id"] != client.commands["release_id"]:
+            return  # It is of before the last release.
         if Hold(int(state["hold"])) & Hold.PUSHED and not self._cause:
             self._take("an external force or torque exceeded max_external_force or max_external_torque")
             self._node.get_logger().error(self.reason)

@@ -400,6 +400,7 @@ STATE = np.dtype(
         ("ref_ddq", "f8", (7,)),
         ("mode", "i8"),
         ("hold", "i8"),
+        ("release_id", "u8"),
         ("target_id", "u8"),
         ("target_age", "f8"),  # [s]; infinite before the first one
         ("motion_id", "u8"),

@@ -470,6 +470,17 @@ def test_the_next_cycle_holds_for_a_wrench_that_was_reported():
     assert bench.memory["hold"][0] & Hold.PUSHED
 
 
+def test_the_report_says_which_release_it_is_after():
+    bench, state = Bench(), new(STATE)
+    known = []
+    for releases in (0, 1, 1):
+        bench.run(moving=False)
+        bench.commands["release_id"] = releases
+        control_cycle.report(bench.commands, bench.measured, bench.memory, state, new(CYCLE_RECORD), 0, 0, 0.0, 1.0)
+        known.append(int(state["release_id"][0]))
+    assert known == [0, 0, 1]
+
+
 def test_the_report_counts_lost_cycles_and_the_longest_gap():
     bench, state, record = Bench(), new(STATE), new(CYCLE_RECORD)
     state["success_rate_min"] = 1.0
