@@ -44,6 +44,8 @@ _POSITION_TOLERANCE = 1e-3
 _VELOCITY_TOLERANCE = 0.05
 #: ...and beyond the acceleration limits [rad/s²]: a tenth of them.
 _ACCELERATION_TOLERANCE = 1.0
+#: Numbers beyond this overflow where a polynomial is evaluated, however short its segment.
+_LARGEST_COEFFICIENT = 1e100
 #: A trajectory that ends faster than this [rad/s] does not end at rest.
 _REST_VELOCITY = 1e-3
 #: Points that follow another one within less are left out [s]: half a cycle of the arm.
@@ -219,7 +221,7 @@ def _apart(trajectory: JointTrajectory) -> JointTrajectory:
     for index in range(1, len(times)):
         if times[index] - times[kept[-1]] >= _CLOSEST:
             kept.append(index)
-        elif index == len(times) - 1 and len(kept) > 1:
+        elif index == len(times) - 1:
             kept[-1] = index  # The end is what counts.
     if len(kept) == len(times):
         return trajectory
@@ -362,6 +364,12 @@ def _check_limits(motion: Motion, begin: float, offset: float, joints: Sequence[
     :param offset: from times in the motion to those in the trajectory [s], for the message.
     :raises InvalidTarget: it names the joint, by how much, and when.
     """
+    # Such numbers would end as none at all, which no limit is smaller than.
+    for _, joint, _ in np.argwhere(~(np.abs(motion.coefficients) < _LARGEST_COEFFICIENT))[:1]:
+        raise InvalidTarget(
+            f"{joints[joint]} would have to move beyond all numbers: are its velocities or accelerations initialised?",
+            reason="too fast",
+        )
     worst, when = np.zeros((3, 7)), np.zeros((3, 7))
     _survey(motion.times, motion.coefficients, begin, worst, when)
     first = motion.at(begin)[0]

@@ -166,7 +166,7 @@ class Tolerance:
                 ("dq", "ref_dq", self.velocity, "rad/s"),
             )
             for name, error, limit in zip(self.joints, np.abs(state[desired] - state[actual]), limits, strict=True)
-            if error > limit
+            if not error <= limit  # Nor where there is no number.
         )
 
 

@@ -23,6 +23,8 @@ def age_of(stamp: int, now: int, limit: float) -> float:
     """
     if stamp == 0:
         return 0.0
+    if stamp < 0:
+        raise InvalidTarget("its stamp is negative: no clock shows such a time", reason="old")
     age = 1e-9 * (now - stamp)
     if abs(age) <= limit:
         return age

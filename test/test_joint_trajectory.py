@@ -225,6 +225,14 @@ def test_points_within_a_cycle_are_one_and_the_last_one_counts():
     assert motion.duration == pytest.approx(2.0001)
 
 
+def test_where_all_points_are_within_a_cycle_the_last_one_counts():
+    trajectory = JointTrajectory(
+        np.array([1.0, 1.0004]), np.tile(HOME, (2, 1)), np.array([np.full(7, 0.5), np.zeros(7)])
+    )
+    trajectory.check()
+    assert np.abs(join(trajectory, AT_HOME, 0.0).at(1.0004)[1]).max() < 1e-9
+
+
 def test_once_warmed_up_nothing_is_compiled_any_more():
     """A compiler takes seconds, and meanwhile the control process would miss the node's signs of life."""
     joint_trajectory.warm_up()
@@ -298,6 +306,14 @@ def test_what_needs_too_much_acceleration_is_refused():
     # 6 · 0.5 / 0.5² at both ends, at no more than 1.5 rad/s.
     with pytest.raises(InvalidTarget, match=r"fr3_joint2 would have to accelerate with 12.0 rad/s\^2; its limit is 10"):
         join(beyond(1, -0.5, 0.5), AT_HOME, 0.0)
+
+
+@pytest.mark.parametrize("velocity", [1e308, 1e150, 1e60])
+def test_numbers_that_nobody_has_initialised_are_refused(velocity: float):
+    times, q = np.array([0.002, 0.502]), np.tile(HOME, (2, 1))
+    with pytest.raises(InvalidTarget) as refused:
+        join(JointTrajectory(times, q, np.array([np.full(7, velocity), np.zeros(7)])), AT_HOME, 0.0)
+    assert refused.value.reason in ("too fast", "outside the joint limits")
 
 
 def test_overshoot_beyond_a_position_limit_is_refused():

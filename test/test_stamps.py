@@ -25,6 +25,11 @@ def test_a_stamp_near_the_clock_is_fine(age: float) -> None:
     assert age_of(NOW - int(age * SECOND), NOW, 0.5) == pytest.approx(age)
 
 
+def test_a_negative_stamp_is_refused_on_a_clock_that_begins_at_zero_too() -> None:
+    with pytest.raises(InvalidTarget, match="negative"):
+        age_of(-1, 0, 1.0)
+
+
 def test_an_empty_stamp_is_fine_at_any_time() -> None:
     assert age_of(0, NOW, 0.5) == 0.0
 
