@@ -30,6 +30,7 @@ _MODULES = {
     "RobotInterface": "robot_interface",
     "RosInterface": "ros_interface",
     "asyncify": "offload",
+    "set_asyncify_workers": "offload",
     "CudaInferenceThread": "offload",
     "async_input": "console",
     "mpify": "isolation",
@@ -49,6 +50,7 @@ __all__ = [
     "blocking_ok",
     "guard",
     "mpify",
+    "set_asyncify_workers",
 ]
 
 

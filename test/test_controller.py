@@ -12,7 +12,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,16 +135,22 @@ def speed(controller: FrankaController) -> float:
     return float(np.abs(controller.state["qvel"]).max())
 
 
-async def asked(service: Any, name: str) -> Any:
-    """What a service of the node answers to somebody who has nothing to do with the controller."""
+@contextlib.asynccontextmanager
+async def somebody_asking(service: Any, name: str) -> AsyncIterator[Callable[[], Awaitable[Any]]]:
+    """Asks a service of the node for somebody who has nothing to do with the controller."""
     somebody = RosClient("somebody_else")
     client = somebody.node.create_client(service, name)
     somebody.start()
     try:
         assert await somebody.ready(client.service_is_ready, timeout=PATIENCE)
-        return await somebody.answer(lambda: client.call_async(service.Request()), PATIENCE)
+        yield lambda: somebody.answer(lambda: client.call_async(service.Request()), PATIENCE)
     finally:
         somebody.close()
+
+
+async def lifecycle_state(setup: Setup) -> str:
+    async with somebody_asking(GetState, f"{setup.node.name}/get_state") as ask:
+        return str((await ask()).current_state.label)
 
 
 async def cycles_lost(controller: FrankaController, during: Any) -> int:
@@ -283,11 +289,12 @@ async def test_a_second_move_replaces_the_first(loop, controller):
 async def test_a_move_that_somebody_else_cancels_has_failed(loop, controller, setup):
     if setup.node is None:
         pytest.skip("nobody else can")
-    moving = asyncio.ensure_future(controller.move(ELSEWHERE))
-    await until(lambda: speed(controller) > 0.3)
-    await asked(CancelGoal, f"{setup.node.name}/move/_action/cancel_goal")
-    with pytest.raises(MoveFailed, match="cancelled"):
-        await moving
+    async with somebody_asking(CancelGoal, f"{setup.node.name}/move/_action/cancel_goal") as cancel:
+        moving = asyncio.ensure_future(controller.move(ELSEWHERE))
+        await until(lambda: speed(controller) > 0.3)
+        await cancel()
+        with pytest.raises(MoveFailed, match="cancelled"):
+            await moving
     assert speed(controller) < REST
 
 
@@ -592,8 +599,7 @@ async def test_a_node_that_was_lost_and_is_there_again_lets_the_arm_go(loop, con
             async for _ in controller.states():
                 pass
     await controller.stop()
-    answer = await asked(GetState, f"{setup.node.name}/get_state")
-    assert answer.current_state.label == "inactive"
+    assert await lifecycle_state(setup) == "inactive"
 
 
 async def test_a_start_that_fails_at_last_leaves_no_arm_active(loop, controller, setup, monkeypatch):
@@ -606,8 +612,7 @@ async def test_a_start_that_fails_at_last_leaves_no_arm_active(loop, controller,
         patch.setattr("aiofranka_ros.conversions._snapshot_form", lambda: (b"", 0))
         with pytest.raises(ConnectionFailed, match="does not publish its state"):
             await controller.start()
-    answer = await asked(GetState, f"{setup.node.name}/get_state")
-    assert answer.current_state.label == "inactive"
+    assert await lifecycle_state(setup) == "inactive"
 
 
 # Cancellation.

@@ -308,6 +308,7 @@ def test_what_needs_too_much_acceleration_is_refused():
         join(beyond(1, -0.5, 0.5), AT_HOME, 0.0)
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize("velocity", [1e308, 1e150, 1e60])
 def test_numbers_that_nobody_has_initialised_are_refused(velocity: float):
     times, q = np.array([0.002, 0.502]), np.tile(HOME, (2, 1))

@@ -333,8 +333,9 @@ class Rig:
     def start_policy(self, *options: str) -> subprocess.Popen[bytes]:
         """Start a policy and wait until it streams.
 
-        Where policies are killed all the time, Fast DDS now and then does not connect a new one for minutes: see its
-        issue 5469. That is not what is staged here, so another one is started then, and the finding says so.
+        Where policies are killed all the time, Fast DDS now and then does not connect a new one for minutes
+        (https://github.com/eProsima/Fast-DDS/issues/5469). That is not what is staged here, so another one is started
+        then, and the finding says so.
         """
         for _ in range(_POLICIES):
             policy = self._start_policy(*options)
