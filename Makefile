@@ -32,7 +32,7 @@ bench: ## our loop and aiofranka's beside each other, under every load; takes lo
 	@tools/set_up
 	@tools/run python -u -m bench.loops --output build/bench $(ARGS)
 
-bench-quick: ## the same with fewer loads and rounds: some three minutes
+bench-quick: ## the same with fewer loads and rounds: some four minutes
 	@tools/set_up
 	@tools/run python -u -m bench.loops --quick --output build/bench $(ARGS)
 
