@@ -63,6 +63,13 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+def descendant(pid: int, name: str) -> int:
+    """Process id of the one living child of ``pid``, or of its children, that has ``name`` in its command line."""
+    found = [child for child in descendants(pid) if name in Path(f"/proc/{child}/cmdline").read_text()]
+    assert len(found) == 1, f"{len(found)} processes of {name}"
+    return found[0]
+
+
 def alive(pid: int) -> bool:
     """Whether the process exists and is not a zombie."""
     try:

@@ -21,7 +21,7 @@ import pytest
 from action_msgs.srv import CancelGoal
 from injection import lose_packets
 from lifecycle_msgs.srv import GetState
-from node_harness import NodeProcess, descendants
+from node_harness import NodeProcess, descendant
 
 from aiofranka_ros import FrankaController, RobotInterface, RosInterface
 from aiofranka_ros.errors import (
@@ -65,9 +65,7 @@ class Setup:
     def process(self, name: str) -> int:
         """Process id of a process that the owner of the arm started, by a word of its command line."""
         owner = self.node.process.pid if self.node else os.getpid()
-        found = [pid for pid in descendants(owner) if name in Path(f"/proc/{pid}/cmdline").read_text()]
-        assert len(found) == 1
-        return found[0]
+        return descendant(owner, name)
 
     def close(self) -> None:
         if self.node is not None:

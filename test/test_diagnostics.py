@@ -7,14 +7,13 @@ import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from injection import lose_packets
-from node_harness import ROOT, Client, NodeProcess, descendants
+from node_harness import ROOT, Client, NodeProcess, descendant
 from sensor_msgs.msg import JointState
 
 from aiofranka_ros.conditions import CONDITIONS, OTHER_REFUSALS, Recent, refusal_remedy
@@ -82,11 +81,7 @@ def test_a_robot_that_falls_silent_makes_the_control_loop_stale(
     running: tuple[NodeProcess, Client], robot: Client
 ) -> None:
     assert becomes(robot, "control loop", OK)
-    (simulator,) = (
-        pid
-        for pid in descendants(running[0].process.pid)
-        if b"aiofranka_ros.simulation" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
+    simulator = descendant(running[0].process.pid, "aiofranka_ros.simulation")
     os.kill(simulator, signal.SIGSTOP)
     try:
         assert becomes(robot, "control loop", STALE, "look at robot and cable")

@@ -6,13 +6,12 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from franka_msgs.msg import TargetStatus
-from node_harness import Client, NodeProcess, descendants
+from node_harness import Client, NodeProcess, descendant
 
 from aiofranka_ros.fr3 import HOME
 
@@ -168,15 +167,10 @@ def test_deactivating_aborts_the_move_and_inactive_goals_are_rejected(robot: Cli
 def test_the_robot_dying_aborts_the_move_with_the_reason(
     running: tuple[NodeProcess, Client], robot: Client, log: Log
 ) -> None:
-    simulators = [
-        pid
-        for pid in descendants(running[0].process.pid)
-        if b"aiofranka_ros.simulation" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    simulator = descendant(running[0].process.pid, "aiofranka_ros.simulation")
     handle = robot.send_goal(ELSEWHERE)
     assert under_way(robot)
-    for pid in simulators:
-        os.kill(pid, signal.SIGKILL)
+    os.kill(simulator, signal.SIGKILL)
     outcome = robot.outcome(handle)
     assert outcome.status == GoalStatus.STATUS_ABORTED
     assert "lost the robot" in outcome.result.error_message

@@ -7,7 +7,6 @@ import math
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import pytest
 from action_msgs.msg import GoalStatus
 from franka_msgs import srv
 from franka_msgs.msg import FrankaRobotState
-from node_harness import Client, NodeProcess, descendants, started
+from node_harness import Client, NodeProcess, descendant, started
 from scipy.spatial.transform import Rotation
 
 from aiofranka_ros.errors import ConfigurationError
@@ -328,11 +327,7 @@ def test_what_is_wrong_with_a_request_is_found_before_the_arm_is_stopped(restart
 
 def test_after_a_request_that_was_not_answered_in_time_the_arm_is_connected_anew(inactive: Robot) -> None:
     # What the control process says later must not pass for the answer to another request.
-    (arm,) = [
-        pid
-        for pid in descendants(inactive.process.process.pid)
-        if "aiofranka_ros.simulation" in Path(f"/proc/{pid}/cmdline").read_text()
-    ]
+    arm = descendant(inactive.process.process.pid, "aiofranka_ros.simulation")
     os.kill(arm, signal.SIGSTOP)
     try:
         assert inactive.set("set_load", load())
