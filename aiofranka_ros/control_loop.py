@@ -8,7 +8,6 @@ that cannot be read just now are those of the cycle before.
 from __future__ import annotations
 
 import enum
-import gc
 import os
 import time
 from collections.abc import Callable
@@ -39,6 +38,8 @@ from aiofranka_ros.shared_memory import SharedMemory
 
 #: A node that stays silent this much longer than its heartbeat's timeout has lost the arm: the motion ends [s].
 SILENCE_GRACE = 0.5
+#: As much of a cycle counts as silence of the node [ns]: so long without a torque, and a robot ends the motion itself.
+_LONGEST_CYCLE = 20_000_000
 #: Fastest joint at which torque control may end [rad/s], and how long the arm gets to become that slow [s].
 _REST_VELOCITY = 0.02
 _REST_TIMEOUT = 1.5
@@ -112,9 +113,6 @@ class ControlLoop:
         robot = arm.read()
         measured["external_wrench"] = robot.O_F_ext_hat_K
         first, stop = True, 0
-        gc.collect()
-        gc.freeze()
-        gc.disable()
         try:
             watch = _Watch(shared, self._parent, activation)
             self._note_wishes(watch)
@@ -149,9 +147,6 @@ class ControlLoop:
                     started()
         except TorqueControl.Ended as error:
             raise arm.stopped(error) from error
-        finally:
-            gc.enable()
-            gc.unfreeze()
 
     def _note_wishes(self, watch: _Watch) -> None:
         """Note what new commands say of activation, heartbeat and copies: not to be looked up in every cycle."""
@@ -264,7 +259,7 @@ class _Watch:
 
     def __init__(self, shared: SharedMemory, parent: int, activation: int) -> None:
         self._shared, self._parent, self._activation = shared, parent, activation
-        self._beat, self._beaten = shared.heartbeat, time.perf_counter_ns()
+        self._beat, self._silence, self._seen = shared.heartbeat, 0, time.perf_counter_ns()
         #: The activation that the node wishes, and how long it may be silent [s].
         self.wish, self.timeout = activation, 0.0
         self.end: End | None = None
@@ -275,9 +270,11 @@ class _Watch:
         if self.end is not None:
             return int(Hold.FINISHING)
         beat = self._shared.heartbeat
-        if beat != self._beat:
-            self._beat, self._beaten = beat, now
-        silence = 1e-9 * (now - self._beaten)
+        # While this process stood still, so did the node perhaps, with the whole computer. That is nothing to release
+        # the arm for when both go on; a robot that has waited for too long has stopped by itself.
+        self._silence = 0 if beat != self._beat else self._silence + min(now - self._seen, _LONGEST_CYCLE)
+        self._beat, self._seen = beat, now
+        silence = 1e-9 * self._silence
         if self.wish != self._activation:
             self.end = End.ASKED
         elif os.getppid() != self._parent:

@@ -48,20 +48,27 @@ class Server:
     """
 
     def __init__(self, shared: SharedMemory, channel: socket.socket, parent: int) -> None:
+        #: SCHED_FIFO priority while an arm is active; 0: none.
+        self._priority = 0
         self._shared = shared
         self._channel = channel
         self._parent = parent
         self._loop = ControlLoop(shared, parent)
         self._arm: Arm | None = None
 
-    def warm_up(self) -> None:
-        """Get everything ready that takes time."""
+    def prepare(self, priority: int) -> None:
+        """Get everything ready that takes time, and have the node log what is missing for real time.
+
+        :param priority: SCHED_FIFO priority while an arm is active; 0: none.
+        """
         self._publish_phase(Phase.STARTING)
         warm_up()
+        missing = realtime.prefer_real_time(priority)
+        self._priority = 0 if realtime.NO_SCHEDULING in missing else priority
+        self._warn(*missing)
 
-    def warn(self, missing: list[Problem]) -> None:
-        """Have the node log what is missing for real time."""
-        for problem in missing:
+    def _warn(self, *problems: Problem) -> None:
+        for problem in problems:
             self._say(event="warning", message=str(problem))
 
     def serve(self) -> None:
@@ -103,7 +110,7 @@ class Server:
 
     def _connect(self, address: str, cpu: int | None) -> dict[str, Any]:
         self._disconnect()
-        if os.sched_getscheduler(0) != os.SCHED_FIFO:
+        if self._priority == 0:
             cpu = None  # It would have to share that CPU with everybody else.
         if cpu is not None:
             try:
@@ -112,9 +119,9 @@ class Server:
                 raise ConfigurationError(f"realtime_cpu is {cpu}, but this process may not run there") from None
         self._arm = Arm(address)
         if not address.startswith("127.") and not realtime.realtime_kernel():
-            self.warn([realtime.NO_REALTIME_KERNEL])
+            self._warn(realtime.NO_REALTIME_KERNEL)
         if self._arm.links is None:
-            self.warn([arm_module.OTHER_DYNAMICS])
+            self._warn(arm_module.OTHER_DYNAMICS)
         self._report_idle_state(self._arm)
         return {"library_version": arm_module.library_version(), "protocol_version": fci.VERSION, "cpu": cpu}
 
@@ -145,7 +152,8 @@ class Server:
             self._say(done="activate", recovered=recovered)
 
         try:
-            end = self._loop.run(arm, activation, started)
+            with realtime.real_time(self._priority):
+                end = self._loop.run(arm, activation, started)
         except FrankaError as error:
             self._publish_phase(Phase.CONNECTED)
             if not running:
@@ -216,9 +224,7 @@ def main() -> int:
     channel = socket.socket(fileno=options.channel)
     with SharedMemory.open(options.shared_memory) as shared:
         server = Server(shared, channel, options.parent)
-        server.warm_up()
-        # Only now: starting up at this priority would keep a CPU from everybody for seconds.
-        server.warn(realtime.prefer_real_time(options.priority))
+        server.prepare(options.priority)
         server.serve()
     return 0
 

@@ -298,7 +298,7 @@ def link(address: str) -> Finding:
 
 def _round_trip(address: str) -> Finding:
     """How long packets are under way, measured at the priority at which the arm will be driven, if that is granted."""
-    with _preferred():
+    with realtime.real_time(realtime.PRIORITY):
         times = list(network.round_trips(address, _PACKETS, _PAUSE))
     answered = [duration for duration in times if duration is not None]
     remedy = "a direct cable, no switch, no USB adapter; sudo ethtool --set-eee INTERFACE eee off; a real-time kernel"
@@ -313,15 +313,6 @@ def _round_trip(address: str) -> Finding:
     if slowest > _TOO_SLOW or len(answered) < len(times):
         return Finding("round trip", State.WARNING, f"{found}: some cycles would be lost", remedy)
     return Finding("round trip", State.OK, found)
-
-
-@contextlib.contextmanager
-def _preferred() -> Iterator[None]:
-    """Real-time scheduling for a moment, where it is granted."""
-    with realtime.scheduled_as_before():
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(realtime.PRIORITY))
-        yield
 
 
 # ROS.

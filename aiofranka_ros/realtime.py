@@ -1,9 +1,10 @@
 """What a process needs of this computer to answer a robot every millisecond: asking for it, and how to get it.
 
-Used by the control process, which asks for all of it in its one thread before the arm moves, and by the doctor, which
-tries the same in a process of its own (``python -m aiofranka_ros.realtime``) and looks at the processors. Whatever is
-missing is said here, once, with the command that mends it. Nothing here fails: without real time an arm can be driven,
-but whoever else uses the computer decides how well.
+Used by the control process, which asks for all of it in its one thread before there is an arm, and has real-time
+scheduling while it controls one; and by the doctor, which tries the same in a process of its own
+(``python -m aiofranka_ros.realtime``) and looks at the processors. Whatever is missing is said here, once, with the
+command that mends it. Nothing here fails: without real time an arm can be driven, but whoever else uses the computer
+decides how well.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import gc
 import json
 import mmap
 import os
@@ -46,15 +48,15 @@ SLOW_WAKE_UP = Problem(
 
 
 def prefer_real_time(priority: int) -> list[Problem]:
-    """Ask the system for real-time scheduling, locked memory and awake processors, for this process.
+    """Ask the system for locked memory and awake processors, and whether it would grant :func:`real_time`.
 
     :param priority: SCHED_FIFO priority; 0: ordinary scheduling, which is not missing then.
     :returns: what the system did not grant.
     """
     refused = []
-    if priority > 0:
+    with scheduled_as_before():
         try:
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+            _schedule(priority)
         except OSError:
             refused.append(NO_SCHEDULING)
     # A core that fell asleep between two cycles takes a while to wake up. The request for 0 µs holds while the
@@ -66,6 +68,33 @@ def prefer_real_time(priority: int) -> list[Problem]:
     if "powersave" in governors():
         refused.append(POWER_SAVING)
     return refused
+
+
+@contextlib.contextmanager
+def real_time(priority: int) -> Iterator[None]:
+    """Let nothing delay this thread inside of this context: neither other processes nor Python's garbage collection.
+
+    Only for what is due every millisecond. Connecting, ending and the like take a tenth of a second, in which no other
+    process would get this processor, the node of another arm for example.
+
+    :param priority: SCHED_FIFO priority; 0, or one that the system does not grant: ordinary scheduling.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        with scheduled_as_before():
+            with contextlib.suppress(OSError):
+                _schedule(priority)
+            yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def _schedule(priority: int) -> None:
+    if priority > 0:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
 
 
 @contextlib.contextmanager

@@ -317,6 +317,8 @@ class Client:
 @contextlib.contextmanager
 def started(tmp_path: Path, **parameters: Any) -> Iterator[tuple[NodeProcess, Client]]:
     """A node and its client."""
+    # Others keep the node waiting on a busy machine. What happens then is for tests that give another timeout.
+    parameters = {"heartbeat_timeout": 2.0} | parameters
     process = NodeProcess(tmp_path / f"node{time.monotonic_ns()}.log", **parameters)
     client = None
     try:

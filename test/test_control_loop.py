@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aiofranka_ros import control_cycle
-from aiofranka_ros.control_loop import ControlLoop
+from aiofranka_ros.control_loop import SILENCE_GRACE, ControlLoop, End, _Watch
 from aiofranka_ros.records import (
     COMMANDS,
     CYCLE_RECORD,
@@ -18,6 +18,7 @@ from aiofranka_ros.records import (
     MOTION,
     SCRATCH,
     STATE,
+    Hold,
     command_word,
     entry_point,
     new,
@@ -109,6 +110,43 @@ def test_the_quick_ways_into_the_commands_lead_to_the_fields(node: Node, loop: C
     take(loop)
     views = loop._taken.numbers if COMMANDS[name].kind == "f" else loop._taken.integers
     assert views[command_word(name)] == 7
+
+
+@pytest.fixture
+def watch(shared: SharedMemory) -> _Watch:
+    """A watch over a node that is waited for for 0.1 s, without its grace."""
+    watch = _Watch(shared, os.getppid(), activation=1)
+    watch.timeout = 0.1
+    return watch
+
+
+def reasons(watch: _Watch, *, cycles: int, period: int = 1_000_000) -> list[int]:
+    """What the watch says in the next ``cycles``, ``period`` [ns] after one another."""
+    return [watch.reason(watch._seen + period) for _ in range(cycles)]
+
+
+def test_a_silent_node_is_waited_for_then_the_arm_holds_then_it_is_released(watch: _Watch) -> None:
+    assert not any(reasons(watch, cycles=99))
+    reasons(watch, cycles=2)  # Around the limit, rounding decides.
+    assert set(reasons(watch, cycles=round(1e3 * SILENCE_GRACE) - 3)) == {int(Hold.NODE_SILENT)}
+    assert watch.end is None
+    reasons(watch, cycles=4)
+    assert set(reasons(watch, cycles=2)) == {int(Hold.FINISHING)}
+    assert watch.end is End.NODE_SILENT
+
+
+def test_a_sign_of_life_ends_the_silence(watch: _Watch, shared: SharedMemory) -> None:
+    assert int(Hold.NODE_SILENT) in reasons(watch, cycles=300)
+    shared.beat()
+    assert not any(reasons(watch, cycles=100))
+    assert int(Hold.NODE_SILENT) in reasons(watch, cycles=100)
+
+
+def test_a_computer_that_stood_still_is_not_a_silent_node(watch: _Watch, shared: SharedMemory) -> None:
+    assert not any(reasons(watch, cycles=3))
+    assert not any(reasons(watch, cycles=1, period=10_000_000_000))
+    shared.beat()
+    assert not any(reasons(watch, cycles=100))
 
 
 def test_the_entry_point_of_a_kernel_computes_what_the_kernel_does() -> None:

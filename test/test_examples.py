@@ -122,7 +122,7 @@ def test_a_slow_policy_still_gives_a_target_in_every_period(tmp_path: Path) -> N
 
 
 def test_the_policy_follows_the_ball_beside_a_running_node(tmp_path: Path) -> None:
-    node = NodeProcess(tmp_path / "node.log", diagnostics_rate=10.0)
+    node = NodeProcess(tmp_path / "node.log", diagnostics_rate=10.0, heartbeat_timeout=2.0)
     try:
         with started("policy_over_ros", "--node", node.name, "--seconds", "6", tmp_path=tmp_path) as example:
             printed = example.output()

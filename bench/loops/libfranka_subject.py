@@ -5,7 +5,6 @@ What is between the two is nothing, so this is what the network and the system t
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 
@@ -26,23 +25,22 @@ def main() -> None:
     torques = pylibfranka.Torques([0.0] * 7)
     settling, count = (int(1e3 * seconds) for seconds in (SETTLING, options.seconds))
     rows = np.zeros((settling + count, 4))
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    control, meter = robot.start_torque_control(), Cpu(os.getpid())
+    meter = Cpu(os.getpid())
     used = since = 0.0
-    for cycle, row in enumerate(rows):
-        if cycle == settling:
-            used, since = meter.used(), time.monotonic()
-        state, _ = control.readOnce()
-        arrived = time.perf_counter_ns()
+    with realtime.real_time(realtime.PRIORITY):
+        control = robot.start_torque_control()
+        for cycle, row in enumerate(rows):
+            if cycle == settling:
+                used, since = meter.used(), time.monotonic()
+            state, _ = control.readOnce()
+            arrived = time.perf_counter_ns()
+            control.writeOnce(torques)
+            departed = time.perf_counter_ns()
+            row[:] = state.time.to_sec(), 1e-9 * (departed - arrived), state.control_command_success_rate, time.time()
+        share = (meter.used() - used) / (time.monotonic() - since)
+        control.readOnce()
+        torques.motion_finished = True
         control.writeOnce(torques)
-        departed = time.perf_counter_ns()
-        row[:] = state.time.to_sec(), 1e-9 * (departed - arrived), state.control_command_success_rate, time.time()
-    share = (meter.used() - used) / (time.monotonic() - since)
-    control.readOnce()
-    torques.motion_finished = True
-    control.writeOnce(torques)
     names = ("time", "response", "success_rate", "written")
     write(options.output, dict(zip(names, rows[settling:].T, strict=True)), {"cpu": share}, "")
 
