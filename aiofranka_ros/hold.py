@@ -51,10 +51,11 @@ class HoldServices:
 
     def follow(self, state: Record) -> None:
         """Hold an arm that holds by itself because it was pushed; called with every ``state`` of an active arm."""
+        if self._cause or not int(state["hold"]) & Hold.PUSHED:
+            return
         client = self._client()
-        if client is None or state["release_id"] != client.commands["release_id"]:
-            return  # It is of before the last release.
-        if Hold(int(state["hold"])) & Hold.PUSHED and not self._cause:
+        # A state of before the last release says nothing any more.
+        if client is not None and state["release_id"] == client.commands["release_id"]:
             self._take("an external force or torque exceeded max_external_force or max_external_torque")
             self._node.get_logger().error(self.reason)
 
