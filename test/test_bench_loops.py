@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bench.loops import figures
+from bench.loops.__main__ import turns
 from bench.loops.loads import LOADS, load
 from bench.loops.subject import write
 
@@ -28,6 +29,15 @@ def subjects(**entries: dict) -> dict[str, Any]:
 
 def failures(found: dict[str, Any]) -> list[str]:
     return [what for what, _, good in figures.judge(found) if not good]
+
+
+def test_every_load_has_its_turn_and_an_idle_machine_several() -> None:
+    order = turns(tuple(LOADS))
+    assert order.count("idle") == 3 and order[0] == "idle"
+    assert [load for load in order if load != "idle"] == [load for load in LOADS if load != "idle"]
+    assert turns(["idle", "blocked"]) == ["idle", "blocked"]
+    assert turns(["idle"]) == ["idle"]
+    assert turns(["cores", "blas"]) == ["cores", "blas"]
 
 
 def test_states_that_the_loop_did_not_see_are_lost(tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ SUBJECTS = ("aiofranka_ros_node", "aiofranka_ros_direct", "aiofranka_native", "a
 MODES = ("impedance", "osc")
 #: What ``--quick`` measures: the loads that tell most, once each.
 QUICK_LOADS = ("idle", "blocked", "spinning")
+#: So many other loads are between two measurements of an idle machine: most of what is required is about those, and a
+#: shared computer has bad minutes.
+_BETWEEN_IDLE = 3
 PLOTS = {"mean": "mean response [us]", "p999": "response, 99.9 % [us]", "cycles_lost": "cycles lost"}
 #: How much longer than its measurement a subject may take: its start, its load, its end [s].
 _MARGIN = 30.0
@@ -89,12 +92,22 @@ class Bench:
         return figures.measure(found)
 
 
+def turns(loads: Sequence[str]) -> list[str]:
+    """The loads of one round, one after the other; where there are many, an idle machine comes again and again."""
+    others = [load for load in loads if load != "idle"]
+    if len(others) == len(loads):
+        return others
+    groups = [others[begin : begin + _BETWEEN_IDLE] for begin in range(0, max(1, len(others)), _BETWEEN_IDLE)]
+    return [load for group in groups for load in ("idle", *group)]
+
+
 def _write(output: Path, report: dict[str, Any]) -> None:
     (output / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     lines = ["# The loops beside each other", ""]
     lines.append(
-        f"{report['rounds']} rounds of {report['seconds']:g} s each; medians over the rounds, in brackets the smallest "
-        "and largest mean. What is measured where stands in `bench/loops/__init__.py`."
+        f"{report['rounds']} rounds of {report['seconds']:g} s each, in which an idle machine is measured "
+        f"{report['idle_in_round']} times; medians, in brackets the smallest and largest mean. What is measured where "
+        "stands in `bench/loops/__init__.py`."
     )
     lines += ["", "Response, mean / 99.9 % [µs], cycles lost in all rounds, longest gap [cycles]:"]
     lines += figures.summary(report["subjects"])
@@ -141,34 +154,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         columns = TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, auto_refresh=False) as bar:
             # Nothing competes with a loop that has no policy.
-            subjects_under = {
-                load: [name for name in options.subjects if name != "libfranka_alone" or load == "idle"]
-                for load in loads
-            }
-            task = bar.add_task("", total=rounds * len(options.modes) * sum(map(len, subjects_under.values())))
-            for number in range(rounds):
-                for load in loads:
-                    for mode in options.modes:
-                        # Turned around every time, so that nobody is always the first.
-                        for subject in subjects_under[load][:: 1 if number % 2 == 0 else -1]:
-                            bar.update(task, description=f"{subject}, {mode}, {load}", refresh=True)
-                            entry = bench.measure(subject, mode, load, number)
-                            entries.setdefault((subject, mode, load), []).append(entry)
-                            bar.advance(task)
+            plan = [
+                (load, mode, [name for name in options.subjects if name != "libfranka_alone" or load == "idle"])
+                for load in turns(loads)
+                for mode in options.modes
+            ] * rounds
+            task = bar.add_task("", total=sum(len(subjects) for _, _, subjects in plan))
+            for load, mode, subjects in plan:
+                for subject in subjects:
+                    bar.update(task, description=f"{subject}, {mode}, {load}", refresh=True)
+                    measured = entries.setdefault((subject, mode, load), [])
+                    measured.append(bench.measure(subject, mode, load, len(measured)))
+                    bar.advance(task)
+                subjects.reverse()  # Nobody is always the first.
     except (SimulationError, subprocess.CalledProcessError) as error:
         Console(stderr=True).print(f"The bench failed: {error}", markup=False)
         return 1
     except Interrupted as interrupted:
         Console(stderr=True).print("Interrupted.")
         return 128 + interrupted.number
-    subjects: dict[str, Any] = {name: {} for name in options.subjects}
+    results: dict[str, Any] = {name: {} for name in options.subjects}
     for (subject, mode, load), found in entries.items():
-        subjects[subject].setdefault(mode, {})[load] = figures.combine(found)
-    verdicts = figures.judge(subjects)
+        results[subject].setdefault(mode, {})[load] = figures.combine(found)
+    verdicts = figures.judge(results)
     report = {
-        "subjects": subjects,
+        "subjects": results,
         "verdicts": verdicts,
         "rounds": rounds,
+        "idle_in_round": turns(loads).count("idle"),
         "seconds": seconds,
         "system": {"processors": os.cpu_count(), "machine": platform.machine(), "kernel": platform.release(),
                    "python": platform.python_version()},
