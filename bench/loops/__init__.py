@@ -1,8 +1,8 @@
 """The control loops of this project and of aiofranka 0.9.0, measured beside each other; ``make bench``.
 
 One run alternates the subjects, on the same simulated arm with its communication constraints enforced, in several
-rounds, and comes back to an idle machine in the middle of each. Each measurement is a process of its own in which the same policy (50 Hz) makes the same calls, and in which the
-load is:
+rounds, and comes back to an idle machine in the middle of each. Each measurement is a process of its own in which the
+same policy (50 Hz) makes the same calls, and in which the load is:
 
     aiofranka_ros_node     the policy talks to this project's node through ROS
     aiofranka_ros_direct   the policy's process owns the arm
