@@ -48,6 +48,7 @@ class RosClient:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._spin, name="aiofranka_ros-rclpy", daemon=True)
         self._unanswered: set[asyncio.Future[Any]] = set()
+        self._refusal: Exception | None = None
 
     def start(self) -> None:
         """Begin to receive."""
@@ -88,6 +89,8 @@ class RosClient:
         :raises asyncio.TimeoutError: no answer came in time.
         :raises Exception: what :meth:`abandon` was called with.
         """
+        if self._refusal is not None:
+            raise self._refusal
         answer: asyncio.Future[Any] = self._loop.create_future()
 
         def take(future: Any) -> None:
@@ -105,8 +108,13 @@ class RosClient:
         finally:
             self._unanswered.discard(answer)
 
-    def abandon(self, error: Exception) -> None:
-        """Let everybody who waits for an answer have ``error`` instead."""
+    def abandon(self, error: Exception, *, for_good: bool = False) -> None:
+        """Let everybody who waits for an answer have ``error`` instead.
+
+        :param for_good: whoever asks from now on has it, too.
+        """
+        if for_good:
+            self._refusal = error
         for answer in self._unanswered:
             if not answer.done():
                 answer.set_exception(error)

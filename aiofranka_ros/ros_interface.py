@@ -319,7 +319,7 @@ class RosInterface:
             self._forget_changes()
             self._statuses.clear()
             self._loop_figures.clear()
-            client.abandon(NotStarted("the controller was stopped"))
+            client.abandon(NotStarted("the controller was stopped"), for_good=True)
             await asyncio.get_running_loop().run_in_executor(None, client.close)
 
     async def _lifecycle_state(self, client: RosClient) -> State:
@@ -531,7 +531,8 @@ class RosInterface:
             outcome = await result
         finally:
             change_of_mind.cancel()
-            result.cancel()
+            if not result.cancel() and not result.cancelled():
+                result.exception()  # Told of already, here or by the cancellation that failed: asyncio need not log it.
         by_us = cancelled.is_set() and outcome.status == GoalStatus.STATUS_CANCELED
         if outcome.status == GoalStatus.STATUS_SUCCEEDED or by_us:
             return

@@ -588,6 +588,23 @@ async def test_stopping_ends_what_waits_and_starting_again_holds(loop, controlle
     assert not controller.running
 
 
+async def test_whoever_asks_while_the_controller_stops_is_not_kept_waiting(loop, setup):
+    if setup.node is None:
+        pytest.skip("there is nobody to ask")
+    somebody = RosClient("somebody_else")
+    client = somebody.node.create_client(GetState, f"{setup.node.name}/get_state")
+    somebody.start()
+    try:
+        assert await somebody.ready(client.service_is_ready, timeout=PATIENCE)
+        somebody.abandon(NotStarted("for those who wait"))
+        assert (await somebody.answer(lambda: client.call_async(GetState.Request()), PATIENCE)).current_state.label
+        somebody.abandon(NotStarted("it was stopped"), for_good=True)
+        with pytest.raises(NotStarted, match="it was stopped"):
+            await somebody.answer(lambda: client.call_async(GetState.Request()), PATIENCE)
+    finally:
+        somebody.close()
+
+
 async def test_a_node_that_was_lost_and_is_there_again_lets_the_arm_go(loop, controller, setup, monkeypatch):
     if setup.node is None:
         pytest.skip("there is no network between")
