@@ -48,13 +48,12 @@ class Server:
     """
 
     def __init__(self, shared: SharedMemory, channel: socket.socket, parent: int) -> None:
-        #: SCHED_FIFO priority while an arm is active; 0: none.
-        self._priority = 0
         self._shared = shared
         self._channel = channel
         self._parent = parent
         self._loop = ControlLoop(shared, parent)
         self._arm: Arm | None = None
+        self._priority = 0  # SCHED_FIFO priority while the arm is active; 0: none, or none was granted.
 
     def prepare(self, priority: int) -> None:
         """Get everything ready that takes time, and have the node log what is missing for real time.

@@ -114,7 +114,7 @@ def test_the_quick_ways_into_the_commands_lead_to_the_fields(node: Node, loop: C
 
 @pytest.fixture
 def watch(shared: SharedMemory) -> _Watch:
-    """A watch over a node that is waited for for 0.1 s, without its grace."""
+    """A watch over a node that may be silent for 0.1 s."""
     watch = _Watch(shared, os.getppid(), activation=1)
     watch.timeout = 0.1
     return watch

@@ -105,9 +105,9 @@ def _write(output: Path, report: dict[str, Any]) -> None:
     (output / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     lines = ["# The loops beside each other", ""]
     lines.append(
-        f"{report['rounds']} rounds of {report['seconds']:g} s each, in which an idle machine is measured "
-        f"{report['idle_in_round']} times; medians, in brackets the smallest and largest mean. What is measured where "
-        "stands in `bench/loops/__init__.py`."
+        f"{report['rounds']} rounds of {report['seconds']:g} s each, in which an idle machine comes again after every "
+        f"{_BETWEEN_IDLE} loads; medians, in brackets the smallest and largest mean. What is measured where stands in "
+        "`bench/loops/__init__.py`."
     )
     lines += ["", "Response, mean / 99.9 % [µs], cycles lost in all rounds, longest gap [cycles]:"]
     lines += figures.summary(report["subjects"])
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Measure the control loops of this project and of aiofranka 0.9.0 beside each other, on a "
         "simulated arm. The exit status is 0 if this project's are as fast and as steady as they have to be.",
     )
-    parser.add_argument("--rounds", type=int, help="how often each is measured [3]")
+    parser.add_argument("--rounds", type=int, help="how often all of them are measured [3]")
     parser.add_argument("--seconds", type=float, help="how long each time, at most 15 [4]")
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=SUBJECTS, metavar="NAME")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, metavar="MODE")
@@ -154,34 +154,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         columns = TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, auto_refresh=False) as bar:
             # Nothing competes with a loop that has no policy.
-            plan = [
-                (load, mode, [name for name in options.subjects if name != "libfranka_alone" or load == "idle"])
-                for load in turns(loads)
-                for mode in options.modes
-            ] * rounds
-            task = bar.add_task("", total=sum(len(subjects) for _, _, subjects in plan))
-            for load, mode, subjects in plan:
-                for subject in subjects:
-                    bar.update(task, description=f"{subject}, {mode}, {load}", refresh=True)
-                    measured = entries.setdefault((subject, mode, load), [])
-                    measured.append(bench.measure(subject, mode, load, len(measured)))
-                    bar.advance(task)
-                subjects.reverse()  # Nobody is always the first.
+            subjects_under = {
+                load: [name for name in options.subjects if name != "libfranka_alone" or load == "idle"]
+                for load in loads
+            }
+            order = turns(loads)
+            total = rounds * len(options.modes) * sum(len(subjects_under[load]) for load in order)
+            task = bar.add_task("", total=total)
+            for number in range(rounds):
+                for load in order:
+                    for mode in options.modes:
+                        # Turned around every time, so that nobody is always the first.
+                        for subject in subjects_under[load][:: 1 if number % 2 == 0 else -1]:
+                            bar.update(task, description=f"{subject}, {mode}, {load}", refresh=True)
+                            measured = entries.setdefault((subject, mode, load), [])
+                            measured.append(bench.measure(subject, mode, load, len(measured)))
+                            bar.advance(task)
     except (SimulationError, subprocess.CalledProcessError) as error:
         Console(stderr=True).print(f"The bench failed: {error}", markup=False)
         return 1
     except Interrupted as interrupted:
         Console(stderr=True).print("Interrupted.")
         return 128 + interrupted.number
-    results: dict[str, Any] = {name: {} for name in options.subjects}
+    subjects: dict[str, Any] = {name: {} for name in options.subjects}
     for (subject, mode, load), found in entries.items():
-        results[subject].setdefault(mode, {})[load] = figures.combine(found)
-    verdicts = figures.judge(results)
+        subjects[subject].setdefault(mode, {})[load] = figures.combine(found)
+    verdicts = figures.judge(subjects)
     report = {
-        "subjects": results,
+        "subjects": subjects,
         "verdicts": verdicts,
         "rounds": rounds,
-        "idle_in_round": turns(loads).count("idle"),
         "seconds": seconds,
         "system": {"processors": os.cpu_count(), "machine": platform.machine(), "kernel": platform.release(),
                    "python": platform.python_version()},
