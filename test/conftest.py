@@ -28,12 +28,13 @@ settings.register_profile("compiled", deadline=None)
 settings.load_profile("compiled")
 
 
-#: Modules whose tests may run beside those of an arm: they take no torque control, and do not mind being kept waiting.
+#: Modules whose tests may run beside those of an arm: they start none themselves, which would keep the other one's node
+#: waiting, and do not mind being kept waiting.
 BESIDE = {
     f"test_{name}"
     for name in (
-        "bench_loops child console control_cycle control_loop conversions dynamics gripper hand interfaces "
-        "inverse_kinematics isolation joint_trajectory kinematics launch laws limits marker_server offload package "
+        "bench_loops child console control_cycle control_loop conversions dynamics interfaces "
+        "inverse_kinematics isolation joint_trajectory kinematics laws limits marker_server offload package "
         "parameters reference shared_memory targets trajectory velocity_limits viewing"
     ).split()
 }
