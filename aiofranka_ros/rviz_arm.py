@@ -16,6 +16,7 @@ from franka_msgs.action import ErrorRecovery, PTPMotion
 from geometry_msgs.msg import PoseStamped
 from rcl_interfaces.srv import GetParameters
 from rclpy.action import ActionClient
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import JointState
@@ -60,12 +61,17 @@ class Arm:
         self._wish: _Wish | None = None
         #: Full name of the arm's node.
         self.name = name = f"{node.get_namespace().rstrip('/')}/{name}"
-        #: Joint positions [rad] (7,), and pose of the control frame in the base and in the flange (4, 4); measured.
-        self.q, self.pose, self.flange_to_tcp = np.zeros(7), np.eye(4), np.eye(4)
+        #: Joint positions [rad] (7,), and pose of the control frame in the base (4, 4), measured at one instant.
+        self.q, self.pose = np.zeros(7), np.eye(4)
         #: Frame of the base; empty as long as nothing was measured.
         self.frame = ""
-        node.create_subscription(JointState, "joint_states", self._on_joints, QoSProfile(depth=1))
-        node.create_subscription(PoseStamped, f"{name}/ee_pose", self._on_pose, qos_profile_sensor_data)
+        # A group of its own: these two come often, and all the rest can wait, see UrgentFirstExecutor.
+        often = ReentrantCallbackGroup()
+        for kind, topic, callback, qos in (
+            (JointState, "joint_states", self._on_joints, QoSProfile(depth=1)),
+            (PoseStamped, f"{name}/ee_pose", self._on_pose, qos_profile_sensor_data),
+        ):
+            node.create_subscription(kind, topic, callback, qos, callback_group=often)
         self._target = node.create_publisher(PoseStamped, f"{name}/ee_desired", QoSProfile(depth=1))
         self._move = ActionClient(node, PTPMotion, f"{name}/move")
         self._recovery = ActionClient(node, ErrorRecovery, f"{name}/error_recovery")
@@ -92,7 +98,7 @@ class Arm:
         self._measure()
 
     def _measure(self) -> None:
-        """Take in what was measured at one instant: positions and pose together tell where the control frame is."""
+        """Take in what was measured at one instant: together, positions and pose tell where the control frame is."""
         if self._joints is None or self._pose is None or self._joints.header.stamp != self._pose.header.stamp:
             return
         # Whatever the names begin with; a gripper's end otherwise.
@@ -101,8 +107,16 @@ class Arm:
             return
         self.q = np.array([position for _, position in joints])
         self.pose = conversions.pose_of(self._pose)
-        self.flange_to_tcp = np.linalg.solve(control_frame(self.q), self.pose)
         self.frame = self._pose.header.frame_id
+
+    @property
+    def flange_to_tcp(self) -> Array:
+        """Pose of the control frame in the flange (4, 4).
+
+        Computed when it is asked for, and not with every message: after each solution of a linear system, however
+        small, a thread of OpenBLAS keeps a processor busy for some hundredths of a second in case there is another.
+        """
+        return np.linalg.solve(control_frame(self.q), self.pose)
 
     def in_base(self, message: PoseStamped) -> Array:
         """The pose in ``message`` (4, 4), which must be given in the base: RViz's fixed frame, and the marker's.

@@ -25,7 +25,6 @@ import rclpy
 from geometry_msgs.msg import PointStamped, Pose, PoseStamped
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
@@ -33,6 +32,7 @@ from visualization_msgs.msg import InteractiveMarkerFeedback, Marker
 
 from aiofranka_ros import conversions, inverse_kinematics
 from aiofranka_ros.errors import FrankaError, InvalidTarget, Unreachable
+from aiofranka_ros.executor import UrgentFirstExecutor
 from aiofranka_ros.fr3 import HOME
 from aiofranka_ros.marker_server import InteractiveMarkerServer, serve_marker
 from aiofranka_ros.records import Array
@@ -343,12 +343,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: stop.set())
     node = RvizTools()
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
+    executor = UrgentFirstExecutor(node)
     try:
-        # The tick's timer ends every wait soon enough for a signal to be noticed.
         while not stop.is_set():
-            executor.spin_once()
+            executor.spin_turn()
     finally:
         executor.shutdown()
         node.close()

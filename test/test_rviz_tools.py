@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -231,6 +232,29 @@ def stays(robot: Client, q: np.ndarray) -> bool:
 
 def pose_now(robot: Client) -> np.ndarray:
     return pose_of(robot.pose)
+
+
+# --- What it costs
+
+
+def cpu_of_threads(pid: int) -> dict[int, int]:
+    """How long the threads of a process have run so far, those of DDS excepted [ns]."""
+    return {
+        int(thread.name): int((thread / "schedstat").read_text().split()[0])
+        for thread in Path(f"/proc/{pid}/task").iterdir()
+        if not (thread / "comm").read_text().startswith("dds.")
+    }
+
+
+def test_following_the_arm_keeps_one_thread_busy_at_the_most(rviz: RViz, tools: ToolsProcess) -> None:
+    pid = tools.process.pid
+    before = cpu_of_threads(pid)
+    rviz.client.spin_for(1.0)
+    used = {thread: used - before.get(thread, 0) for thread, used in cpu_of_threads(pid).items()}
+    main = used.pop(pid)
+    # Threads of OpenBLAS wait for work by spinning: after a system of four equations with every message, they took two
+    # thirds of what the main thread did.
+    assert sum(used.values()) < 0.2 * main
 
 
 # --- The marker
