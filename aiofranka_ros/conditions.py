@@ -1,8 +1,8 @@
 """What the nodes can say of themselves on ``/diagnostics`` where not all is well, and what to do about each of it.
 
-Used by the node of the arm (:mod:`aiofranka_ros.diagnostics`) and by the gripper's, in their processes; the README's
-table follows from it. In the texts, ``{node}`` is the name of the node that says so; other names in braces are filled
-in by whoever says it.
+Used by the node of the arm (:mod:`aiofranka_ros.diagnostics`) and by the gripper's, in their processes; the table in
+docs/troubleshooting.md follows from it. In the texts, ``{node}`` is the name of the node that says so; other names in
+braces are filled in by whoever says it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The parameters of the gripper's node: defaults, units, ranges and meanings in one table, validated when set.
 
-Used by the gripper's node, in its process and its one thread. ``config/gripper.yaml`` and the README follow from the
-table; a test compares them. Values are read where they are needed, so that a change takes effect with the next goal.
+Used by the gripper's node, in its process and its one thread. ``config/gripper.yaml`` and docs/reference.md follow from
+the table; a test compares them. Values are read where they are needed, so that a change takes effect with the next
+goal.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The README is true: its client runs as it stands, its tables are those of the code.
+"""The README and the reference are true: their client runs as it stands, their tables are those of the code.
 
 ``python test/test_readme.py`` writes the tables of parameters and of diagnostics anew.
 """
@@ -21,7 +21,8 @@ from aiofranka_ros.gripper_parameters import GRIPPER_SETTINGS
 from aiofranka_ros.setting import Lock, Setting
 from aiofranka_ros.settings import SETTINGS
 
-README = ROOT / "README.md"
+README, REFERENCE = ROOT / "README.md", ROOT / "docs" / "reference.md"
+TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
 #: Sections with a table of parameters.
 TABLES = {"parameters": SETTINGS, "gripper parameters": GRIPPER_SETTINGS}
 #: In one word, when a parameter can be changed.
@@ -33,11 +34,11 @@ _WHEN = {
 }
 
 
-def section(name: str) -> re.Match[str]:
+def section(name: str, document: Path = README) -> re.Match[str]:
     """What stands between the marks ``name: begin`` and ``name: end``, as the group ``text``."""
-    text = README.read_text()
+    text = document.read_text()
     found = re.search(rf"<!-- {name}: begin.*?-->\n(?P<text>.*?)<!-- {name}: end -->", text, re.DOTALL)
-    assert found is not None, f"the README has no section {name!r}"
+    assert found is not None, f"{document.name} has no section {name!r}"
     return found
 
 
@@ -84,11 +85,11 @@ def default(setting: Setting) -> str:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_the_tables_of_parameters_are_those_of_the_nodes(name: str) -> None:
-    assert section(name)["text"] == parameter_table(TABLES[name]), "run: python test/test_readme.py"
+    assert section(name, REFERENCE)["text"] == parameter_table(TABLES[name]), "run: python test/test_readme.py"
 
 
 def test_the_tables_of_diagnostics_are_those_of_the_nodes() -> None:
-    assert section("diagnostics")["text"] == diagnostics_tables(), "run: python test/test_readme.py"
+    assert section("diagnostics", TROUBLESHOOTING)["text"] == diagnostics_tables(), "run: python test/test_readme.py"
 
 
 # First of all, before the module has a node: with two arms at once, a slow computer of two processors keeps the nodes
@@ -146,7 +147,7 @@ def test_every_topic_service_and_action_of_the_node_is_in_a_table(running: tuple
         r"/(change_state|get_state|get_available_states|get_available_transitions|get_transition_graph)$"
     )
     rows = set()
-    for names, kind in re.findall(r"^\| (`\S+`(?:, `\S+`)*) \| `(\w+/\w+)` \|", README.read_text(), re.MULTILINE):
+    for names, kind in re.findall(r"^\| (`\S+`(?:, `\S+`)*) \| `(\w+/\w+)` \|", REFERENCE.read_text(), re.MULTILINE):
         rows |= {(short, kind) for short in re.findall(r"`(\S+)`", names)}
     for topic, (kind,) in offered:
         if not common.search(topic):
@@ -166,6 +167,19 @@ def test_joint_values_in_the_text_are_the_packages() -> None:
     np.testing.assert_allclose(names["ready"], READY)  # type: ignore[arg-type]
 
 
+def test_links_between_documents_lead_somewhere() -> None:
+    documents = [README, ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")]
+    for document in documents:
+        for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", document.read_text()):
+            path, _, anchor = link.partition("#")
+            target = document.parent / path if path else document
+            assert target.exists(), f"{document.name}: {link}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+                anchors = {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+                assert anchor in anchors, f"{document.name}: {link}"
+
+
 def test_every_module_is_in_the_table_of_what_is_where() -> None:
     table = re.search(r"^\| modules of `aiofranka_ros` .*?\n\n", README.read_text(), re.MULTILINE | re.DOTALL)
     assert table is not None
@@ -175,8 +189,10 @@ def test_every_module_is_in_the_table_of_what_is_where() -> None:
 
 
 if __name__ == "__main__":
-    written = {title: parameter_table(table) for title, table in TABLES.items()} | {"diagnostics": diagnostics_tables()}
-    for title, table in written.items():
-        span = section(title).span("text")
-        text = README.read_text()
-        README.write_text(text[: span[0]] + table + text[span[1] :])
+    for title, document, table in (
+        *((title, REFERENCE, parameter_table(table)) for title, table in TABLES.items()),
+        ("diagnostics", TROUBLESHOOTING, diagnostics_tables()),
+    ):
+        span = section(title, document).span("text")
+        text = document.read_text()
+        document.write_text(text[: span[0]] + table + text[span[1] :])

@@ -1,6 +1,6 @@
 """What shows and records an arm with other programs: the layout for Foxglove, and the topics for rosbag2.
 
-No arm, no ROS graph: they are compared with the README's tables, which a test of its own compares with the node.
+No arm, no ROS graph: they are compared with the documents' tables, which a test of its own compares with the node.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ PANELS |= {"RawMessages", "RosOut", "StateTransitions", "Tab"}
 
 
 def topics() -> set[str]:
-    """The topics in the README's tables, those of the arm's node and of the gripper's."""
-    _, gripper_section, rest = (ROOT / "README.md").read_text().partition("## The gripper")
-    before = (ROOT / "README.md").read_text().removesuffix(gripper_section + rest)
+    """The topics in the tables of the documents: those of the arm's node, of the gripper's and of RViz's tools."""
+    arm, _, gripper = (ROOT / "docs" / "reference.md").read_text().partition("## The gripper")
+    tools = (ROOT / "README.md").read_text()
     found = set()
-    for text, node in ((before, "/aiofranka"), (rest, "/franka_gripper")):
+    for text, node in ((arm, "/aiofranka"), (gripper, "/franka_gripper"), (tools, "/rviz_tools")):
         for cell in re.findall(r"^\| (`[^|]*`) \| (?:topic )?`\w+/\w+` \|", text, re.MULTILINE):
             for name in re.findall(r"`([^`]*)`", cell):
                 found.add(name.replace("~", node) if name.startswith("~") else f"/{name.lstrip('/')}")
