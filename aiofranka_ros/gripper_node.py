@@ -73,11 +73,13 @@ class GripperNode(Node):
         if self._settings["robot_ip"] != "sim":
             self._address = self._settings["robot_ip"]
             self._why = f"not connected to {self._address} yet"
+            self.get_logger().info(f"connecting to the gripper at {self._address}")
         else:
             self._why = f"there is no simulated arm: {self._settings['arm_node']} does not run, or is not configured"
             latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
             topic = f"{self._settings['arm_node']}/robot_address"
             self._address_topic = self.create_subscription(String, topic, self._on_address, latched).topic_name
+            self.get_logger().info(f"waiting for the simulated arm of {self._address_topic.rpartition('/')[0]}")
         # Not the node's clock: simulated time may stand still, the gripper's doesn't.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0 / self._settings["state_rate"], self._tick, clock=steady)
