@@ -2,6 +2,7 @@
 
 Used by the node, where targets cannot wait, by policies, where the measured state cannot, and by RViz's tools, to which
 it comes often; each in one thread.
+
 Before every wait, rclpy builds a wait set of all that a node has, asks every one of it afterwards whether it is ready,
 and makes a task of each callback. For the thirty services and five action servers of the node that takes longer than
 all that is done with a target. So the few things that cannot wait are taken straight from a wait set of their own, as

@@ -79,11 +79,16 @@ class GripperNode(Node):
             latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
             topic = f"{self._settings['arm_node']}/robot_address"
             self._address_topic = self.create_subscription(String, topic, self._on_address, latched).topic_name
-            self.get_logger().info(f"waiting for the simulated arm of {self._address_topic.rpartition('/')[0]}")
+            self.get_logger().info(f"waiting for the simulated arm of {self._arm}")
         # Not the node's clock: simulated time may stand still, the gripper's doesn't.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0 / self._settings["state_rate"], self._tick, clock=steady)
         self.create_timer(_DIAGNOSTICS_PERIOD, self._publish_diagnostics, clock=steady)
+
+    @property
+    def _arm(self) -> str:
+        """Full name of the node whose simulated arm has the gripper; empty where that is a robot's."""
+        return self._address_topic.rpartition("/")[0]
 
     # What commands and goals ask for.
 
@@ -191,7 +196,7 @@ class GripperNode(Node):
         hand = self.hand
         if hand is None or hand.state is None:
             if not self._address:
-                return told("no arm", values, message=self._why, arm=self._address_topic.rpartition("/")[0])
+                return told("no arm", values, message=self._why, arm=self._arm)
             return told("gripper lost" if self._lost else "no gripper", values, message=self._why)
         values |= {
             "width [m]": f"{hand.state.width:.4f}",
