@@ -77,18 +77,24 @@ class Growth:
         self._seconds = seconds
 
     def measure(self, rates: dict[str, float], subscribers: int, arms: int) -> dict[str, Any]:
-        """The figures of one setting: those of the arm that is worse."""
+        """The figures of one setting: those of the arm that is worse.
+
+        :raises RuntimeError: an arm stopped; with what its node said last.
+        :raises TimeoutError: a node or a subscriber does not come to work.
+        """
         heard: list[Path] = []
         with contextlib.ExitStack() as stack:
             meters: list[dict[str, Cpu]] = []
             memories: list[SharedMemory] = []
+            controls: list[Path] = []
             for name, address in zip(_NAMES[:arms], _ADDRESSES, strict=False):
                 arm = stack.enter_context(SimulatedArm(address))
                 node = self._start_node(name, arm.host, rates)
                 stack.callback(environment.end, node)
                 memories.append(stack.enter_context(_wait(lambda node=node: _memory(node.pid), f"no {name} arm")))
                 _wait(lambda memory=memories[-1]: _active(memory), f"the {name} arm does not become active")
-                meters.append({"cpu_node": Cpu(node.pid), "cpu": Cpu(control_process(node.pid))})
+                controls.append(Path(f"/proc/{control_process(node.pid)}"))
+                meters.append({"cpu_node": Cpu(node.pid), "cpu": Cpu(int(controls[-1].name))})
                 for number in range(subscribers):
                     heard.append(self._folder / f"{name}-{number}.json")
                     heard[-1].unlink(missing_ok=True)
@@ -102,6 +108,10 @@ class Growth:
             positions = [memory.cycles.count for memory in memories]
             time.sleep(self._seconds)
             passed = time.monotonic() - begin
+            for name, memory, control in zip(_NAMES, memories, controls, strict=False):
+                if not control.exists() or not _active(memory):
+                    said = (self._folder / f"{name}.log").read_text().splitlines()[-1:]
+                    raise RuntimeError(f"the {name} arm did not stay active: {' '.join(said)}")
             shares = [
                 {k: (meter.used() - used[k]) / passed for k, meter in one.items()}
                 for one, used in zip(meters, before, strict=True)
@@ -217,6 +227,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as interrupted:
         Console(stderr=True).print("Interrupted.")
         return 128 + interrupted.number
+    except (RuntimeError, TimeoutError) as error:
+        Console(stderr=True).print(f"Nothing was measured: {error}", markup=False, soft_wrap=True)
+        return 1
     verdicts = judge(rows)
     lines = table(rows)
     lines += ["", "| required | found | |", "|---|---|---|"]
