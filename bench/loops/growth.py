@@ -86,15 +86,15 @@ class Growth:
         with contextlib.ExitStack() as stack:
             meters: list[dict[str, Cpu]] = []
             memories: list[SharedMemory] = []
-            controls: list[Path] = []
+            controls: list[int] = []
             for name, address in zip(_NAMES[:arms], _ADDRESSES, strict=False):
                 arm = stack.enter_context(SimulatedArm(address))
                 node = self._start_node(name, arm.host, rates)
                 stack.callback(environment.end, node)
                 memories.append(stack.enter_context(_wait(lambda node=node: _memory(node.pid), f"no {name} arm")))
                 _wait(lambda memory=memories[-1]: _active(memory), f"the {name} arm does not become active")
-                controls.append(Path(f"/proc/{control_process(node.pid)}"))
-                meters.append({"cpu_node": Cpu(node.pid), "cpu": Cpu(int(controls[-1].name))})
+                controls.append(control_process(node.pid))
+                meters.append({"cpu_node": Cpu(node.pid), "cpu": Cpu(controls[-1])})
                 for number in range(subscribers):
                     heard.append(self._folder / f"{name}-{number}.json")
                     heard[-1].unlink(missing_ok=True)
@@ -104,14 +104,12 @@ class Growth:
                     _wait(ready.exists, f"a subscriber of the {name} arm hears nothing")
                     ready.unlink()
             time.sleep(SETTLING)
+            self._require_active(controls, memories)
             begin, before = time.monotonic(), [{k: meter.used() for k, meter in one.items()} for one in meters]
             positions = [memory.cycles.count for memory in memories]
             time.sleep(self._seconds)
             passed = time.monotonic() - begin
-            for name, memory, control in zip(_NAMES, memories, controls, strict=False):
-                if not control.exists() or not _active(memory):
-                    said = (self._folder / f"{name}.log").read_text().splitlines()[-1:]
-                    raise RuntimeError(f"the {name} arm did not stay active: {' '.join(said)}")
+            self._require_active(controls, memories)
             shares = [
                 {k: (meter.used() - used[k]) / passed for k, meter in one.items()}
                 for one, used in zip(meters, before, strict=True)
@@ -131,6 +129,13 @@ class Growth:
             else None,
             "cycles_lost": sum(int(one["lost"].sum()) for one in cycles),
         }
+
+    def _require_active(self, controls: Sequence[int], memories: Sequence[SharedMemory]) -> None:
+        """Raise RuntimeError where an arm is not active, or says so although its control process has vanished."""
+        for name, control, memory in zip(_NAMES, controls, memories, strict=False):
+            if not Path(f"/proc/{control}").exists() or not _active(memory):
+                said = (self._folder / f"{name}.log").read_text().splitlines()[-1:]
+                raise RuntimeError(f"the {name} arm did not stay active: {' '.join(said)}")
 
     def _start_node(self, name: str, address: str, rates: dict[str, float]) -> subprocess.Popen[bytes]:
         parameters = {"robot_ip": address, "realtime_cpu": cpu_for(address), "autostart": "true", **rates}
