@@ -6,7 +6,7 @@ installed yet.
 
 from glob import glob
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 PACKAGE = "aiofranka_ros"
 
@@ -35,6 +35,7 @@ EXTRAS_REQUIRE = {
         "pyyaml>=5.4",
         "ruff==0.17.5",
         "mypy>=1.11,<3",
+        "import-linter>=2.1,<3",
     ],
 }
 
@@ -46,7 +47,7 @@ setup(
     maintainer="aiofranka_ros contributors",
     maintainer_email="aiofranka_ros@example.org",
     license="Apache-2.0",
-    packages=[PACKAGE],
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
     python_requires=">=3.10,<3.13",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
@@ -61,12 +62,12 @@ setup(
     entry_points={
         # What `ros2 run aiofranka_ros NAME` starts; installed to lib/aiofranka_ros, not onto the PATH.
         "console_scripts": [
-            "node = aiofranka_ros.node:main",
-            "gripper_node = aiofranka_ros.gripper_node:main",
-            "rviz_tools = aiofranka_ros.rviz_tools:main",
-            "simulation = aiofranka_ros.simulation:main",
-            "demo = aiofranka_ros.demo:main",
-            "doctor = aiofranka_ros.doctor:main",
+            "node = aiofranka_ros.node.__main__:main",
+            "gripper_node = aiofranka_ros.gripper_node.__main__:main",
+            "rviz_tools = aiofranka_ros.rviz_tools.__main__:main",
+            "simulation = aiofranka_ros.simulation.__main__:main",
+            "demo = aiofranka_ros.demo.__main__:main",
+            "doctor = aiofranka_ros.doctor.__main__:main",
         ],
     },
 )

@@ -17,26 +17,26 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from aiofranka_ros.console import async_input
-    from aiofranka_ros.controller import FrankaController
-    from aiofranka_ros.isolation import mpify
-    from aiofranka_ros.loop_guard import Guard, blocking_ok, guard
-    from aiofranka_ros.offload import CudaInferenceThread, asyncify
-    from aiofranka_ros.robot_interface import RobotInterface
-    from aiofranka_ros.ros_interface import RosInterface
+    from aiofranka_ros.api.controller import FrankaController
+    from aiofranka_ros.api.robot_interface import RobotInterface
+    from aiofranka_ros.api.ros_interface import RosInterface
+    from aiofranka_ros.offload.console import async_input
+    from aiofranka_ros.offload.guard import Guard, blocking_ok, guard
+    from aiofranka_ros.offload.mpify.isolated import mpify
+    from aiofranka_ros.offload.workers import CudaInferenceThread, asyncify
 
 _MODULES = {
-    "FrankaController": "controller",
-    "RobotInterface": "robot_interface",
-    "RosInterface": "ros_interface",
-    "asyncify": "offload",
-    "set_asyncify_workers": "offload",
-    "CudaInferenceThread": "offload",
-    "async_input": "console",
-    "mpify": "isolation",
-    "Guard": "loop_guard",
-    "guard": "loop_guard",
-    "blocking_ok": "loop_guard",
+    "FrankaController": "api.controller",
+    "RobotInterface": "api.robot_interface",
+    "RosInterface": "api.ros_interface",
+    "asyncify": "offload.workers",
+    "set_asyncify_workers": "offload.workers",
+    "CudaInferenceThread": "offload.workers",
+    "async_input": "offload.console",
+    "mpify": "offload.mpify.isolated",
+    "Guard": "offload.guard",
+    "guard": "offload.guard",
+    "blocking_ok": "offload.guard",
 }
 
 __all__ = [

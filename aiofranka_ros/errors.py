@@ -30,6 +30,8 @@ failure and carries its data as attributes, so that callers never match the text
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 class FrankaError(Exception):
     """Base of everything that this package raises on purpose."""
@@ -172,3 +174,18 @@ class RemoteDied(FrankaError):
 
 class RemoteStopped(RemoteDied):
     """An isolated object was used after, or while, it was stopped."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    :ivar what: what it is, as the beginning of a sentence.
+    :ivar remedy: what to do about it; a command where there is one.
+    """
+
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.remedy}"

@@ -1,7 +1,7 @@
 """One thing that can be set: its default, unit, range and meaning, and what a value must be to be used.
 
-Used by the tables of settings (:mod:`aiofranka_ros.settings`, :mod:`aiofranka_ros.gripper_parameters`), in every
-process. It imports nothing that takes long: the gripper's node has no use for what drives an arm.
+Used by the tables of settings (:mod:`aiofranka_ros.arm.settings`, :mod:`aiofranka_ros.gripper_node.parameters`), in
+every process. It imports nothing that takes long: the gripper's node has no use for what drives an arm.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class Ledger:
         self.worst = max([self.worst, *runs])
 
     def add_cycles(self, cycles: npt.NDArray[Any]) -> None:
-        """Control cycles, see :data:`aiofranka_ros.records.CYCLE_RECORD`."""
+        """Control cycles, see :data:`aiofranka_ros.control.records.CYCLE_RECORD`."""
         if len(cycles) == 0:
             return
         self.cycles += len(cycles)

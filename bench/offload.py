@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from aiofranka_ros.isolation import Proxy, mpify
-from aiofranka_ros.offload import CudaInferenceThread, asyncify
+from aiofranka_ros.offload.mpify.isolated import Proxy, mpify
+from aiofranka_ros.offload.workers import CudaInferenceThread, asyncify
 
 Echo = Callable[[Any], Awaitable[Any]]
 

@@ -37,8 +37,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from aiofranka_ros.demo import Interrupted, interrupt, isolate
-from aiofranka_ros.simulation import cpu_for
+from aiofranka_ros.demo.run import Interrupted, interrupt, isolate
+from aiofranka_ros.simulation.simulated_arm import cpu_for
 from bench.faults.helper import environment
 from bench.faults.rig import SWING, Failed, Rig
 from bench.ledger import BINS, Ledger

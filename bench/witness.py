@@ -1,9 +1,9 @@
 """Somebody who runs beside the control loop, and before it, and notes when the computer let nobody run.
 
-Simulated arm, network and control process share a CPU (:func:`aiofranka_ros.simulation.cpu_for`), so all of them are
-late together both when the computer stops that CPU, as a hypervisor does, and when one of them keeps it from the
-others. The witness tells these apart. It wakes several times within a cycle, on the same CPU and at a higher priority
-than all of them: none of them can delay it. What delays it, delays everybody.
+Simulated arm, network and control process share a CPU (:func:`aiofranka_ros.simulation.simulated_arm.cpu_for`), so all
+of them are late together both when the computer stops that CPU, as a hypervisor does, and when one of them keeps it
+from the others. The witness tells these apart. It wakes several times within a cycle, on the same CPU and at a higher
+priority than all of them: none of them can delay it. What delays it, delays everybody.
 
 A computer may also go on, but several times as slowly as usual, for tens of milliseconds: it is stopped too shortly and
 too often to be noticed, or shares a core with somebody else. So the witness does the same small piece of work whenever
@@ -34,7 +34,7 @@ from bench.faults.tape import Tape
 
 #: When the witness wanted to wake, when it did, and when its work was done [ns, monotonic clock].
 WAKE = np.dtype([("due", "i8"), ("woke", "i8"), ("done", "i8")])
-#: Above the control process's (:data:`aiofranka_ros.realtime.PRIORITY`) and what it talks with.
+#: Above the control process's (:data:`aiofranka_ros.control.realtime.PRIORITY`) and what it talks with.
 _PRIORITY = 90
 #: How long it sleeps [s], and from which length on a delay, or anything else it does, was a stop [ns].
 _PERIOD, _NOTED = 0.25e-3, 200_000

@@ -28,7 +28,7 @@ from rclpy.qos import qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
 
-from aiofranka_ros.senders import told
+from aiofranka_ros.node.senders import told
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Longest that anything may take that is waited for [s]. Ten times what it takes on an idle machine.

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from node_harness import descendants, wait_until
 
-from aiofranka_ros.child import start_child
+from aiofranka_ros.processes import start_child
 
 
 class Interrupted(BaseException):

@@ -9,8 +9,8 @@ import pytest
 from injection import lose_packets
 from node_harness import Client, NodeProcess, started, wait_until
 
-from aiofranka_ros.fr3 import HOME
-from aiofranka_ros.simulation import SimulatedArm
+from aiofranka_ros.model.fr3 import HOME
+from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 
 ARM, OLD_ARM, NOBODY = "127.0.0.30", "127.0.0.31", "127.0.0.32"
 #: Reserved for documentation (RFC 5737): nothing answers there.

@@ -17,7 +17,7 @@ import time
 
 import pytest
 
-from aiofranka_ros.console import async_input
+from aiofranka_ros.offload.console import async_input
 
 #: A wait that ends long before, unless something is broken [s].
 LONG = 20.0
@@ -340,7 +340,7 @@ def test_errors_of_stdin_are_raised(monkeypatch):
 
 SCRIPT = """
 import asyncio
-from aiofranka_ros.console import async_input
+from aiofranka_ros.offload.console import async_input
 
 async def main():
     try:

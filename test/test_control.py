@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from injection import lose_packets
 
-from aiofranka_ros import fr3
-from aiofranka_ros.control_client import ControlClient, Ended
+from aiofranka_ros.arm.planning import plan
+from aiofranka_ros.control.client import ControlClient, Ended
+from aiofranka_ros.control.records import Mode, MotionStatus, Phase
 from aiofranka_ros.errors import ArmInUse, CommandRefused, ConnectionFailed, ControlProcessDied
-from aiofranka_ros.records import Mode, MotionStatus, Phase
-from aiofranka_ros.simulation import SimulatedArm, cpu_for
-from aiofranka_ros.trajectory import plan
+from aiofranka_ros.model import fr3
+from aiofranka_ros.simulation.simulated_arm import SimulatedArm, cpu_for
 
 #: Generous: a busy machine makes the simulated arm slower than real time.
 TIMEOUT = 20.0

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiofranka_ros import control_cycle, fr3
-from aiofranka_ros.records import (
+from aiofranka_ros.arm.planning import plan
+from aiofranka_ros.control.law import cycle as control_cycle
+from aiofranka_ros.control.records import (
     COMMANDS,
     CYCLE_RECORD,
     MEASURED,
@@ -22,8 +23,8 @@ from aiofranka_ros.records import (
     MotionStatus,
     new,
 )
-from aiofranka_ros.shared_memory import fill_motion
-from aiofranka_ros.trajectory import plan
+from aiofranka_ros.control.shared_memory import fill_motion
+from aiofranka_ros.model import fr3
 
 #: Share of the rate limit's step that rounding may add.
 ROUNDING = 1e-9

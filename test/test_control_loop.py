@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from aiofranka_ros import control_cycle
-from aiofranka_ros.control_loop import SILENCE_GRACE, ControlLoop, End, _Watch
-from aiofranka_ros.records import (
+from aiofranka_ros.control.law import cycle as control_cycle
+from aiofranka_ros.control.loop import SILENCE_GRACE, ControlLoop, End, _Watch
+from aiofranka_ros.control.records import (
     COMMANDS,
     CYCLE_RECORD,
     MEASURED,
@@ -20,10 +20,10 @@ from aiofranka_ros.records import (
     STATE,
     Hold,
     command_word,
-    entry_point,
     new,
 )
-from aiofranka_ros.shared_memory import SharedMemory, fill_motion, motion_size
+from aiofranka_ros.control.shared_memory import SharedMemory, fill_motion, motion_size
+from aiofranka_ros.kernels import entry_point
 
 
 class Node:

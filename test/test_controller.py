@@ -24,6 +24,7 @@ from lifecycle_msgs.srv import GetState
 from node_harness import NodeProcess, descendant
 
 from aiofranka_ros import FrankaController, RobotInterface, RosInterface
+from aiofranka_ros.api.ros_client import RosClient
 from aiofranka_ros.errors import (
     ConfigurationError,
     ConnectionFailed,
@@ -34,9 +35,8 @@ from aiofranka_ros.errors import (
     MoveFailed,
     NotStarted,
 )
-from aiofranka_ros.fr3 import HOME, TORQUE_LIMIT
-from aiofranka_ros.kinematics import control_frame
-from aiofranka_ros.ros_client import RosClient
+from aiofranka_ros.model.fr3 import HOME, TORQUE_LIMIT
+from aiofranka_ros.model.kinematics import control_frame
 
 #: Longest that anything may take that is waited for [s].
 PATIENCE = 40.0
@@ -297,7 +297,7 @@ async def test_a_move_that_somebody_else_cancels_has_failed(loop, controller, se
 
 
 async def test_a_move_is_as_long_as_it_is_however_often_its_result_is_asked_for(loop, controller, monkeypatch):
-    monkeypatch.setattr("aiofranka_ros.ros_interface._RESULT_PERIOD", 0.1)
+    monkeypatch.setattr("aiofranka_ros.api.ros_interface._RESULT_PERIOD", 0.1)
     await controller.move(ELSEWHERE)
     np.testing.assert_allclose(controller.state["qpos"], ELSEWHERE, atol=0.012)
 
@@ -524,7 +524,7 @@ async def test_a_reflex_reaches_every_call_that_waits_and_the_next_one_until_rec
     messages: list[str] = []
     controller.error_callback = messages.append
     controller.set_freq(0.01)
-    control_process = setup.process("control_process")
+    control_process = setup.process("aiofranka_ros.control.process")
     waiting = [
         asyncio.ensure_future(call)
         for call in (controller.move(ELSEWHERE), controller.set("kp", controller.kp), controller.test_connection(60.0))
@@ -554,7 +554,7 @@ async def test_a_reflex_reaches_every_call_that_waits_and_the_next_one_until_rec
 async def test_a_killed_control_process_is_an_error_and_starting_again_works(loop, controller, setup):
     waiting = asyncio.ensure_future(controller.test_connection(60.0))
     await asyncio.sleep(0)
-    os.kill(setup.process("control_process"), signal.SIGKILL)
+    os.kill(setup.process("aiofranka_ros.control.process"), signal.SIGKILL)
     with pytest.raises(ControlProcessDied, match="signal 9"):
         await waiting
     await controller.start()
@@ -609,7 +609,7 @@ async def test_a_node_that_was_lost_and_is_there_again_lets_the_arm_go(loop, con
     if setup.node is None:
         pytest.skip("there is no network between")
     with monkeypatch.context() as patch:
-        patch.setattr("aiofranka_ros.ros_interface._SILENCE_TIMEOUT", 0.0)
+        patch.setattr("aiofranka_ros.api.ros_interface._SILENCE_TIMEOUT", 0.0)
         with pytest.raises(ConnectionFailed, match="nothing was heard"):
             async for _ in controller.states():
                 pass
@@ -622,9 +622,9 @@ async def test_a_start_that_fails_at_last_leaves_no_arm_active(loop, controller,
         pytest.skip("there is nobody whose messages could not be read")
     await controller.stop()
     with monkeypatch.context() as patch:
-        patch.setattr("aiofranka_ros.ros_interface._ANSWER_TIMEOUT", 0.5)
-        patch.setattr("aiofranka_ros.conversions._SNAPSHOT_ENDS", (1,))  # As of another version.
-        patch.setattr("aiofranka_ros.conversions._snapshot_form", lambda: (b"", 0))
+        patch.setattr("aiofranka_ros.api.ros_interface._ANSWER_TIMEOUT", 0.5)
+        patch.setattr("aiofranka_ros.ros.conversions._SNAPSHOT_ENDS", (1,))  # As of another version.
+        patch.setattr("aiofranka_ros.ros.conversions._snapshot_form", lambda: (b"", 0))
         with pytest.raises(ConnectionFailed, match="does not publish its state"):
             await controller.start()
     assert await lifecycle_state(setup) == "inactive"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from aiofranka_ros import FrankaController
-from aiofranka_ros.link import Snapshot
-from aiofranka_ros.settings import Settings
+from aiofranka_ros.arm.settings import Settings
+from aiofranka_ros.control.snapshot import Snapshot
 
 
 class Recorder:

@@ -16,11 +16,12 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
-from aiofranka_ros import conversions
+from aiofranka_ros.control.records import STATE, new
 from aiofranka_ros.errors import InvalidTarget
-from aiofranka_ros.fr3 import JOINT_NAMES
-from aiofranka_ros.names import ArmNames
-from aiofranka_ros.records import STATE, Record, new
+from aiofranka_ros.kernels import Record
+from aiofranka_ros.model.fr3 import JOINT_NAMES
+from aiofranka_ros.model.names import ArmNames
+from aiofranka_ros.ros import conversions
 
 HERE = (0.1, 0.2, 0.3)
 UPRIGHT = (0.0, 0.0, 0.0, 1.0)

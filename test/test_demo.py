@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from node_harness import ROOT, wait_until
 
-from aiofranka_ros import demo_evaluation as evaluation
-from aiofranka_ros.demo import Child, DemoFailed, main
-from aiofranka_ros.demo_evaluation import REQUIREMENTS, Requirement
-from aiofranka_ros.demo_policy import BLOCKED, RATE, Circle, blocked_intervals
-from aiofranka_ros.records import COMMANDS, CYCLE_RECORD, new
+from aiofranka_ros.control.records import COMMANDS, CYCLE_RECORD, new
+from aiofranka_ros.demo import evaluation
+from aiofranka_ros.demo.evaluation import REQUIREMENTS, Requirement
+from aiofranka_ros.demo.policy import BLOCKED, RATE, Circle, blocked_intervals
+from aiofranka_ros.demo.run import Child, DemoFailed, main
 
 #: A moment, so that times are as large as real ones [ns].
 NOW = 1_700_000_000_123_456_789

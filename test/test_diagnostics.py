@@ -16,11 +16,11 @@ from injection import lose_packets
 from node_harness import ROOT, Client, NodeProcess, descendant
 from sensor_msgs.msg import JointState
 
-from aiofranka_ros.conditions import CONDITIONS, OTHER_REFUSALS, Recent, refusal_remedy
-from aiofranka_ros.control_client import ControlClient
-from aiofranka_ros.diagnostics import Diagnosis, Trouble
+from aiofranka_ros.control.client import ControlClient
+from aiofranka_ros.control.records import Hold, Phase
 from aiofranka_ros.errors import ControlStopped
-from aiofranka_ros.records import Hold, Phase
+from aiofranka_ros.node.diagnostics import Diagnosis, Trouble
+from aiofranka_ros.ros.conditions import CONDITIONS, OTHER_REFUSALS, Recent, refusal_remedy
 
 OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
 #: An address that is not the simulated arm's.

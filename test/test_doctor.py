@@ -18,9 +18,10 @@ from node_harness import ROOT
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from aiofranka_ros import fci, network, realtime
-from aiofranka_ros.doctor_checks import State, declared_requirements, link, robot
-from aiofranka_ros.simulation import SimulatedArm
+from aiofranka_ros.control import fci, realtime
+from aiofranka_ros.doctor import network
+from aiofranka_ros.doctor.checks import State, declared_requirements, link, robot
+from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 
 ARM, OLD_ARM, NOBODY = "127.0.0.40", "127.0.0.41", "127.0.0.42"
 #: ``<linux/prctl.h>`` and ``<linux/capability.h>``.
@@ -91,7 +92,7 @@ def test_an_installed_package_declares_the_same_as_its_sources(tmp_path: Path) -
     installed = tmp_path / "installed"
     shutil.copytree(ROOT / "aiofranka_ros", installed / "aiofranka_ros", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(tmp_path / "aiofranka_ros.egg-info", installed / "aiofranka_ros.egg-info")
-    code = "from aiofranka_ros.doctor_checks import declared_requirements as d; print(d().python, *d().libraries)"
+    code = "from aiofranka_ros.doctor.checks import declared_requirements as d; print(d().python, *d().libraries)"
     environment = os.environ | {"PYTHONPATH": str(installed)}
     python, *libraries = subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=installed, capture_output=True, text=True, env=environment

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_kinematics import configurations
 
-from aiofranka_ros import dynamics, fr3
-from aiofranka_ros.kinematics import link_pose
+from aiofranka_ros.model import dynamics, fr3
+from aiofranka_ros.model.kinematics import link_pose
 
 velocities = st.tuples(*(st.floats(-limit, limit) for limit in fr3.VELOCITY_LIMIT)).map(np.array)
 

@@ -16,7 +16,7 @@ from rclpy.task import Future
 from std_msgs.msg import Int64
 from std_srvs.srv import Trigger
 
-from aiofranka_ros.executor import UrgentFirstExecutor
+from aiofranka_ros.ros.executor import UrgentFirstExecutor
 
 
 class PatientNode(Node):

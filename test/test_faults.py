@@ -16,8 +16,8 @@ import pytest
 from action_msgs.msg import GoalStatus
 from node_harness import ROOT  # noqa: F401  # Makes this directory's modules known as the others do.
 
-from aiofranka_ros.realtime import PRIORITY
-from aiofranka_ros.records import CYCLE_RECORD
+from aiofranka_ros.control.realtime import PRIORITY
+from aiofranka_ros.control.records import CYCLE_RECORD
 from bench.faults.__main__ import main, stage, write
 from bench.faults.arm import STEP
 from bench.faults.catalogue import FAULTS

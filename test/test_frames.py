@@ -20,7 +20,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from scipy.spatial.transform import Rotation
 from tf2_msgs.msg import TFMessage
 
-from aiofranka_ros.kinematics import link_pose
+from aiofranka_ros.model.kinematics import link_pose
 
 Log = Callable[[str], bool]
 

@@ -36,10 +36,10 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 from test_hand import served
 
-from aiofranka_ros.conversions import nanoseconds
-from aiofranka_ros.gripper_parameters import GRIPPER_SETTINGS
-from aiofranka_ros.simulation import SimulatedArm
-from aiofranka_ros.simulation_hand import HandServer
+from aiofranka_ros.gripper_node.parameters import GRIPPER_SETTINGS
+from aiofranka_ros.ros.conversions import nanoseconds
+from aiofranka_ros.simulation.hand import HandServer
+from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 
 ARM, BARE = "127.0.0.60", "127.0.0.61"
 OBJECT = 0.03

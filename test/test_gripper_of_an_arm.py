@@ -11,8 +11,8 @@ from node_harness import started
 from test_gripper import Unruly, gripper
 from test_hand import served
 
-from aiofranka_ros.fr3 import HOME
-from aiofranka_ros.shared_memory import SharedMemory
+from aiofranka_ros.control.shared_memory import SharedMemory
+from aiofranka_ros.model.fr3 import HOME
 
 #: Where the hand is that does not answer, and how long it doesn't [s].
 DEAF, BLOCKED = "127.0.0.62", 10.0

@@ -30,7 +30,7 @@ from injection import lose_packets
 from node_harness import ROOT, descendants, wait_until
 
 from aiofranka_ros import FrankaController, errors
-from aiofranka_ros.settings import SETTINGS
+from aiofranka_ros.arm.settings import SETTINGS
 
 GUIDE = ROOT / "docs" / "async_mode.md"
 PORTING = ROOT / "docs" / "from_aiofranka.md"
@@ -117,7 +117,9 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
 
     def provoke_reflex() -> None:
         """Send the robot nothing for more cycles than it puts up with."""
-        (control_process,) = (pid for pid in descendants(os.getpid()) - mine if "control_process" in _command(pid))
+        (control_process,) = (
+            pid for pid in descendants(os.getpid()) - mine if "aiofranka_ros.control.process" in _command(pid)
+        )
         lose_packets(control_process)
 
     return {"__name__": "guide", "provoke_reflex": provoke_reflex}

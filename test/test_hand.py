@@ -15,8 +15,8 @@ import pytest
 from node_harness import PATIENCE
 
 from aiofranka_ros.errors import ConnectionFailed, IncompatibleRobot
-from aiofranka_ros.hand import PORT, Command, Hand, Status
-from aiofranka_ros.simulation_hand import HandServer, SimulatedHand
+from aiofranka_ros.gripper_node.connection import PORT, Command, Hand, Status
+from aiofranka_ros.simulation.hand import HandServer, SimulatedHand
 
 HOST = "127.0.0.62"
 OBJECT = 0.03

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from test_kinematics import configurations, tool
 
 from aiofranka_ros.errors import InvalidTarget, Unreachable
-from aiofranka_ros.fr3 import HOME, POSITION_LOWER, POSITION_UPPER, READY
-from aiofranka_ros.inverse_kinematics import solve
-from aiofranka_ros.kinematics import control_frame
+from aiofranka_ros.model.fr3 import HOME, POSITION_LOWER, POSITION_UPPER, READY
+from aiofranka_ros.model.inverse_kinematics import solve
+from aiofranka_ros.model.kinematics import control_frame
 
 #: Half a step of the sweep: as much further than the nearest configuration may be, where that is hard to find.
 SLACK = 5e-3

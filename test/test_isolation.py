@@ -33,9 +33,9 @@ from isolated_objects import (
     slow_factory,
 )
 
-from aiofranka_ros.array_transport import LEASED_SLOTS, Channel
 from aiofranka_ros.errors import ConfigurationError, NotPicklable, RemoteDied, RemoteError, RemoteStopped
-from aiofranka_ros.isolation import Proxy, mpify
+from aiofranka_ros.offload.mpify.arrays import LEASED_SLOTS, Channel
+from aiofranka_ros.offload.mpify.isolated import Proxy, mpify
 
 #: Long enough for anything here on a busy machine [s]; never waited for unless something is wrong.
 PATIENCE = 60.0
@@ -757,7 +757,7 @@ def test_the_object_may_have_processes_of_its_own(policy):
 
 FORGETFUL = """
 import asyncio, sys
-from aiofranka_ros.isolation import mpify
+from aiofranka_ros.offload.mpify.isolated import mpify
 from isolated_objects import Policy
 
 async def main(policy):
@@ -793,9 +793,7 @@ def test_the_process_ends_with_the_users_even_while_it_computes(tmp_path):
 
 
 def test_a_script_without_a_guard_gets_a_clear_error_and_not_endless_processes(tmp_path):
-    text = (
-        "from aiofranka_ros.isolation import mpify\nfrom isolated_objects import Policy\nprint('once')\nmpify(Policy)\n"
-    )
+    text = "from aiofranka_ros import mpify\nfrom isolated_objects import Policy\nprint('once')\nmpify(Policy)\n"
     with script(tmp_path, text) as process:
         output, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1

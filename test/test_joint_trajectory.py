@@ -10,14 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import BPoly, CubicHermiteSpline, PchipInterpolator
 
-from aiofranka_ros import fr3, joint_trajectory, trajectory
+from aiofranka_ros.arm import joint_trajectory
+from aiofranka_ros.arm.joint_trajectory import ArmState, JointTrajectory, fit, join, remainder
+from aiofranka_ros.arm.moves import Goal, Tolerance
+from aiofranka_ros.arm.planning import plan
+from aiofranka_ros.control.law import motion as motion_kernels
+from aiofranka_ros.control.law.motion import Motion
+from aiofranka_ros.control.records import MAX_SEGMENTS
 from aiofranka_ros.errors import InvalidTarget
-from aiofranka_ros.fr3 import HOME
-from aiofranka_ros.joint_trajectory import ArmState, JointTrajectory, fit, join, remainder
-from aiofranka_ros.moves import Goal, Tolerance
-from aiofranka_ros.names import ArmNames
-from aiofranka_ros.records import MAX_SEGMENTS
-from aiofranka_ros.trajectory import Motion, plan
+from aiofranka_ros.model import fr3
+from aiofranka_ros.model.fr3 import HOME
+from aiofranka_ros.model.names import ArmNames
 
 REST = np.zeros(7)
 AT_HOME = ArmState(HOME, REST, REST)
@@ -236,7 +239,7 @@ def test_where_all_points_are_within_a_cycle_the_last_one_counts():
 def test_once_warmed_up_nothing_is_compiled_any_more():
     """A compiler takes seconds, and meanwhile the control process would miss the node's signs of life."""
     joint_trajectory.warm_up()
-    kernels = (joint_trajectory._survey, trajectory.evaluate)
+    kernels = (joint_trajectory._survey, motion_kernels.evaluate)
     before = [len(kernel.signatures) for kernel in kernels]
     running = join(wave(60), AT_HOME, -1.0)
     for age in (-0.5, 0.0, 1.0):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from aiofranka_ros import fr3, kinematics
+from aiofranka_ros.model import fr3, kinematics
 
 angles = st.floats(-3.0, 3.0)
 configurations = st.tuples(

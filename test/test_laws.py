@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from aiofranka_ros import fr3, kinematics, laws
-from aiofranka_ros.cholesky import factorize
-from aiofranka_ros.records import COMMANDS, MEMORY, SCRATCH, new
+from aiofranka_ros.control.law import laws
+from aiofranka_ros.control.law.cholesky import factorize
+from aiofranka_ros.control.records import COMMANDS, MEMORY, SCRATCH, new
+from aiofranka_ros.model import fr3, kinematics
 
 seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiofranka_ros import fr3, limits
-from aiofranka_ros.kinematics import control_frame
-from aiofranka_ros.records import COMMANDS, MEMORY, new
+from aiofranka_ros.control.law import limits
+from aiofranka_ros.control.records import COMMANDS, MEMORY, new
+from aiofranka_ros.model import fr3
+from aiofranka_ros.model.kinematics import control_frame
 
 torques = st.tuples(*(st.floats(-500.0, 500.0) for _ in range(7))).map(np.array)
 small = st.tuples(*(st.floats(-80.0, 80.0) for _ in range(7))).map(np.array)

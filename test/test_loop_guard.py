@@ -18,7 +18,7 @@ import time
 import pytest
 
 from aiofranka_ros.errors import ConfigurationError
-from aiofranka_ros.loop_guard import Guard, blocking_ok, guard
+from aiofranka_ros.offload.guard import Guard, blocking_ok, guard
 
 #: A wait that ends long before, unless something is broken [s].
 LONG = 20.0
@@ -89,7 +89,7 @@ def test_the_message_is_a_warning_of_the_modules_logger_by_default(caplog):
             slow_policy(0.3)
 
     asyncio.run(main())
-    (record,) = (record for record in caplog.records if record.name == "aiofranka_ros.loop_guard")
+    (record,) = (record for record in caplog.records if record.name == "aiofranka_ros.offload.guard")
     assert record.levelno == logging.WARNING and CULPRIT in record.getMessage()
 
 
@@ -189,7 +189,7 @@ def test_another_place_is_reported_although_the_first_one_is_quiet(log):
 
 
 def test_what_is_marked_as_deliberate_is_neither_reported_nor_counted(log, caplog):
-    caplog.set_level(logging.DEBUG, "aiofranka_ros.loop_guard")
+    caplog.set_level(logging.DEBUG, "aiofranka_ros.offload.guard")
 
     @blocking_ok("as a decorator")
     def load():
@@ -275,7 +275,7 @@ def test_a_c_call_that_keeps_the_gil_is_told_apart_from_an_ordinary_line(log):
 
 STOPPED_SCRIPT = """
 import asyncio, logging
-from aiofranka_ros.loop_guard import guard
+from aiofranka_ros.offload.guard import guard
 logging.basicConfig(level=logging.DEBUG)
 
 async def main():

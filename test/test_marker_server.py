@@ -13,8 +13,8 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import InteractiveMarker, InteractiveMarkerFeedback, InteractiveMarkerUpdate
 from visualization_msgs.srv import GetInteractiveMarkers
 
-from aiofranka_ros import marker_server
-from aiofranka_ros.marker_server import LibraryMarkerServer, SingleMarkerServer, serve_marker
+from aiofranka_ros.rviz_tools import marker_server
+from aiofranka_ros.rviz_tools.marker_server import LibraryMarkerServer, SingleMarkerServer, serve_marker
 
 needs_library = pytest.mark.skipif(
     marker_server.InteractiveMarkerServer is None,

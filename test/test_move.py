@@ -13,7 +13,7 @@ from action_msgs.msg import GoalStatus
 from franka_msgs.msg import TargetStatus
 from node_harness import Client, NodeProcess, descendant
 
-from aiofranka_ros.fr3 import HOME
+from aiofranka_ros.model.fr3 import HOME
 
 Log = Callable[[str], bool]
 

@@ -19,7 +19,7 @@ from rcl_interfaces.msg import ParameterValue
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from sensor_msgs.msg import JointState
 
-from aiofranka_ros.fr3 import HOME, JOINT_NAMES
+from aiofranka_ros.model.fr3 import HOME, JOINT_NAMES
 
 Log = Callable[[str], bool]
 

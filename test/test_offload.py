@@ -20,9 +20,9 @@ import weakref
 import numpy as np
 import pytest
 
-from aiofranka_ros import offload
 from aiofranka_ros.errors import ConfigurationError, NotStarted, Superseded
-from aiofranka_ros.offload import (
+from aiofranka_ros.offload import workers as offload
+from aiofranka_ros.offload.workers import (
     ASYNCIFY_WORKERS,
     CudaInferenceThread,
     asyncify,
@@ -499,8 +499,8 @@ def test_a_forked_child_starts_threads_of_its_own_and_knows_that_the_inference_t
 
 EXIT_SCRIPT = """
 import asyncio, sys, threading, time
-from aiofranka_ros import worker_threads
-from aiofranka_ros.offload import CudaInferenceThread, asyncify
+from aiofranka_ros.offload import threads as worker_threads
+from aiofranka_ros.offload.workers import CudaInferenceThread, asyncify
 entered = threading.Event()
 
 def work(seconds):

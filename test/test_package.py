@@ -23,26 +23,9 @@ import aiofranka_ros
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "aiofranka_ros"
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+#: Paths of all modules inside the package, without their endings: ``control/loop``.
+MODULES = sorted(str(path.relative_to(PACKAGE).with_suffix("")) for path in PACKAGE.rglob("*.py"))
 
-# Each module may import those before it. A new one gets the place that its purpose gives it.
-LAYERS = """
-    errors problem child signals console worker_threads offload loop_guard
-    array_transport remote_protocol remote_worker remote_process isolation
-    records names cholesky fr3 kinematics dynamics inverse_kinematics limits reference laws
-    trajectory joint_trajectory control_cycle
-    shared_memory
-    realtime fci network doctor_checks doctor
-    arm hand control_loop control_process control_client simulation_hand simulation_model simulation warm_up
-    setting settings driver moves gripper link robot_interface controller
-    doctor_ros
-    descriptors parameters serialized conversions frames stamps senders targets conditions diagnostics hold move_action
-    trajectory_action robot_state robot_services recovery_action planned_path executor node ros_client ros_interface
-    gripper_parameters gripper_actions gripper_node
-    marker_server rviz_marker rviz_arm rviz_tools
-    demo_policy demo_evaluation demo_screen demo
-""".split()
-FIRST_LAYER_WITH_ROS = "doctor_ros"
 #: Packages that modules are in, where the names differ.
 PACKAGES = {"tf2_ros": "tf2_ros_py"}
 ROS_MODULE = re.compile(
@@ -112,8 +95,13 @@ def test_every_executable_is_a_main_function_that_exists() -> None:
     scripts = entry_points()
     assert set(scripts) == {"node", "gripper_node", "rviz_tools", "simulation", "demo", "doctor"}
     for module, function in scripts.values():
-        body = tree_of(module.removeprefix("aiofranka_ros.")).body
-        assert function in [node.name for node in body if isinstance(node, ast.FunctionDef)]
+        spec = importlib.util.find_spec(module)
+        assert spec is not None and module.endswith(".__main__")
+        assert f"import {function}\n" in Path(str(spec.origin)).read_text() or function in [
+            node.name
+            for node in tree_of(module.partition(".")[2].replace(".", "/")).body
+            if isinstance(node, ast.FunctionDef)
+        ]
 
 
 def test_everything_that_is_imported_is_declared() -> None:
@@ -138,35 +126,46 @@ def test_package_xml_names_every_python_requirement() -> None:
 # --- What it is made of
 
 
-def test_every_module_has_its_place_in_the_order_of_layers() -> None:
-    assert [module for module in MODULES if module not in LAYERS] == []
+def test_the_import_contracts_hold_and_one_that_is_broken_is_reported(tmp_path: Path) -> None:
+    """Those of pyproject.toml; each one is broken on purpose, in a copy of the package."""
+    contracts = re.findall(r'^name = "(.*)"\ntype', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert lint_imports(ROOT) == []
+    shutil.copytree(PACKAGE, tmp_path / "aiofranka_ros", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for module, statement in (
+        ("model/fr3", "from aiofranka_ros.control.loop import ControlLoop"),
+        ("control/loop", "import rclpy"),
+        ("node/lifecycle", "import pylibfranka"),
+        ("offload/workers", "import torch"),
+        ("offload/workers", "from aiofranka_ros.model import fr3"),
+        ("simulation/model", "from aiofranka_ros.model import fr3"),
+        ("rviz_tools/marker", "from aiofranka_ros.arm import driver"),
+    ):
+        with (tmp_path / "aiofranka_ros" / f"{module}.py").open("a") as source:
+            source.write(f"\n{statement}\n")
+    assert sorted(lint_imports(tmp_path)) == sorted(contracts)
 
 
-def test_modules_import_only_from_the_layers_below() -> None:
-    upward = []
-    for module in MODULES:
-        below = LAYERS[: LAYERS.index(module)]
-        for imported in imports_of(tree_of(module)):
-            package, _, name = imported.partition(".")
-            if package == "aiofranka_ros" and name.split(".")[0] not in [*below, "__version__"]:
-                upward.append(f"{module} imports {imported}")
-    assert not upward
+def lint_imports(folder: Path) -> list[str]:
+    """Names of the import contracts that the package in ``folder`` breaks."""
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    broken = re.findall(r"^(.*) BROKEN", ran.stdout, re.MULTILINE)
+    assert ran.returncode == (1 if broken else 0), ran.stdout + ran.stderr
+    return broken
 
 
-def test_only_the_arm_imports_libfranka() -> None:
-    assert [module for module in MODULES if "pylibfranka" in imports_of(tree_of(module))] == ["arm"]
-
-
-def test_nothing_imports_torch() -> None:
-    assert not [m for m in MODULES for name in imports_of(tree_of(m)) if name.split(".")[0] == "torch"]
-
-
-def test_the_layers_below_ros_work_without_it() -> None:
-    below = [name for name in LAYERS[: LAYERS.index(FIRST_LAYER_WITH_ROS)] if name in MODULES]
-    for module in below:  # not inside a function either
-        assert not [name for name in imports_of(tree_of(module)) if ROS_MODULE.fullmatch(name.split(".")[0])]
+def test_what_drives_an_arm_is_imported_without_ros() -> None:
+    """Not only by the contract: by running it where rclpy cannot be imported."""
+    below = "errors setting kernels processes model control simulation arm offload".split()
+    names = [
+        ".".join(["aiofranka_ros", *Path(module).parts]).removesuffix(".__init__")
+        for module in MODULES
+        if Path(module).parts[0] in below and not module.endswith("__main__")
+    ]
     code = "import sys, importlib\nsys.modules['rclpy'] = None\n"  # importing it raises ImportError
-    code += "".join(f"importlib.import_module('aiofranka_ros.{name}')\n" for name in below)
+    code += "".join(f"importlib.import_module({name!r})\n" for name in names)
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
 
 

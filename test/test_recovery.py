@@ -18,15 +18,16 @@ from injection import lose_packets
 from node_harness import PATIENCE, ROOT, Client, NodeProcess, started, wait_until
 from rclpy.action import ActionClient
 
-from aiofranka_ros.fr3 import HOME
-from aiofranka_ros.recovery_action import NAMES
-from aiofranka_ros.simulation import SimulatedArm
+from aiofranka_ros.model.fr3 import HOME
+from aiofranka_ros.node.recovery_action import NAMES
+from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 
 ARM = "127.0.0.33"
 #: A simulated arm whose user stop is pressed by one signal and released by another: franka_sim has none.
 SIMULATION = """
 import signal, sys
-from aiofranka_ros import simulation, simulation_model
+from aiofranka_ros.simulation import simulated_arm as simulation
+from aiofranka_ros.simulation import model as simulation_model
 
 class Server(simulation_model.ArmServer):
     def __init__(self, *arguments, **options):

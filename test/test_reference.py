@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from aiofranka_ros import fr3, reference
-from aiofranka_ros.kinematics import control_frame
-from aiofranka_ros.records import COMMANDS, MEMORY, SCRATCH, new
+from aiofranka_ros.control.law import reference
+from aiofranka_ros.control.records import COMMANDS, MEMORY, SCRATCH, new
+from aiofranka_ros.model import fr3
+from aiofranka_ros.model.kinematics import control_frame
 
 CYCLE = 1e-3
 

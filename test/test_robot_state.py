@@ -14,12 +14,12 @@ from node_harness import Client, NodeProcess, started, wait_until
 from rclpy.serialization import deserialize_message
 from scipy.spatial.transform import Rotation
 
-from aiofranka_ros.arm import Arm, MeasuredViews, RobotReport, RobotStateCopy
-from aiofranka_ros.names import FR3
-from aiofranka_ros.records import ERROR_NAMES, MEASURED, STATE, new
-from aiofranka_ros.robot_state import TOPICS, RobotStateMessage
-from aiofranka_ros.shared_memory import SharedMemory
-from aiofranka_ros.simulation import SimulatedArm
+from aiofranka_ros.control.libfranka import Arm, MeasuredViews, RobotReport, RobotStateCopy
+from aiofranka_ros.control.records import ERROR_NAMES, MEASURED, STATE, new
+from aiofranka_ros.control.shared_memory import SharedMemory
+from aiofranka_ros.model.names import FR3
+from aiofranka_ros.node.robot_state import TOPICS, RobotStateMessage
+from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 
 #: When the states of the tests were measured [ns].
 STAMP = 1_700_000_000_123_456_789

@@ -29,10 +29,10 @@ from visualization_msgs.msg import (
 )
 from visualization_msgs.srv import GetInteractiveMarkers
 
-from aiofranka_ros.conversions import pose_message, pose_of
-from aiofranka_ros.fr3 import HOME, READY
-from aiofranka_ros.rviz_marker import Choice, Look
-from aiofranka_ros.rviz_tools import point_along
+from aiofranka_ros.model.fr3 import HOME, READY
+from aiofranka_ros.ros.conversions import pose_message, pose_of
+from aiofranka_ros.rviz_tools.marker import Choice, Look
+from aiofranka_ros.rviz_tools.node import point_along
 
 #: How far the arm may be from where it was sent [m]: the tolerance of a move is 0.01 rad, half a metre from an axis.
 NEAR = 0.006

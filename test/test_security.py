@@ -15,9 +15,9 @@ import pytest
 from node_harness import ROOT, Client, NodeProcess
 from rclpy.action import get_action_server_names_and_types_by_node
 
-from aiofranka_ros.array_transport import _Slot
-from aiofranka_ros.fci import claim
-from aiofranka_ros.shared_memory import SharedMemory
+from aiofranka_ros.control.fci import claim
+from aiofranka_ros.control.shared_memory import SharedMemory
+from aiofranka_ros.offload.mpify.arrays import _Slot
 
 POLICIES = ROOT / "config" / "sros2" / "policies.xml"
 #: What belongs to every node of ROS, whoever it is.
@@ -95,15 +95,20 @@ def calls(path: Path) -> Iterator[str]:
             yield ast.unparse(node.func)
 
 
+def name_of(path: Path) -> str:
+    """Of a module of the package: ``control.loop``."""
+    return ".".join(path.relative_to(ROOT / "aiofranka_ros").with_suffix("").parts)
+
+
 def test_nothing_is_unpickled_or_evaluated_but_between_a_process_and_its_own_child() -> None:
     dangerous = re.compile(
         r"(pickle|marshal|shelve|dill|cloudpickle)\.\w*(load|Unpickler)\w*|eval|exec|yaml\.load|np\.load"
     )
-    found = {(path.stem, call) for path in (ROOT / "aiofranka_ros").glob("*.py") for call in calls(path)}
+    found = {(name_of(path), call) for path in (ROOT / "aiofranka_ros").rglob("*.py") for call in calls(path)}
     # Both read what came through a socket pair that only the two ends of an isolated object have.
     assert {(module, call) for module, call in found if dangerous.fullmatch(call)} == {
-        ("array_transport", "pickle.loads"),
-        ("remote_protocol", "pickle.loads"),
+        ("offload.mpify.arrays", "pickle.loads"),
+        ("offload.mpify.protocol", "pickle.loads"),
     }
 
 
@@ -111,10 +116,18 @@ def test_sockets_without_a_name_connect_the_processes() -> None:
     """What has a name in the file system or on the network is listed here, and in SECURITY.md."""
     named = re.compile(r"(\w+\.)*(bind|create_server|Listener)")
     found = {
-        path.stem for path in (ROOT / "aiofranka_ros").glob("*.py") for call in calls(path) if named.fullmatch(call)
+        name_of(path)
+        for path in (ROOT / "aiofranka_ros").rglob("*.py")
+        for call in calls(path)
+        if named.fullmatch(call)
     }
     # The arm's lock, the hand's states, and the simulated arm at its loopback address.
-    assert found == {"fci", "hand", "simulation", "simulation_model"}
+    assert found == {
+        "control.fci",
+        "gripper_node.connection",
+        "simulation.simulated_arm",
+        "simulation.model",
+    }
 
 
 def test_the_lock_of_an_arm_accepts_no_connection() -> None:

@@ -14,10 +14,10 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
 
-from aiofranka_ros import conversions
-from aiofranka_ros.names import ArmNames
-from aiofranka_ros.records import STATE, new
-from aiofranka_ros.serialized import SerializedMessage
+from aiofranka_ros.control.records import STATE, new
+from aiofranka_ros.model.names import ArmNames
+from aiofranka_ros.ros import conversions
+from aiofranka_ros.ros.serialized import SerializedMessage
 
 
 def random_state(seed: int) -> Any:

@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from aiofranka_ros import shared_memory
+from aiofranka_ros.control import shared_memory
+from aiofranka_ros.control.records import COMMANDS, CYCLE_RECORD, MOTION, new
+from aiofranka_ros.control.shared_memory import RING_CAPACITY, Block, SharedMemory, fill_motion, motion_size
 from aiofranka_ros.errors import ControlProcessDied
-from aiofranka_ros.records import COMMANDS, CYCLE_RECORD, MOTION, new
-from aiofranka_ros.shared_memory import RING_CAPACITY, Block, SharedMemory, fill_motion, motion_size
 
 
 def write_as_fast_as_possible(descriptor: int, stop) -> None:

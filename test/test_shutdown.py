@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from node_harness import NodeProcess, alive, descendants, started, wait_until
 
-from aiofranka_ros.fr3 import HOME
+from aiofranka_ros.model.fr3 import HOME
 
 STATES = ("unconfigured", "configuring", "inactive", "active", "moving")
 

@@ -9,8 +9,8 @@ from types import FrameType
 
 import pytest
 
-from aiofranka_ros.demo import Interrupted, interrupt
-from aiofranka_ros.signals import StopRequest
+from aiofranka_ros.demo.run import Interrupted, interrupt
+from aiofranka_ros.processes import StopRequest
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 

@@ -22,14 +22,15 @@ import pytest
 from franka_sim.control_modes import ControlMode
 from franka_sim.franka_sim_server import FrankaSimServer
 
-from aiofranka_ros import arm as arm_module
-from aiofranka_ros import dynamics, fr3, simulation
+from aiofranka_ros.control import libfranka as arm_module
+from aiofranka_ros.control.realtime import scheduled_as_before
+from aiofranka_ros.control.records import MEASURED, new
 from aiofranka_ros.errors import SimulationError
-from aiofranka_ros.kinematics import forward
-from aiofranka_ros.realtime import scheduled_as_before
-from aiofranka_ros.records import MEASURED, new
-from aiofranka_ros.simulation import SimulatedArm
-from aiofranka_ros.simulation_model import ArmPhysics
+from aiofranka_ros.model import dynamics, fr3
+from aiofranka_ros.model.kinematics import forward
+from aiofranka_ros.simulation import simulated_arm as simulation
+from aiofranka_ros.simulation.model import ArmPhysics
+from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 
 SHARED, OTHER, SPARE = "127.0.0.20", "127.0.0.21", "127.0.0.22"
 
@@ -224,7 +225,7 @@ def test_the_arm_never_outlives_its_parent(forks: bool) -> None:
     parent = textwrap.dedent(
         f"""
         import os, sys, time
-        from aiofranka_ros.simulation import SimulatedArm
+        from aiofranka_ros.simulation.simulated_arm import SimulatedArm
         arm = SimulatedArm({SPARE!r})
         arm.start()
         fork = os.fork() if {forks} else 1

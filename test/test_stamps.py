@@ -14,7 +14,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 
 from aiofranka_ros.errors import InvalidTarget
-from aiofranka_ros.stamps import Order, age_of
+from aiofranka_ros.node.stamps import Order, age_of
 
 SECOND = 1_000_000_000
 NOW = 1_700_000_000 * SECOND

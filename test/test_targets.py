@@ -18,8 +18,8 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.serialization import serialize_message
 
 from aiofranka_ros.errors import TransformMissing
-from aiofranka_ros.names import FR3
-from aiofranka_ros.targets import TargetTopics
+from aiofranka_ros.model.names import FR3
+from aiofranka_ros.node.targets import TargetTopics
 
 
 class Arm:

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiofranka_ros import fr3, trajectory
+from aiofranka_ros.arm import planning
+from aiofranka_ros.control.law import motion as motion_kernels
+from aiofranka_ros.control.records import MEMORY, MOTION, MotionStatus, new
+from aiofranka_ros.control.shared_memory import fill_motion
 from aiofranka_ros.errors import InvalidTarget
-from aiofranka_ros.records import MEMORY, MOTION, MotionStatus, new
-from aiofranka_ros.shared_memory import fill_motion
+from aiofranka_ros.model import fr3
 
 JERK = np.full(7, 100.0)
 ACCELERATION = np.full(7, 5.0)
@@ -21,11 +23,11 @@ configurations = st.tuples(
 ).map(np.array)
 
 
-def plan(q, goal, **limits) -> trajectory.Motion:
-    return trajectory.plan(q, goal, max_acceleration=ACCELERATION, max_jerk=JERK, **limits)
+def plan(q, goal, **limits) -> motion_kernels.Motion:
+    return planning.plan(q, goal, max_acceleration=ACCELERATION, max_jerk=JERK, **limits)
 
 
-def sampled(motion: trajectory.Motion, step: float = 1e-3):
+def sampled(motion: motion_kernels.Motion, step: float = 1e-3):
     times = np.arange(0.0, motion.duration + step, step)
     q, dq, ddq = (np.array(column) for column in zip(*(motion.at(t) for t in times), strict=True))
     return times, q, dq, ddq
@@ -123,11 +125,11 @@ def test_a_goal_outside_the_limits_is_refused_with_the_joint_s_name(joint):
     plan(fr3.HOME, goal)
 
 
-def executed(motion: trajectory.Motion, *, stop_at: float | None = None, q=None, dq=None):
+def executed(motion: motion_kernels.Motion, *, stop_at: float | None = None, q=None, dq=None):
     """Run a motion in the kernels, cycle by cycle, until it is done or stopped."""
     record, memory = new(MOTION), new(MEMORY)
     fill_motion(record, 1, 0.0, motion.times, motion.coefficients)
-    trajectory.begin(
+    motion_kernels.begin(
         memory[0], record[0], motion.at(0.0)[0] if q is None else q, motion.at(0.0)[1] if dq is None else dq
     )
     rows = []
@@ -136,7 +138,7 @@ def executed(motion: trajectory.Motion, *, stop_at: float | None = None, q=None,
             memory["motion_status"] = MotionStatus.STOPPING
         if memory["motion_status"][0] not in (MotionStatus.EXECUTING, MotionStatus.STOPPING):
             break
-        trajectory.advance(memory[0], record[0], 1e-3)
+        motion_kernels.advance(memory[0], record[0], 1e-3)
         rows.append([memory[name][0].copy() for name in ("ref_q", "ref_dq", "ref_ddq")])
     q_rows, dq_rows, ddq_rows = (np.array(column) for column in zip(*rows, strict=True))
     return MotionStatus(int(memory["motion_status"][0])), q_rows, dq_rows, ddq_rows
@@ -165,14 +167,17 @@ def test_stopping_keeps_to_the_path_and_to_what_the_arm_can_do(share):
     # Where the path itself takes more than half of the limit, braking has the other half.
     assert np.abs(ddq).max() <= 1.1 * fr3.ACCELERATION_LIMIT[0]
     assert np.abs(np.diff(dq, axis=0)).max() <= 1.1e-3 * fr3.ACCELERATION_LIMIT[0]
-    assert len(q) * 1e-3 <= at + trajectory.STOP_DURATION + 0.1 or len(q) * 1e-3 <= trajectory.OFFSET_DURATION + 0.01
+    assert (
+        len(q) * 1e-3 <= at + motion_kernels.STOP_DURATION + 0.1
+        or len(q) * 1e-3 <= motion_kernels.OFFSET_DURATION + 0.01
+    )
 
 
 @pytest.mark.parametrize("share", [0.2, 0.35, 0.5, 0.65])
 def test_a_joint_that_is_too_fast_to_stop_as_quickly_gets_the_time_it_needs(share):
     goal = fr3.HOME.copy()
     goal[6] += 3.0
-    motion = trajectory.plan(fr3.HOME, goal, max_acceleration=fr3.ACCELERATION_LIMIT, max_jerk=np.full(7, 1000.0))
+    motion = planning.plan(fr3.HOME, goal, max_acceleration=fr3.ACCELERATION_LIMIT, max_jerk=np.full(7, 1000.0))
     at = share * motion.duration
     status, q, dq, ddq = executed(motion, stop_at=at)
     assert status is MotionStatus.STOPPED
@@ -188,14 +193,14 @@ def test_however_often_a_motion_pauses_and_goes_on_it_keeps_to_its_path_without_
     motion = plan(fr3.HOME, fr3.READY)
     record, memory = new(MOTION), new(MEMORY)
     fill_motion(record, 1, 0.0, motion.times, motion.coefficients)
-    trajectory.begin(memory[0], record[0], fr3.HOME, np.zeros(7))
+    motion_kernels.begin(memory[0], record[0], fr3.HOME, np.zeros(7))
     rows = []
     for turn, cycles in enumerate([*turns, 20_000]):
         silent = turn % 2 == 0 and turn < len(turns)
         if silent:
             memory["motion_status"] = MotionStatus.PAUSED
         for _ in range(cycles):
-            trajectory.advance(memory[0], record[0], 1e-3, silent)
+            motion_kernels.advance(memory[0], record[0], 1e-3, silent)
             rows.append(np.array([memory[name][0] for name in ("ref_q", "ref_dq", "ref_ddq")]))
             assert 0.0 <= memory["motion_rate"][0] <= 1.0 + 0.15, "a ramp that turns round may overshoot a little"
     q, dq, ddq = np.array(rows).transpose(1, 0, 2)
@@ -225,8 +230,8 @@ def test_an_arm_far_from_the_beginning_refuses_the_motion():
     motion = plan(fr3.HOME, fr3.READY)
     fill_motion(record, 1, 0.0, motion.times, motion.coefficients)
     q = fr3.HOME.copy()
-    q[3] += trajectory.LARGEST_OFFSET * 1.01
-    trajectory.begin(memory[0], record[0], q, np.zeros(7), 0.0)
+    q[3] += motion_kernels.LARGEST_OFFSET * 1.01
+    motion_kernels.begin(memory[0], record[0], q, np.zeros(7), 0.0)
     assert memory["motion_status"][0] == MotionStatus.REFUSED
 
 
@@ -234,11 +239,11 @@ def test_a_motion_that_lasts_for_years_is_compared_with_the_limits_in_a_moment()
     """Whoever does it must not fall silent meanwhile: one such message would make the arm stop."""
     far, found, took = np.full(7, np.inf), np.empty(3), {}
     for duration in (10.0, 2.0**31):
-        motion = trajectory.Motion(np.array([0.0, duration]), np.zeros((1, 7, 6)))
+        motion = motion_kernels.Motion(np.array([0.0, duration]), np.zeros((1, 7, 6)))
         arguments = (np.eye(4), -far, far, -far[:3], far[:3], found)
-        trajectory.first_outside(motion.times, motion.coefficients, *arguments)  # Compiled from now on.
+        planning.first_outside(motion.times, motion.coefficients, *arguments)  # Compiled from now on.
         begin = perf_counter()
-        assert trajectory.first_outside(motion.times, motion.coefficients, *arguments) == -1
+        assert planning.first_outside(motion.times, motion.coefficients, *arguments) == -1
         took[duration] = perf_counter() - begin
     assert took[2.0**31] < 100.0 * took[10.0], "without a bound, it would be a hundred million times"
 
@@ -250,12 +255,12 @@ def test_where_a_motion_leaves_the_limits_is_found_between_its_points_too():
     upper = far.copy()
     upper[0] = 0.5
     walls = (-far[:3], far[:3])
-    index = trajectory.first_outside(motion.times, motion.coefficients, np.eye(4), -far, upper, *walls, found)
+    index = planning.first_outside(motion.times, motion.coefficients, np.eye(4), -far, upper, *walls, found)
     assert index == 0 and 0.5 < found[1] < 0.55
     assert abs(motion.at(found[0])[0][0] - found[1]) < 1e-9
     # The way back leads inwards.
     back = plan(goal, fr3.HOME)
-    assert trajectory.first_outside(back.times, back.coefficients, np.eye(4), -far, upper, *walls, found) == -1
+    assert planning.first_outside(back.times, back.coefficients, np.eye(4), -far, upper, *walls, found) == -1
     wall = far[:3].copy()
     wall[1] = 0.1
-    assert trajectory.first_outside(motion.times, motion.coefficients, np.eye(4), -far, far, -wall, wall, found) == 8
+    assert planning.first_outside(motion.times, motion.coefficients, np.eye(4), -far, far, -wall, wall, found) == 8

@@ -17,11 +17,11 @@ from node_harness import Client, NodeProcess
 from rclpy.action import ActionClient
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint, MultiDOFJointTrajectoryPoint
 
-from aiofranka_ros import fr3
-from aiofranka_ros.fr3 import HOME, JOINT_NAMES
-from aiofranka_ros.records import MotionStatus
-from aiofranka_ros.shared_memory import SharedMemory
-from aiofranka_ros.trajectory_action import CONTROLLER
+from aiofranka_ros.control.records import MotionStatus
+from aiofranka_ros.control.shared_memory import SharedMemory
+from aiofranka_ros.model import fr3
+from aiofranka_ros.model.fr3 import HOME, JOINT_NAMES
+from aiofranka_ros.model.names import CONTROLLER
 
 Log = Callable[[str], bool]
 Result = FollowJointTrajectory.Result

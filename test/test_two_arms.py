@@ -26,8 +26,8 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from aiofranka_ros import FrankaController, RosInterface
 from aiofranka_ros.errors import InvalidTarget
-from aiofranka_ros.fr3 import HOME
-from aiofranka_ros.names import ArmNames
+from aiofranka_ros.model.fr3 import HOME
+from aiofranka_ros.model.names import ArmNames
 
 SECONDS = float(os.environ.get("TWO_ARMS_SECONDS", "4"))
 SIDES = ("left", "right")

@@ -15,11 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from aiofranka_ros import control_cycle, fr3, limits
-from aiofranka_ros.cholesky import factorize
-from aiofranka_ros.records import COMMANDS, MEASURED, MEMORY, MOTION, SCRATCH, Mode, new
-from aiofranka_ros.settings import Settings
-from aiofranka_ros.simulation_model import JOINT_ARMATURE, fr3_mjcf
+from aiofranka_ros.arm.settings import Settings
+from aiofranka_ros.control.law import cycle as control_cycle
+from aiofranka_ros.control.law import limits
+from aiofranka_ros.control.law.cholesky import factorize
+from aiofranka_ros.control.records import COMMANDS, MEASURED, MEMORY, MOTION, SCRATCH, Mode, new
+from aiofranka_ros.model import fr3
+from aiofranka_ros.simulation.model import JOINT_ARMATURE, fr3_mjcf
 
 RATE = 990.0
 #: Velocity that the robot bears with at a position limit [rad/s], half of it.

@@ -152,7 +152,7 @@ def set_up() -> None:
         lambda: write_environment(prefix if underlay else None, distribution),
     )
     if (ROOT / "aiofranka_ros" / "warm_up.py").exists():
-        sources = (ROOT / "aiofranka_ros").glob("*.py")
+        sources = (ROOT / "aiofranka_ros").rglob("*.py")
         kernels = [source for source in sources if b"numba" in source.read_bytes()]
         once("kernels", digest([environment_key, *contents(kernels)]), "compiled control laws", warm_up)
 

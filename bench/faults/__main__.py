@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from aiofranka_ros.demo import Interrupted, interrupt, isolate
+from aiofranka_ros.demo.run import Interrupted, interrupt, isolate
 from bench.faults import system
 from bench.faults.catalogue import FAULTS, Fault
 from bench.faults.report import Outcome, table, write_page

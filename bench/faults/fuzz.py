@@ -19,7 +19,7 @@ from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import GetParameters, ListParameters, SetParameters
 from rclpy.action import ActionClient, get_action_server_names_and_types_by_node
 
-from aiofranka_ros.fr3 import JOINT_NAMES
+from aiofranka_ros.model.fr3 import JOINT_NAMES
 from bench.faults.catalogue import fault
 from bench.faults.processes import check_ordinary_move
 from bench.faults.rig import Findings, Rig

@@ -10,7 +10,7 @@ from geometry_msgs.msg import PoseStamped
 from rclpy.publisher import Publisher
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from aiofranka_ros.fr3 import JOINT_NAMES
+from aiofranka_ros.model.fr3 import JOINT_NAMES
 from bench.faults.catalogue import fault
 from bench.faults.processes import STOPPED, check_reflex
 from bench.faults.rig import SWING, Findings, Rig

@@ -25,7 +25,7 @@ from rclpy.qos import qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
 
-from aiofranka_ros.fr3 import JOINT_NAMES
+from aiofranka_ros.model.fr3 import JOINT_NAMES
 
 _RATE = 100.0
 #: The circle: its radius [m] and its turns per second; fast enough for the arm to be seen moving everywhere on it.

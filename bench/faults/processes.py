@@ -9,7 +9,7 @@ from collections.abc import Callable
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from aiofranka_ros.records import Hold
+from aiofranka_ros.control.records import Hold
 from bench.faults.catalogue import fault
 from bench.faults.rig import Failed, Findings, Phase, Rig, alive
 

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from aiofranka_ros.simulation import cpu_for
+from aiofranka_ros.simulation.simulated_arm import cpu_for
 from bench.faults.helper import Helper, answer, prefer_this_process
 from bench.faults.tape import Tape
 

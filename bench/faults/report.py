@@ -118,7 +118,7 @@ def _plot(outcome: Outcome) -> str:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from aiofranka_ros.fr3 import TORQUE_LIMIT
+    from aiofranka_ros.model.fr3 import TORQUE_LIMIT
 
     every = max(1, len(steps) // _POINTS)
     steps = steps[::every]

@@ -41,11 +41,12 @@ from rclpy.time import Time
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
-from aiofranka_ros.fr3 import JOINT_NAMES
-from aiofranka_ros.records import STATE, Array, Phase, Record, new
-from aiofranka_ros.senders import told
-from aiofranka_ros.shared_memory import SharedMemory
-from aiofranka_ros.simulation import cpu_for
+from aiofranka_ros.control.records import STATE, Phase, new
+from aiofranka_ros.control.shared_memory import SharedMemory
+from aiofranka_ros.kernels import Array, Record
+from aiofranka_ros.model.fr3 import JOINT_NAMES
+from aiofranka_ros.node.senders import told
+from aiofranka_ros.simulation.simulated_arm import cpu_for
 from bench.faults.arm import STANDSTILL, FaultyArm
 from bench.faults.helper import HelperFailed, environment
 from bench.faults.proxy import Proxy

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aiofranka_ros.fr3 import POSITION_LOWER, POSITION_UPPER, TORQUE_LIMIT, VELOCITY_LIMIT
-from aiofranka_ros.records import Law
-from aiofranka_ros.settings import SETTINGS
+from aiofranka_ros.arm.settings import SETTINGS
+from aiofranka_ros.control.records import Law
+from aiofranka_ros.model.fr3 import POSITION_LOWER, POSITION_UPPER, TORQUE_LIMIT, VELOCITY_LIMIT
 from bench.faults.catalogue import fault
 from bench.faults.processes import check_reflex
 from bench.faults.rig import Findings, Rig

@@ -16,9 +16,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from aiofranka_ros.demo import Interrupted, interrupt, isolate
+from aiofranka_ros.demo.run import Interrupted, interrupt, isolate
 from aiofranka_ros.errors import SimulationError
-from aiofranka_ros.simulation import SimulatedArm, cpu_for
+from aiofranka_ros.simulation.simulated_arm import SimulatedArm, cpu_for
 from bench.loops import environment, figures
 from bench.loops.loads import LOADS
 

@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import track
 
-from aiofranka_ros.demo import Interrupted, interrupt, isolate
-from aiofranka_ros.records import STATE, Phase, new
-from aiofranka_ros.shared_memory import SharedMemory
-from aiofranka_ros.simulation import SimulatedArm, cpu_for
+from aiofranka_ros.control.records import STATE, Phase, new
+from aiofranka_ros.control.shared_memory import SharedMemory
+from aiofranka_ros.demo.run import Interrupted, interrupt, isolate
+from aiofranka_ros.simulation.simulated_arm import SimulatedArm, cpu_for
 from bench.loops import environment
 from bench.loops.own_subject import control_process, shared_memory
 from bench.loops.subject import SETTLING, Cpu

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pylibfranka
 
-from aiofranka_ros import realtime
+from aiofranka_ros.control import realtime
 from bench.loops.subject import SETTLING, Cpu, arguments, write
 
 

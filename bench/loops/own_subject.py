@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from aiofranka_ros import FrankaController, RobotInterface, RosInterface
+from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.errors import FrankaError
-from aiofranka_ros.shared_memory import SharedMemory
 from bench.loops.subject import Cpu, keep_off, measure, run
 
 #: How often a policy looks at the arm [s]; no multiple of any other period.
@@ -28,7 +28,7 @@ def control_process(owner: int) -> int:
             try:
                 with open(f"/proc/{name}/stat") as stat, open(f"/proc/{name}/cmdline") as command:
                     mine = int(stat.read().rpartition(")")[2].split()[1]) == owner
-                    if mine and "aiofranka_ros.control_process" in command.read():
+                    if mine and "aiofranka_ros.control.process" in command.read():
                         return int(name)
             except OSError:
                 continue

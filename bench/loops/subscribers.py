@@ -22,7 +22,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
-from aiofranka_ros.executor import UrgentFirstExecutor
+from aiofranka_ros.ros.executor import UrgentFirstExecutor
 
 TOPICS = {
     "state": Float64MultiArray,

@@ -1,0 +1,176 @@
+"""Everything that one arm needs: its control process, its settings, and the simulated arm where there is no robot.
+
+Used by the node and by :class:`~aiofranka_ros.api.robot_interface.RobotInterface`, in the process and thread that they
+call it from. It knows nothing of ROS and nothing of asyncio; the methods that change what the arm does block until it
+is done.
+
+    configure    start the simulated arm if there is one, start the control process, connect
+    activate     take torque control and hold where the arm is; connect first where the arm was lost
+    deactivate   stop smoothly and release
+    release      disconnect, end the control process and the simulated arm
+
+After each of them, successful or not, the arm is either held or released.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from aiofranka_ros.arm import planning
+from aiofranka_ros.arm.settings import Settings
+from aiofranka_ros.control.client import ControlClient
+from aiofranka_ros.control.records import RobotSetting
+from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, FrankaError
+from aiofranka_ros.simulation.simulated_arm import SimulatedArm, cpu_for
+
+_log = logging.getLogger(__name__)
+
+
+class Driver:
+    """One arm and what drives it.
+
+    :param settings: what they are to be; changed ones take effect with
+        :meth:`~aiofranka_ros.arm.settings.Settings.apply`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        #: The control process; ``None`` where the arm is not configured.
+        self.client: ControlClient | None = None
+        #: Address of the connected arm, the simulated one too; empty where there is none.
+        self.address = ""
+        #: CPU that the control process runs on alone; ``None`` where it may run on any.
+        self.cpu: int | None = None
+        #: Versions of libfranka and its protocol, once they are known.
+        self.versions: dict[str, Any] = {}
+        #: Whether torque control was taken and not given back.
+        self.active = False
+        self._arm: SimulatedArm | None = None
+
+    @property
+    def active_client(self) -> ControlClient | None:
+        """The control process while the arm is active, else ``None``."""
+        return self.client if self.active else None
+
+    def configure(self) -> None:
+        """Start what has to run and connect; on failure nothing of it is left.
+
+        :raises ConnectionFailed: no robot answers, its FCI is not active, or it speaks another protocol version.
+        :raises ArmInUse: another process on this machine already drives it.
+        :raises CommandRefused: the robot does not accept the collision thresholds.
+        :raises ControlProcessDied: the control process did not come up.
+        :raises SimulationError: the simulated arm did not come up.
+        """
+        address = self._settings["robot_ip"]
+        _log.info("connecting to %s", "a simulated arm" if address == "sim" else f"the robot at {address}")
+        cpu = self._settings["realtime_cpu"] if self._settings["realtime_cpu"] >= 0 else None
+        self.client = client = ControlClient(priority=self._settings["realtime_priority"])
+        try:
+            if address == "sim":
+                address = self._start_both(client)
+                cpu = cpu_for(address) if cpu is None else cpu
+            else:
+                client.start()
+            planning.warm_up()  # Planning while the arm is active must not wait for a compiler: heartbeats would stop.
+            answer = client.connect(address, cpu=cpu)
+            self._settings.write(client.commands, client.state()["robot_tcp"])
+            client.commands["mode"] = self._settings.mode
+            client.send()
+            self._settings.apply_collision_behavior(client)
+        except BaseException:
+            self.release()
+            raise
+        self.address = address
+        self.cpu = answer["cpu"]
+        self.versions = {"libfranka": answer["library_version"], "FCI protocol": answer["protocol_version"]}
+        _log.info("connected to the robot at %s, libfranka %s", address, answer["library_version"])
+
+    def activate(self) -> bool:
+        """Clear a reflex if there is one, take torque control and hold where the arm is.
+
+        An arm that is not connected, or was lost since, is connected first.
+
+        :returns: whether a reflex was cleared.
+        :raises CommandRefused: the robot did not allow it.
+        :raises ControlStopped: it stopped at once.
+        :raises FrankaError: it could not be connected, see :meth:`configure`.
+        """
+        if self.client is not None:
+            try:
+                return self._take_control(self.client)
+            except (ConnectionFailed, ControlProcessDied) as error:
+                _log.warning("%s: connecting again", error)
+                self.release()
+        self.configure()
+        return self._take_control(self._require_client())
+
+    def _take_control(self, client: ControlClient) -> bool:
+        client.poll()  # What ended before is history.
+        self._settings.write(client.commands, client.state()["robot_tcp"])
+        client.commands["mode"] = self._settings.mode
+        recovered = client.activate()
+        # The end effector may have been changed in Desk since.
+        self._settings.apply(client, ["tcp_from_robot"])
+        self.active = True
+        note = " after clearing a reflex" if recovered else ""
+        _log.info("active%s, the arm holds; mode %s", note, self._settings["mode"])
+        return recovered
+
+    def set_robot(self, setting: RobotSetting, *values: Any) -> None:
+        """Set something in the robot itself; only while it is configured and not active.
+
+        :raises CommandRefused: the robot does not accept it.
+        :raises ConnectionFailed: the connection was lost.
+        :raises ControlProcessDied: there is no control process.
+        """
+        client = self._require_client()
+        client.set_robot(setting, *values)
+        # The end effector may be another one now.
+        self._settings.apply(client, ["tcp_from_robot"])
+
+    def deactivate(self) -> None:
+        """Stop smoothly and release the arm.
+
+        :raises ControlStopped: the robot stopped before it came to that; it is released nevertheless.
+        :raises ControlProcessDied: the control process is gone.
+        :raises TimeoutError: the arm was not released in time; :meth:`release` is the way out.
+        """
+        self.active = False
+        self._require_client().deactivate()
+
+    def release(self) -> None:
+        """End the control process, which brings the arm to rest first, and the simulated arm; idempotent."""
+        self.active = False
+        self.address = ""
+        self.cpu = None
+        client, self.client = self.client, None
+        if client is not None:
+            client.close()
+        arm, self._arm = self._arm, None
+        if arm is not None:
+            arm.close()
+
+    def cause(self, error: FrankaError) -> FrankaError:
+        """``error``, or what is behind it: where the simulated arm died, the connection to it is lost."""
+        if self._arm is not None and not self._arm.alive and isinstance(error, ConnectionFailed):
+            return ConnectionFailed("the simulated arm died")
+        return error
+
+    def _start_both(self, client: ControlClient) -> str:
+        """Start simulated arm and control process at the same time, each of which takes seconds.
+
+        :returns: the simulated arm's address.
+        """
+        self._arm = SimulatedArm()
+        with ThreadPoolExecutor(1, "simulated-arm") as pool:
+            started = pool.submit(self._arm.start)
+            client.start()
+        started.result()
+        return self._arm.host
+
+    def _require_client(self) -> ControlClient:
+        if self.client is None:
+            raise ControlProcessDied("the control process is not running")
+        return self.client

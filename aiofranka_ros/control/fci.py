@@ -1,0 +1,135 @@
+"""What can be found out about a robot without libfranka: whether its FCI is there, and which protocol it speaks.
+
+Used by :mod:`aiofranka_ros.control.libfranka` in the control process, to explain why libfranka could not connect and
+to keep one arm from being driven twice, and by the doctor, which has no arm. Plain sockets, in whoever's thread; a
+question takes two seconds at the most.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+
+from aiofranka_ros.errors import ArmInUse, ConnectionFailed, Problem
+
+#: TCP port of the FCI: ``kCommandPort``, libfranka ``research_interface/robot/service_types.h``.
+PORT = 1337
+#: Version of the FCI protocol that the installed libfranka speaks (0.18 and later): ``kVersion``, same file.
+VERSION = 10
+#: Releases of libfranka for each version of the protocol: ``compatibility_matrix.rst`` of libfranka 0.21.
+_LIBFRANKA_FOR_PROTOCOL = {
+    3: "0.7.1",
+    4: "0.8",
+    5: "0.9",
+    6: "0.10 to 0.13.2",
+    7: "0.13.3 to 0.14.0",
+    8: "0.14.1",
+    9: "0.15 to 0.17",
+    10: "0.18 or later",
+}
+#: How long a question to the robot may take [s].
+_TIMEOUT = 2.0
+
+
+@dataclass(frozen=True)
+class Fault(Problem):
+    """Why a robot cannot be driven.
+
+    :ivar robot_version: FCI protocol version of the robot, where that is what is wrong.
+    """
+
+    robot_version: int | None = None
+
+
+def resolve(address: str) -> str:
+    """The IP address of the robot at ``address``.
+
+    :raises ConnectionFailed: there is no such host.
+    """
+    try:
+        return socket.gethostbyname(address)
+    except (OSError, ValueError) as error:  # The latter where it cannot even be a host name.
+        raise ConnectionFailed(f"no robot at {address!r}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def claim(address: str) -> socket.socket:
+    """Make sure that no other process on this machine drives the arm at ``address``, until the socket is closed.
+
+    An abstract socket is a lock that cannot be left behind: it is gone with its process.
+
+    :raises ArmInUse: another process does.
+    :raises ConnectionFailed: there is no such host.
+    """
+    resolved = resolve(address)
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        lock.bind(f"\0aiofranka_ros/arm/{resolved}")
+    except OSError as error:
+        lock.close()
+        raise ArmInUse(
+            f"another process on this machine already drives the arm at {address}: "
+            "stop that node, or give this one another robot_ip"
+        ) from error
+    return lock
+
+
+def find_fault(address: str, library: str) -> Fault | None:
+    """Why the robot at ``address`` cannot be driven, as far as it tells; ``None`` where nothing is wrong.
+
+    :param library: version of the installed libfranka, for the message.
+    """
+    try:
+        version = protocol_version(address)
+    except ConnectionRefusedError:
+        return Fault(
+            f"{address} is there, but its port {PORT} is closed", "unlock the joints and activate the FCI in Desk"
+        )
+    except TimeoutError:
+        return Fault(
+            f"no answer from {address}:{PORT}",
+            "is the robot on, is this its address, is this computer's network set up for it, and is no other program "
+            "connected to it?",
+        )
+    except ConnectionAbortedError:
+        return Fault(f"the robot at {address} closed the connection", "end the other program that is connected to it")
+    except OSError as reason:
+        return Fault(
+            f"no robot at {address} ({reason.strerror or reason})",
+            "is the robot on, is this its address, and is this computer's network set up for it?",
+        )
+    if version == VERSION:
+        return None
+    needed = _LIBFRANKA_FOR_PROTOCOL.get(version, "another release")
+    return Fault(
+        f"the robot at {address} speaks FCI protocol version {version}, but libfranka {library} speaks {VERSION}",
+        f"install libfranka {needed} (pylibfranka), or update the robot's system image",
+        robot_version=version,
+    )
+
+
+def protocol_version(address: str) -> int:
+    """Ask the robot for its FCI protocol version, without becoming its client.
+
+    The ``Connect`` request and its reply as in libfranka's ``research_interface/robot/service_types.h``: a header of
+    command, command number and size (three ``uint32``), then version and UDP port (``uint16`` each); the reply carries
+    a status (``uint8``) and the robot's version (``uint16``). The version in the request is one that no robot speaks:
+    it is refused, and nothing begins that would have to be ended.
+
+    :raises OSError: it does not answer; ``ConnectionAbortedError`` where it hangs up instead.
+    """
+    with (
+        # A port that exists, for a robot that sends its state all the same.
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as states,
+        socket.create_connection((address, PORT), timeout=_TIMEOUT) as connection,
+    ):
+        states.bind(("", 0))
+        connection.sendall(struct.pack("<IIIHH", 0, 0, 16, 0, states.getsockname()[1]))
+        reply = b""
+        while len(reply) < 15:
+            part = connection.recv(15 - len(reply))
+            if not part:
+                raise ConnectionAbortedError("the robot closed the connection")
+            reply += part
+    _, version = struct.unpack_from("<BH", reply, 12)
+    return int(version)

@@ -1,0 +1,370 @@
+"""One cycle of control: from what was measured to the torque, and to what is reported of it.
+
+:func:`step` is the one kernel that the control loop calls between reading the robot's state and writing the torque;
+:func:`report` runs after the torque is on its way. Both are compiled, allocate nothing that matters and touch only
+the records that they are given, so tests drive them without a robot.
+
+    target or motion ──► reference ──► law ──► blend ──► limits ──► torque
+"""
+
+from __future__ import annotations
+
+import math
+
+from aiofranka_ros.control.law import laws, limits, reference
+from aiofranka_ros.control.law.cholesky import factorize
+from aiofranka_ros.control.law.motion import advance as advance_motion
+from aiofranka_ros.control.law.motion import begin as begin_motion
+from aiofranka_ros.control.records import Hold, Law, Mode, MotionStatus
+from aiofranka_ros.kernels import Array, Record, kernel
+from aiofranka_ros.model.fr3 import CYCLE, JOINT_MARGIN, LOST_PACKETS_LIMIT, TORQUE_LIMIT, VELOCITY_LIMIT
+from aiofranka_ros.model.kinematics import forward, quaternion_from_matrix
+
+# Flags as plain integers: compiled code knows no operators of enum.IntFlag.
+_NODE_SILENT = int(Hold.NODE_SILENT)
+_TORQUE_STALE = int(Hold.TORQUE_STALE)
+_NOT_FINITE = int(Hold.NOT_FINITE)
+_ASKED = int(Hold.ASKED)
+_PUSHED = int(Hold.PUSHED)
+_STOPS = int(Hold.NODE_SILENT | Hold.FINISHING | Hold.ASKED | Hold.PUSHED)
+
+#: Time constant with which the torque before a change of law fades out of the torque after it [s].
+_BLEND_TIME = 0.1
+#: Success rate counts the last 100 commands; before there were 100 it says nothing.
+_SUCCESS_WINDOW = 100
+
+
+@kernel
+def step(commands: Record, motion: Record, measured: Record, memory: Record, scratch: Record, stop: int) -> None:
+    """Compute the torque of one cycle into ``memory.tau`` [Nm] (7,).
+
+    Arguments are arrays of one record each, see :func:`~aiofranka_ros.control.records.new`.
+
+    :param stop: a :class:`~aiofranka_ros.control.records.Hold` flag that says why the node is not to be followed, or
+        0. While there is a reason, motions stop, targets come to rest and the arm holds.
+    """
+    c, p, m, r, s = commands[0], motion[0], measured[0], memory[0], scratch[0]
+    if not _is_measured(m):
+        r.hold |= _NOT_FINITE
+        r.not_finite += 1
+        limits.damped_stop(m.dq, c.motion_kd, s.torque)
+        limits.reachable(r.tau, r.tau, c.torque_limit, c.torque_rate_limit, s.low, s.high)
+        limits.limit_torque(s.low, s.high, s.torque)
+        r.tau[:] = s.torque
+        return
+    dt = min(max(m.elapsed, CYCLE), LOST_PACKETS_LIMIT * CYCLE)
+    forward(m.q, c.flange_to_tcp, r.flange, r.tcp, r.jacobian)
+    quaternion_from_matrix(r.tcp, r.orientation)
+    for i in range(3):
+        r.position[i] = r.tcp[i, 3]
+    for i in range(6):
+        total = 0.0
+        for j in range(7):
+            total += r.jacobian[i, j] * m.dq[j]
+        r.twist[i] = total
+
+    fresh = r.started == 0
+    if fresh:
+        r.started = 1
+        r.motion_id = c.motion_id
+        r.motion_status = MotionStatus.NONE
+        for i in range(7):
+            r.tau[i] = m.tau_last[i]
+            r.dq[i] = m.dq[i]
+            r.unmodelled[i] = 0.0
+        r.release_id = c.release_id
+        limits.loosen(r)
+    limits.tighten(c, r, m.q)
+    if fresh or c.mode_id != r.mode_id:
+        _settle(c, m, r)
+    elif c.law_id != r.law_id:
+        # Another control frame: its targets start from where it is. Other gains leave the reference alone.
+        moved = False
+        for i in range(4):
+            for j in range(4):
+                moved = moved or c.flange_to_tcp[i, j] != r.flange_to_tcp[i, j]
+        if moved and c.mode == Mode.OSC and not _in_motion(r):
+            reference.seed(r, m.q)
+    r.flange_to_tcp[:] = c.flange_to_tcp
+
+    if stop == 0:
+        stop = _asked_or_pushed(c, m, r)
+    _stop_or_go_on(r, stop)
+    if c.target_id != r.target_id:
+        r.target_id = c.target_id
+        if stop == 0 and c.target_mode_id == r.mode_id and not _in_motion(r):
+            _take_target(c, r, s, m.time)
+    _update_motion(c, p, m, r)
+    if stop != 0 and (r.motion_status == MotionStatus.EXECUTING or r.motion_status == MotionStatus.PAUSED):
+        # A node that was only late for a moment finds its motion where it left it.
+        r.motion_status = MotionStatus.PAUSED if stop == _NODE_SILENT else MotionStatus.STOPPING
+    law = _choose_law(c, m, r)
+    _make_torque(law, c, p, m, r, s, dt)
+
+    if fresh or law != r.law or c.law_id != r.law_id:
+        for i in range(7):
+            r.blend[i] = r.tau[i] - r.tau_law[i]
+    r.law, r.law_id = law, c.law_id
+    keep = math.exp(-dt / _BLEND_TIME)
+    tau = s.torque
+    for i in range(7):
+        tau[i] = r.tau_law[i] + r.blend[i]
+        r.blend[i] *= keep
+    _make_safe(law, c, m, r, s, dt, tau)
+
+
+@kernel
+def _is_measured(measured: Record) -> bool:
+    """Whether everything that was measured is a number; if not, nothing may be computed, let alone kept, from it."""
+    whole = limits.is_finite(measured.q) and limits.is_finite(measured.dq) and limits.is_finite(measured.tau_last)
+    for i in range(7):
+        whole = whole and limits.is_finite(measured.mass[i])
+    return whole and limits.is_finite(measured.coriolis) and math.isfinite(measured.elapsed)
+
+
+@kernel
+def _in_motion(memory: Record) -> bool:
+    status = memory.motion_status
+    return status != MotionStatus.NONE and status != MotionStatus.REFUSED
+
+
+@kernel
+def _settle(commands: Record, measured: Record, memory: Record) -> None:
+    """Let the mode begin from where the arm is: its targets, its posture, its integral; older targets are dropped."""
+    reference.seed(memory, measured.q)
+    memory.mode_id = commands.mode_id
+    memory.hold &= ~_TORQUE_STALE
+    if commands.target_mode_id != commands.mode_id:
+        memory.target_id = commands.target_id
+    for i in range(7):
+        memory.null_q[i] = measured.q[i]
+        memory.integral[i] = 0.0
+        memory.saturated[i] = 0.0
+
+
+@kernel
+def _asked_or_pushed(commands: Record, measured: Record, memory: Record) -> int:
+    """Whether the arm shall hold because somebody asked for it, or was pushed and not released since."""
+    if commands.hold != 0:
+        return _ASKED
+    if commands.release_id != memory.release_id:
+        memory.release_id = commands.release_id
+        memory.hold &= ~_PUSHED
+    if memory.hold & _PUSHED != 0:
+        return _PUSHED
+    f = measured.external_wrench
+    force = math.sqrt(f[0] ** 2 + f[1] ** 2 + f[2] ** 2)
+    torque = math.sqrt(f[3] ** 2 + f[4] ** 2 + f[5] ** 2)
+    if commands.max_external_force > 0.0 and force > commands.max_external_force:
+        return _PUSHED
+    return _PUSHED if commands.max_external_torque > 0.0 and torque > commands.max_external_torque else 0
+
+
+@kernel
+def _stop_or_go_on(memory: Record, stop: int) -> None:
+    if stop == 0:
+        memory.hold &= ~_STOPS
+    elif memory.hold & stop == 0:
+        memory.hold |= stop
+        if stop == _NODE_SILENT:
+            memory.silent_holds += 1
+        reference.freeze(memory)
+
+
+@kernel
+def _take_target(commands: Record, memory: Record, scratch: Record, now: float) -> None:
+    if commands.mode == Mode.OSC:
+        reference.take_pose(memory, commands, now)
+    elif commands.mode == Mode.TORQUE:
+        for i in range(7):
+            memory.target_torque[i] = commands.target_torque[i]
+        memory.target_count += 1
+        memory.target_seen = now
+        memory.target_stamp = commands.target_stamp
+    else:
+        reference.take_joints(memory, commands, scratch, now)
+
+
+@kernel
+def _update_motion(commands: Record, motion: Record, measured: Record, memory: Record) -> None:
+    if commands.motion_id != memory.motion_id and motion.id == commands.motion_id:
+        late = measured.time - motion.start if motion.start > 0.0 else 0.0
+        replacing = _in_motion(memory)
+        if memory.law == Law.OSC or memory.law == Law.TORQUE:
+            # These have no joint reference: the motion begins from where the arm is.
+            begin_motion(memory, motion, measured.q, measured.dq, late)
+        else:
+            begin_motion(memory, motion, memory.ref_q, memory.ref_dq, late)
+        if replacing and not _in_motion(memory):
+            # Refused, and the motion before is gone: the mode must not go on from where that one began.
+            _settle(commands, measured, memory)
+    if memory.motion_id == 0 or memory.motion_id != commands.motion_id:
+        return
+    if commands.motion_stop == memory.motion_id and (
+        memory.motion_status == MotionStatus.EXECUTING or memory.motion_status == MotionStatus.PAUSED
+    ):
+        memory.motion_status = MotionStatus.STOPPING
+    if commands.motion_release == memory.motion_id and _in_motion(memory):
+        memory.motion_status = MotionStatus.NONE
+        _settle(commands, measured, memory)
+
+
+@kernel
+def _choose_law(commands: Record, measured: Record, memory: Record) -> int:
+    if _in_motion(memory):
+        return Law.MOTION
+    if commands.mode != Mode.TORQUE:
+        return commands.mode
+    age = measured.time - memory.target_seen
+    if memory.hold & _STOPS == 0 and memory.target_count > 0 and age <= commands.torque_timeout:
+        memory.hold &= ~_TORQUE_STALE
+        return Law.TORQUE
+    if memory.law != Law.HOLD:
+        # Come to rest where braking ends, and stay there.
+        if memory.target_count > 0:
+            memory.hold |= _TORQUE_STALE
+        reference.seed(memory, measured.q)
+        for i in range(7):
+            speed = min(max(measured.dq[i], -VELOCITY_LIMIT[i]), VELOCITY_LIMIT[i])
+            memory.ref_dq[i] = speed
+            memory.target_q[i] += 0.5 * speed * abs(speed) / commands.max_joint_acceleration[i]
+    return Law.HOLD
+
+
+@kernel
+def _make_torque(
+    law: int, commands: Record, motion: Record, measured: Record, memory: Record, scratch: Record, dt: float
+) -> None:
+    """What the law asks for, coriolis torques included, into ``memory.tau_law`` [Nm] (7,)."""
+    tau = memory.tau_law
+    for i in range(7):
+        for j in range(7):
+            scratch.inertia[i, j] = measured.mass[i, j]
+        scratch.inertia[i, i] += commands.motor_inertia[i]
+    factorize(scratch.inertia, 7, scratch.factor)
+    if law == Law.TORQUE:
+        for i in range(7):
+            tau[i] = memory.target_torque[i]
+        return
+    if law == Law.OSC:
+        reference.advance_pose(memory, commands, measured.time, dt)
+        laws.operational_space(measured.q, measured.dq, scratch.inertia, commands, memory, scratch, tau)
+    else:
+        kp, kd = commands.kp, commands.kd
+        if law == Law.MOTION or law == Law.HOLD:
+            kp, kd = commands.motion_kp, commands.motion_kd
+        if law == Law.MOTION:
+            advance_motion(memory, motion, dt, memory.hold & _NODE_SILENT != 0)
+        else:
+            smooth = commands.smooth_targets != 0 or law == Law.HOLD
+            reference.advance_joints(memory, commands, smooth, measured.time, dt)
+            reference.keep_near_joints(memory, measured.q, measured.dq)
+        laws.impedance(
+            measured.q, measured.dq, memory.ref_q, memory.ref_dq, memory.ref_ddq, scratch.inertia, kp, kd, tau
+        )
+        if law == Law.PID:
+            laws.integrate(
+                measured.q, memory.ref_q, commands.ki, commands.integral_limit, memory.saturated, memory.integral, dt
+            )
+            for i in range(7):
+                tau[i] += memory.integral[i]
+    for i in range(7):
+        tau[i] += measured.coriolis[i]
+
+
+@kernel
+def _make_safe(
+    law: int, commands: Record, measured: Record, memory: Record, scratch: Record, dt: float, tau: Array
+) -> None:
+    """Check and limit ``tau`` [Nm] (7,); what remains is sent."""
+    asked = scratch.asked
+    # A joint reference stays outside of JOINT_MARGIN, and a motion's may end inside: springs that reach further would
+    # keep the arm from it. They are needed all the same, for an arm that is pushed, or has hardly any stiffness.
+    margin = limits.SOFT_LIMIT_MARGIN if law == Law.OSC or law == Law.TORQUE else JOINT_MARGIN
+    if law == Law.MOTION:
+        margin = 0.0
+    limits.allowed_velocities(measured.q, measured.dq, scratch.ahead, scratch.envelope)
+    if limits.is_finite(tau):
+        memory.hold &= ~_NOT_FINITE
+        limits.repel(
+            measured.q, measured.dq, memory.joint_lower, memory.joint_upper, commands.torque_limit, margin,
+            scratch.envelope, tau,
+        )  # fmt: skip
+        limits.keep_inside(memory, scratch.force, tau)
+    else:
+        memory.hold |= _NOT_FINITE
+        memory.not_finite += 1
+        limits.damped_stop(measured.dq, commands.motion_kd, tau)
+        for i in range(7):
+            memory.blend[i] = 0.0
+        # Whatever went wrong in the reference, the next cycle holds from what was measured, which was checked.
+        _settle(commands, measured, memory)
+    for i in range(7):
+        asked[i] = tau[i]
+    rate, low, high = commands.torque_rate_limit, scratch.low, scratch.high
+    limits.reachable(memory.tau, measured.tau_last, commands.torque_limit, rate, low, high)
+    limits.limit_torque(low, high, tau)
+    limits.observe(
+        measured.dq, measured.tau_last, measured.coriolis, scratch.factor, dt, memory.dq, memory.unmodelled, scratch.row
+    )
+    # Lower limits than the robot's are for what moves the arm, not for what brakes it: it might not be braked in time.
+    rate = max(rate, limits.BRAKING_RATE)
+    limits.reachable(memory.tau, measured.tau_last, TORQUE_LIMIT, rate, low, high)
+    limits.limit_velocity(
+        measured.dq, measured.coriolis, memory.unmodelled, scratch.inertia, scratch.factor, scratch.envelope, rate,
+        low, high, scratch.row, scratch.ahead, tau,
+    )  # fmt: skip
+    cut = False
+    for i in range(7):
+        memory.saturated[i] = asked[i] - tau[i]
+        cut = cut or memory.saturated[i] != 0.0
+        memory.tau[i] = tau[i]
+    if cut:
+        memory.limited_torques += 1
+
+
+@kernel
+def report(
+    commands: Record, measured: Record, memory: Record, state: Record, cycles: Record, index: int,
+    written: int, response: float, success_rate: float,
+) -> None:  # fmt: skip
+    """Tell of this cycle in ``state`` and in the ring; the next one gets the external wrench from ``state``.
+
+    :param cycles: the records of the ring.
+    :param index: the one to fill.
+    :param written: when the torque was written [ns, system clock].
+    :param response: from the state's arrival to the torque's departure [s].
+    :param success_rate: the robot's ``control_command_success_rate``.
+    """
+    c, m, r, s, y = commands[0], measured[0], memory[0], state[0], cycles[index]
+    lost = max(0, int(round(m.elapsed / CYCLE)) - 1) if s.cycles > 0 else 0
+    s.cycles += 1
+    s.cycles_lost += lost
+    s.longest_gap = max(s.longest_gap, lost)
+    s.success_rate = success_rate
+    if s.cycles > _SUCCESS_WINDOW:
+        s.success_rate_min = min(s.success_rate_min, success_rate)
+    s.response = response
+    s.stamp = written
+    s.time = m.time
+    s.mode = c.mode
+    s.hold, s.release_id = r.hold, r.release_id
+    s.target_id = r.target_id
+    s.target_age = m.time - r.target_seen if r.target_count > 0 else math.inf
+    s.motion_id, s.motion_status, s.motion_time = r.motion_id, r.motion_status, r.motion_time
+    s.limited_targets, s.limited_torques = r.limited_targets, r.limited_torques
+    s.not_finite, s.silent_holds = r.not_finite, r.silent_holds
+    s.q[:], s.dq[:], s.tau[:] = m.q, m.dq, r.tau
+    m.external_wrench[:] = s.external_wrench
+    s.ref_q[:], s.ref_dq[:], s.ref_ddq[:] = r.ref_q, r.ref_dq, r.ref_ddq
+    s.position[:], s.orientation[:], s.twist[:] = r.position, r.orientation, r.twist
+    s.ref_position[:], s.ref_orientation[:] = r.ref_position, r.ref_orientation
+    s.jacobian[:], s.mass[:] = r.jacobian, m.mass
+
+    y.activation, y.time, y.written = s.activation, m.time, written
+    y.lost, y.response, y.success_rate = lost, response, success_rate
+    y.target_id, y.target_stamp, y.mode, y.law = r.target_id, r.target_stamp, c.mode, r.law
+    y.motion_id, y.motion_status = r.motion_id, r.motion_status
+    y.q[:], y.dq[:], y.tau[:], y.ref_q[:] = m.q, m.dq, r.tau, r.ref_q
+    y.position[:], y.orientation[:] = r.position, r.orientation
+    y.ref_position[:], y.ref_orientation[:] = r.ref_position, r.ref_orientation

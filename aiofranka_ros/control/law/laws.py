@@ -1,0 +1,166 @@
+"""The control laws: what torque makes the arm follow its reference.
+
+Compiled kernels, called once a cycle by the control cycle in the control process. Gravity and the motors' friction are
+compensated by the robot itself; coriolis torques are added by the caller.
+
+Operational space control follows O. Khatib, "A unified approach for motion and force control of robot manipulators",
+IEEE J. Robotics and Automation 3(1), 1987: accelerations asked for in task space become forces through the task's
+inertia Λ, and the posture acts in the dynamically consistent null space.
+"""
+
+from __future__ import annotations
+
+import math
+
+from aiofranka_ros.control.law.cholesky import factorize, solve
+from aiofranka_ros.kernels import Array, Record, kernel
+from aiofranka_ros.model.fr3 import velocity_envelope
+from aiofranka_ros.model.kinematics import rotation_between
+
+#: The Cholesky factor of Λ⁻¹ = J M⁻¹ Jᵀ has pivots above these [1/kg], [1/(kg m²)] nearly everywhere within the arm's
+#: reach, the motors' inertia included; where the arm is stretched, a rotational one goes to 0...
+_REGULAR_TRANSLATION, _REGULAR_ROTATION = 0.05, 1.0
+#: ...and these are added to the diagonal: a direction that feels infinitely heavy would else get any force.
+_SINGULAR_TRANSLATION, _SINGULAR_ROTATION = 0.3, 3.0
+#: What the task gives up there is left to the posture, which is damped that much more [1/s]: it would otherwise swing.
+_SINGULAR_DAMPING = 60.0
+#: Share of the allowed joint velocities that following the reference may take, and a joint velocity that is always
+#: allowed, so that the reference never gets stuck [rad/s]; judged by where the joints will be a moment later [s], as
+#: reference and arm take time to slow down.
+_PACE_SHARE = 0.6
+_PACE_SLACK = 0.05
+_PACE_LOOK_AHEAD = 0.1
+
+
+@kernel
+def impedance(
+    q: Array, dq: Array, ref_q: Array, ref_dq: Array, ref_ddq: Array, inertia: Array, kp: Array, kd: Array, tau: Array
+) -> None:
+    """Joint impedance: ``kp (ref_q - q) + kd (ref_dq - dq) + M ref_ddq`` into ``tau`` [Nm] (7,)."""
+    for i in range(7):
+        total = kp[i] * (ref_q[i] - q[i]) + kd[i] * (ref_dq[i] - dq[i])
+        for j in range(7):
+            total += inertia[i, j] * ref_ddq[j]
+        tau[i] = total
+
+
+@kernel
+def integrate(q: Array, ref_q: Array, ki: Array, limit: Array, saturated: Array, integral: Array, dt: float) -> None:
+    """Integral part of the PID law [Nm] (7,), in place, with anti-windup.
+
+    :param limit: largest integral part [Nm] (7,).
+    :param saturated: what the limits took from the torque of the last cycle [Nm] (7,). While they take something, the
+        integral may only move to where they would take less (conditional integration).
+    """
+    for i in range(7):
+        step = ki[i] * (ref_q[i] - q[i]) * dt
+        if step * saturated[i] <= 0.0:
+            integral[i] = min(max(integral[i] + step, -limit[i]), limit[i])
+
+
+@kernel
+def _singularity(factor: Array) -> float:
+    """How singular the task is, from its Cholesky factor (6, 6): 0 anywhere regular, 1 at a singularity."""
+    regular = 1.0
+    for i in range(3):
+        regular = min(regular, factor[i, i] ** 2 / _REGULAR_TRANSLATION)
+        regular = min(regular, factor[i + 3, i + 3] ** 2 / _REGULAR_ROTATION)
+    return (1.0 - regular) ** 2
+
+
+@kernel
+def operational_space(
+    q: Array, dq: Array, inertia: Array, commands: Record, memory: Record, scratch: Record, tau: Array
+) -> None:
+    """Operational space control with a posture task in its null space, into ``tau`` [Nm] (7,).
+
+    ``tau = Jᵀ F + (1 - Jᵀ Λ J M⁻¹) M (null_kp (null_q - q) - null_kd dq)``,
+    ``F = Λ (ee_kp e + ee_kd (v_ref - J dq) + a_ref)``, ``Λ = (J M⁻¹ Jᵀ)⁻¹``, damped near singularities; ``e`` is the
+    position error [m] and the rotation vector [rad] from the control frame to its reference, in the base.
+
+    :param inertia: M (7, 7); ``scratch.factor`` holds its Cholesky factor.
+    """
+    jacobian, factor, task, task_factor = memory.jacobian, scratch.factor, scratch.task, scratch.task_factor
+    inverse_times_jacobian, force, posture = scratch.inverse_times_jacobian, scratch.force, scratch.posture
+    # Row i of inverse_times_jacobian is M⁻¹ times the transposed row i of J.
+    for i in range(6):
+        for j in range(7):
+            inverse_times_jacobian[i, j] = jacobian[i, j]
+        solve(factor, 7, inverse_times_jacobian[i])
+    for i in range(6):
+        for j in range(6):
+            total = 0.0
+            for k in range(7):
+                total += jacobian[i, k] * inverse_times_jacobian[j, k]
+            task[i, j] = total
+    factorize(task, 6, task_factor)
+    singularity = _singularity(task_factor)
+    memory.singularity = singularity
+    if singularity > 0.0:
+        for i in range(3):
+            task[i, i] += singularity * _SINGULAR_TRANSLATION
+            task[i + 3, i + 3] += singularity * _SINGULAR_ROTATION
+        factorize(task, 6, task_factor)
+
+    rotation_between(memory.ref_orientation, memory.orientation, force[3:])
+    for i in range(3):
+        force[i] = memory.ref_position[i] - memory.position[i]
+    for i in range(3):
+        force[i] = (
+            commands.ee_kp[i] * force[i]
+            + commands.ee_kd[i] * (memory.ref_linear[i] - memory.twist[i])
+            + memory.ref_linear_acceleration[i]
+        )
+        force[i + 3] = (
+            commands.ee_kp[i + 3] * force[i + 3]
+            + commands.ee_kd[i + 3] * (memory.ref_angular[i] - memory.twist[i + 3])
+            + memory.ref_angular_acceleration[i]
+        )
+    # The posture's acceleration, less what of it the task would feel: both become one task force.
+    for i in range(7):
+        damping = commands.null_kd[i] + singularity * _SINGULAR_DAMPING
+        posture[i] = commands.null_kp[i] * (memory.null_q[i] - q[i]) - damping * dq[i]
+    for i in range(6):
+        for k in range(7):
+            force[i] -= jacobian[i, k] * posture[k]
+    solve(task_factor, 6, force)
+    for i in range(7):
+        total = 0.0
+        for k in range(6):
+            total += jacobian[k, i] * force[k]
+        for k in range(7):
+            total += inertia[i, k] * posture[k]
+        tau[i] = total
+    _find_pace(q, dq, memory, scratch)
+
+
+@kernel
+def _find_pace(q: Array, dq: Array, memory: Record, scratch: Record) -> None:
+    """How fast the reference may move so that no joint gets too fast following it: more slowly the more the arm is
+    stretched, or near a position limit.
+
+    The joint velocities that follow the reference's are ``M⁻¹ Jᵀ Λ v_ref``, which :func:`operational_space` has the
+    factors of in ``scratch``.
+    """
+    follow, envelope, ahead = scratch.force, scratch.envelope, scratch.ahead
+    for i in range(7):
+        ahead[i] = q[i] + _PACE_LOOK_AHEAD * dq[i]
+    velocity_envelope(ahead, envelope[0], envelope[1])
+    linear, angular = 0.0, 0.0
+    for i in range(3):
+        follow[i], follow[i + 3] = memory.ref_linear[i], memory.ref_angular[i]
+        linear += memory.ref_linear[i] ** 2
+        angular += memory.ref_angular[i] ** 2
+    solve(scratch.task_factor, 6, follow)
+    room = math.inf
+    for i in range(7):
+        speed = 0.0
+        for k in range(6):
+            speed += scratch.inverse_times_jacobian[k, i] * follow[k]
+        allowed = _PACE_SHARE * (envelope[1, i] if speed > 0.0 else -envelope[0, i])
+        if abs(speed) > _PACE_SLACK:
+            room = min(room, max(allowed, _PACE_SLACK) / abs(speed))
+    # Far below what is allowed, the pace of the moment says nothing about that of a faster reference.
+    near = room < 2.0
+    memory.pace_linear = room * math.sqrt(linear) if near else math.inf
+    memory.pace_angular = room * math.sqrt(angular) if near else math.inf

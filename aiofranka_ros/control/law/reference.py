@@ -1,0 +1,393 @@
+"""How targets that arrive at 50 Hz, unevenly and with gaps, become a smooth 1 kHz reference.
+
+Compiled kernels, called by the control cycle in the control process. Three steps:
+
+1. A new target is limited to a step from the reference, and its velocity is estimated: the median of the last three
+   differences between targets, so that one outlier (an action chunk that begins elsewhere) is not taken for speed.
+2. Between targets the target is believed to go on with that velocity for ``extrapolation_time``, then to slow down to
+   rest within as long again: a policy that hiccups is not felt. When no further one came, it was the last: the target
+   returns to it, slowly, and stays.
+3. The reference follows that moving target: a critically damped second-order system of ``reference_bandwidth`` ω whose
+   velocity and acceleration are bounded. Far from the target, its speed is the one from which it can still brake
+   (the "square root controller" known from ArduPilot). It has the target's velocity fed forward, so a constant velocity
+   is followed without lag, whatever the damping of the law that follows the reference.
+
+``dt`` is the time since the last cycle [s]; it is longer than 1 ms where robot cycles were lost.
+"""
+
+from __future__ import annotations
+
+import math
+
+from aiofranka_ros.control.law.limits import outside
+from aiofranka_ros.kernels import Array, Record, kernel
+from aiofranka_ros.model.fr3 import JOINT_MARGIN
+from aiofranka_ros.model.kinematics import forward, rotate, rotation_between
+
+#: Targets further apart than this are not one movement; no velocity is made of them [s].
+_LONGEST_GAP = 0.5
+#: Stamps that are closer together than this share of the time between the arrivals are not believed: a velocity made of
+#: them would be as many times too high.
+_STAMP_TRUST = 0.25
+#: Targets closer than this are one target as far as velocity goes [s].
+_SHORTEST_GAP = 0.5e-3
+#: How long after it came to rest a target that was believed to go on begins to return [s]: a policy that pauses for
+#: less is not drawn back. The return takes this many times the extrapolation time, and so is at most a quarter as fast
+#: as the target was: 1.5 times that time lies behind it, and the fastest of a cubic is 1.5 times its mean.
+_RETURN_DELAY, _RETURN_SHARE = 0.5, 9.0
+#: Farthest that the reference may be from the arm [m], [rad], [rad]: many times what following a target takes, and with
+#: the default gains less than what would call for all of the arm's torque.
+_LEASH_LINEAR, _LEASH_ANGULAR, _LEASH_JOINT = 0.05, 0.2, 0.1
+#: Share of that distance which is lost at a singularity: where the arm is stretched, pulling on makes it swing.
+_SINGULAR_LEASH = 0.9
+#: Share of the acceleration that braking is planned with; the rest makes up for what the velocity lags behind.
+_BRAKING_SHARE = 0.7
+#: Time constant that keeps the reference's acceleration continuous [s].
+_ACCELERATION_SMOOTHING = 4e-3
+
+
+@kernel
+def _median(a: float, b: float, c: float) -> float:
+    return max(min(a, b), min(max(a, b), c))
+
+
+@kernel
+def _limit_norm(vector: Array, limit: float) -> float:
+    """Shorten ``vector`` (3,), in place, to ``limit``; return how long it was."""
+    norm = math.sqrt(vector[0] ** 2 + vector[1] ** 2 + vector[2] ** 2)
+    if norm > limit:
+        for i in range(3):
+            vector[i] *= limit / norm
+    return norm
+
+
+@kernel
+def _approach_speed(distance: float, bandwidth: float, acceleration: float, velocity: float) -> float:
+    """Speed at which to close ``distance``: proportional near by, then as fast as braking allows, then ``velocity``."""
+    gain = 0.5 * bandwidth
+    braking = _BRAKING_SHARE * acceleration
+    linear = braking / (gain * gain)
+    if distance <= linear:
+        speed = gain * distance
+    else:
+        speed = math.sqrt(2.0 * braking * (distance - 0.5 * linear))
+    return min(speed, velocity)
+
+
+@kernel
+def _coast(age: float, duration: float, believed: Array) -> None:
+    """How a target goes on after it came: fill seconds travelled at its velocity, and the share of it that is left."""
+    if age <= duration:
+        believed[0], believed[1] = age, 1.0
+    elif age < 2.0 * duration:
+        slowing = age - duration
+        believed[0] = duration + slowing - 0.5 * slowing * slowing / duration
+        believed[1] = 1.0 - slowing / duration
+    else:
+        time = _RETURN_SHARE * duration
+        share = min(max((age - 2.0 * duration - _RETURN_DELAY) / time, 0.0), 1.0)
+        believed[0] = 1.5 * duration * (1.0 - share * share * (3.0 - 2.0 * share))
+        believed[1] = -1.5 * duration * 6.0 * share * (1.0 - share) / time
+
+
+@kernel
+def seed(memory: Record, q: Array) -> None:
+    """Make target and reference the measured pose and ``q`` [rad] (7,), at rest; forget all velocities."""
+    memory.target_count = 0
+    memory.singularity = 0.0
+    memory.pace_linear = math.inf
+    memory.pace_angular = math.inf
+    for i in range(3):
+        memory.target_position[i] = memory.position[i]
+        memory.ref_position[i] = memory.position[i]
+        memory.target_linear[i] = 0.0
+        memory.target_angular[i] = 0.0
+        memory.ref_linear[i] = 0.0
+        memory.ref_angular[i] = 0.0
+        memory.ref_linear_acceleration[i] = 0.0
+        memory.ref_angular_acceleration[i] = 0.0
+        for j in range(3):
+            memory.slope_linear[j, i] = 0.0
+            memory.slope_angular[j, i] = 0.0
+    for i in range(4):
+        memory.target_orientation[i] = memory.orientation[i]
+        memory.ref_orientation[i] = memory.orientation[i]
+    for i in range(7):
+        memory.target_q[i] = q[i]
+        memory.ref_q[i] = q[i]
+        memory.target_dq[i] = 0.0
+        memory.ref_dq[i] = 0.0
+        memory.ref_ddq[i] = 0.0
+        for j in range(3):
+            memory.slope_q[j, i] = 0.0
+
+
+@kernel
+def freeze(memory: Record) -> None:
+    """Let the reference come to rest where it would stop anyway, as if the newest target were there."""
+    memory.target_count = 0
+    for i in range(3):
+        memory.target_linear[i] = 0.0
+        memory.target_angular[i] = 0.0
+        memory.target_position[i] = memory.ref_position[i]
+        for j in range(3):
+            memory.slope_linear[j, i] = 0.0
+            memory.slope_angular[j, i] = 0.0
+    for i in range(4):
+        memory.target_orientation[i] = memory.ref_orientation[i]
+    for i in range(7):
+        memory.target_dq[i] = 0.0
+        memory.target_q[i] = memory.ref_q[i]
+        for j in range(3):
+            memory.slope_q[j, i] = 0.0
+
+
+@kernel
+def _elapsed_between_targets(memory: Record, stamp: int, now: float) -> float:
+    """Time between this target and the last [s]: by their sender's stamps, else by arrival; 0: not one movement."""
+    elapsed = now - memory.target_seen
+    if memory.target_count == 0 or elapsed > _LONGEST_GAP:
+        return 0.0
+    by_stamp = 1e-9 * (stamp - memory.target_stamp)
+    # A stamp that disagrees with the arrival by more than a late message explains is no clock to trust.
+    if stamp != 0 and memory.target_stamp != 0 and _STAMP_TRUST * elapsed < by_stamp < _LONGEST_GAP:
+        elapsed = by_stamp
+    return elapsed if elapsed >= _SHORTEST_GAP else 0.0
+
+
+@kernel
+def _inside(coordinate: float, memory: Record, axis: int) -> float:
+    """A coordinate [m] of the control frame, or the next one that the workspace has."""
+    return min(max(coordinate, memory.workspace_lower[axis]), memory.workspace_upper[axis])
+
+
+@kernel
+def take_pose(memory: Record, commands: Record, now: float) -> None:
+    """Take the pose in ``commands`` as the newest target; ``now`` is robot time [s]."""
+    elapsed = _elapsed_between_targets(memory, commands.target_stamp, now)
+    slot = memory.target_count % 3
+    if elapsed == 0.0:
+        memory.target_count = 0
+        slot = 0
+        for j in range(3):
+            for i in range(3):
+                memory.slope_linear[j, i] = 0.0
+                memory.slope_angular[j, i] = 0.0
+    else:
+        rotation_between(commands.target_orientation, memory.raw_orientation, memory.slope_angular[slot])
+        for i in range(3):
+            difference = commands.target_position[i] - memory.raw_position[i]
+            memory.slope_linear[slot, i] = difference / elapsed
+            memory.slope_angular[slot, i] /= elapsed
+    for i in range(3):
+        memory.raw_position[i] = commands.target_position[i]
+        memory.target_linear[i] = _median(
+            memory.slope_linear[0, i], memory.slope_linear[1, i], memory.slope_linear[2, i]
+        )
+        memory.target_angular[i] = _median(
+            memory.slope_angular[0, i], memory.slope_angular[1, i], memory.slope_angular[2, i]
+        )
+    for i in range(4):
+        memory.raw_orientation[i] = commands.target_orientation[i]
+    _limit_norm(memory.target_linear, commands.max_linear_velocity)
+    _limit_norm(memory.target_angular, commands.max_angular_velocity)
+
+    step = memory.target_position
+    limited = outside(commands.target_position, memory.workspace_lower, memory.workspace_upper) > 0.0
+    for i in range(3):
+        step[i] = _inside(commands.target_position[i], memory, i) - memory.ref_position[i]
+    limited = _limit_norm(step, commands.max_linear_step) > commands.max_linear_step or limited
+    if limited:
+        memory.limited_targets += 1
+    for i in range(3):
+        step[i] += memory.ref_position[i]
+
+    turn = memory.scratch[0]
+    rotation_between(commands.target_orientation, memory.ref_orientation, turn)
+    asked = _limit_norm(turn, commands.max_angular_step)
+    if asked > commands.max_angular_step:
+        memory.limited_targets += 1
+    for i in range(4):
+        memory.target_orientation[i] = memory.ref_orientation[i]
+    rotate(memory.target_orientation, turn, 1.0)
+
+    memory.target_count += 1
+    memory.target_seen = now
+    memory.target_stamp = commands.target_stamp
+
+
+@kernel
+def _allowed(position: float, memory: Record, joint: int) -> float:
+    """A joint position [rad], or the next one that its limits allow."""
+    return min(max(position, memory.joint_lower[joint] + JOINT_MARGIN), memory.joint_upper[joint] - JOINT_MARGIN)
+
+
+@kernel
+def _leads_outside(memory: Record, commands: Record, scratch: Record) -> bool:
+    """Whether the joint positions in ``commands`` take the control frame out of the workspace."""
+    forward(
+        commands.target_q, commands.flange_to_tcp, scratch.ahead_flange, scratch.ahead_tcp, scratch.ahead_jacobian
+    )  # fmt: skip
+    position = scratch.ahead
+    for i in range(3):
+        position[i] = scratch.ahead_tcp[i, 3]
+    return outside(position, memory.workspace_lower, memory.workspace_upper) > 0.0
+
+
+@kernel
+def take_joints(memory: Record, commands: Record, scratch: Record, now: float) -> None:
+    """Take the joint positions in ``commands`` as the newest target; ``now`` is robot time [s].
+
+    One that takes the control frame out of the workspace is not taken.
+    """
+    if _leads_outside(memory, commands, scratch):
+        memory.limited_targets += 1
+        return
+    elapsed = _elapsed_between_targets(memory, commands.target_stamp, now)
+    slot = memory.target_count % 3
+    if elapsed == 0.0:
+        memory.target_count = 0
+        slot = 0
+    largest = 0.0
+    for i in range(7):
+        if elapsed == 0.0:
+            for j in range(3):
+                memory.slope_q[j, i] = 0.0
+        else:
+            memory.slope_q[slot, i] = (commands.target_q[i] - memory.raw_q[i]) / elapsed
+        memory.raw_q[i] = commands.target_q[i]
+        velocity = _median(memory.slope_q[0, i], memory.slope_q[1, i], memory.slope_q[2, i])
+        limit = commands.max_joint_velocity[i]
+        memory.target_dq[i] = min(max(velocity, -limit), limit)
+        step = commands.target_q[i] - memory.ref_q[i]
+        largest = max(largest, abs(step))
+        step = min(max(step, -commands.max_joint_step), commands.max_joint_step)
+        memory.target_q[i] = _allowed(memory.ref_q[i] + step, memory, i)
+    if largest > commands.max_joint_step:
+        memory.limited_targets += 1
+    memory.target_count += 1
+    memory.target_seen = now
+    memory.target_stamp = commands.target_stamp
+
+
+@kernel
+def _follow(
+    error: Array, target_velocity: Array, velocity: Array, acceleration: Array,
+    bandwidth: float, max_velocity: float, max_acceleration: float, dt: float,
+) -> None:  # fmt: skip
+    """One step of the reference's ``velocity`` and ``acceleration`` (3,), in place, given what is left to go."""
+    distance = math.sqrt(error[0] ** 2 + error[1] ** 2 + error[2] ** 2)
+    speed = _approach_speed(distance, bandwidth, max_acceleration, max_velocity)
+    scale = speed / distance if distance > 1e-12 else 0.0
+    for i in range(3):
+        error[i] = target_velocity[i] + scale * error[i]
+    _limit_norm(error, max_velocity)
+    for i in range(3):
+        error[i] = (error[i] - velocity[i]) * 2.0 * bandwidth
+    _limit_norm(error, max_acceleration)
+    share = dt / (_ACCELERATION_SMOOTHING + dt)
+    for i in range(3):
+        acceleration[i] += share * (error[i] - acceleration[i])
+        velocity[i] += acceleration[i] * dt
+
+
+@kernel
+def _keep_near_pose(memory: Record) -> None:
+    """Keep the reference near the arm: one that is held fast, or cannot reach further, shall not be torn at."""
+    apart = memory.scratch[0]
+    slack = 1.0 - _SINGULAR_LEASH * memory.singularity
+    linear, angular = slack * _LEASH_LINEAR, slack * _LEASH_ANGULAR
+    for i in range(3):
+        apart[i] = memory.ref_position[i] - memory.position[i]
+    if _limit_norm(apart, linear) > linear:
+        for i in range(3):
+            memory.ref_position[i] = memory.position[i] + apart[i]
+            memory.ref_linear[i] = memory.twist[i]
+            memory.ref_linear_acceleration[i] = 0.0
+    rotation_between(memory.ref_orientation, memory.orientation, apart)
+    if _limit_norm(apart, angular) > angular:
+        for i in range(4):
+            memory.ref_orientation[i] = memory.orientation[i]
+        rotate(memory.ref_orientation, apart, 1.0)
+        for i in range(3):
+            memory.ref_angular[i] = memory.twist[i + 3]
+            memory.ref_angular_acceleration[i] = 0.0
+
+
+@kernel
+def keep_near_joints(memory: Record, q: Array, dq: Array) -> None:
+    """Keep the joint reference near the arm, for the same reason; q [rad] and dq [rad/s] (7,) are measured."""
+    for i in range(7):
+        apart = memory.ref_q[i] - q[i]
+        if abs(apart) > _LEASH_JOINT:
+            memory.ref_q[i] = q[i] + math.copysign(_LEASH_JOINT, apart)
+            memory.ref_dq[i] = dq[i]
+            memory.ref_ddq[i] = 0.0
+
+
+@kernel
+def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> None:
+    """Advance the reference of the control frame by ``dt``, but not away from where the arm can follow."""
+    if commands.smooth_targets == 0:
+        for i in range(3):
+            memory.ref_position[i] = memory.target_position[i]
+            memory.ref_linear[i] = 0.0
+            memory.ref_angular[i] = 0.0
+            memory.ref_linear_acceleration[i] = 0.0
+            memory.ref_angular_acceleration[i] = 0.0
+        for i in range(4):
+            memory.ref_orientation[i] = memory.target_orientation[i]
+        _keep_near_pose(memory)
+        return
+    believed = memory.believed
+    _coast(now - memory.target_seen, commands.extrapolation_time, believed)
+    error, velocity = memory.scratch[0], memory.scratch[1]
+    for i in range(3):
+        believed_position = memory.target_position[i] + believed[0] * memory.target_linear[i]
+        goal = _inside(believed_position, memory, i)
+        error[i] = goal - memory.ref_position[i]
+        velocity[i] = believed[1] * memory.target_linear[i] if goal == believed_position else 0.0
+    _follow(
+        error, velocity, memory.ref_linear, memory.ref_linear_acceleration,
+        commands.reference_bandwidth, min(commands.max_linear_velocity, memory.pace_linear),
+        commands.max_linear_acceleration, dt,
+    )  # fmt: skip
+    for i in range(3):
+        memory.ref_position[i] += memory.ref_linear[i] * dt
+    rotation_between(memory.target_orientation, memory.ref_orientation, error)
+    for i in range(3):
+        error[i] += believed[0] * memory.target_angular[i]
+        velocity[i] = believed[1] * memory.target_angular[i]
+    _follow(
+        error, velocity, memory.ref_angular, memory.ref_angular_acceleration,
+        commands.reference_bandwidth, min(commands.max_angular_velocity, memory.pace_angular),
+        commands.max_angular_acceleration, dt,
+    )  # fmt: skip
+    rotate(memory.ref_orientation, memory.ref_angular, dt)
+    _keep_near_pose(memory)
+
+
+@kernel
+def advance_joints(memory: Record, commands: Record, smooth: bool, now: float, dt: float) -> None:
+    """Advance the joint reference by ``dt``; without ``smooth`` it is the target."""
+    if not smooth:
+        for i in range(7):
+            memory.ref_q[i] = memory.target_q[i]
+            memory.ref_dq[i] = 0.0
+            memory.ref_ddq[i] = 0.0
+        return
+    believed = memory.believed
+    _coast(now - memory.target_seen, commands.extrapolation_time, believed)
+    share = dt / (_ACCELERATION_SMOOTHING + dt)
+    for i in range(7):
+        goal = _allowed(memory.target_q[i] + believed[0] * memory.target_dq[i], memory, i)
+        left = goal - memory.ref_q[i]
+        limit = commands.max_joint_acceleration[i]
+        speed = _approach_speed(abs(left), commands.reference_bandwidth, limit, commands.max_joint_velocity[i])
+        wanted = believed[1] * memory.target_dq[i] + math.copysign(speed, left)
+        wanted = min(max(wanted, -commands.max_joint_velocity[i]), commands.max_joint_velocity[i])
+        wanted = (wanted - memory.ref_dq[i]) * 2.0 * commands.reference_bandwidth
+        wanted = min(max(wanted, -limit), limit)
+        memory.ref_ddq[i] += share * (wanted - memory.ref_ddq[i])
+        memory.ref_dq[i] += memory.ref_ddq[i] * dt
+        memory.ref_q[i] += memory.ref_dq[i] * dt

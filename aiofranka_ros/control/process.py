@@ -1,0 +1,231 @@
+"""The control process: ``python -m aiofranka_ros.control.process``, started by the node and by nobody else.
+
+It has one thread. While the arm is not active, that thread waits for requests on a socket and reports the measured
+state a hundred times a second; while it is active, the same thread is the 1 kHz loop and the node's wishes come
+through shared memory alone. See :mod:`aiofranka_ros.control.client` for the other side.
+
+Messages are JSON objects over a Unix socket that keeps their boundaries, so nothing is unpickled. Requests are
+``{"do": name, ...}``; each is answered by ``{"done": name, ...}`` or ``{"failed": name, "error": class, ...}``.
+Without being asked it says ``{"event": "ready" | "ended" | "warning", ...}``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from aiofranka_ros.control import fci, realtime
+from aiofranka_ros.control import libfranka as arm_module
+from aiofranka_ros.control.libfranka import Arm
+from aiofranka_ros.control.loop import ControlLoop, warm_up
+from aiofranka_ros.control.records import MESSAGE_SIZE, Phase, RobotSetting
+from aiofranka_ros.control.shared_memory import SharedMemory
+from aiofranka_ros.errors import ConfigurationError, ConnectionFailed, FrankaError, Problem
+from aiofranka_ros.model.kinematics import forward, quaternion_from_matrix
+
+#: How often the measured state is reported while the arm is not active [s].
+_IDLE_PERIOD = 0.01
+
+
+class Server:
+    """Answers the node's requests until it is gone.
+
+    :param shared: the memory shared with the node.
+    :param channel: the socket to the node.
+    :param parent: process id of the node.
+    """
+
+    def __init__(self, shared: SharedMemory, channel: socket.socket, parent: int) -> None:
+        self._shared = shared
+        self._channel = channel
+        self._parent = parent
+        self._loop = ControlLoop(shared, parent)
+        self._arm: Arm | None = None
+        self._priority = 0  # SCHED_FIFO priority while the arm is active; 0: none, or none was granted.
+
+    def prepare(self, priority: int) -> None:
+        """Get everything ready that takes time, and have the node log what is missing for real time.
+
+        :param priority: SCHED_FIFO priority while an arm is active; 0: none.
+        """
+        self._publish_phase(Phase.STARTING)
+        warm_up()
+        missing = realtime.prefer_real_time(priority)
+        self._priority = 0 if realtime.NO_SCHEDULING in missing else priority
+        self._warn(*missing)
+
+    def _warn(self, *problems: Problem) -> None:
+        for problem in problems:
+            self._say(event="warning", message=str(problem))
+
+    def serve(self) -> None:
+        """Answer requests until the node closes the socket or dies."""
+        self._publish_phase(Phase.DISCONNECTED)
+        self._say(event="ready")
+        poller = select.poll()
+        poller.register(self._channel, select.POLLIN)
+        while os.getppid() == self._parent:
+            # Without an arm there is nothing to report; wake up only to see whether the node still lives.
+            if poller.poll(1e3 * (_IDLE_PERIOD if self._arm else 0.2)):
+                try:
+                    message = self._channel.recv(MESSAGE_SIZE)
+                except ConnectionResetError:  # Closed before it read all that it was told.
+                    message = b""
+                if not message:
+                    break
+                self._answer(json.loads(message))
+            if self._arm is not None:
+                self._report_idle_state(self._arm)
+        if self._arm is not None:
+            self._arm.close()
+
+    def _answer(self, request: dict[str, Any]) -> None:
+        name = request.pop("do")
+        handlers: dict[str, Callable[..., dict[str, Any] | None]] = {
+            "connect": self._connect,
+            "activate": self._activate,
+            "disconnect": self._disconnect,
+            "set": self._set,
+        }
+        try:
+            result = handlers[name](**request)
+        except FrankaError as error:
+            self._say(failed=name, **describe(error))
+        else:
+            if result is not None:
+                self._say(done=name, **result)
+
+    def _connect(self, address: str, cpu: int | None) -> dict[str, Any]:
+        self._disconnect()
+        if self._priority == 0:
+            cpu = None  # It would have to share that CPU with everybody else.
+        if cpu is not None:
+            try:
+                os.sched_setaffinity(0, {cpu})
+            except OSError:
+                raise ConfigurationError(f"realtime_cpu is {cpu}, but this process may not run there") from None
+        self._arm = Arm(address)
+        if not address.startswith("127.") and not realtime.realtime_kernel():
+            self._warn(realtime.NO_REALTIME_KERNEL)
+        if self._arm.links is None:
+            self._warn(arm_module.OTHER_DYNAMICS)
+        self._report_idle_state(self._arm)
+        return {"library_version": arm_module.library_version(), "protocol_version": fci.VERSION, "cpu": cpu}
+
+    def _disconnect(self) -> dict[str, Any]:
+        if self._arm is not None:
+            self._arm.close()
+            self._arm = None
+        self._publish_phase(Phase.DISCONNECTED)
+        return {}
+
+    def _set(self, setting: str, values: list[Any]) -> dict[str, Any]:
+        arm = self._connected()
+        arm.set(RobotSetting(setting), *values)
+        arm.read()  # The robot's states take a cycle to show it.
+        self._report_idle_state(arm)
+        return {}
+
+    def _activate(self, activation: int) -> None:
+        """Control the arm; answered once the first torque was sent, and once more, as an event, at its end."""
+        arm = self._connected()
+        recovered = arm.recover()
+        self._loop.state["robot_tcp"][0] = arm_module.matrix(arm.read().F_T_EE)
+        running = False
+
+        def started() -> None:
+            nonlocal running
+            running = True
+            self._say(done="activate", recovered=recovered)
+
+        try:
+            with realtime.real_time(self._priority):
+                end = self._loop.run(arm, activation, started)
+        except FrankaError as error:
+            self._publish_phase(Phase.CONNECTED)
+            if not running:
+                raise
+            self._say(event="ended", activation=activation, reason="robot", **describe(error))
+        else:
+            self._publish_phase(Phase.CONNECTED)
+            self._say(event="ended", activation=activation, reason=end.value)
+
+    def _connected(self) -> Arm:
+        if self._arm is None:
+            raise ConnectionFailed("not connected to an arm")
+        return self._arm
+
+    def _report_idle_state(self, arm: Arm) -> None:
+        try:
+            robot = arm.read()
+        except ConnectionFailed as error:
+            self._disconnect()
+            self._say(event="ended", activation=0, reason="connection", **describe(error))
+            return
+        state, memory = self._loop.state, self._loop.memory
+        state["phase"], state["stamp"], state["time"] = Phase.CONNECTED, time.time_ns(), robot.time.to_sec()
+        state["hold"] = state["motion_status"] = 0  # Of the last activation; it is over.
+        state["q"][0], state["dq"][0], state["tau"][0] = robot.q, robot.dq, 0.0
+        state["robot_tcp"][0] = arm_module.matrix(robot.F_T_EE)
+        self._loop.robot_report.take(robot)
+        if not self._shared.commands.read(self._loop.commands):
+            return  # The node is just writing; the next report is due in a moment.
+        forward(
+            state["q"][0], self._loop.commands["flange_to_tcp"][0],
+            memory["flange"][0], memory["tcp"][0], state["jacobian"][0],
+        )  # fmt: skip
+        quaternion_from_matrix(memory["tcp"][0], state["orientation"][0])
+        state["position"][0] = memory["tcp"][0, :3, 3]
+        state["twist"][0] = state["jacobian"][0] @ state["dq"][0]
+        self._shared.state.write(state)
+        self._loop.copy_all(robot, int(state["stamp"][0]))
+
+    def _publish_phase(self, phase: Phase) -> None:
+        self._loop.state["phase"] = phase
+        self._shared.state.write(self._loop.state)
+
+    def _say(self, **message: Any) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._channel.send(json.dumps(message).encode())
+
+
+def describe(error: FrankaError) -> dict[str, Any]:
+    """An exception as JSON, to be raised again by the other side."""
+    data = {key: value for key, value in vars(error).items() if not key.startswith("_")}
+    return {"error": type(error).__name__, "message": str(error), "data": data}
+
+
+def main() -> int:
+    """Serve one node until it is gone."""
+    parser = argparse.ArgumentParser(description="The control process of aiofranka_ros; started by the node.")
+    parser.add_argument("--shared-memory", type=int, required=True, help="descriptor of the shared memory")
+    parser.add_argument("--channel", type=int, required=True, help="descriptor of the socket to the node")
+    parser.add_argument("--parent", type=int, required=True, help="process id of the node")
+    parser.add_argument("--priority", type=int, default=realtime.PRIORITY, help="SCHED_FIFO priority; 0: none")
+    options = parser.parse_args()
+    # A terminal's Ctrl-C reaches every process of the group: the node decides when this one ends.
+    # A service manager's SIGTERM may, too; the arm is brought to rest first, and that takes longer than dying.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    np.seterr(all="ignore")
+    channel = socket.socket(fileno=options.channel)
+    with SharedMemory.open(options.shared_memory) as shared:
+        server = Server(shared, channel, options.parent)
+        server.prepare(options.priority)
+        server.serve()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,436 @@
+"""What node and control process tell each other: the fields, their shapes and units.
+
+Imported by the control laws (which read and write these records at 1 kHz), by the shared memory that carries them,
+and by the node. Both processes run the same version of this file; :data:`LAYOUT` guards against mixing two.
+
+Records are numpy structured scalars: ``commands["kp"]`` in Python, ``commands.kp`` inside a compiled kernel. Arrays
+are float64; positions [m], orientations as unit quaternions (x, y, z, w), both in the robot's base frame; joint
+quantities in rad, rad/s, Nm, joint 1 first.
+"""
+
+from __future__ import annotations
+
+import enum
+import zlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+#: Largest message between node and control process [bytes].
+MESSAGE_SIZE = 65536
+#: Most segments that one motion may have.
+MAX_SEGMENTS = 1024
+#: libfranka's names of errors that the copy of the robot's state has, in this order: those of ``franka_msgs/Errors``.
+ERROR_NAMES = (
+    "joint_position_limits_violation",
+    "cartesian_position_limits_violation",
+    "self_collision_avoidance_violation",
+    "joint_velocity_violation",
+    "cartesian_velocity_violation",
+    "force_control_safety_violation",
+    "joint_reflex",
+    "cartesian_reflex",
+    "max_goal_pose_deviation_violation",
+    "max_path_pose_deviation_violation",
+    "cartesian_velocity_profile_safety_violation",
+    "joint_position_motion_generator_start_pose_invalid",
+    "joint_motion_generator_position_limits_violation",
+    "joint_motion_generator_velocity_limits_violation",
+    "joint_motion_generator_velocity_discontinuity",
+    "joint_motion_generator_acceleration_discontinuity",
+    "cartesian_position_motion_generator_start_pose_invalid",
+    "cartesian_motion_generator_elbow_limit_violation",
+    "cartesian_motion_generator_velocity_limits_violation",
+    "cartesian_motion_generator_velocity_discontinuity",
+    "cartesian_motion_generator_acceleration_discontinuity",
+    "cartesian_motion_generator_elbow_sign_inconsistent",
+    "cartesian_motion_generator_start_elbow_invalid",
+    "cartesian_motion_generator_joint_position_limits_violation",
+    "cartesian_motion_generator_joint_velocity_limits_violation",
+    "cartesian_motion_generator_joint_velocity_discontinuity",
+    "cartesian_motion_generator_joint_acceleration_discontinuity",
+    "cartesian_position_motion_generator_invalid_frame",
+    "force_controller_desired_force_tolerance_violation",
+    "controller_torque_discontinuity",
+    "start_elbow_sign_inconsistent",
+    "communication_constraints_violation",
+    "power_limit_violation",
+    "joint_p2p_insufficient_torque_for_planning",
+    "tau_j_range_violation",
+    "instability_detected",
+)
+
+
+class Mode(enum.IntEnum):
+    """Which control law turns targets into torques."""
+
+    IMPEDANCE = 0
+    PID = 1
+    OSC = 2
+    TORQUE = 3
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names that users write: ``impedance``, ``pid``, ``osc``, ``torque``."""
+        return tuple(mode.name.lower() for mode in cls)
+
+    @classmethod
+    def parse(cls, name: str) -> Mode:
+        """The mode of that name.
+
+        :raises KeyError: no mode has that name.
+        """
+        return cls[name.upper()]
+
+
+class Phase(enum.IntEnum):
+    """What the control process does at the moment."""
+
+    STARTING = 0
+    DISCONNECTED = 1
+    CONNECTED = 2
+    ACTIVE = 3
+
+
+class MotionStatus(enum.IntEnum):
+    """How far a motion is."""
+
+    NONE = 0
+    EXECUTING = 1
+    DONE = 2
+    STOPPING = 3
+    STOPPED = 4
+    REFUSED = 5
+    PAUSED = 6
+
+
+class Law(enum.IntEnum):
+    """Which law made a torque: that of the mode, or one of those that take over from it."""
+
+    IMPEDANCE = 0
+    PID = 1
+    OSC = 2
+    TORQUE = 3
+    HOLD = 4
+    MOTION = 5
+
+
+class Hold(enum.IntFlag):
+    """Why the arm holds although somebody might expect it to move."""
+
+    NONE = 0
+    NODE_SILENT = 1
+    TORQUE_STALE = 2
+    NOT_FINITE = 4
+    FINISHING = 8
+    ASKED = 16
+    PUSHED = 32
+
+
+class RobotSetting(enum.Enum):
+    """What can be set in the robot itself while no motion runs; the values are the names of libfranka's commands."""
+
+    LOAD = "set_load"
+    END_EFFECTOR = "set_EE"
+    STIFFNESS_FRAME = "set_K"
+    JOINT_STIFFNESS = "set_joint_impedance"
+    CARTESIAN_STIFFNESS = "set_cartesian_impedance"
+    COLLISION_BEHAVIOR = "set_collision_behavior"
+
+
+#: Node to control process; a new one is taken whole at the beginning of a cycle.
+COMMANDS = np.dtype(
+    [
+        ("activation", "u8"),  # the loop runs while this equals the number it was started with
+        ("law_id", "u8"),  # counts changes of mode, gains and control frame: each is blended in
+        ("mode", "i8"),
+        ("mode_id", "u8"),  # counts mode switches: each one seeds the targets from where the arm is
+        ("flange_to_tcp", "f8", (4, 4)),
+        ("kp", "f8", (7,)),  # [Nm/rad]
+        ("kd", "f8", (7,)),  # [Nm s/rad]
+        ("ki", "f8", (7,)),  # [Nm/(rad s)]
+        ("integral_limit", "f8", (7,)),  # [Nm]
+        ("ee_kp", "f8", (6,)),  # [1/s²], translation then rotation
+        ("ee_kd", "f8", (6,)),  # [1/s]
+        ("null_kp", "f8", (7,)),  # [1/s²]
+        ("null_kd", "f8", (7,)),  # [1/s]
+        ("motion_kp", "f8", (7,)),  # [Nm/rad]
+        ("motion_kd", "f8", (7,)),  # [Nm s/rad]
+        ("motor_inertia", "f8", (7,)),  # [kg m²], added to the diagonal of the mass matrix
+        ("torque_limit", "f8", (7,)),  # [Nm]
+        ("torque_rate_limit", "f8"),  # [Nm/s]
+        ("smooth_targets", "i8"),  # 0: targets reach the law as they are
+        ("reference_bandwidth", "f8"),  # [rad/s]
+        ("extrapolation_time", "f8"),  # [s]
+        ("max_linear_velocity", "f8"),  # [m/s], of the reference
+        ("max_linear_acceleration", "f8"),  # [m/s²]
+        ("max_angular_velocity", "f8"),  # [rad/s]
+        ("max_angular_acceleration", "f8"),  # [rad/s²]
+        ("max_joint_velocity", "f8", (7,)),  # [rad/s]
+        ("max_joint_acceleration", "f8", (7,)),  # [rad/s²]
+        ("max_linear_step", "f8"),  # [m], largest distance of a target from the reference
+        ("max_angular_step", "f8"),  # [rad]
+        ("max_joint_step", "f8"),  # [rad]
+        ("joint_lower", "f8", (7,)),  # [rad], soft limits inside of the arm's own
+        ("joint_upper", "f8", (7,)),
+        ("workspace_lower", "f8", (3,)),  # [m], where the control frame may be
+        ("workspace_upper", "f8", (3,)),
+        ("max_external_force", "f8"),  # [N], beyond it the arm stops and holds; 0: never
+        ("max_external_torque", "f8"),  # [Nm]
+        ("hold", "i8"),  # 1: follow nobody
+        ("release_id", "u8"),  # counts releases of an arm that holds because it was pushed
+        ("torque_timeout", "f8"),  # [s]
+        ("heartbeat_timeout", "f8"),  # [s]
+        ("target_id", "u8"),  # counts targets
+        ("target_mode_id", "u8"),  # mode_id that it was made for; it is dropped under another one
+        ("target_stamp", "i8"),  # when its sender made it [ns, system clock]
+        ("target_q", "f8", (7,)),
+        ("target_position", "f8", (3,)),
+        ("target_orientation", "f8", (4,)),
+        ("target_torque", "f8", (7,)),
+        ("motion_id", "u8"),  # the motion that should run, once the motion block carries that number
+        ("motion_stop", "u8"),  # stop this motion smoothly
+        ("motion_release", "u8"),  # give the arm back to the mode after this motion
+        ("robot_state_period", "i8"),  # copy all that the robot says every so many cycles; 0: never
+    ]
+)
+
+#: Node to control process: a joint-space motion as a piecewise polynomial of degree five. In segment ``k``
+#: joint ``j`` is at ``sum(coefficients[k, j, p] * s**p)``, ``s`` counted from ``times[k]``.
+MOTION = np.dtype(
+    [
+        ("id", "u8"),
+        ("segments", "i8"),
+        ("start", "f8"),  # robot time at which it begins [s]; 0: at once
+        ("times", "f8", (MAX_SEGMENTS + 1,)),  # [s], from the beginning of the motion
+        ("coefficients", "f8", (MAX_SEGMENTS, 7, 6)),
+    ]
+)
+
+#: What the kernel needs of libfranka's state in one cycle. The first five fields are packed together, in this order.
+MEASURED = np.dtype(
+    [
+        ("time", "f8"),  # robot time [s]
+        ("elapsed", "f8"),  # since the state before [s]; more than one cycle where states were lost
+        ("q", "f8", (7,)),
+        ("dq", "f8", (7,)),
+        ("tau_last", "f8", (7,)),  # the torque that the robot used last (tau_J_d)
+        ("mass", "f8", (7, 7)),  # [kg m²], and coriolis torques [Nm]: of the cycle before
+        ("coriolis", "f8", (7,)),
+        ("external_wrench", "f8", (6,)),  # O_F_ext_hat_K of the cycle before [N, Nm]
+    ]
+)
+
+#: What the kernel remembers from one cycle to the next; nobody else writes it.
+MEMORY = np.dtype(
+    [
+        ("started", "i8"),
+        ("law_id", "u8"),
+        ("mode_id", "u8"),
+        ("law", "i8"),  # Law of the last cycle
+        ("tau", "f8", (7,)),  # the torque sent last
+        ("tau_law", "f8", (7,)),  # what the law asked for, before blending and limits
+        ("blend", "f8", (7,)),  # fades out after a change of law [Nm]
+        ("integral", "f8", (7,)),  # of the PID law [Nm]
+        ("saturated", "f8", (7,)),  # what the limits took from the law's torque in the last cycle [Nm]
+        ("dq", "f8", (7,)),  # measured in the last cycle [rad/s]
+        ("unmodelled", "f8", (7,)),  # what accelerates the joints beside the torques [rad/s²]
+        ("hold", "i8"),  # Hold flags
+        ("release_id", "u8"),
+        # Limits in force: those of the commands, or beyond them where the arm is outside; they follow it inwards.
+        ("joint_lower", "f8", (7,)),
+        ("joint_upper", "f8", (7,)),
+        ("workspace_lower", "f8", (3,)),
+        ("workspace_upper", "f8", (3,)),
+        ("null_q", "f8", (7,)),
+        ("flange_to_tcp", "f8", (4, 4)),
+        ("flange", "f8", (4, 4)),
+        ("tcp", "f8", (4, 4)),
+        ("jacobian", "f8", (6, 7)),
+        ("twist", "f8", (6,)),
+        ("position", "f8", (3,)),
+        ("orientation", "f8", (4,)),
+        # The newest target, after limits; and how it moves.
+        ("target_id", "u8"),
+        ("target_seen", "f8"),  # robot time of its arrival [s]
+        ("target_stamp", "i8"),
+        ("target_position", "f8", (3,)),
+        ("target_orientation", "f8", (4,)),
+        ("target_q", "f8", (7,)),
+        ("target_torque", "f8", (7,)),
+        ("target_count", "i8"),  # targets since the reference was seeded
+        ("raw_position", "f8", (3,)),  # as it came: two of them make a velocity
+        ("raw_orientation", "f8", (4,)),
+        ("raw_q", "f8", (7,)),
+        ("slope_linear", "f8", (3, 3)),  # the last three velocities between targets
+        ("slope_angular", "f8", (3, 3)),
+        ("slope_q", "f8", (3, 7)),
+        ("target_linear", "f8", (3,)),  # their median
+        ("target_angular", "f8", (3,)),
+        ("target_dq", "f8", (7,)),
+        ("believed", "f8", (2,)),  # how far the target went on since, see reference._coast
+        ("scratch", "f8", (2, 3)),
+        # The smooth reference that the laws follow.
+        ("ref_position", "f8", (3,)),
+        ("ref_orientation", "f8", (4,)),
+        ("ref_linear", "f8", (3,)),
+        ("ref_angular", "f8", (3,)),
+        ("ref_linear_acceleration", "f8", (3,)),
+        ("ref_angular_acceleration", "f8", (3,)),
+        ("ref_q", "f8", (7,)),
+        ("ref_dq", "f8", (7,)),
+        ("ref_ddq", "f8", (7,)),
+        ("singularity", "f8"),  # how singular the task is: 0 anywhere regular, 1 at a singularity
+        ("pace_linear", "f8"),  # fastest that the joints can follow the reference [m/s]
+        ("pace_angular", "f8"),  # [rad/s]
+        # The motion.
+        ("motion_id", "u8"),
+        ("motion_status", "i8"),
+        ("motion_time", "f8"),  # along the motion [s]
+        ("motion_rate", "f8"),  # 1: as planned; 0: at rest on the path
+        ("motion_rate_change", "f8"),  # [1/s]
+        ("ramp", "f8"),  # how much of the rate's last change is over: 0 to 1
+        ("ramp_from", "f8"),  # the rate at its beginning...
+        ("ramp_slope", "f8"),  # ...and how it changed there, for the ramp's whole duration
+        ("ramp_to", "f8"),  # the rate at its end: 0 or 1
+        ("motion_offset", "f8", (7,)),  # where the arm was beside the motion's beginning; fades out
+        ("motion_offset_rate", "f8", (7,)),
+        ("motion_offset_time", "f8"),
+        # Counters that the node turns into diagnostics.
+        ("limited_targets", "u8"),
+        ("limited_torques", "u8"),
+        ("not_finite", "u8"),
+        ("silent_holds", "u8"),
+    ]
+)
+
+#: Working memory of the kernels, so that none of them allocates.
+SCRATCH = np.dtype(
+    [
+        ("inertia", "f8", (7, 7)),  # mass matrix with the motors' inertia
+        ("factor", "f8", (7, 7)),
+        ("task", "f8", (6, 6)),  # Λ⁻¹
+        ("task_factor", "f8", (6, 6)),
+        ("inverse_times_jacobian", "f8", (6, 7)),
+        ("force", "f8", (6,)),
+        ("posture", "f8", (7,)),
+        ("ahead", "f8", (7,)),
+        ("ahead_flange", "f8", (4, 4)),
+        ("ahead_tcp", "f8", (4, 4)),
+        ("ahead_jacobian", "f8", (6, 7)),
+        ("envelope", "f8", (2, 7)),
+        ("torque", "f8", (7,)),
+        ("asked", "f8", (7,)),
+        ("low", "f8", (7,)),
+        ("high", "f8", (7,)),
+        ("row", "f8", (7,)),
+    ]
+)
+
+#: Control process to node, once a cycle.
+STATE = np.dtype(
+    [
+        ("phase", "i8"),
+        ("activation", "u8"),
+        ("stamp", "i8"),  # when it was measured [ns, system clock]
+        ("time", "f8"),  # robot time [s]
+        ("q", "f8", (7,)),
+        ("dq", "f8", (7,)),
+        ("tau", "f8", (7,)),  # sent in this cycle
+        ("robot_mode", "i8"),  # franka::RobotMode; from here to external_wrench packed together, in this order
+        ("tau_measured", "f8", (7,)),
+        ("tau_external", "f8", (7,)),
+        ("external_wrench", "f8", (6,)),  # O_F_ext_hat_K [N, Nm]
+        ("robot_tcp", "f8", (4, 4)),  # F_T_EE, the end effector configured in the robot, in the flange
+        ("position", "f8", (3,)),  # of the control frame
+        ("orientation", "f8", (4,)),
+        ("twist", "f8", (6,)),  # [m/s, rad/s]
+        ("jacobian", "f8", (6, 7)),
+        ("mass", "f8", (7, 7)),  # [kg m²]
+        ("ref_position", "f8", (3,)),
+        ("ref_orientation", "f8", (4,)),
+        ("ref_q", "f8", (7,)),
+        ("ref_dq", "f8", (7,)),
+        ("ref_ddq", "f8", (7,)),
+        ("mode", "i8"),
+        ("hold", "i8"),
+        ("release_id", "u8"),
+        ("target_id", "u8"),
+        ("target_age", "f8"),  # [s]; infinite before the first one
+        ("motion_id", "u8"),
+        ("motion_status", "i8"),
+        ("motion_time", "f8"),
+        ("limited_targets", "u8"),
+        ("limited_torques", "u8"),
+        ("not_finite", "u8"),
+        ("silent_holds", "u8"),
+        ("cycles", "u8"),  # since activation
+        ("cycles_lost", "u8"),
+        ("longest_gap", "u8"),  # most cycles lost in a row
+        ("success_rate", "f8"),  # control_command_success_rate
+        ("success_rate_min", "f8"),  # since 100 cycles after activation
+        ("response", "f8"),  # readOnce returning to writeOnce returning [s]
+    ]
+)
+
+#: Control process to node, as often as the node asks for it: all that libfranka says of the robot in one cycle. Fields
+#: are called as in ``franka::RobotState``, where their meaning stands; matrices have columns first, as there.
+ROBOT_STATE = np.dtype(
+    [
+        ("stamp", "i8"),  # when it was measured [ns, system clock]
+        ("robot_mode", "i8"),  # franka::RobotMode
+        ("time", "f8"),  # robot time [s]
+        *((name, "f8") for name in ("m_ee", "m_load", "m_total", "control_command_success_rate")),
+        *((name, "f8", (2,)) for name in ("elbow", "elbow_d", "elbow_c", "delbow_c", "ddelbow_c")),
+        *((name, "f8", (3,)) for name in ("F_x_Cee", "F_x_Cload", "F_x_Ctotal")),
+        *((name, "f8", (6,)) for name in ("cartesian_contact", "cartesian_collision")),
+        *((name, "f8", (6,)) for name in ("O_F_ext_hat_K", "K_F_ext_hat_K", "O_dP_EE_d", "O_dP_EE_c", "O_ddP_EE_c")),
+        *((name, "f8", (7,)) for name in ("q", "q_d", "dq", "dq_d", "ddq_d", "theta", "dtheta")),
+        *((name, "f8", (7,)) for name in ("tau_J", "tau_J_d", "dtau_J", "tau_ext_hat_filtered")),
+        *((name, "f8", (7,)) for name in ("joint_contact", "joint_collision")),
+        *((name, "f8", (9,)) for name in ("I_ee", "I_load", "I_total")),
+        *((name, "f8", (16,)) for name in ("O_T_EE", "O_T_EE_d", "O_T_EE_c", "F_T_EE", "EE_T_K")),
+        *((name, "?", (len(ERROR_NAMES),)) for name in ("current_errors", "last_motion_errors")),
+    ]
+)
+
+#: One cycle in the ring.
+CYCLE_RECORD = np.dtype(
+    [
+        ("activation", "u8"),
+        ("time", "f8"),
+        ("written", "i8"),  # when the torque was handed to the robot [ns, system clock]
+        ("lost", "u8"),  # cycles lost just before this one
+        ("response", "f8"),
+        ("success_rate", "f8"),
+        ("target_id", "u8"),
+        ("target_stamp", "i8"),
+        ("mode", "i8"),
+        ("law", "i8"),
+        ("motion_id", "u8"),
+        ("motion_status", "i8"),
+        ("q", "f8", (7,)),
+        ("dq", "f8", (7,)),
+        ("tau", "f8", (7,)),
+        ("ref_q", "f8", (7,)),
+        ("position", "f8", (3,)),
+        ("orientation", "f8", (4,)),
+        ("ref_position", "f8", (3,)),
+        ("ref_orientation", "f8", (4,)),
+    ]
+)
+
+#: Fingerprint of all of the above: two processes with different ones cannot understand each other.
+LAYOUT = zlib.crc32(repr([COMMANDS.descr, MOTION.descr, STATE.descr, ROBOT_STATE.descr, CYCLE_RECORD.descr]).encode())
+
+
+def command_word(name: str) -> int:
+    """Where a field of the commands is, in words of eight bytes."""
+    assert COMMANDS.fields is not None
+    return int(COMMANDS.fields[name][1]) // 8
+
+
+def new(dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """An array of one zeroed record of ``dtype``, which is what the kernels take."""
+    return np.zeros(1, dtype)

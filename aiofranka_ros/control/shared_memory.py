@@ -1,0 +1,277 @@
+"""The memory that node and control process share: who writes what, and why no reader ever sees half of it.
+
+The memory is anonymous (``memfd_create``): it has no name that could collide or be left behind, only processes of the
+same user can open it, and it is gone with the last process that has it. The node creates it and hands its descriptor to
+the control process; an observer attaches through ``/proc`` while the node lives.
+
+Each :class:`Block` has one writer and any number of readers, and nobody waits: a reader that meets a writer keeps what
+it had. The writer makes the block's sequence number odd, writes, and makes it even again (a seqlock). Python cannot
+order the stores and loads of different processors, so the sequence number alone would prove nothing on ARM: the payload
+also carries a CRC-32, and a reader accepts it only if that fits.
+
+A :class:`Ring` keeps the last records of a kind, such as one of every control cycle; a reader that falls behind by more
+than its capacity is told how many it missed.
+"""
+
+from __future__ import annotations
+
+import bisect
+import mmap
+import os
+import zlib
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aiofranka_ros.control.records import COMMANDS, CYCLE_RECORD, LAYOUT, MOTION, ROBOT_STATE, STATE
+from aiofranka_ros.errors import ControlProcessDied
+from aiofranka_ros.kernels import Array, Record
+
+#: Cycles that the ring keeps: sixteen seconds.
+RING_CAPACITY = 16384
+#: States of the robot that are kept for a node that is late.
+ROBOT_STATES = 64
+#: Bytes between the writers' words, so that they do not share a cache line.
+_LINE = 64
+
+
+class Block:
+    """One record with one writer, which readers see whole or not at all.
+
+    :param memory: the bytes to use, :meth:`size` of them, aligned to 64.
+    :param dtype: what it holds.
+    """
+
+    def __init__(self, memory: memoryview, dtype: np.dtype[Any]) -> None:
+        self._head = memory[:_LINE].cast("Q")
+        self._payload = memory[_LINE : _LINE + dtype.itemsize]
+
+    @staticmethod
+    def size(dtype: np.dtype[Any]) -> int:
+        """Bytes that a block of ``dtype`` needs."""
+        return _LINE + -(-dtype.itemsize // _LINE) * _LINE
+
+    @property
+    def version(self) -> int:
+        """Changes with every write; odd during one."""
+        return self._head[0]
+
+    def write(self, record: npt.NDArray[Any] | memoryview, size: int | None = None) -> None:
+        """Publish ``record``, an array of one, or its bytes; with ``size``, only the first so many of them.
+
+        :raises ValueError: it is none of this block's.
+        """
+        data = record if isinstance(record, memoryview) else record.view(np.uint8).data
+        head, payload = self._head, self._payload
+        if size is not None:
+            data, payload = data[:size], payload[:size]
+        if len(data) != len(payload):
+            raise ValueError(f"a record has {len(payload)} bytes, not {len(data)}")
+        check = zlib.crc32(data)
+        version = head[0]
+        head[0] = version + 1
+        payload[:] = data
+        head[1] = len(data)
+        head[2] = check
+        head[0] = version + 2
+
+    def read(self, record: npt.NDArray[Any] | memoryview) -> bool:
+        """Copy what was published last into ``record``, an array of one of this block's, or its bytes.
+
+        :returns: ``False`` where nothing was ever published or a write is going on; ``record`` may then hold anything.
+        """
+        head, payload = self._head, self._payload
+        version = head[0]
+        if version == 0 or version & 1:
+            return False
+        size, check = head[1], head[2]
+        data = record if isinstance(record, memoryview) else record.view(np.uint8).data
+        if size > len(data):
+            return False
+        if size < len(payload):
+            data, payload = data[:size], payload[:size]
+        data[:] = payload
+        return head[0] == version and zlib.crc32(data) == check
+
+
+class Ring:
+    """The last records of one kind, one writer, any number of readers.
+
+    :param memory: the bytes to use, :meth:`size` of them, aligned to 64.
+    :param dtype: of a record.
+    :param capacity: how many are kept.
+    """
+
+    def __init__(self, memory: memoryview, dtype: np.dtype[Any], capacity: int) -> None:
+        self._count = memory[:8].cast("Q")
+        self._capacity = capacity
+        self.records = np.frombuffer(memory[_LINE:], dtype, count=capacity)
+
+    @staticmethod
+    def size(dtype: np.dtype[Any], capacity: int) -> int:
+        """Bytes that a ring needs."""
+        return _LINE + -(-capacity * dtype.itemsize // _LINE) * _LINE
+
+    @property
+    def count(self) -> int:
+        """Records since the memory was made."""
+        return self._count[0]
+
+    @property
+    def next(self) -> int:
+        """Index of the record to fill now; :meth:`commit` publishes it. Writer only."""
+        return self._count[0] % self._capacity
+
+    def commit(self) -> None:
+        """Publish the record that was filled. Writer only."""
+        self._count[0] += 1
+
+    def since(self, position: int) -> tuple[npt.NDArray[Any], int, int]:
+        """Copies of the records after the first ``position`` ones.
+
+        :returns: the records, the position to ask for next, and how many were overwritten before they could be read.
+        """
+        count = self.count
+        first = max(position, count - self._capacity + 1)
+        begin, end = first % self._capacity, count % self._capacity
+        if begin <= end:
+            copies = self.records[begin:end].copy()
+        else:
+            copies = np.concatenate((self.records[begin:], self.records[:end]))
+        # What was overwritten during the copy, or is just being, is not to be trusted.
+        intact = max(first, self.count - self._capacity + 1)
+        return copies[intact - first :], count, intact - position
+
+    def at(self, time: int) -> Record | None:
+        """A copy of the cycle that was written nearest to ``time`` [ns, system clock]; ``None`` where there is none."""
+        count, stamps = self.count, self.records["written"]
+        oldest = max(0, count - self._capacity + 1)
+
+        def written(index: int) -> int:
+            return int(stamps[index % self._capacity])
+
+        after = oldest + bisect.bisect_left(range(oldest, count), time, key=written)
+        around = range(max(oldest, after - 1), min(after + 1, count))
+        if not around:
+            return None
+        nearest = min(around, key=lambda index: abs(written(index) - time))
+        record = self.records[nearest % self._capacity].copy()
+        # The oldest one may have been overwritten meanwhile.
+        return record if nearest > self.count - self._capacity else None
+
+
+class SharedMemory:
+    """All that one node and its control process share.
+
+    Use :meth:`create`, :meth:`open` or :meth:`observe`; ``with`` or :meth:`close` give it back.
+    """
+
+    def __init__(self, descriptor: int, *, writable: bool = True) -> None:
+        self.descriptor = descriptor
+        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        self._map = mmap.mmap(descriptor, _total(), access=access)
+        memory = memoryview(self._map)
+        self._words = memory[: 3 * _LINE].cast("Q")
+        position = 3 * _LINE
+        self.commands = Block(memory[position:], COMMANDS)
+        position += Block.size(COMMANDS)
+        self.motion = Block(memory[position:], MOTION)
+        position += Block.size(MOTION)
+        self.state = Block(memory[position:], STATE)
+        position += Block.size(STATE)
+        self.robot_states = Ring(memory[position:], ROBOT_STATE, ROBOT_STATES)
+        position += Ring.size(ROBOT_STATE, ROBOT_STATES)
+        self.cycles = Ring(memory[position:], CYCLE_RECORD, RING_CAPACITY)
+
+    @classmethod
+    def create(cls) -> SharedMemory:
+        """New memory, owned by the caller.
+
+        :raises OSError: the system has no memory for it.
+        """
+        descriptor = os.memfd_create("aiofranka_ros")
+        try:
+            os.fchmod(descriptor, 0o600)
+            os.ftruncate(descriptor, _total())
+            memory = cls(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        memory._words[0] = LAYOUT
+        return memory
+
+    @classmethod
+    def open(cls, descriptor: int) -> SharedMemory:
+        """The memory behind an inherited ``descriptor``, which is owned from now on."""
+        return cls._checked(cls(descriptor))
+
+    @classmethod
+    def observe(cls, address: str) -> SharedMemory:
+        """Read along, in any process of the same user; ``address`` is the other side's :attr:`address`.
+
+        :raises OSError: the process that made it is gone.
+        """
+        descriptor = os.open(address, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return cls._checked(cls(descriptor, writable=False))
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    @staticmethod
+    def _checked(memory: SharedMemory) -> SharedMemory:
+        if memory._words[0] != LAYOUT:
+            raise ControlProcessDied("node and control process come from different versions of aiofranka_ros")
+        return memory
+
+    @property
+    def address(self) -> str:
+        """Where other processes of this user find this memory as long as this process lives."""
+        return f"/proc/{os.getpid()}/fd/{self.descriptor}"
+
+    def beat(self) -> None:
+        """Give a sign of life. Node only."""
+        self._words[_LINE // 8] += 1
+
+    @property
+    def heartbeat(self) -> int:
+        """Counts the node's signs of life."""
+        return self._words[_LINE // 8]
+
+    def close(self) -> None:
+        """Give the memory back. Arrays that still look into it keep it mapped until they are gone."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def __enter__(self) -> SharedMemory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _total() -> int:
+    return (
+        3 * _LINE
+        + sum(map(Block.size, (COMMANDS, MOTION, STATE)))
+        + sum(Ring.size(dtype, count) for dtype, count in ((ROBOT_STATE, ROBOT_STATES), (CYCLE_RECORD, RING_CAPACITY)))
+    )
+
+
+def motion_size(segments: int) -> int:
+    """Bytes at the beginning of a motion record that carry ``segments`` segments."""
+    fields = MOTION.fields
+    assert fields is not None
+    return int(fields["coefficients"][1]) + segments * 7 * 6 * 8
+
+
+def fill_motion(record: Record, number: int, start: float, times: Array, coefficients: Array) -> None:
+    """Write a motion into a motion record: its number, robot time of its beginning [s], knots and coefficients."""
+    record["id"], record["segments"], record["start"] = number, len(times) - 1, start
+    record["times"][0, : len(times)] = times
+    record["coefficients"][0, : len(coefficients)] = coefficients

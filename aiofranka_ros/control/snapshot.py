@@ -1,0 +1,45 @@
+"""What was measured in one control cycle, as users see it.
+
+Made by the boundary to ROS and by ``RobotInterface``, from records of shared memory or from messages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from aiofranka_ros.kernels import Array
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What was measured in one control cycle.
+
+    :ivar stamp: when [ns, system clock, as :func:`time.time_ns`].
+    :ivar q: joint positions [rad] (7,).
+    :ivar dq: joint velocities [rad/s] (7,).
+    :ivar ee: pose of the control frame in the base (4, 4).
+    :ivar jacobian: of the control frame in the base, translation then rotation (6, 7).
+    :ivar mass: joint-space mass matrix [kg m²] (7, 7), without the motors' inertia, as libfranka's model has it.
+    :ivar tau: torque that was commanded last, gravity excluded [Nm] (7,).
+    """
+
+    stamp: int
+    q: Array
+    dq: Array
+    ee: Array
+    jacobian: Array
+    mass: Array
+    tau: Array
+
+    def as_state(self) -> dict[str, Any]:
+        """The dictionary that scripts know as ``robot.state``, with copies of the arrays."""
+        return {
+            "qpos": self.q.copy(),
+            "qvel": self.dq.copy(),
+            "ee": self.ee.copy(),
+            "jac": self.jacobian.copy(),
+            "mm": self.mass.copy(),
+            "last_torque": self.tau.copy(),
+            "stamp": self.stamp,
+        }

@@ -1,0 +1,255 @@
+"""What the demo's recorded control cycles say: its figures, whether they suffice, and the plot.
+
+Used by :mod:`aiofranka_ros.demo` after the arm has come to rest, in its process and thread. Nothing here knows ROS or a
+running arm: it works on records of :data:`~aiofranka_ros.control.records.CYCLE_RECORD`, one for each control cycle, in
+order. Every figure comes from them, and from what the policy says that it published.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from aiofranka_ros.kernels import Array, Record
+
+#: Records of control cycles (n,).
+Cycles: TypeAlias = npt.NDArray[Any]
+#: Stamps [ns, system clock] (n,).
+Stamps: TypeAlias = npt.NDArray[np.int64]
+
+#: Cycles over which the robot computes its success rate; until then it counts those before the activation.
+_SUCCESS_WINDOW = 100
+#: A joint slower than this stands [rad/s].
+REST_VELOCITY = 0.01
+
+
+def response_times(cycles: Cycles) -> dict[str, float]:
+    """From a state's arrival to its torque's departure [µs]."""
+    response = 1e6 * cycles["response"]
+    p50, p99, p999 = np.percentile(response, (50, 99, 99.9))
+    values = {"mean": response.mean(), "p50": p50, "p99": p99, "p999": p999, "max": response.max()}
+    return {name: round(float(value), 1) for name, value in values.items()}
+
+
+def success_rate_min(cycles: Cycles) -> float | None:
+    """Lowest ``control_command_success_rate``, the first 100 cycles of each activation left out.
+
+    ``None`` where no activation lasted longer than that.
+    """
+    rates = [
+        cycles["success_rate"][cycles["activation"] == activation][_SUCCESS_WINDOW:]
+        for activation in np.unique(cycles["activation"])
+    ]
+    rate = np.concatenate(rates)
+    return float(rate.min()) if len(rate) else None
+
+
+def setpoint_latencies(cycles: Cycles, stamps: Stamps) -> Array:
+    """From the publishing of targets to the first torque that was computed with each of them [ms].
+
+    :param stamps: when they were published.
+    :returns: one for each target that reached a torque at all, at most as many as there are ``stamps``.
+    """
+    seen, first = np.unique(cycles["target_stamp"], return_index=True)
+    _, index, published = np.intersect1d(seen, stamps, return_indices=True)
+    return 1e-6 * (cycles["written"][first[index]] - stamps[published])
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """How the control frame followed a path, cycle by cycle.
+
+    :ivar time: since the first target [s] (n,).
+    :ivar desired: where the path was [m] (n, 3), in the base.
+    :ivar measured: where the control frame was [m] (n, 3), in the base.
+    """
+
+    time: Array
+    desired: Array
+    measured: Array
+
+    @property
+    def error(self) -> Array:
+        """Distance of the two [mm] (n,)."""
+        return 1e3 * np.linalg.norm(self.measured - self.desired, axis=1)
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """Root mean square and maximum of the distance [mm]; ``None`` where nothing was recorded."""
+        if len(self.time) == 0:
+            return {"rms": None, "max": None}
+        error = self.error
+        return {"rms": round(float(np.sqrt(np.mean(error**2))), 3), "max": round(float(error.max()), 3)}
+
+
+def track(cycles: Cycles, path: Callable[[Stamps], Array], stamps: Stamps) -> Tracking:
+    """Compare the measured path with the desired one from the first to the last target.
+
+    The desired one goes on where no targets came, so what the arm misses then is counted.
+
+    :param path: position [m] (n, 3) as a function of stamps (n,).
+    :param stamps: when targets were published.
+    """
+    written = cycles["written"]
+    during = cycles[(written >= stamps[0]) & (written <= stamps[-1])]
+    when = during["written"].astype(np.int64)
+    return Tracking(1e-9 * (when - stamps[0]), path(when), during["position"])
+
+
+def joint_error(cycles: Cycles, goal: Array, since: int, until: int) -> float | None:
+    """Largest distance of any joint from ``goal`` [rad] (7,) between two times [ns]; ``None`` without cycles."""
+    written = cycles["written"]
+    during = cycles["q"][(written >= since) & (written <= until)]
+    return round(float(np.abs(during - goal).max()), 6) if len(during) else None
+
+
+def stop_duration(cycles: Cycles, since: int, until: int) -> float | None:
+    """How long after ``since`` every joint stands, and goes on standing to ``until`` [ns].
+
+    :returns: [s]; 0 where the arm did not move; ``None`` where some joint still moved at the end.
+    """
+    written = cycles["written"]
+    during = cycles[(written >= since) & (written <= until)]
+    moving = np.flatnonzero(np.abs(during["dq"]).max(axis=1) >= REST_VELOCITY)
+    if len(moving) == 0:
+        return 0.0
+    if moving[-1] + 1 == len(during):
+        return None
+    return round(1e-9 * float(during["written"][moving[-1] + 1] - since), 4)
+
+
+def gains(commands: Record) -> dict[str, float]:
+    """Largest translational stiffness [1/s²] in use, and the damping ratio that is furthest from 1."""
+    stiffness, damping = commands["ee_kp"][:3], commands["ee_kd"][:3]
+    ratio = damping / (2.0 * np.sqrt(stiffness))
+    return {
+        "translation": float(stiffness.max()),
+        "damping_ratio": round(float(ratio[np.abs(ratio - 1.0).argmax()]), 3),
+    }
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What one figure of the report has to be.
+
+    :ivar key: where it stands in the report, e.g. ``response_us.p999``.
+    :ivar text: what it is, for people.
+    :ivar relation: ``=``, ``<=``, ``>=`` or ``>``.
+    """
+
+    key: str
+    text: str
+    relation: str
+    limit: float | str
+    unit: str = ""
+
+    def value(self, report: Mapping[str, Any]) -> Any:
+        """The figure; ``None`` where it could not be measured."""
+        value: Any = report
+        for name in self.key.split("."):
+            value = value[name]
+        return value
+
+    def holds(self, report: Mapping[str, Any]) -> bool:
+        """Whether the report fulfils it. A figure that could not be measured does not."""
+        value = self.value(report)
+        if value is None or isinstance(self.limit, str):
+            return bool(value == self.limit)
+        if self.relation == "=":
+            return math.isclose(value, self.limit, rel_tol=0.01)
+        if self.relation == "<=":
+            return bool(value <= self.limit)
+        return bool(value >= self.limit if self.relation == ">=" else value > self.limit)
+
+
+#: What makes a demo a success.
+REQUIREMENTS: tuple[Requirement, ...] = (
+    Requirement("cycles", "control cycles", ">", 10_000),
+    Requirement("cycles_unread", "cycles that were not recorded", "=", 0),
+    Requirement("cycles_lost", "robot cycles lost", "=", 0),
+    Requirement("success_rate_min", "lowest command success rate", ">=", 0.99),
+    Requirement("response_us.p999", "response of the loop, 99.9 %", "<=", 300, "µs"),
+    Requirement("setpoint_latency_ms.p50", "target to torque, median", "<=", 2, "ms"),
+    Requirement("tracking_mm.rms", "tracking error, rms", "<=", 5, "mm"),
+    Requirement("gains.translation", "stiffness per inertia", "<=", 400, "s⁻²"),
+    Requirement("gains.damping_ratio", "damping ratio", "=", 1),
+    Requirement("move.status", "move", "=", "TARGET_REACHED"),
+    Requirement("move.error_rad_max", "largest joint error after it", "<=", 0.01, "rad"),
+    Requirement("cancel.status", "cancelled move", "=", "CANCELED"),
+    Requirement("cancel.stop_s", "request to standstill", "<=", 1, "s"),
+    Requirement("shutdown_exit_code", "exit code of the node", "=", 0),
+)
+
+
+def plot(
+    path: Path, tracking: Tracking, targets: Array, gaps: Sequence[tuple[float, float]], report: Mapping[str, Any],
+    cycles: Cycles,
+) -> None:  # fmt: skip
+    """Draw the paths, the error over time and the response times into the file ``path``.
+
+    :param targets: positions of the targets that were published [m] (m, 3).
+    :param gaps: when no targets came [s], since the first one.
+    """
+    # Imported here: it takes a second, and nothing else needs it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    desired_color, measured_color, gap_color = "#555555", "#0072b2", "#f0e0c0"
+    legend: dict[str, Any] = {"framealpha": 1.0, "edgecolor": "none"}
+    figure = Figure(figsize=(13.0, 6.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(2, 2, width_ratios=(1.0, 1.25))
+
+    axes = figure.add_subplot(grid[:, 0])
+    desired, measured, points = 1e3 * tracking.desired, 1e3 * tracking.measured, 1e3 * targets
+    axes.plot(desired[:, 1], desired[:, 2], color=desired_color, linewidth=1.0, label="desired")
+    axes.plot(measured[:, 1], measured[:, 2], color=measured_color, linewidth=1.2, label="measured")
+    axes.plot(points[:, 1], points[:, 2], ".", color="#d55e00", markersize=3.0, label="published targets")
+    axes.set(title="Path of the control frame", xlabel="y in the base [mm]", ylabel="z in the base [mm]")
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.grid(color="#e5e5e5")
+    axes.legend(loc="center", **legend)
+
+    axes = figure.add_subplot(grid[0, 1])
+    for number, (begin, end) in enumerate(gaps):
+        axes.axvspan(begin, end, color=gap_color, linewidth=0.0, label="" if number else "policy blocked, no targets")
+    axes.plot(tracking.time, tracking.error, color=measured_color, linewidth=1.0)
+    figures = report["tracking_mm"]
+    if figures["rms"] is not None:
+        label = f"rms {figures['rms']:.1f} mm"
+        axes.axhline(figures["rms"], color=measured_color, linestyle="--", linewidth=1.0, label=label)
+    axes.set(title="Distance of measured from desired", xlabel="time since the first target [s]", ylabel="error [mm]")
+    axes.set_ylim(bottom=0.0, top=1.35 * max(1.0, figures["max"] or 0.0))
+    axes.margins(x=0.0)
+    axes.grid(color="#e5e5e5")
+    axes.legend(loc="upper right", ncols=2, **legend)
+
+    axes = figure.add_subplot(grid[1, 1])
+    response = 1e6 * cycles["response"]
+    limit = next(item.limit for item in REQUIREMENTS if item.key == "response_us.p999")
+    edge = max(float(limit), float(response.max())) * 1.1
+    bins = np.geomspace(max(1.0, 0.9 * float(response.min())), edge, 80)
+    axes.hist(response, bins=bins, color=measured_color)
+    p999 = report["response_us"]["p999"]
+    axes.axvline(p999, color="#000000", linestyle="--", linewidth=1.0, label=f"99.9 %: {p999:.0f} µs")
+    axes.axvline(limit, color="#d55e00", linewidth=1.5, label=f"limit of the 99.9 %: {limit:g} µs")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    ticks = [tick for tick in (20, 50, 100, 200, 500, 1000, 2000, 5000, 10000) if bins[0] <= tick <= edge]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set(
+        title=f"Response of the 1 kHz loop, {len(cycles)} cycles, {report['cycles_lost']} lost",
+        xlabel="state received to torque sent [µs]",
+        ylabel="cycles",
+    )
+    axes.grid(color="#e5e5e5")
+    axes.set_axisbelow(True)
+    axes.legend(loc="upper right", **legend)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,217 @@
+"""The demo's policy: it draws a circle while it blocks its own interpreter for 300 ms of every second.
+
+Started by :mod:`aiofranka_ros.demo` as a process of its own, in whose only thread everything here runs. It stands for
+a learned policy: an ordinary rclpy client that knows the node by its topics alone, publishes targets at 50 Hz, and
+now and then is busy with something else and publishes nothing at all.
+
+    python -m aiofranka_ros.demo.policy --report targets.json
+
+It blocks for real, with a busy loop: as this process has one thread only, the loop has the interpreter's lock all the
+time, and it takes a core besides. What was to be drawn meanwhile is left out, not caught up on: the next target is
+where the circle is by then.
+
+The circle begins at the measured pose and at rest. Its speed grows over the first second and falls over the last
+one, as that of a sane policy does: a target that starts at full speed would demand what no arm can do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import rclpy
+from geometry_msgs.msg import PoseStamped
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
+
+from aiofranka_ros.kernels import Array
+
+#: Targets per second [Hz].
+RATE = 50.0
+#: In every second the interpreter is blocked from one of these times to the other [s].
+BLOCKED = (0.5, 0.8)
+#: How long the circle takes to come to its speed, and to rest again [s]; less for a short one.
+RAMP = 1.0
+#: How long to wait for the arm to become active [s]: its node may have to compile its kernels first.
+_TIMEOUT = 180.0
+
+
+@dataclass(frozen=True)
+class Circle:
+    """A circle in the y-z plane of the base, as a function of time.
+
+    :ivar start: where it begins [m] (3,), in the base.
+    :ivar start_time: when it begins [ns, system clock].
+    :ivar duration: how long it is drawn [s].
+    :ivar radius: [m].
+    :ivar frequency: turns per second at full speed [Hz].
+    """
+
+    start: tuple[float, float, float]
+    start_time: int
+    duration: float
+    radius: float = 0.05
+    frequency: float = 0.25
+
+    @property
+    def ramp(self) -> float:
+        """How long the speed takes to grow, and to fall again [s]."""
+        return min(RAMP, 0.25 * self.duration)
+
+    def angle(self, elapsed: Array) -> Array:
+        """How far it is turned [rad] (n,) after ``elapsed`` [s] (n,): at rest before its beginning and after its end.
+
+        The speed is a smoothstep (3u² − 2u³) of the time since the beginning, and of the time left to the end.
+        """
+        time = np.clip(elapsed, 0.0, self.duration)
+        begin = np.clip(time / self.ramp, 0.0, 1.0)
+        end = np.clip((self.duration - time) / self.ramp, 0.0, 1.0)
+        # Integral of the smoothstep, u³ − u⁴/2, is 1/2 at the end of a ramp.
+        turned = self.ramp * (begin**3 - 0.5 * begin**4)
+        turned += np.clip(time - self.ramp, 0.0, self.duration - 2.0 * self.ramp)
+        turned += self.ramp * (0.5 - (end**3 - 0.5 * end**4))
+        return 2.0 * math.pi * self.frequency * turned
+
+    def position(self, stamps: npt.NDArray[np.int64] | Sequence[int]) -> Array:
+        """Where it is [m] (n, 3), in the base, at ``stamps`` [ns, system clock] (n,)."""
+        # The difference of the integers first: in a float, nanoseconds since 1970 are rounded to a quarter of a µs.
+        elapsed = 1e-9 * (np.asarray(stamps, dtype=np.int64) - self.start_time)
+        angle = self.angle(elapsed)
+        offset = np.stack([np.zeros_like(angle), 1.0 - np.cos(angle), np.sin(angle)], axis=-1)
+        return np.asarray(self.start) + self.radius * offset
+
+
+def blocked_intervals(duration: float) -> list[tuple[float, float]]:
+    """When the policy is blocked within ``duration`` [s], since its beginning [s]."""
+    return [(second + BLOCKED[0], second + BLOCKED[1]) for second in range(math.ceil(duration - BLOCKED[0]))]
+
+
+def block_interpreter(until: float) -> None:
+    """Keep this interpreter busy until ``until`` (:func:`time.perf_counter`)."""
+    while time.perf_counter() < until:
+        pass
+
+
+class Policy:
+    """Draws one circle.
+
+    :param node: to publish and subscribe with.
+    :param robot: full name of the robot's node, e.g. ``/aiofranka``.
+    """
+
+    def __init__(self, node: Node, robot: str) -> None:
+        self._node = node
+        self._robot = robot
+        self._pose: PoseStamped | None = None
+        self._publisher: Publisher = node.create_publisher(PoseStamped, f"{robot}/ee_desired", 1)
+        self._get_state = node.create_client(GetState, f"{robot}/get_state")
+        node.create_subscription(PoseStamped, f"{robot}/ee_pose", self._on_pose, qos_profile_sensor_data)
+
+    def draw(self, duration: float) -> tuple[Circle, list[int]]:
+        """Publish targets for ``duration`` [s].
+
+        :returns: the circle, and when targets were published on it [ns, system clock]: their stamps.
+        :raises TimeoutError: the robot's node is not there.
+        """
+        target = self._wait_for_robot()
+        where = target.pose.position
+        stamps: list[int] = []
+        circle = Circle((where.x, where.y, where.z), time.time_ns(), duration)
+        begin = time.perf_counter()
+        blocked = blocked_intervals(duration)
+        for tick in range(math.floor(duration * RATE) + 1):
+            due = tick / RATE
+            if blocked and due >= blocked[0][0]:
+                block_interpreter(begin + blocked.pop(0)[1])
+            if time.perf_counter() > begin + due + 1.0 / RATE:
+                continue
+            # As policies do: first find out where to go, which takes a while, then say so in time.
+            x, y, z = circle.position([circle.start_time + round(1e9 * due)])[0].tolist()
+            where.x, where.y, where.z = x, y, z
+            time.sleep(max(0.0, begin + due - time.perf_counter()))
+            stamps.append(self._publish(target))
+        return circle, stamps
+
+    def _publish(self, target: PoseStamped) -> int:
+        """Publish a target; return its stamp [ns, system clock]."""
+        stamp = time.time_ns()
+        target.header.stamp.sec, target.header.stamp.nanosec = divmod(stamp, 1_000_000_000)
+        self._publisher.publish(target)
+        return stamp
+
+    def _wait_for_robot(self) -> PoseStamped:
+        """A measured pose, once the arm is active and its node listens to targets."""
+        deadline = time.monotonic() + _TIMEOUT
+        while not self._is_active() or self._publisher.get_subscription_count() == 0:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self._robot} is not active, or does not listen to {self._robot}/ee_desired")
+        self._pose = None
+        while self._pose is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self._robot} publishes no pose")
+            rclpy.spin_once(self._node, timeout_sec=0.1)
+        return self._pose
+
+    def _is_active(self) -> bool:
+        """Ask the robot's node for its lifecycle state; takes a tenth of a second where it does not answer."""
+        if not self._get_state.wait_for_service(0.1):
+            return False
+        answer = self._get_state.call_async(GetState.Request())
+        rclpy.spin_until_future_complete(self._node, answer, timeout_sec=1.0)
+        if answer.done() and answer.result().current_state.id == State.PRIMARY_STATE_ACTIVE:
+            return True
+        time.sleep(0.1)
+        return False
+
+    def _on_pose(self, message: PoseStamped) -> None:
+        self._pose = message
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw a circle.
+
+    :returns: exit status: 0 when it was drawn, 1 when the robot's node is not there.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m aiofranka_ros.demo.policy",
+        description="Publish a circle as targets for a running node, with gaps, as a busy policy would. The arm moves.",
+    )
+    parser.add_argument("--duration", type=float, default=10.0, metavar="S", help="how long to draw [%(default)s s]")
+    parser.add_argument("--robot", default="/aiofranka", help="full name of the robot's node [%(default)s]")
+    parser.add_argument("--report", type=Path, help="write the circle and the targets' stamps to this JSON file")
+    options = parser.parse_args(arguments)
+    # The default action: a busy loop must not keep Ctrl-C waiting, and there is nothing to clean up.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    node = Node("policy")
+    try:
+        circle, stamps = Policy(node, options.robot).draw(options.duration)
+    except TimeoutError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+    if options.report is not None:
+        partial = options.report.with_name(options.report.name + f".{os.getpid()}")
+        partial.write_text(json.dumps({"circle": asdict(circle), "stamps": stamps}))
+        partial.replace(options.report)  # whoever reads it sees all of it
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The doctor's questions to ROS: ``python -m aiofranka_ros.doctor.ros``, started by the doctor and by nobody else.
+
+A process of its own, because a middleware that cannot be loaded may take its process with it. It says what it found as
+JSON, a list of findings as :class:`~aiofranka_ros.doctor.checks.Finding` has them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import String
+
+from aiofranka_ros.doctor.checks import Finding, State
+
+#: Of each package with interfaces that the nodes use, beside the common ones, a module and a class that it must have.
+_INTERFACES = {
+    "franka_msgs": ("action", "PTPMotion"),
+    "control_msgs": ("action", "FollowJointTrajectory"),
+    "tf2_msgs": ("msg", "TFMessage"),
+}
+#: How long a message may take to arrive, the discovery included [s].
+_TIMEOUT = 10.0
+#: Above this, the ports of DDS collide with those that Linux gives to programs (ROS 2 documentation, "The
+#: ROS_DOMAIN_ID").
+_LARGEST_DOMAIN = 101
+
+
+def interfaces() -> Finding:
+    """Whether the definitions can be imported, and are new enough."""
+    missing = []
+    for name, (module, interface) in _INTERFACES.items():
+        try:
+            getattr(importlib.import_module(f"{name}.{module}"), interface)
+        except (ImportError, AttributeError):
+            missing.append(name)
+    if not missing:
+        return Finding("interfaces", State.OK, " ".join(_INTERFACES))
+    packages = " ".join(f"ros-$ROS_DISTRO-{name.replace('_', '-')}" for name in missing)
+    return Finding(
+        "interfaces",
+        State.MISSING,
+        f"not found, or too old: {' '.join(missing)}",
+        f"make setup, then . build/setup.sh; of a distribution: sudo apt install {packages}",
+    )
+
+
+def domain() -> Finding:
+    """What decides which nodes see each other."""
+    number = os.environ.get("ROS_DOMAIN_ID") or "0"
+    reach = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "")
+    local = os.environ.get("ROS_LOCALHOST_ONLY") == "1"
+    # Where the newer variable is set, the older one is not looked at.
+    found = f"domain {number}, discovery: {reach.lower() or ('localhost' if local else 'subnet')}"
+    if reach == "OFF":
+        remedy = "unset ROS_AUTOMATIC_DISCOVERY_RANGE"
+        return Finding("discovery", State.WARNING, f"{found}: no node finds another", remedy)
+    if not number.isdecimal() or int(number) > _LARGEST_DOMAIN:
+        remedy = f"export ROS_DOMAIN_ID=0, or another number up to {_LARGEST_DOMAIN}"
+        return Finding("discovery", State.WARNING, f"{found}: its ports may be taken", remedy)
+    return Finding("discovery", State.OK, found)
+
+
+def messages() -> Finding:
+    """Whether a message comes from one participant to another, which have to find each other first."""
+    contexts = [Context(), Context()]
+    topic, arrived = f"/aiofranka_doctor_{os.getpid()}", []
+    try:
+        for context in contexts:
+            rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+        sender, receiver = (
+            rclpy.create_node("aiofranka_doctor", context=context, use_global_arguments=False) for context in contexts
+        )
+        publisher = sender.create_publisher(String, topic, 1)
+        receiver.create_subscription(String, topic, lambda message: arrived.append(time.perf_counter()), 1)
+        executor = SingleThreadedExecutor(context=contexts[1])
+        executor.add_node(receiver)
+        deadline, sent = time.monotonic() + _TIMEOUT, 0.0
+        while not arrived and time.monotonic() < deadline:
+            if publisher.get_subscription_count():
+                sent = time.perf_counter()
+                publisher.publish(String(data="how are you?"))
+            executor.spin_once(timeout_sec=0.1)
+        executor.shutdown()
+    finally:
+        for context in contexts:
+            context.try_shutdown()
+    middleware = rclpy.get_rmw_implementation_identifier()
+    if not arrived:
+        remedy = (
+            "check the firewall, a VPN, ROS_DOMAIN_ID, ROS_LOCALHOST_ONLY, RMW_IMPLEMENTATION; sudo ip link set lo "
+            "multicast on; for rmw_zenoh_cpp: ros2 run rmw_zenoh_cpp rmw_zenohd"
+        )
+        return Finding("messages", State.MISSING, f"{middleware}: none arrives in {_TIMEOUT:.0f} s", remedy)
+    return Finding("messages", State.OK, f"{middleware}: arrive after {1e3 * (arrived[0] - sent):.1f} ms")
+
+
+def main() -> int:
+    """Say what was found."""
+    findings = [interfaces(), domain(), messages()]
+    sys.stdout.write(json.dumps([asdict(finding) | {"state": finding.state.value} for finding in findings]) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""What the node says about itself on ``/diagnostics``: the control loop, the targets, the robot.
+
+Used by the node, in its process and its one thread, at ``diagnostics_rate``. Three statuses, because they
+have three remedies: a loop that loses cycles is this computer's matter, refused targets are their sender's,
+and an error of the robot is that of whoever stands beside it. What can be wrong, and what to do about it, stands in
+:mod:`aiofranka_ros.ros.conditions`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from aiofranka_ros.control.client import ControlClient
+from aiofranka_ros.control.records import Hold, Mode, Phase
+from aiofranka_ros.control.shared_memory import SharedMemory
+from aiofranka_ros.errors import (
+    ArmInUse,
+    CommandRefused,
+    ConnectionFailed,
+    ControlProcessDied,
+    ControlStopped,
+    SimulationError,
+)
+from aiofranka_ros.kernels import Record
+from aiofranka_ros.ros.conditions import ERROR, OK, Recent, refusal_remedy, robot_error_remedy, status, told
+
+#: Responses slower than this leave the robot's network little of the millisecond [s].
+_SLOW_RESPONSE = 0.5e-3
+#: Every state of the robot is reported; without one for so long, something is wrong with it, or the way to it [s].
+_SILENT = 0.3
+#: ``franka::RobotMode``, libfranka ``robot_state.h``.
+_ROBOT_MODES = ("other", "idle", "move", "guiding", "reflex", "user stopped", "automatic error recovery")
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """The last thing that went wrong.
+
+    :ivar message: what happened.
+    :ivar remedy: what to do about it.
+    :ivar kind: name of the exception's class, see :mod:`aiofranka_ros.errors`.
+    :ivar names: libfranka's names of what stopped the robot, where there are any.
+    """
+
+    message: str
+    remedy: str
+    kind: str
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, error: BaseException, again: str, address: str) -> Trouble:
+        """What ``error`` means for whoever runs the node on the robot at ``address``.
+
+        :param again: the command that leads back once the cause is removed.
+        """
+        names = tuple(getattr(error, "errors", ()))
+        if isinstance(error, ControlStopped):
+            remedy = f"{robot_error_remedy(names, address) or 'remove the cause'}, then: {again}"
+        elif isinstance(error, (CommandRefused, TimeoutError)):
+            remedy = f"see Desk for the robot's state, then: {again}"
+        elif isinstance(error, (ConnectionFailed, ArmInUse, ControlProcessDied, SimulationError)):
+            remedy = f"when that is settled: {again}"
+        else:
+            remedy = "see the log"
+        kind = type(error).__name__
+        return cls(str(error) or kind, remedy, kind, names)
+
+
+class LoopStatistics:
+    """Statistics of the control cycles since they were last asked for, from the ring in shared memory."""
+
+    def __init__(self) -> None:
+        self._position = 0
+        self._memory: SharedMemory | None = None
+
+    def collect(self, memory: SharedMemory) -> dict[str, Any]:
+        """What happened since the last call, as keys and values for people."""
+        if memory is not self._memory:
+            self._memory, self._position = memory, 0
+        records, self._position, _ = memory.cycles.since(self._position)
+        if len(records) == 0:
+            return {}
+        response = 1e6 * records["response"]
+        p50, p99 = np.percentile(response, (50, 99))
+        return {
+            "response p50 [us]": f"{p50:.0f}",
+            "response p99 [us]": f"{p99:.0f}",
+            "response max [us]": f"{response.max():.0f}",
+            "cycles lost in the last period": int(records["lost"].sum()),
+        }
+
+
+class Diagnosis:
+    """The statuses of one node, and what they need to know of the past.
+
+    :param node: the node's name, with its namespace.
+    """
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._statistics = LoopStatistics()
+        self._lost, self._refused, self._limited, self._rejected = Recent(), Recent(), Recent(), Recent()
+        self._stamp, self._heard = 0, time.monotonic()
+
+    def loop(self, client: ControlClient | None, state: Record | None, address: str) -> DiagnosticStatus:
+        """The control loop.
+
+        :param client: ``None`` while the node is unconfigured, and then ``state`` as well.
+        :param address: of the connected robot.
+        """
+        if client is None or state is None:
+            self._heard = time.monotonic()
+            return status(OK, "not configured", {})
+        statistics = self._statistics.collect(client.shared)
+        lost = self._lost.update(Counter(cycles=int(state["cycles_lost"])))["cycles"]
+        phase, hold = Phase(int(state["phase"])), Hold(int(state["hold"]))
+        values = {
+            "phase": phase.name.lower(),
+            "mode": Mode(int(client.commands["mode"])).name.lower(),
+            "control process": client.pid,
+            "shared memory": client.shared.address,
+            "cycles": state["cycles"],
+            "cycles lost": state["cycles_lost"],
+            "longest gap [cycles]": state["longest_gap"],
+            "success rate": f"{state['success_rate']:.3f}",
+            "success rate min": f"{state['success_rate_min']:.3f}",
+            "torques limited": state["limited_torques"],
+            "torques not finite": state["not_finite"],
+            "holds for lack of signs of life": state["silent_holds"],
+            "hold": _flags(hold),
+            "missing for real time": "; ".join(client.missing),
+            **statistics,
+        }
+        details = {"node": self._node, "address": address}
+        if (silence := self._silence(int(state["stamp"]))) > _SILENT:
+            return told("silent", values, age=silence, **details)
+        if phase is not Phase.ACTIVE:
+            return status(OK, phase.name.lower(), values)
+        for flag in (Hold.PUSHED, Hold.ASKED, Hold.NODE_SILENT, Hold.NOT_FINITE, Hold.TORQUE_STALE):
+            if hold & flag:
+                return told(_flags(flag), values, **details)
+        if lost:
+            return told("lost", values, count=lost, **details)
+        response = int(statistics.get("response p99 [us]", 0))
+        if response > 1e6 * _SLOW_RESPONSE:
+            return told("slow", values, response=response, **details)
+        # A simulated arm does not need real time.
+        if client.missing and not address.startswith("127."):
+            missing = "; ".join(text.partition(":")[0] for text in client.missing)
+            return told("not real time", values, missing=missing, **details)
+        return status(OK, "active", values)
+
+    def targets(
+        self,
+        state: Record | None,
+        active: bool,
+        *,
+        owner: str,
+        accepted: int,
+        refused: Counter[str],
+        limited: int,
+        rejected: Counter[str],
+    ) -> DiagnosticStatus:
+        """Targets and goals.
+
+        :param owner: who has the arm.
+        :param accepted: targets that were passed on.
+        :param refused: targets that were not, by reason.
+        :param limited: targets that were cut off.
+        :param rejected: goals and trajectories that were rejected, by reason.
+        """
+        values: dict[str, Any] = {"owner": owner, "accepted": accepted, "limited": limited}
+        values["refused"] = sum(refused.values())
+        if state is not None and active and np.isfinite(state["target_age"]):
+            values["age of the newest [s]"] = f"{state['target_age']:.3f}"
+        values |= {f"refused: {reason}": count for reason, count in sorted(refused.items())}
+        values |= {f"goal rejected: {reason}": count for reason, count in sorted(rejected.items())}
+        recently = {"refused": self._refused.update(refused), "rejected": self._rejected.update(rejected)}
+        cut = self._limited.update(Counter(limited=limited))["limited"]
+        for name, counts in recently.items():
+            if counts:
+                remedy = refusal_remedy(sorted(counts), self._node)
+                return told(name, values, reasons=", ".join(sorted(counts)), remedy=remedy)
+        if cut:
+            return told("limited", values, count=cut)
+        return status(OK, "none refused lately", values)
+
+    def robot(
+        self, state: Record | None, *, address: str, versions: dict[str, Any], trouble: Trouble | None
+    ) -> DiagnosticStatus:
+        """The robot, and what went wrong last.
+
+        :param versions: of libfranka and its protocol, once they are known.
+        """
+        values: dict[str, Any] = {"robot_ip": address, **versions}
+        mode = "unknown"
+        if state is not None:
+            number = int(state["robot_mode"])
+            values["robot mode"] = mode = _ROBOT_MODES[number] if 0 <= number < len(_ROBOT_MODES) else str(number)
+        if trouble is not None:
+            values |= {
+                "last error": trouble.message,
+                "kind of error": trouble.kind,
+                "libfranka errors": " ".join(trouble.names),
+                "what to do": trouble.remedy,
+            }
+            return status(ERROR, trouble.message, values)
+        if mode == "user stopped":
+            return told("user stop", values, node=self._node)
+        if mode == "reflex":
+            return told("reflex", values, node=self._node)
+        return status(OK, "not connected" if state is None else "connected", values)
+
+    def _silence(self, stamp: int) -> float:
+        """For how long the state has been the same [s]."""
+        if stamp != self._stamp:
+            self._stamp, self._heard = stamp, time.monotonic()
+        return time.monotonic() - self._heard
+
+
+def _flags(hold: Hold) -> str:
+    names = [flag.name.lower().replace("_", " ") for flag in Hold if flag and flag in hold and flag.name]
+    return ", ".join(names) or "none"

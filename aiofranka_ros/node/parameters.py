@@ -1,0 +1,80 @@
+"""The node's settings as parameters of ROS: declared with descriptions and ranges, validated, taken whole.
+
+Used by the node, in its process and its one thread. What there is to set stands in :mod:`aiofranka_ros.arm.settings`.
+
+Validation has no side effects, because ROS may still refuse a change after it. A change takes effect later,
+when the node asks :meth:`Parameters.changes`; that works on every distribution, where a callback after the
+change does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from aiofranka_ros.arm.settings import RANGES, SETTINGS, Settings
+from aiofranka_ros.errors import ConfigurationError
+from aiofranka_ros.ros.descriptors import describe
+from aiofranka_ros.setting import Lock
+
+_LOCKS = {setting.name: setting.lock for setting in SETTINGS}
+
+
+class Parameters(Settings):
+    """The declared parameters of one node.
+
+    :param node: it declares them; their values may come from files and the command line.
+    :param reached: which of these states the node has reached; asked whenever a parameter shall change.
+    :raises rclpy.exceptions.ParameterException: a value from a file or the command line cannot be used.
+    """
+
+    def __init__(self, node: Node, reached: Callable[[], Lock]) -> None:
+        super().__init__()
+        self._node = node
+        self._reached = reached
+        self._declaring = True
+        node.add_on_set_parameters_callback(self._on_set)
+        for setting in SETTINGS:
+            default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
+            node.declare_parameter(setting.name, default, describe(setting))
+        self._declaring = False
+        #: Whether parameters were set since :meth:`changes` was called.
+        self.dirty = True
+        self.changes()
+
+    def changes(self) -> set[str]:
+        """Use what was set since the last call.
+
+        :returns: the names whose values the control process does not know yet.
+        """
+        self.dirty = False
+        return self.update({name: self._node.get_parameter(name).value for name in _LOCKS})
+
+    def adopt(self, **values: Any) -> None:
+        """Say ``values`` that are in force already; nothing is left to apply of them."""
+        self.update(values)
+        self._node.set_parameters([Parameter(name, value=self[name].tolist()) for name in values])
+
+    def _on_set(self, changes: Sequence[Parameter]) -> SetParametersResult:
+        ours = [change for change in changes if change.name in _LOCKS]  # Others are ROS's own, such as use_sim_time.
+        # What was set a moment ago counts too, although nobody used it yet.
+        beside = [name for names in RANGES for name in names if self._node.has_parameter(name)]
+        values = {name: self._node.get_parameter(name).value for name in beside}
+        try:
+            self.check_together(values | {change.name: change.value for change in ours})
+            for change in ours:
+                self._check_lock(change.name)
+        except ConfigurationError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        self.dirty = True
+        return SetParametersResult(successful=True)
+
+    def _check_lock(self, name: str) -> None:
+        """:raises ConfigurationError: the parameter cannot be changed in the present state of the node."""
+        lock = _LOCKS[name]
+        if not self._declaring and self._reached() >= lock:
+            raise ConfigurationError(f"{name} can be changed {lock.remedy}")

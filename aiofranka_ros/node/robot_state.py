@@ -1,0 +1,237 @@
+"""The topic ``~/robot_state``: all that libfranka says of the robot, as franka_ros2's broadcaster publishes it.
+
+Used by the node, in its process and its one thread. The control process copies libfranka's state only as often as this
+topic asks for it, and not at all where nobody subscribes; see
+:data:`~aiofranka_ros.control.records.ROBOT_STATE` for the copy. A message is made in a timer of its own, because the
+topic may be faster than the node's tick.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any, Protocol
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from franka_msgs.msg import FrankaRobotState
+from geometry_msgs.msg import Inertia, Vector3
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile
+
+from aiofranka_ros.control.client import ControlClient
+from aiofranka_ros.control.records import ERROR_NAMES, ROBOT_STATE
+from aiofranka_ros.control.shared_memory import ROBOT_STATES
+from aiofranka_ros.kernels import Array, Record
+from aiofranka_ros.model.fr3 import CYCLE
+from aiofranka_ros.model.kinematics import quaternion_from_matrix
+from aiofranka_ros.model.names import FR3, ArmNames
+from aiofranka_ros.ros.serialized import SerializedMessage
+
+#: The topic's names: this node's, and that of franka_ros2's broadcaster.
+TOPICS = ("~/robot_state", "franka_robot_state_broadcaster/robot_state")
+
+_NANOSECONDS = 1_000_000_000
+#: How often the timer looks for new states at the most [s].
+_SHORTEST_PERIOD = 0.002
+_ZEROS = array("d", [0.0] * 7)
+_IDENTITY = np.eye(4).ravel()
+
+
+class Owner(Protocol):
+    """What the topic needs of the node."""
+
+    @property
+    def client(self) -> ControlClient | None:
+        """The control process; ``None`` where the node is not configured."""
+
+
+class RobotStateTopic:
+    """The publishers of the robot's whole state.
+
+    :param node: where to publish.
+    :param owner: what the node knows of the arm.
+    :param rate: how often [Hz].
+    :param clock: what the timer goes by.
+    :param names: what joints and frames are called.
+    """
+
+    def __init__(self, node: LifecycleNode, owner: Owner, rate: float, clock: Clock, names: ArmNames) -> None:
+        self._owner = owner
+        # Reliable, as franka_ros2's: subscribers of either kind match.
+        qos = QoSProfile(depth=ROBOT_STATES)
+        self._publishers = [node.create_publisher(FrankaRobotState, name, qos) for name in TOPICS]
+        self._period = max(1, round(1.0 / (rate * CYCLE)))
+        self._message = RobotStateMessage(names)
+        # Twice as often as there is something new, so that it does not wait for long; but not so often that the node
+        # would do nothing else: then several states are published at once.
+        period = max(0.5 * self._period * CYCLE, _SHORTEST_PERIOD)
+        group = ReentrantCallbackGroup()  # It may be faster than the turns of what can wait.
+        self._timer = node.create_timer(period, self._publish, clock=clock, callback_group=group)
+        self._timer.cancel()
+
+    def follow(self) -> None:
+        """Ask the control process for what is subscribed; called at every tick."""
+        client = self._owner.client
+        wanted = any(publisher.get_subscription_count() > 0 for publisher in self._publishers)
+        if not wanted or client is None:
+            self._timer.cancel()
+        elif self._timer.is_canceled():
+            client.robot_states()  # What is left from before is old.
+            self._timer.reset()
+        period = self._period if wanted else 0
+        if client is not None and client.commands["robot_state_period"] != period:
+            client.commands["robot_state_period"] = period
+            client.send()
+
+    def _publish(self) -> None:
+        client = self._owner.client
+        if client is None:
+            return
+        publishers = [publisher for publisher in self._publishers if publisher.get_subscription_count() > 0]
+        for state in client.robot_states():
+            data = self._message.of(state)
+            for publisher in publishers:
+                publisher.publish(data)
+
+
+#: What the message is made of: all that libfranka says, and the quaternions (x, y, z, w) of its poses.
+_POSES = ("O_T_EE", "O_T_EE_d", "O_T_EE_c", "F_T_EE", "EE_T_K")
+_CONTENT = np.dtype([*ROBOT_STATE.descr, ("quaternions", "f8", (len(_POSES), 4))])
+
+
+class RobotStateMessage:
+    """The message, serialized once for as long as nothing but numbers changes in it.
+
+    :param names: what joints and frames are called.
+    """
+
+    def __init__(self, names: ArmNames = FR3) -> None:
+        self._names = names
+        self._message = message = FrankaRobotState()
+        quaternion_from_matrix(np.eye(4), np.empty(4))  # Compiling it later would take too long.
+        self._content = np.zeros(1, _CONTENT)
+        self._serialized: SerializedMessage | None = None
+        self._constant: tuple[Any, ...] = ()
+        joint_states = (
+            message.measured_joint_state,
+            message.desired_joint_state,
+            message.measured_joint_motor_state,
+            message.tau_ext_hat_filtered,
+        )
+        for joint_state in joint_states:
+            joint_state.name = list(names.joints)
+            joint_state.position = joint_state.velocity = joint_state.effort = _ZEROS
+        in_base = (
+            message, message.o_f_ext_hat_k, message.o_t_ee, message.o_t_ee_d, message.o_t_ee_c,
+            message.o_dp_ee_d, message.o_dp_ee_c, message.o_ddp_ee_c,
+        )  # fmt: skip
+        in_flange = (message.f_t_ee, message.inertia_load)
+        self._in_end_effector = (message.k_f_ext_hat_k, message.ee_t_k, message.inertia_ee, message.inertia_total)
+        for part in (*joint_states, *in_base):
+            part.header.frame_id = names.base
+        for part in in_flange:
+            part.header.frame_id = names.flange
+        self._headers = [part.header for part in (*joint_states, *in_base, *in_flange, *self._in_end_effector)]
+
+    def of(self, state: Record) -> bytes:
+        """The message of ``state``, a record of :data:`~aiofranka_ros.control.records.ROBOT_STATE`, as a publisher
+        takes it.
+
+        Every part has the stamp of the measurement, and the frame that franka_ros2 gives it.
+        """
+        content = self._content[0]
+        self._content.view(np.uint8)[: ROBOT_STATE.itemsize] = np.frombuffer(state, np.uint8)
+        for name, quaternion in zip(_POSES, content["quaternions"], strict=True):
+            quaternion_from_matrix(state[name].reshape(4, 4).T, quaternion)
+        # Without a hand, franka_ros2 calls the flange the end effector.
+        bare = bool((state["F_T_EE"] == _IDENTITY).all())
+        errors = state["current_errors"].tobytes() + state["last_motion_errors"].tobytes()
+        constant = bare, int(state["robot_mode"]), errors
+        if self._serialized is None or constant != self._constant:
+            self._set_constant(state, bare)
+            self._serialized, self._constant = SerializedMessage(self._fill, _CONTENT), constant
+        return self._serialized.of(content)
+
+    def _set_constant(self, state: Record, bare: bool) -> None:
+        """Set what seldom changes."""
+        message = self._message
+        for part in self._in_end_effector:
+            part.header.frame_id = self._names.flange if bare else self._names.hand_tcp
+        message.robot_mode = int(state["robot_mode"])  # The same numbers as libfranka's.
+        for errors, name in (
+            (message.current_errors, "current_errors"),
+            (message.last_motion_errors, "last_motion_errors"),
+        ):
+            for error, flag in zip(ERROR_NAMES, state[name].tolist(), strict=True):
+                setattr(errors, error, flag)
+
+    def _fill(self, state: Record) -> FrankaRobotState:
+        """Set the numbers, and the stamp."""
+        message, s = self._message, state
+        seconds, rest = divmod(int(s["stamp"]), _NANOSECONDS)
+        stamp = Time(sec=seconds, nanosec=rest)
+        for header in self._headers:
+            header.stamp = stamp
+        joints = message.measured_joint_state
+        joints.position, joints.velocity, joints.effort = _numbers(s["q"]), _numbers(s["dq"]), _numbers(s["tau_J"])
+        joints = message.desired_joint_state
+        joints.position, joints.velocity = _numbers(s["q_d"]), _numbers(s["dq_d"])
+        joints.effort = _numbers(s["tau_J_d"])
+        joints = message.measured_joint_motor_state
+        joints.position, joints.velocity = _numbers(s["theta"]), _numbers(s["dtheta"])
+        message.tau_ext_hat_filtered.effort = _numbers(s["tau_ext_hat_filtered"])
+        message.ddq_d, message.dtau_j = s["ddq_d"], s["dtau_J"]
+
+        indicators = message.collision_indicators
+        _set_vectors(
+            indicators.is_cartesian_linear_collision, indicators.is_cartesian_angular_collision,
+            s["cartesian_collision"],
+        )  # fmt: skip
+        _set_vectors(
+            indicators.is_cartesian_linear_contact, indicators.is_cartesian_angular_contact, s["cartesian_contact"]
+        )
+        indicators.is_joint_collision, indicators.is_joint_contact = s["joint_collision"], s["joint_contact"]
+        elbow = message.elbow
+        elbow.position, elbow.desired_position, elbow.commanded_position = s["elbow"], s["elbow_d"], s["elbow_c"]
+        elbow.commanded_velocity, elbow.commanded_acceleration = s["delbow_c"], s["ddelbow_c"]
+        for wrench, name in (
+            (message.k_f_ext_hat_k.wrench, "K_F_ext_hat_K"),
+            (message.o_f_ext_hat_k.wrench, "O_F_ext_hat_K"),
+        ):
+            _set_vectors(wrench.force, wrench.torque, s[name])
+        for motion, name in (
+            (message.o_dp_ee_d.twist, "O_dP_EE_d"),
+            (message.o_dp_ee_c.twist, "O_dP_EE_c"),
+            (message.o_ddp_ee_c.accel, "O_ddP_EE_c"),
+        ):
+            _set_vectors(motion.linear, motion.angular, s[name])
+        for inertia, name in (
+            (message.inertia_ee.inertia, "ee"),
+            (message.inertia_load.inertia, "load"),
+            (message.inertia_total.inertia, "total"),
+        ):
+            _set_inertia(inertia, s[f"m_{name}"], s[f"F_x_C{name}"], s[f"I_{name}"])
+        poses = message.o_t_ee, message.o_t_ee_d, message.o_t_ee_c, message.f_t_ee, message.ee_t_k
+        for part, name, quaternion in zip(poses, _POSES, s["quaternions"], strict=True):
+            p, o = part.pose.position, part.pose.orientation
+            p.x, p.y, p.z = s[name][12:15].tolist()  # The columns come first.
+            o.x, o.y, o.z, o.w = quaternion.tolist()
+        message.time = float(s["time"])
+        message.control_command_success_rate = float(s["control_command_success_rate"])
+        return message
+
+
+def _numbers(values: Array) -> array[float]:
+    return array("d", values.tobytes())
+
+
+def _set_vectors(linear: Vector3, angular: Vector3, values: Array) -> None:
+    linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = values.tolist()
+
+
+def _set_inertia(message: Inertia, mass: float, center: Array, inertia: Array) -> None:
+    message.m, com = float(mass), message.com
+    com.x, com.y, com.z = center.tolist()
+    message.ixx, message.ixy, message.ixz, _, message.iyy, message.iyz, _, _, message.izz = inertia.tolist()

@@ -1,0 +1,288 @@
+"""Joint trajectories from ROS: the action and the topic of joint_trajectory_controller, for MoveIt and everybody else.
+
+Used by the node, in its process and its one thread. They are called as for the controller that franka_ros2's MoveIt
+configuration names, so that it needs no change: ``fr3_arm_controller/follow_joint_trajectory``, with a result, and
+``fr3_arm_controller/joint_trajectory``, without one. A trajectory is a coroutine of the executor, see
+:mod:`aiofranka_ros.arm.moves`; what happens between its points stands in :mod:`aiofranka_ros.arm.joint_trajectory`.
+
+Differences from joint_trajectory_controller: what the arm cannot do is refused before it moves; a wrong tolerance is
+refused instead of ignored; a cancelled trajectory, or one that left its path, slows down on its path instead of
+stopping within a cycle; without a goal time, the arm gets ``move_settle_time`` instead of eternity.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from builtin_interfaces.msg import Duration
+from control_msgs.action import FollowJointTrajectory
+from control_msgs.msg import JointTolerance
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile
+from std_msgs.msg import Header
+from trajectory_msgs.msg import JointTrajectory as TrajectoryMessage
+from trajectory_msgs.msg import JointTrajectoryPoint
+
+from aiofranka_ros.arm import joint_trajectory
+from aiofranka_ros.arm.joint_trajectory import JointTrajectory
+from aiofranka_ros.arm.moves import REST_VELOCITY, MoveCancelled, Mover, Owner, Tolerance, TrajectoryGoal
+from aiofranka_ros.errors import FrankaError, GoalMissed, InvalidTarget, MoveFailed, MoveReplaced, PathViolated
+from aiofranka_ros.kernels import Array, Record
+from aiofranka_ros.model.names import CONTROLLER, ArmNames
+from aiofranka_ros.ros.conversions import WRONG_JOINTS, joint_order, nanoseconds
+
+_Result = FollowJointTrajectory.Result
+#: Reasons of refusals that have an error code of their own; the others are INVALID_GOAL.
+_OLD = "ended in the past"
+_CODES = {WRONG_JOINTS: _Result.INVALID_JOINTS, _OLD: _Result.OLD_HEADER_TIMESTAMP}
+_CODE_NAMES = {_Result.INVALID_JOINTS: "INVALID_JOINTS", _Result.OLD_HEADER_TIMESTAMP: "OLD_HEADER_TIMESTAMP"}
+_FEEDBACK_PERIOD = 0.05
+#: What a tolerance or goal time of any limit is given as.
+_UNLIMITED = -1.0
+_NANOSECONDS = 1e9
+
+
+class TrajectoryAction:
+    """The server of ``follow_joint_trajectory`` and the subscription of ``joint_trajectory``.
+
+    They exist in every state of the node, so that a trajectory for an inactive arm is refused with a reason.
+
+    :param node: where to serve, subscribe and log.
+    :param owner: what the node knows of the arm.
+    :param mover: what moves the arm; whoever else has it replaces trajectories, and the other way round.
+    :param names: what the joints are called.
+    """
+
+    def __init__(self, node: LifecycleNode, owner: Owner, mover: Mover, names: ArmNames) -> None:
+        self._node = node
+        self._owner = owner
+        self._mover = mover
+        self._names = names
+        self._pursued = 0
+        #: Rejected goals and refused messages by reason, since the node was started.
+        self.rejected: Counter[str] = Counter()
+        joint_trajectory.warm_up()  # Compiling later would keep the control process waiting for signs of life.
+        self._server = ActionServer(
+            node,
+            FollowJointTrajectory,
+            f"{CONTROLLER}/follow_joint_trajectory",
+            self._execute,
+            goal_callback=self._on_goal,
+            cancel_callback=lambda handle: CancelResponse.ACCEPT,
+        )
+        # Reliable, because a trajectory is sent once; the newest one counts.
+        node.create_subscription(
+            TrajectoryMessage, f"{CONTROLLER}/joint_trajectory", self._on_message, QoSProfile(depth=1)
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Whether a goal was accepted whose result is still to come."""
+        return self._pursued > 0
+
+    def destroy(self) -> None:
+        """Serve no more goals."""
+        self._server.destroy()
+
+    # The action.
+
+    def _on_goal(self, goal: FollowJointTrajectory.Goal) -> GoalResponse:
+        try:
+            self._mover.check(self._parse(goal))
+        except InvalidTarget as error:
+            self._refuse("a goal of follow_joint_trajectory", error)
+            return GoalResponse.REJECT
+        return GoalResponse.ACCEPT
+
+    async def _execute(self, handle: ServerGoalHandle) -> FollowJointTrajectory.Result:
+        """Follow one trajectory to its end; whatever that is, the arm then holds and the mode has it back."""
+        self._pursued += 1
+        try:
+            task = self._parse(handle.request)
+            await self._mover.move(
+                task, owner=f"{CONTROLLER}/follow_joint_trajectory",
+                cancelled=lambda: handle.is_cancel_requested, on_tick=self._feedback(handle, task),
+            )  # fmt: skip
+        except InvalidTarget as error:  # Time has passed, or parameters have changed, since it was accepted.
+            return self._abort(handle, _CODES.get(error.reason, _Result.INVALID_GOAL), error)
+        except PathViolated as failure:
+            return self._abort(handle, _Result.PATH_TOLERANCE_VIOLATED, failure)
+        except GoalMissed as failure:
+            return self._abort(handle, _Result.GOAL_TOLERANCE_VIOLATED, failure)
+        except MoveFailed as failure:
+            return self._abort(handle, _Result.INVALID_GOAL, failure)
+        except MoveCancelled:
+            if handle.is_active:
+                handle.canceled()
+            return _Result(error_code=_Result.SUCCESSFUL, error_string="cancelled")
+        finally:
+            self._pursued -= 1
+        if handle.is_active:
+            handle.succeed()
+        return _Result(error_code=_Result.SUCCESSFUL)
+
+    def _abort(self, handle: ServerGoalHandle, code: int, failure: Exception) -> FollowJointTrajectory.Result:
+        self._node.get_logger().warning(f"a trajectory was aborted: {failure}")
+        if handle.is_active:
+            handle.abort()
+        return _Result(error_code=code, error_string=str(failure))
+
+    def _feedback(self, handle: ServerGoalHandle, task: TrajectoryGoal) -> Callable[[Record], None]:
+        """What tells the client of a trajectory of each state, not more often than it should."""
+        due = time.monotonic()
+
+        def tell(state: Record) -> None:
+            nonlocal due
+            now = time.monotonic()
+            if now < due:
+                return
+            due = max(due + _FEEDBACK_PERIOD, now)
+            since = task.begin + float(state["motion_time"])
+            message = FollowJointTrajectory.Feedback(
+                header=Header(stamp=self._node.get_clock().now().to_msg()),
+                joint_names=list(self._names.joints),
+                desired=_point(since, state["ref_q"], state["ref_dq"], state["ref_ddq"]),
+                actual=_point(since, state["q"], state["dq"]),
+                error=_point(since, state["ref_q"] - state["q"], state["ref_dq"] - state["dq"]),
+            )
+            if hasattr(message, "index"):  # From Kilted on.
+                message.index = int(np.searchsorted(task.trajectory.times, since, side="right"))
+            handle.publish_feedback(message)
+
+        return tell
+
+    # The topic.
+
+    def _on_message(self, message: TrajectoryMessage) -> None:
+        goal = FollowJointTrajectory.Goal(trajectory=message)
+        try:
+            self._mover.check(self._parse(goal))
+        except InvalidTarget as error:
+            self._refuse("a trajectory", error)
+            return
+        self._node.executor.create_task(self._follow, goal)
+
+    async def _follow(self, goal: FollowJointTrajectory.Goal) -> None:
+        try:
+            await self._mover.move(self._parse(goal), owner=f"{CONTROLLER}/joint_trajectory")
+        except MoveReplaced:
+            pass  # The newest one counts; whoever streams them replaces all but the last.
+        except FrankaError as failure:
+            self._node.get_logger().warning(f"a trajectory failed: {failure}")
+
+    # Both.
+
+    def _refuse(self, what: str, error: InvalidTarget) -> None:
+        self.rejected[error.reason] += 1
+        code = _CODES.get(error.reason)
+        note = "" if code is None else f" ({_CODE_NAMES[code]})"
+        self._node.get_logger().warning(f"rejected {what}: {error}{note}")
+
+    def _parse(self, goal: FollowJointTrajectory.Goal) -> TrajectoryGoal:
+        """The goal as it is pursued, defaults filled in.
+
+        :raises InvalidTarget: something in it cannot be used.
+        """
+        if goal.multi_dof_trajectory.points or goal.component_path_tolerance or goal.component_goal_tolerance:
+            raise InvalidTarget("the arm has no joints with several degrees of freedom", reason=WRONG_JOINTS)
+        joints = self._names.joints
+        trajectory = _trajectory(goal.trajectory, joints)
+        stamp = nanoseconds(goal.trajectory.header.stamp)
+
+        def elapsed() -> float:
+            return float(self._node.get_clock().now().nanoseconds - stamp) / _NANOSECONDS
+
+        over = elapsed() - float(trajectory.times[-1])
+        if stamp and over > 0.0:
+            raise InvalidTarget(f"its header.stamp lets it end {over:.3f} s in the past", reason=_OLD)
+        path = self._owner.parameter("path_tolerance")
+        goal_time = nanoseconds(goal.goal_time_tolerance) / _NANOSECONDS
+        return TrajectoryGoal(
+            trajectory,
+            _tolerance(goal.path_tolerance, "path_tolerance", joints, position=path or np.inf, velocity=np.inf),
+            _tolerance(
+                goal.goal_tolerance, "goal_tolerance", joints,
+                position=self._owner.parameter("move_tolerance"), velocity=REST_VELOCITY,
+            ),
+            _limit(goal_time, "goal_time_tolerance", self._owner.parameter("move_settle_time")),
+            elapsed if stamp else None,
+        )  # fmt: skip
+
+
+def _trajectory(message: TrajectoryMessage, joints: Sequence[str]) -> JointTrajectory:
+    """The points of ``message`` for ``joints``, joint 1 first, whatever its order; efforts are not used.
+
+    Velocities, and accelerations, count where every point has them.
+
+    :raises InvalidTarget: joints are missing, unknown or named twice, a point has another number of values than there
+        are joints, or what :meth:`.JointTrajectory.check` refuses.
+    """
+    order = joint_order(message.joint_names, joints)
+
+    def rows(field: str) -> Array | None:
+        values = [getattr(point, field) for point in message.points]
+        for index, row in enumerate(values):
+            if len(row) != len(order) and (len(row) > 0 or field == "positions"):
+                raise InvalidTarget(
+                    f"point {index} has {len(row)} {field} for {len(order)} joints", reason="wrong size"
+                )
+        return np.array(values, dtype=float).reshape(-1, len(order))[:, order] if all(map(len, values)) else None
+
+    positions = rows("positions")
+    assert positions is not None  # An empty row was refused.
+    times = np.array([nanoseconds(point.time_from_start) / _NANOSECONDS for point in message.points])
+    trajectory = JointTrajectory(times, positions, rows("velocities"), rows("accelerations"), joints)
+    trajectory.check()
+    return trajectory
+
+
+def _tolerance(
+    given: Sequence[JointTolerance], field: str, joints: Sequence[str], *, position: float, velocity: float
+) -> Tolerance:
+    """The tolerances of a goal where it gives some, else those of the node.
+
+    Accelerations are not measured, so nothing can violate their tolerances.
+
+    :raises InvalidTarget: one of them is not allowed, or of an unknown joint.
+    """
+    tolerance = Tolerance(np.full(7, position), np.full(7, velocity), joints)
+    for joint in given:
+        if joint.name not in joints:
+            raise InvalidTarget(f"{field} names the unknown joint {joint.name!r}", reason=WRONG_JOINTS)
+        index = joints.index(joint.name)
+        what = f"{field} of {joint.name}"
+        tolerance.position[index] = _limit(joint.position, f"{what}, position,", position)
+        tolerance.velocity[index] = _limit(joint.velocity, f"{what}, velocity,", velocity)
+        _limit(joint.acceleration, f"{what}, acceleration,", np.inf)
+    return tolerance
+
+
+def _limit(value: float, what: str, default: float) -> float:
+    """``value``; for 0 the default, for -1 none.
+
+    :raises InvalidTarget: it is not allowed.
+    """
+    if value == 0.0:
+        return default
+    if value == _UNLIMITED:
+        return np.inf
+    if not 0.0 < value < np.inf:
+        raise InvalidTarget(
+            f"{what} is {value:g}, but must be positive, 0 for the default, or -1 for no limit", reason="bad tolerance"
+        )
+    return value
+
+
+def _point(since: float, q: Array, dq: Array, ddq: Array | None = None) -> JointTrajectoryPoint:
+    seconds, rest = divmod(int(since * _NANOSECONDS), int(_NANOSECONDS))
+    return JointTrajectoryPoint(
+        positions=q.tolist(),
+        velocities=dq.tolist(),
+        accelerations=[] if ddq is None else ddq.tolist(),
+        time_from_start=Duration(sec=seconds, nanosec=rest),
+    )

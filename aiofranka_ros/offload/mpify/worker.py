@@ -1,0 +1,139 @@
+"""The child process of an isolated object: makes the object, and does with it what the user's process asks.
+
+``remote_process`` starts it, ``mpify`` is what users see. Requests are served one after another in the child's main
+thread, in the order in which they come, so an object needs no locks and a CUDA context stays in one thread. A second
+thread only waits for the user's process to end, and then ends this one, whatever it computes.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import logging
+import operator
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+from aiofranka_ros.offload.mpify.arrays import Channel
+from aiofranka_ros.offload.mpify.protocol import Kind, Settings, failure_of, portable
+
+#: Once the user's process has ended, this one has so long to end by itself [s].
+_ORPHAN_TIME = 1.0
+
+
+def main(connection: socket.socket, settings: Settings) -> None:
+    """Serve until the other side closes; what the child process executes.
+
+    :param connection: its end of the channel.
+    :raises SystemExit: the object asked for it; the process ends with that status.
+    """
+    # Ctrl-C in a terminal reaches every process of the group: it is for the user's process to decide.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.stderr is not None:
+        faulthandler.enable()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # What was printed is not lost when the process is killed.
+    _end_with(settings.parent)
+    channel = Channel(connection, settings.threshold)
+    _forward_logs(channel, settings.log_levels)
+    channel.send(Kind.STARTED, 0, channel.encode(None, ""))
+    _Server(channel).run()
+
+
+class _Server:
+    """Answers requests about one object."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._object: Any = None
+
+    def run(self) -> None:
+        try:
+            while self._serve():
+                pass
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # The other side went without waiting for the answer.
+        except BaseException:
+            self._channel.close()  # At once, and not only when threads of the object have ended too.
+            raise
+
+    def _serve(self) -> bool:
+        message = self._channel.receive()
+        if message is None:
+            return False
+        kind = Kind.RESULT
+        try:
+            answer = self._channel.encode(self._perform(message.kind, message.load()), "the result")
+        except SystemExit:
+            raise
+        except BaseException as error:  # Also KeyboardInterrupt: the object raised it, no terminal did.
+            kind = Kind.ERROR
+            answer = self._channel.encode(failure_of(error, __file__), "an exception")
+        # By now the arguments are gone, unless the object kept them: the answer releases their memory.
+        self._channel.send(kind, message.number, answer)
+        return True
+
+    def _perform(self, kind: int, request: Any) -> Any:
+        if kind == Kind.CALL:
+            name, args, kwargs = request
+            return self._find(name)(*args, **kwargs)
+        if kind == Kind.GET:
+            return self._find(request)
+        if kind == Kind.ASSIGN:
+            name, value = request
+            owner, _, attribute = name.rpartition(".")
+            return setattr(self._find(owner), attribute, value)
+        factory, args, kwargs = request
+        self._object = factory(*args, **kwargs)
+        return None
+
+    def _find(self, name: str) -> Any:
+        if "." in name:
+            return operator.attrgetter(name)(self._object)
+        return getattr(self._object, name) if name else self._object
+
+
+class _Forward(logging.Handler):
+    """Sends records to the user's process, where the logger of the same name handles them."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._channel.send_note(Kind.LOG, pickle.dumps(portable(record)))
+        except OSError:
+            sys.stderr.write(f"{self.format(record)}\n")  # Nobody else hears it any more.
+        except Exception:
+            self.handleError(record)
+
+
+def _forward_logs(channel: Channel, levels: dict[str, int]) -> None:
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    logging.getLogger().addHandler(_Forward(channel))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when ``parent`` ends, whatever the main thread does."""
+    # Not the end of the channel or of a pipe: those wait for every process that inherited them by fork.
+    descriptor = os.pidfd_open(parent)
+
+    def wait() -> None:
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)
+        poller.poll()
+        time.sleep(_ORPHAN_TIME)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if os.getppid() != parent:
+        raise SystemExit("the process that asked for this one has ended")
+    threading.Thread(target=wait, name="parent watch", daemon=True).start()

@@ -1,0 +1,212 @@
+"""The simulated Franka Hand: two fingers that take their time, can be stopped, and may find an object between them.
+
+Used by the simulated arm's process (:mod:`aiofranka_ros.simulation.model`), which serves it on the gripper's port. The
+hand of ``franka_sim`` is where it shall be at once, opens when it is stopped, and hears of that only when the command
+is over: none of what makes a gripper hard to drive would be there.
+
+No physics: the width is a function of time, and how a command will end is known when it begins. An idle hand costs
+nothing, and nothing waits but the timer that sends the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from franka_sim.gripper.backend import GripperStateData
+from franka_sim.gripper.protocol import (
+    GraspRequest,
+    GripperCommand,
+    GripperCommandHeader,
+    GripperStatus,
+    MoveRequest,
+    build_command_response,
+)
+from franka_sim.gripper.server import FrankaGripperServer
+
+logger = logging.getLogger(__name__)
+
+MAX_WIDTH = 0.08
+"""Largest distance of the fingers [m]."""
+
+MAX_SPEED = 0.1
+"""Largest speed of that distance [m/s]."""
+
+GIVES_UP = 100.0
+"""How long the hand tries to move where something is in the way [s], about as long as the real one."""
+
+TEMPERATURE = 30  # [°C]
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a command makes of the fingers, unless another one comes.
+
+    :ivar times: when the fingers are [s], of the monotonic clock,
+    :ivar widths: where [m]; in between, they move evenly.
+    :ivar answered: when the command is over [s].
+    :ivar status: how it ends.
+    :ivar holds: whether it ends with something held.
+    """
+
+    times: tuple[float, ...]
+    widths: tuple[float, ...]
+    answered: float
+    status: GripperStatus = GripperStatus.kSuccess
+    holds: bool = False
+
+
+class SimulatedHand:
+    """The fingers. A command takes effect at once, and the one before is over.
+
+    :param object_width: width of an object between the fingers [m]; ``None`` where there is none.
+    """
+
+    def __init__(self, object_width: float | None = None) -> None:
+        self._object_width = object_width
+        self._course = Course((0.0,), (MAX_WIDTH,), 0.0)
+
+    def homing(self) -> Course:
+        """Close and open completely; it fails where something is in the way."""
+        closed = self._reachable(0.0)
+        status = GripperStatus.kUnsuccessful if closed > 0.0 else GripperStatus.kSuccess
+        return self._follow((closed, MAX_WIDTH), MAX_SPEED, status)
+
+    def move(self, width: float, speed: float) -> Course:
+        """Move the fingers to ``width`` [m] at ``speed`` [m/s]; where something is in the way, try for long."""
+        if not 0.0 <= width <= MAX_WIDTH:
+            return self._refuse()
+        end = self._reachable(width)
+        if end == width:
+            return self._follow((end,), speed)
+        return self._follow((end,), speed, GripperStatus.kUnsuccessful, GIVES_UP)
+
+    def grasp(self, width: float, inner: float, outer: float, speed: float) -> Course:
+        """Close at ``speed`` [m/s] until something is in the way, if only the other finger.
+
+        It is a success where the fingers end between ``width - inner`` and ``width + outer`` [m].
+        """
+        if not 0.0 <= width <= MAX_WIDTH:
+            return self._refuse()
+        end = self._reachable(0.0)
+        holds = width - inner < end < width + outer
+        return self._follow(
+            (end,), speed, GripperStatus.kSuccess if holds else GripperStatus.kUnsuccessful, holds=holds
+        )
+
+    def stop(self) -> Course:
+        """Stop where the fingers are, and let go of what they hold."""
+        return self._follow((), MAX_SPEED)
+
+    def get_state(self) -> GripperStateData:
+        """What the hand reports, by ``franka_sim``'s name; called on the thread that sends it."""
+        course, now = self._course, time.monotonic()
+        return GripperStateData(_width(course, now), MAX_WIDTH, course.holds and now >= course.answered, TEMPERATURE)
+
+    def _reachable(self, width: float) -> float:
+        """Where the fingers end that go for ``width``."""
+        if self._object_width is None or self._object_width > _width(self._course, time.monotonic()):
+            return width
+        return max(width, self._object_width)
+
+    def _follow(
+        self,
+        widths: tuple[float, ...],
+        speed: float,
+        status: GripperStatus = GripperStatus.kSuccess,
+        patience: float = 0.0,
+        holds: bool = False,
+    ) -> Course:
+        now = time.monotonic()
+        path = (_width(self._course, now), *widths)
+        durations = np.abs(np.diff(path)) / min(max(speed, 1e-4), MAX_SPEED)
+        times = (now, *(now + float(passed) for passed in np.cumsum(durations)))
+        self._course = Course(times, path, times[-1] + patience, status, holds)
+        return self._course
+
+    def _refuse(self) -> Course:
+        """The hand goes on with what it does; the command ends at once."""
+        return Course((), (), time.monotonic(), GripperStatus.kFail)
+
+
+def _width(course: Course, now: float) -> float:
+    return float(np.interp(now, course.times, course.widths))
+
+
+class HandServer(FrankaGripperServer):
+    """Serves the hand to one client at a time, and hears of a stop while a command runs."""
+
+    backend: SimulatedHand
+
+    def __init__(self, host: str, hand: SimulatedHand) -> None:
+        """
+        :param host: loopback address to serve at.
+        :param hand: what the client drives.
+        """
+        super().__init__(host=host, backend=hand)
+        self._lock = threading.Lock()
+        self._running: tuple[threading.Timer, socket.socket, GripperCommandHeader] | None = None
+
+    def handle_client(self, sock: socket.socket) -> None:
+        """Serve one client until it is gone; nothing that it began goes on then, but what is held stays held."""
+        super().handle_client(sock)
+        with self._lock:
+            running, self._running = self._running, None
+        if running is not None:
+            running[0].cancel()
+            self.backend.stop()
+
+    def _dispatch_command(self, sock: socket.socket, header: GripperCommandHeader, payload: bytes) -> None:
+        """Begin a command, whose answer comes when it is over, and let the one before end."""
+        course = self._begin(header.command, payload)
+        if course.status is not GripperStatus.kFail:
+            self._end_running(GripperStatus.kAborted)
+        duration = course.answered - time.monotonic()
+        if duration <= 0.0:
+            self._answer(sock, header, course.status)
+            return
+        timer = threading.Timer(duration, self._end_running, (course.status, header))
+        timer.daemon = True
+        with self._lock:
+            self._running = timer, sock, header
+        timer.start()
+
+    def _begin(self, command: GripperCommand, payload: bytes) -> Course:
+        hand = self.backend
+        if command == GripperCommand.kHoming:
+            return hand.homing()
+        if command == GripperCommand.kMove:
+            move = MoveRequest.from_bytes(payload)
+            return hand.move(move.width, move.speed)
+        if command == GripperCommand.kGrasp:
+            grasp = GraspRequest.from_bytes(payload)
+            return hand.grasp(grasp.width, grasp.epsilon_inner, grasp.epsilon_outer, grasp.speed)
+        if command == GripperCommand.kStop:
+            return hand.stop()
+        logger.warning("the gripper got an unknown command: %s", command)
+        return Course((), (), 0.0, GripperStatus.kFail)
+
+    def _end_running(self, status: GripperStatus, header: GripperCommandHeader | None = None) -> None:
+        """Answer the command that runs.
+
+        :param header: do it only if it is this one: a timer may fire while the next command begins.
+        """
+        with self._lock:
+            running = self._running
+            if running is None or (header is not None and running[2] is not header):
+                return
+            self._running = None
+        timer, sock, running_header = running
+        timer.cancel()
+        self._answer(sock, running_header, status)
+
+    def _answer(self, sock: socket.socket, header: GripperCommandHeader, status: GripperStatus) -> None:
+        try:
+            with self._lock:
+                sock.sendall(build_command_response(header.command, header.command_id, status))
+        except OSError:
+            logger.debug("the gripper's client went away before it was answered")

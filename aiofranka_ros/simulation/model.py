@@ -1,0 +1,442 @@
+"""The simulated FR3 itself: its MuJoCo model, its physics and its side of the robot's network protocol.
+
+Why it exists: `franka-sim` brings the protocol, the reflexes and a URDF, but downloads the model that it
+steps, measures poses at the wrong flange for libfranka's own model, and listens wherever it is told to. What
+is adapted here is the least that makes it a faithful stand-in for one FR3 at one loopback address, without a
+network.
+
+Called by :func:`aiofranka_ros.simulation.simulated_arm.main` only, in the simulator's process: the physics on the main
+thread while there is no client, the protocol, and with it the physics of an arm that has a client, on the threads that
+``franka_sim`` starts. Importing this module imports MuJoCo, so nothing else imports it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import struct
+import threading
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import mujoco
+import numpy as np
+from franka_sim.control_modes import ControlMode
+from franka_sim.franka_protocol import Command, ConnectStatus
+from franka_sim.franka_sim_server import FrankaSimServer
+from franka_sim.gripper.protocol import GRIPPER_COMMAND_PORT
+from franka_sim.mujoco_franka_sim import ARM_POSITION_KP, SELF_COLLISION_MIN_LINK_SEPARATION, MujocoFrankaSim
+from franka_sim.sim_common import FR3_FORCE_LIMITS, RealtimeFactorMonitor
+
+from aiofranka_ros.errors import SimulationError
+from aiofranka_ros.simulation.hand import HandServer, SimulatedHand
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "fr3_"
+"""Of every body, joint and geom in the model, as in franka_description."""
+
+LINKS = tuple(f"link{index}" for index in range(9))
+"""The arm's links, base first; the last one is the flange."""
+
+# Joint dynamics of joints 1 to 7, identified by MuJoCo Menagerie for this arm (franka_fr3/fr3.xml). The
+# URDF's own numbers (damping 0.003, friction 0.2, no armature) leave the arm so light that ordinary torque
+# control is unstable.
+JOINT_DAMPING = (0.21,) * 7  # [Nm s/rad]
+JOINT_ARMATURE = (0.195,) * 4 + (0.074,) * 3  # [kg m²], the rotors' inertia seen at the joint
+JOINT_FRICTION_LOSS = (1.137,) * 4 + (0.763, 0.44, 0.248)  # [Nm]
+
+# Damping with which the arm holds while nobody controls it. franka_sim's own is meant for another model: with the
+# wrist's inertia here, it makes joint 7 jump to and fro at every step.
+HOLD_DAMPING = np.array((450.0, 450.0, 350.0, 350.0, 40.0, 40.0, 40.0))  # [Nm s/rad]
+
+RENDER_PERIOD = 1.0 / 30.0
+"""How often the window is drawn, and how soon the clock takes over from a client that has gone [s]."""
+
+HAND_F_T_NE = np.array(
+    [
+        [np.sqrt(0.5), np.sqrt(0.5), 0.0, 0.0],
+        [-np.sqrt(0.5), np.sqrt(0.5), 0.0, 0.0],
+        [0.0, 0.0, 1.0, 0.1034],
+        [0.0, 0.0, 0.0, 1.0],
+    ]
+)
+"""Flange to the Franka Hand's fingertips (4, 4) [m], -45 degrees about z: what Desk sets for the hand."""
+
+
+class Capsule(NamedTuple):
+    """One coarse volume of a link, in the link's frame.
+
+    :ivar link: index of the link.
+    :ivar ends: centres of the two half spheres (2, 3) [m].
+    :ivar radius: [m].
+    """
+
+    link: int
+    ends: tuple[tuple[float, float, float], tuple[float, float, float]]
+    radius: float
+
+
+# The coarse volumes that the robot's own self-collision check uses, without their 0.03 m of safety distance
+# (franka_description, robots/common/franka_arm.xacro, `self_collision_geometries`). The distance is left to
+# franka_sim's margin of 0.05 m between two volumes. A link's first volume carries the name that franka_sim
+# looks for.
+_DIAGONAL = np.sqrt(0.5)  # link 7's volumes are turned by 45 degrees about z
+CAPSULES = (
+    Capsule(0, ((-0.09, 0.0, 0.06), (-0.06, 0.0, 0.06)), 0.06),
+    Capsule(1, ((0.0, 0.0, -0.333), (0.0, 0.0, -0.05)), 0.06),
+    Capsule(2, ((0.0, 0.0, -0.06), (0.0, 0.0, 0.06)), 0.06),
+    Capsule(3, ((0.0, 0.0, -0.22), (0.0, 0.0, -0.07)), 0.06),
+    Capsule(4, ((0.0, 0.0, -0.06), (0.0, 0.0, 0.06)), 0.06),
+    Capsule(5, ((0.0, 0.0, -0.31), (0.0, 0.0, -0.21)), 0.06),
+    Capsule(5, ((0.0, 0.08, -0.2), (0.0, 0.08, -0.06)), 0.025),
+    Capsule(6, ((0.0, 0.0, -0.07), (0.0, 0.0, 0.01)), 0.05),
+    Capsule(7, ((0.0, 0.0, -0.06), (0.0, 0.0, 0.08)), 0.04),
+    Capsule(
+        7,
+        ((0.055 * _DIAGONAL, 0.055 * _DIAGONAL, 0.082), (0.065 * _DIAGONAL, 0.065 * _DIAGONAL, 0.082)),
+        0.03,
+    ),
+)
+
+
+def fr3_mjcf() -> str:
+    """The arm as an MJCF document without any file beside it.
+
+    Kinematics, inertias and limits are those of the URDF that the server hands to libfranka, so that both
+    sides compute with the same arm; joint dynamics and volumes are the constants above. Gravity compensation,
+    the time step and the ground are added by ``franka_sim`` when it loads the document.
+    """
+    spec = mujoco.MjSpec.from_string(_bare_urdf())
+    spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST  # as Menagerie's
+    for joint, damping, armature, friction_loss in zip(
+        spec.joints, JOINT_DAMPING, JOINT_ARMATURE, JOINT_FRICTION_LOSS, strict=True
+    ):
+        joint.damping, joint.armature, joint.frictionloss = damping, armature, friction_loss
+    bodies = {body.name: body for body in spec.bodies}
+    named: set[str] = set()
+    for capsule in CAPSULES:
+        link = f"{PREFIX}link{capsule.link}"
+        name = f"{link}_collision"
+        geom = bodies[link].add_geom()
+        geom.name = f"{name}_2" if name in named else name
+        geom.type = mujoco.mjtGeom.mjGEOM_CAPSULE
+        geom.fromto = np.ravel(capsule.ends)
+        geom.size[0] = capsule.radius
+        geom.mass = 0.0
+        geom.rgba = (0.92, 0.92, 0.92, 1.0) if capsule.link % 2 else (0.65, 0.68, 0.72, 1.0)
+        named.add(name)
+    # The volumes of neighbours, and of neighbours but one, overlap or nearly touch by design: joint limits
+    # keep those links apart, not contacts. MuJoCo leaves out parent and child by itself, except below the
+    # base.
+    neighbours = [(f"{PREFIX}link{first}", f"{PREFIX}link{first + 2}") for first in range(6)]
+    # The shoulder's volume reaches down through the base, and so into the ground that franka_sim adds.
+    for first_body, second_body in (*neighbours, ("world", f"{PREFIX}link1")):
+        exclude = spec.add_exclude()
+        exclude.bodyname1, exclude.bodyname2 = first_body, second_body
+    spec.compile()  # the document can only be written once compiled
+    document: str = spec.to_xml()
+    return document
+
+
+def _bare_urdf() -> str:
+    """The URDF of ``franka_sim`` with prefixed names, without meshes and sensor links."""
+    root = ElementTree.parse(FrankaSimServer.DEFAULT_ARM_URDF).getroot()
+    kept = {"base", *LINKS}
+    for link in root.findall("link"):
+        if link.attrib["name"] not in kept:
+            root.remove(link)
+            continue
+        for tag in ("visual", "collision"):
+            for element in link.findall(tag):
+                link.remove(element)
+        link.attrib["name"] = PREFIX + link.attrib["name"]
+    for joint in root.findall("joint"):
+        parent, child = joint.find("parent"), joint.find("child")
+        assert parent is not None and child is not None  # the URDF schema demands both
+        if child.attrib["link"] not in kept:
+            root.remove(joint)
+            continue
+        for element, key in ((joint, "name"), (parent, "link"), (child, "link")):
+            element.attrib[key] = PREFIX + element.attrib[key]
+    # MuJoCo merges links without a joint into their parent unless told not to: the flange would disappear.
+    ElementTree.SubElement(ElementTree.SubElement(root, "mujoco"), "compiler", fusestatic="false")
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+class ArmPhysics(MujocoFrankaSim):
+    """The physics of one FR3, stepped by the clock on the thread that calls :meth:`start`, or by a client's states.
+
+    What it reports is what ``franka_sim`` models: ``tau_J`` is the commanded torque, ``tau_ext_hat_filtered``
+    and the estimated wrenches are zeros, although contacts do act on the arm.
+    """
+
+    running: bool
+
+    def __init__(self, *, viewer: bool = False, on_ready: Callable[[], None] | None = None) -> None:
+        """
+        :param viewer: open MuJoCo's window; closing it ends the simulation.
+        :param on_ready: called once on the physics thread, just before the first step.
+        """
+        super().__init__(enable_vis=viewer)
+        self._on_ready = on_ready
+        #: Whoever holds it may touch what belongs to MuJoCo.
+        self._stepping = threading.Lock()
+        #: The thread whose states step the physics; None: the clock does.
+        self._driver: int | None = None
+        self._states_sent: Callable[[], int] = int
+        self._stepped_at = -1
+        self._monitor: RealtimeFactorMonitor | None = None
+
+    def initialize_simulation(self) -> None:
+        """Build the model and let the arm settle at ``franka_sim``'s initial pose."""
+        # Left alone, MuJoCo writes its warnings into a file in the working directory.
+        mujoco.set_mju_user_warning(lambda text: logger.warning("MuJoCo: %s", text))
+        # franka_sim loads its model from a path. This one exists in memory only, so that nothing can be left
+        # behind.
+        descriptor = os.memfd_create("fr3.xml")
+        try:
+            with open(descriptor, "w", closefd=False) as file:
+                file.write(fr3_mjcf())
+            self.model_path = f"/proc/self/fd/{descriptor}"
+            super().initialize_simulation()
+        finally:
+            os.close(descriptor)
+
+    def run_simulation(self) -> None:
+        """Step once a millisecond until stopped, except while the states for a client do it; see :meth:`driven`."""
+        if self._on_ready is not None:
+            self._on_ready()
+        due = render = time.perf_counter()
+        self._monitor = RealtimeFactorMonitor(logger, due)
+        while self.running:
+            due += self.dt if self._step(None) else RENDER_PERIOD
+            if self.viewer is not None and time.perf_counter() >= render:
+                render = time.perf_counter() + RENDER_PERIOD
+                if not self._render():
+                    self.running = False
+            # What could not be done in time is not made up for: the arm is late, it does not jump.
+            now = time.perf_counter()
+            due = max(due, now)
+            time.sleep(due - now)
+
+    @contextlib.contextmanager
+    def driven(self, states_sent: Callable[[], int]) -> Iterator[None]:
+        """Inside of this context, the calling thread steps the physics, once for each state that it sends.
+
+        The robot is one loop: each state that it sends is a millisecond of its motion. Two loops, as ``franka_sim`` has
+        them, fall apart on a computer that is too slow for both: the arm then moves further from one state to the
+        next than its own clock says, and no controller can hold it.
+
+        :param states_sent: how many states were sent so far.
+        """
+        with self._stepping:
+            self._driver, self._states_sent, self._stepped_at = threading.get_ident(), states_sent, -1
+        try:
+            yield
+        finally:
+            with self._stepping:
+                if self._driver == threading.get_ident():  # else the next client is here already
+                    self._driver = None
+
+    def get_robot_state(self) -> dict[str, Any]:
+        """The newest state; see :meth:`driven`."""
+        caller = threading.get_ident()
+        if self._driver == caller and self._stepped_at != (sent := self._states_sent()):
+            self._stepped_at = sent
+            self._step(caller)
+        state: dict[str, Any] = super().get_robot_state()
+        return state
+
+    def _step(self, driver: int | None) -> bool:
+        """Step if it is this driver's turn, ``None`` being the clock; returns whether it is."""
+        with self._stepping:
+            if self._driver != driver:
+                return False
+            self.step()
+        if self._monitor is not None:
+            self._monitor.update(time.perf_counter(), self.dt)
+        return True
+
+    def _render(self) -> bool:
+        """Draw the window; returns whether it is still there."""
+        viewer = self.viewer  # stop() on another thread sets it to None
+        if viewer is None or not viewer.is_running():
+            return False
+        with self._stepping:
+            viewer.sync()
+        return True
+
+    def arm_control_torque(self) -> np.ndarray:
+        """Torques of this step [Nm] (7,): the client's, or those that hold the arm where nobody controls it."""
+        if self.control_mode != ControlMode.POSITION:
+            torque: np.ndarray = super().arm_control_torque()
+            return torque
+        error = self.latest_joint_positions - self.data.qpos[self.arm_qpos_adr]
+        hold = ARM_POSITION_KP * error - HOLD_DAMPING * self.data.qvel[self.arm_dofs_idx]
+        return np.clip(hold, -FR3_FORCE_LIMITS, FR3_FORCE_LIMITS)
+
+    def _bind_model(self) -> None:
+        super()._bind_model()
+        # franka_sim measures the end effector from link 7; the robot, and libfranka's model of it, from the
+        # flange.
+        flange = f"{PREFIX}{LINKS[-1]}"
+        self.ee_body_id = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_BODY, flange)
+
+    def _bind_self_collision(self) -> None:
+        super()._bind_self_collision()
+        # franka_sim knows one volume per link; extend its table of pairs by the second ones of links 5 and 7.
+        volumes: dict[int, list[int]] = {}
+        for geom in range(self.model.ngeom):
+            name = mujoco.mj_id2name(self.model, mujoco.mjtObj.mjOBJ_GEOM, geom) or ""
+            if name.startswith(f"{PREFIX}link"):
+                volumes.setdefault(int(name[len(f"{PREFIX}link")]), []).append(geom)
+        margin = self.model.geom_margin[volumes[0][0]]
+        everything = [geom for geoms in volumes.values() for geom in geoms]
+        # A gap as wide as the margin reports the approach without making it a contact force.
+        self.model.geom_margin[everything] = margin
+        self.model.geom_gap[everything] = margin
+        self._self_collision_pairs = {
+            (min(one, other), max(one, other)): (f"link{first}", f"link{second}")
+            for first, ones in volumes.items()
+            for second, others in volumes.items()
+            if second - first >= SELF_COLLISION_MIN_LINK_SEPARATION
+            for one in ones
+            for other in others
+        }
+
+
+class ArmServer(FrankaSimServer):
+    """One FR3 and its gripper on the network, at one address and nowhere else.
+
+    Communication constraints and motion limits are always enforced, as on the arm.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        physics: ArmPhysics,
+        *,
+        hand: bool = False,
+        object_width: float | None = None,
+        protocol_version: int | None = None,
+    ) -> None:
+        """
+        :param host: loopback address to serve at.
+        :param physics: the arm, not yet started.
+        :param hand: report the Franka Hand's fingertips as nominal end effector, instead of the flange.
+        :param object_width: width of an object between the gripper's fingers [m]; ``None`` where there is none.
+        :param protocol_version: FCI protocol version to claim [default: the one that is spoken].
+        """
+        self._hand = hand  # before the base class, whose constructor may already ask for the end effector
+        self._client_version: int | None = None
+        self._accepting = threading.Event()
+        super().__init__(host=host, physics_sim=physics, enforce_comm_constraints=True, enforce_motion_limits=True)
+        self.gripper_server = HandServer(host, SimulatedHand(object_width))
+        if protocol_version is not None:
+            self.library_version = protocol_version
+
+    def claim(self) -> None:
+        """Take the address, before anything slow happens. Clients that connect from now on wait to be served.
+
+        :raises SimulationError: if the address is not this machine's or something listens there already.
+        """
+        try:
+            listener = socket.create_server((self.host, self.port), backlog=1)
+            listener.settimeout(1.0)  # as franka_sim's own, whose accept loop looks for the end that often
+            self.server_socket = listener
+            # The gripper's port is taken by franka_sim later. Who holds the arm's port owns the address, so
+            # looking once is enough.
+            with socket.create_server((self.host, GRIPPER_COMMAND_PORT)):
+                pass
+        except OSError as error:
+            self.close_listener()
+            raise SimulationError(
+                f"cannot serve a simulated arm at {self.host}, ports {self.port} and {GRIPPER_COMMAND_PORT}: "
+                f"{os.strerror(error.errno or 0)}. If another simulated arm is running there, stop it, "
+                "or choose another address with --host, such as 127.0.0.2."
+            ) from error
+
+    def close_listener(self) -> None:
+        """Give the address back if it was claimed and :meth:`start` never ran."""
+        if self.server_socket is not None:
+            self.server_socket.close()
+            self.server_socket = None  # type: ignore[assignment]  # declared without type in franka_sim
+
+    def _bind_listener(self) -> None:
+        if self.server_socket is None:
+            self.claim()
+
+    def start_gripper_server(self) -> None:
+        """Start the gripper and wait until it accepts clients, so that "ready" holds for both ports."""
+        super().start_gripper_server()
+        deadline = time.monotonic() + 5.0
+        while not self.gripper_server.running:
+            if not self.gripper_thread.is_alive() or time.monotonic() > deadline:
+                raise SimulationError(f"the gripper cannot be served at {self.host}:{GRIPPER_COMMAND_PORT}")
+            time.sleep(0.001)
+
+    def wait_until_accepting(self) -> None:
+        """Wait until clients of the arm are served, too.
+
+        Also makes :meth:`stop` safe from then on: it does not reach a ``franka_sim`` whose thread has yet to
+        start.
+
+        :raises SimulationError: if that takes longer than 5 s.
+        """
+        if not self._accepting.wait(5.0):
+            raise SimulationError(f"the arm cannot be served at {self.host}:{self.port}")
+
+    def reset_state(self) -> None:
+        """Forget the last client. ``franka_sim`` calls it before it waits for the next one."""
+        super().reset_state()
+        self._accepting.set()
+
+    def _stop_gripper(self) -> None:
+        listener = self.gripper_server.server_socket
+        if listener is not None:
+            # Closing alone does not wake its thread, which then takes up to a second to notice.
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+        super()._stop_gripper()
+
+    def _preempt_running_motion(self) -> bool:
+        # What the robot reports are the errors of the last motion, not those of all before it as well.
+        self.robot_state.state["reflex_reason"] = [False] * len(self.robot_state.state["reflex_reason"])
+        preempted: bool = super()._preempt_running_motion()
+        return preempted
+
+    def start_robot_state_transmission(self, client_address: str, client_udp_port: int) -> None:
+        """Send states until the client has gone, each a step of the physics."""
+        with self.physics_sim.driven(lambda: self.states_sent):
+            super().start_robot_state_transmission(client_address, client_udp_port)
+
+    def start_command_receiver(self) -> None:
+        """Receive commands at this address alone; unbound, the socket would listen on every interface."""
+        self.udp_socket.bind((self.host, 0))
+        super().start_command_receiver()
+
+    def receive_message(self, client_socket: socket.socket) -> Any:
+        """Read one message, and remember which protocol version a connecting client speaks."""
+        header, payload = super().receive_message(client_socket)
+        if header.command == Command.kConnect and payload and len(payload) >= 2:
+            (self._client_version,) = struct.unpack_from("<H", payload)
+        return header, payload
+
+    def send_response(self, client_socket: socket.socket, **fields: Any) -> None:
+        """Answer a connecting client; one of another protocol version is refused.
+
+        The robot does that; ``franka_sim`` would accept it.
+        """
+        if self._client_version != self.library_version:
+            fields["status"] = ConnectStatus.kIncompatibleLibraryVersion
+        super().send_response(client_socket, **fields)
+
+    def _refresh_ee_transform(self) -> None:
+        if self._hand:
+            self.robot_state.state["F_T_NE"] = HAND_F_T_NE.T.ravel().tolist()  # column-major on the wire
+        super()._refresh_ee_transform()
