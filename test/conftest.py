@@ -33,7 +33,7 @@ settings.load_profile("compiled")
 BESIDE = {
     f"test_{name}"
     for name in (
-        "bench_loops child console control_cycle control_loop conversions dynamics interfaces "
+        "bench_loops child console control_cycle control_loop cdr messages dynamics interfaces "
         "inverse_kinematics isolation joint_trajectory kinematics laws limits marker_server offload package "
         "parameters reference shared_memory targets trajectory velocity_limits viewing"
     ).split()

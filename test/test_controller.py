@@ -623,8 +623,7 @@ async def test_a_start_that_fails_at_last_leaves_no_arm_active(loop, controller,
     await controller.stop()
     with monkeypatch.context() as patch:
         patch.setattr("aiofranka_ros.api.ros_interface._ANSWER_TIMEOUT", 0.5)
-        patch.setattr("aiofranka_ros.ros.conversions._SNAPSHOT_ENDS", (1,))  # As of another version.
-        patch.setattr("aiofranka_ros.ros.conversions._snapshot_form", lambda: (b"", 0))
+        patch.setattr("aiofranka_ros.ros.messages._SNAPSHOT_ENDS", (1,))  # As in another version.
         with pytest.raises(ConnectionFailed, match="does not publish its state"):
             await controller.start()
     assert await lifecycle_state(setup) == "inactive"

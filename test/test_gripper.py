@@ -37,7 +37,7 @@ from std_srvs.srv import Trigger
 from test_hand import served
 
 from aiofranka_ros.gripper_node.parameters import GRIPPER_SETTINGS
-from aiofranka_ros.ros.conversions import nanoseconds
+from aiofranka_ros.ros.cdr import nanoseconds
 from aiofranka_ros.simulation.hand import HandServer
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 

@@ -30,7 +30,7 @@ from visualization_msgs.msg import (
 from visualization_msgs.srv import GetInteractiveMarkers
 
 from aiofranka_ros.model.fr3 import HOME, READY
-from aiofranka_ros.ros.conversions import pose_message, pose_of
+from aiofranka_ros.ros.messages import pose_message, pose_of
 from aiofranka_ros.rviz_tools.marker import Choice, Look
 from aiofranka_ros.rviz_tools.node import point_along
 

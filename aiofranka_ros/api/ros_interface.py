@@ -53,8 +53,8 @@ from aiofranka_ros.errors import (
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.kinematics import quaternion_from_matrix
 from aiofranka_ros.model.names import ArmNames
-from aiofranka_ros.ros import conversions
-from aiofranka_ros.ros.serialized import SerializedMessage
+from aiofranka_ros.ros import messages
+from aiofranka_ros.ros.cdr import SerializedMessage
 
 _log = logging.getLogger(__name__)
 _NAMES = [setting.name for setting in SETTINGS]
@@ -356,7 +356,7 @@ class RosInterface:
     def _take_state(self, data: bytes) -> None:
         """In rclpy's thread: what was measured is new even while the event loop is blocked."""
         try:
-            self._newest, self._arm_active = conversions.read_snapshot(data)
+            self._newest, self._arm_active = messages.read_snapshot(data)
         except InvalidTarget:
             return  # Of another version of this package; the start says that nothing came.
         self._heard = time.monotonic()
@@ -564,19 +564,19 @@ def _target_messages(names: ArmNames) -> dict[str, tuple[npt.NDArray[Any], Seria
         x, y, z = target["target_position"].tolist()
         qx, qy, qz, qw = target["target_orientation"].tolist()
         pose = Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
-        return PoseStamped(header=conversions.header_of(target, names), pose=pose)
+        return PoseStamped(header=messages.header_of(target, names), pose=pose)
 
     def joints(target: Record, **values: Any) -> JointState:
-        return JointState(header=conversions.header_of(target, names), name=list(names.joints), **values)
+        return JointState(header=messages.header_of(target, names), name=list(names.joints), **values)
 
-    messages: dict[str, tuple[Callable[[Record], Any], list[tuple[Any, ...]]]] = {
+    kinds: dict[str, tuple[Callable[[Record], Any], list[tuple[Any, ...]]]] = {
         "target_position": (pose, [("target_position", "f8", (3,)), ("target_orientation", "f8", (4,))]),
         "target_q": (lambda t: joints(t, position=t["target_q"].tolist()), [("target_q", "f8", (7,))]),
         "target_torque": (lambda t: joints(t, effort=t["target_torque"].tolist()), [("target_torque", "f8", (7,))]),
     }
     return {
         kind: (np.zeros(1, dtype := np.dtype([("stamp", "i8"), *fields])), SerializedMessage(message_of, dtype))
-        for kind, (message_of, fields) in messages.items()
+        for kind, (message_of, fields) in kinds.items()
     }
 
 

@@ -21,11 +21,12 @@ from tf2_msgs.msg import TFMessage
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.records import STATE
 from aiofranka_ros.errors import InvalidTarget, TransformMissing
-from aiofranka_ros.kernels import Array, Numbers, Record
+from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.kinematics import link_pose, pose_matrix, quaternion_from_matrix
 from aiofranka_ros.model.names import ArmNames
-from aiofranka_ros.ros import conversions
-from aiofranka_ros.ros.serialized import SerializedMessage
+from aiofranka_ros.ros import messages
+from aiofranka_ros.ros.cdr import SerializedMessage
+from aiofranka_ros.ros.messages import PoseTarget
 
 #: The control frame is published at most this often [s]: everybody who listens to TF pays for every message on it.
 _TF_PERIOD = 0.01
@@ -47,7 +48,7 @@ class Frames:
         self._publisher = node.create_publisher(TFMessage, "/tf", QoSProfile(depth=100))
         self._published = 0
         self._message = SerializedMessage(
-            lambda state: TFMessage(transforms=[conversions.control_frame(state, names)]), STATE
+            lambda state: TFMessage(transforms=[messages.control_frame(state, names)]), STATE
         )
         self._graph = _Graph(node)
         quaternion_from_matrix(np.eye(4), np.empty(4))  # Compiling it later would keep a target waiting.
@@ -61,10 +62,9 @@ class Frames:
             self._published = stamp
             self._publisher.publish(self._message.of(state))
 
-    def to_base(self, target: dict[str, Numbers], frame: str, stamp: int, client: ControlClient) -> dict[str, Numbers]:
+    def to_base(self, target: PoseTarget, frame: str, stamp: int, client: ControlClient) -> PoseTarget:
         """A pose in ``frame`` as it was at ``stamp`` to one in the base.
 
-        :param target: ``target_position`` [m] (3,) and ``target_orientation`` (x, y, z, w).
         :param stamp: [ns, the node's clock]; 0: now.
         :raises InvalidTarget: it is not known where that frame was.
         :raises TransformMissing: TF does not know it, or not yet.
@@ -79,10 +79,10 @@ class Frames:
             there = link_pose(self._cycle(stamp, client)["q"], self._names.links.index(frame))
         else:
             there = self._graph.pose(frame, self._names.base, stamp)
-        pose = there @ pose_matrix(np.concatenate((target["target_position"], target["target_orientation"])))
+        pose = there @ pose_matrix(np.concatenate(target))
         orientation = np.empty(4)
         quaternion_from_matrix(pose, orientation)
-        return {"target_position": pose[:3, 3].copy(), "target_orientation": orientation}
+        return PoseTarget(pose[:3, 3].copy(), orientation)
 
     def _cycle(self, stamp: int, client: ControlClient) -> Record:
         """The control cycle nearest to ``stamp``; the newest one where that is still to come.

@@ -57,9 +57,9 @@ from aiofranka_ros.node.robot_state import RobotStateTopic
 from aiofranka_ros.node.targets import TargetTopics
 from aiofranka_ros.node.trajectory_action import TrajectoryAction
 from aiofranka_ros.processes import StopRequest
-from aiofranka_ros.ros import conversions
+from aiofranka_ros.ros import messages
+from aiofranka_ros.ros.cdr import SerializedMessage
 from aiofranka_ros.ros.executor import UrgentFirstExecutor
-from aiofranka_ros.ros.serialized import SerializedMessage
 from aiofranka_ros.setting import Lock
 
 SUCCESS, FAILURE, ERROR = (
@@ -111,11 +111,11 @@ class FrankaNode(LifecycleNode):
         self._measurements: list[tuple[Publisher, Callable[[Record], bytes]]] = [
             (self.create_publisher(kind, name, qos), message_of)
             for kind, name, qos, message_of in (
-                (JointState, "joint_states", QoSProfile(depth=10), self._serialized(conversions.joint_state)),
-                (PoseStamped, "~/ee_pose", qos_profile_sensor_data, self._serialized(conversions.measured_pose)),
+                (JointState, "joint_states", QoSProfile(depth=10), self._serialized(messages.joint_state)),
+                (PoseStamped, "~/ee_pose", qos_profile_sensor_data, self._serialized(messages.measured_pose)),
                 (
                     WrenchStamped, "~/external_wrench", qos_profile_sensor_data,
-                    self._serialized(conversions.external_wrench),
+                    self._serialized(messages.external_wrench),
                 ),
                 (Float64MultiArray, "~/state", qos_profile_sensor_data, self._serialized_snapshot()),
             )
@@ -428,7 +428,7 @@ class FrankaNode(LifecycleNode):
         return SerializedMessage(lambda state: message_of(state, self._names), STATE).of
 
     def _serialized_snapshot(self) -> Callable[[Record], bytes]:
-        message = conversions.SnapshotMessage()
+        message = messages.SnapshotMessage()
         return lambda state: message.of(state, self._driver.active)
 
     def _publish_address(self) -> None:

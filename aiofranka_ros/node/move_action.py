@@ -22,7 +22,7 @@ from aiofranka_ros.errors import InvalidTarget, MoveFailed
 from aiofranka_ros.kernels import Record
 from aiofranka_ros.model.fr3 import VELOCITY_LIMIT
 from aiofranka_ros.model.names import ArmNames
-from aiofranka_ros.ros.conversions import joint_values
+from aiofranka_ros.ros.messages import joint_values
 
 #: The action's names: this node's, and that of franka_ros2.
 NAMES = ("~/move", "action_server/ptp_motion")

@@ -14,7 +14,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from aiofranka_ros.control.law.motion import Motion
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.kinematics import control_frame
-from aiofranka_ros.ros.conversions import pose_stamped
+from aiofranka_ros.ros.messages import pose_stamped
 
 #: Poses along a motion, at equal intervals of time. Making the message takes less than two milliseconds.
 POSES = 50

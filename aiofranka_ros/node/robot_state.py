@@ -27,7 +27,7 @@ from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.fr3 import CYCLE
 from aiofranka_ros.model.kinematics import quaternion_from_matrix
 from aiofranka_ros.model.names import FR3, ArmNames
-from aiofranka_ros.ros.serialized import SerializedMessage
+from aiofranka_ros.ros.cdr import SerializedMessage
 
 #: The topic's names: this node's, and that of franka_ros2's broadcaster.
 TOPICS = ("~/robot_state", "franka_robot_state_broadcaster/robot_state")

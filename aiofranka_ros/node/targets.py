@@ -29,8 +29,8 @@ from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.node import stamps
 from aiofranka_ros.node.frames import Frames
 from aiofranka_ros.node.senders import Senders, told
-from aiofranka_ros.ros import conversions
-from aiofranka_ros.ros.conversions import JointValues
+from aiofranka_ros.ros import messages
+from aiofranka_ros.ros.cdr import JointReader, JointValues, PoseValues, read_pose
 
 #: Only the newest target matters, and a best-effort subscription matches reliable publishers as well.
 TARGET_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
@@ -65,15 +65,15 @@ class _Topic:
 
     :ivar name: after ``~/``.
     :ivar modes: names of those that use them.
-    :ivar read: from a serialized message to its stamp [ns] and the rest of it.
-    :ivar convert: from that rest, the stamp and the control process to fields of the commands.
+    :ivar read: reads a serialized message.
+    :ivar convert: from its content and the control process to fields of the commands.
     :ivar full_name: its name on the graph.
     """
 
     name: str
     modes: tuple[str, ...]
-    read: Callable[[bytes], tuple[int, Any]]
-    convert: Callable[[Any, int, ControlClient], dict[str, Numbers]]
+    read: Callable[[bytes], Any]
+    convert: Callable[[Any, ControlClient], dict[str, Numbers]]
     full_name: str
     order: stamps.Order = field(default_factory=stamps.Order)
 
@@ -127,11 +127,9 @@ class TargetTopics:
         #: Which stretch of time between activations and switches of the mode the newest target came in.
         self._stretch: tuple[ControlClient, int] | None = None
         self._topics = [
-            self._subscribe(PoseStamped, "ee_desired", ("osc",), conversions.read_pose, self._pose),
-            self._subscribe(
-                JointState, "q_desired", ("impedance", "pid"), conversions.JointReader().read, self._position
-            ),
-            self._subscribe(JointState, "torque_desired", ("torque",), conversions.JointReader().read, self._torque),
+            self._subscribe(PoseStamped, "ee_desired", ("osc",), read_pose, self._pose),
+            self._subscribe(JointState, "q_desired", ("impedance", "pid"), JointReader().read, self._position),
+            self._subscribe(JointState, "torque_desired", ("torque",), JointReader().read, self._torque),
         ]
 
     @property
@@ -162,8 +160,8 @@ class TargetTopics:
         kind: type,
         name: str,
         modes: tuple[str, ...],
-        read: Callable[[bytes], tuple[int, Any]],
-        convert: Callable[[Any, int, ControlClient], dict[str, Numbers]],
+        read: Callable[[bytes], Any],
+        convert: Callable[[Any, ControlClient], dict[str, Numbers]],
     ) -> _Topic:
         topic = _Topic(name, modes, read, convert, f"{self._node.get_fully_qualified_name()}/{name}")
         callback = told(lambda message, info: self._take(topic, message, info))
@@ -178,14 +176,15 @@ class TargetTopics:
         """
         left = 0.0
         try:
-            stamp, content = topic.read(message)
+            content = topic.read(message)
+            stamp = content.stamp
             client = self._client_for(topic.modes)
             self._begin_stretch(client)
             self._senders.check(topic.full_name, info)
             if until is None:
                 left = self._time_left(topic, stamp)
             topic.order.check(stamp)
-            target = topic.convert(content, stamp, client)
+            target = topic.convert(content, client)
         except TransformMissing as error:
             now = time.monotonic()
             until = until or now + left
@@ -228,15 +227,16 @@ class TargetTopics:
         topic.order.forget(beyond=now + int(1e9 * limit))
         return limit - max(0.0, stamps.age_of(stamp, now, limit))
 
-    def _pose(self, content: tuple[str, tuple[float, ...]], stamp: int, client: ControlClient) -> dict[str, Numbers]:
-        frame, numbers = content
-        return self._frames.to_base(conversions.pose_target(numbers), frame, stamp, client)
+    def _pose(self, content: PoseValues, client: ControlClient) -> dict[str, Numbers]:
+        target = messages.pose_target(content.numbers)
+        target = self._frames.to_base(target, content.frame, content.stamp, client)
+        return {"target_position": target.position, "target_orientation": target.orientation}
 
-    def _position(self, content: JointValues, stamp: int, client: ControlClient) -> dict[str, Numbers]:
-        return conversions.position_target(content, self._names)
+    def _position(self, content: JointValues, client: ControlClient) -> dict[str, Numbers]:
+        return {"target_q": messages.by_joint(content.name, content.position, "position", self._names.joints)}
 
-    def _torque(self, content: JointValues, stamp: int, client: ControlClient) -> dict[str, Numbers]:
-        return conversions.torque_target(content, self._names)
+    def _torque(self, content: JointValues, client: ControlClient) -> dict[str, Numbers]:
+        return {"target_torque": messages.by_joint(content.name, content.effort, "effort", self._names.joints)}
 
     def _client_for(self, modes: tuple[str, ...]) -> ControlClient:
         """The control process, if it takes targets of ``modes`` now.

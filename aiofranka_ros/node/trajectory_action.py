@@ -34,7 +34,8 @@ from aiofranka_ros.arm.moves import REST_VELOCITY, MoveCancelled, Mover, Owner, 
 from aiofranka_ros.errors import FrankaError, GoalMissed, InvalidTarget, MoveFailed, MoveReplaced, PathViolated
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.names import CONTROLLER, ArmNames
-from aiofranka_ros.ros.conversions import WRONG_JOINTS, joint_order, nanoseconds
+from aiofranka_ros.ros.cdr import nanoseconds
+from aiofranka_ros.ros.messages import WRONG_JOINTS, joint_order
 
 _Result = FollowJointTrajectory.Result
 #: Reasons of refusals that have an error code of their own; the others are INVALID_GOAL.

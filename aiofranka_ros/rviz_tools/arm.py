@@ -25,7 +25,7 @@ from aiofranka_ros.errors import InvalidTarget, MoveFailed
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.kinematics import control_frame
 from aiofranka_ros.model.names import CONTROLLER
-from aiofranka_ros.ros import conversions
+from aiofranka_ros.ros import messages
 
 #: What the names of the joints end with.
 _JOINTS = [f"joint{number}" for number in range(1, 8)]
@@ -106,7 +106,7 @@ class Arm:
         if [name[-len(_JOINTS[0]) :] for name, _ in joints] != _JOINTS:
             return
         self.q = np.array([position for _, position in joints])
-        self.pose = conversions.pose_of(self._pose)
+        self.pose = messages.pose_of(self._pose)
         self.frame = self._pose.header.frame_id
 
     @property
@@ -127,7 +127,7 @@ class Arm:
         # Of several arms, each with a prefix of its own, `base` is the common root.
         if frame not in ("", self.frame) and (frame, self.frame) != ("base", "fr3_link0"):
             raise InvalidTarget(f"its frame is {frame!r}, but RViz's fixed frame must be {self.frame!r}")
-        return conversions.pose_of(message)
+        return messages.pose_of(message)
 
     # Moves.
 
@@ -200,7 +200,7 @@ class Arm:
     def stream(self, pose: Array) -> None:
         """Send a target of the control frame (4, 4) in the base, for mode ``osc``."""
         stamp = self._node.get_clock().now().to_msg()
-        self._target.publish(conversions.pose_stamped(pose, stamp, self.frame))
+        self._target.publish(messages.pose_stamped(pose, stamp, self.frame))
 
     def ask_mode(self, on_mode: Callable[[str], None]) -> None:
         """Find out the mode; empty where nobody answers the question."""

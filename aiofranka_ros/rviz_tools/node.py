@@ -34,7 +34,7 @@ from aiofranka_ros.errors import FrankaError, InvalidTarget, Unreachable
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model import inverse_kinematics
 from aiofranka_ros.model.fr3 import HOME
-from aiofranka_ros.ros import conversions
+from aiofranka_ros.ros import messages
 from aiofranka_ros.ros.executor import UrgentFirstExecutor
 from aiofranka_ros.rviz_tools.arm import Arm
 from aiofranka_ros.rviz_tools.marker import Choice, Look, gripper_marker, text_marker
@@ -272,10 +272,10 @@ class RvizTools(Node):
         if look != self._look:
             # All of it, which closes its menu: only where something about it has changed.
             self._look = look
-            pose = conversions.pose_message(self._shown)
+            pose = messages.pose_message(self._shown)
             self._server.show(gripper_marker(self._arm.frame, pose, *look))
         elif moved:
-            self._server.move(conversions.pose_message(self._shown))
+            self._server.move(messages.pose_message(self._shown))
 
     @property
     def _left_alone(self) -> bool:
@@ -309,7 +309,7 @@ class RvizTools(Node):
         line = "progress" if look is Look.MOVING else "message"
         if text or self._said.get(line):
             self._said[line] = text
-            at = conversions.pose_message(self._shown if place is None else place)
+            at = messages.pose_message(self._shown if place is None else place)
             self._status.publish(text_marker(self._arm.frame, at, line, text, look))
 
 

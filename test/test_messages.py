@@ -1,0 +1,175 @@
+"""The boundary between the graph and the arm: what is accepted, what is refused, and with which words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import PoseStamped
+from hypothesis import given
+from hypothesis import strategies as st
+from rclpy.serialization import deserialize_message, serialize_message
+from std_msgs.msg import Float64MultiArray
+
+from aiofranka_ros.control.records import STATE, new
+from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.kernels import Record
+from aiofranka_ros.model.fr3 import JOINT_NAMES
+from aiofranka_ros.model.names import ArmNames
+from aiofranka_ros.ros import cdr, messages
+
+HERE = (0.1, 0.2, 0.3)
+UPRIGHT = (0.0, 0.0, 0.0, 1.0)
+
+
+def test_a_valid_pose_is_not_changed() -> None:
+    assert messages.pose_target((*HERE, *UPRIGHT)) == (HERE, UPRIGHT)
+
+
+@given(st.floats(0.9901, 1.0099), st.tuples(*[st.floats(-1.0, 1.0)] * 4))
+def test_a_quaternion_within_one_per_cent_of_unit_norm_is_normalised(norm: float, direction: tuple[float, ...]) -> None:
+    length = float(np.linalg.norm(direction))
+    if length < 1e-3:
+        return
+    orientation = tuple(norm * value / length for value in direction)
+    result = messages.pose_target((*HERE, *orientation)).orientation
+    assert abs(np.linalg.norm(result) - 1.0) < 1e-12
+    np.testing.assert_allclose(result, np.array(direction) / length, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", [0.0, 0.98, 1.02, 5.0])
+def test_a_quaternion_further_from_unit_norm_is_refused(norm: float) -> None:
+    with pytest.raises(InvalidTarget, match=f"norm of {norm:.3f}"):
+        messages.pose_target((*HERE, 0.0, norm, 0.0, 0.0))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_values_that_are_not_finite_are_refused(bad: float) -> None:
+    with pytest.raises(InvalidTarget, match="position is not finite"):
+        messages.pose_target((0.1, bad, 0.3, *UPRIGHT))
+    with pytest.raises(InvalidTarget, match="orientation is not finite"):
+        messages.pose_target((*HERE, bad, 0.0, 0.0, 1.0))
+    message = PoseStamped()
+    message.pose.position.x = bad
+    with pytest.raises(InvalidTarget, match="position is not finite"):
+        messages.pose_of(message)
+    with pytest.raises(InvalidTarget, match="effort is not finite"):
+        messages.by_joint((), [bad] * 7, "effort", JOINT_NAMES)
+
+
+@given(st.permutations(range(7)))
+def test_joints_are_matched_by_name_in_any_order(order: list[int]) -> None:
+    names = [JOINT_NAMES[i] for i in order]
+    assert messages.by_joint(names, [float(i) for i in order], "position", JOINT_NAMES) == (0, 1, 2, 3, 4, 5, 6)
+
+
+def test_joints_without_names_are_in_order() -> None:
+    assert messages.by_joint((), [1.0, 2, 3, 4, 5, 6, 7], "effort", JOINT_NAMES) == (1, 2, 3, 4, 5, 6, 7)
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "text"),
+    [
+        (JOINT_NAMES[1:], 6, "missing joint fr3_joint1"),
+        ((*JOINT_NAMES, "fr3_finger_joint1"), 8, "unknown joint fr3_finger_joint1"),
+        ((*JOINT_NAMES[:6], "fr3_joint1"), 7, "named twice: fr3_joint1; missing joint fr3_joint7"),
+        (JOINT_NAMES, 6, "names 7 joints, but position has 6 values"),
+        ((), 8, "position has 8 values, but the arm has 7 joints"),
+        ((), 0, "position has 0 values"),
+    ],
+)
+def test_joints_other_than_the_arms_are_named_in_the_refusal(names: tuple[str, ...], count: int, text: str) -> None:
+    with pytest.raises(InvalidTarget, match=text):
+        messages.by_joint(names, [0.0] * count, "position", JOINT_NAMES)
+
+
+def test_with_a_prefix_all_names_begin_with_it_and_others_are_refused() -> None:
+    names, state = ArmNames("left"), new(STATE)[0]
+    assert messages.joint_state(state, names).name == [f"left_{name}" for name in JOINT_NAMES]
+    assert messages.measured_pose(state, names).header.frame_id == "left_fr3_link0"
+    assert messages.external_wrench(state, names).header.frame_id == "left_fr3_link0"
+    transform = messages.control_frame(state, names)
+    assert (transform.header.frame_id, transform.child_frame_id) == ("left_fr3_link0", "left_fr3_tcp")
+    with pytest.raises(InvalidTarget, match="missing joint right_fr3_joint1, "):
+        messages.by_joint(names.joints, [0.0] * 7, "position", ArmNames("right").joints)
+
+
+def test_measurements_become_messages_with_their_own_time() -> None:
+    state = new(STATE)[0]
+    state["stamp"] = 1_700_000_000_123_456_789
+    state["q"], state["dq"], state["tau_measured"] = np.arange(7), np.arange(7) + 0.5, -np.arange(7)
+    state["position"], state["orientation"] = (0.1, 0.2, 0.3), (0.5, 0.5, 0.5, 0.5)
+    state["external_wrench"] = (1, 2, 3, 4, 5, 6)
+    joints = messages.joint_state(state)
+    assert tuple(joints.name) == JOINT_NAMES
+    assert list(joints.position) == list(range(7)) and joints.velocity[6] == 6.5 and joints.effort[6] == -6
+    measured = messages.measured_pose(state)
+    assert (measured.header.stamp.sec, measured.header.stamp.nanosec) == (1_700_000_000, 123_456_789)
+    assert measured.header.frame_id == "fr3_link0"
+    assert (measured.pose.position.z, measured.pose.orientation.w) == (0.3, 0.5)
+    wrench = messages.external_wrench(state).wrench
+    assert (wrench.force.x, wrench.torque.z) == (1.0, 6.0)
+
+
+def a_state() -> Record:
+    state = new(STATE)[0]
+    rng = np.random.default_rng(5)
+    for field in ("q", "dq", "tau", "position", "jacobian", "mass"):
+        state[field] = rng.normal(size=state[field].shape)
+    state["orientation"] = 0.5, -0.5, 0.5, -0.5
+    state["stamp"] = 1_700_000_000_123_456_789
+    return state
+
+
+@pytest.mark.parametrize("active", [True, False])
+@pytest.mark.parametrize("through_rclpy", [False, True])
+def test_a_snapshot_arrives_as_it_was_measured(active: bool, through_rclpy: bool) -> None:
+    state = a_state()
+    message = messages.SnapshotMessage()
+    message.of(a_state(), not active)
+    data = message.of(state, active)
+    if through_rclpy:  # A message with another label does not begin like ours.
+        message = deserialize_message(data, Float64MultiArray)
+        message.layout.dim[0].label = "from a recording"
+        data = serialize_message(message)
+    snapshot, was_active = messages.read_snapshot(data)
+    assert was_active == active
+    assert snapshot.stamp == state["stamp"]
+    for read, field in (("q", "q"), ("dq", "dq"), ("tau", "tau"), ("jacobian", "jacobian"), ("mass", "mass")):
+        np.testing.assert_array_equal(getattr(snapshot, read), state[field])
+    np.testing.assert_array_equal(snapshot.ee[:3, 3], state["position"])
+    np.testing.assert_allclose(snapshot.ee[:3, :3] @ snapshot.ee[:3, :3].T, np.eye(3), atol=1e-12)
+    snapshot.q[0] = 1.0  # The reader may change them.
+
+
+def test_a_snapshot_from_this_computer_is_read_without_rclpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: Any) -> None:
+        raise AssertionError("rclpy was called")
+
+    data = messages.SnapshotMessage().of(a_state(), True)
+    monkeypatch.setattr(cdr, "deserialize_message", never)
+    length = int.from_bytes(data[8:12], "little")
+    aligned = data[: 12 + length] + b"xyz"[: -length % 4] + data[12 + length + -length % 4 :]
+    for one in (data, aligned):  # Padding may contain anything.
+        assert messages.read_snapshot(one)[1]
+
+
+@pytest.mark.parametrize("time", [math.nan, math.inf])
+def test_a_snapshot_without_a_finite_time_is_refused(time: float) -> None:
+    message = deserialize_message(messages.SnapshotMessage().of(a_state(), True), Float64MultiArray)
+    message.data[1] = time
+    with pytest.raises(InvalidTarget, match="its time"):
+        messages.read_snapshot(serialize_message(message))
+
+
+def test_a_snapshot_of_another_size_is_refused() -> None:
+    with pytest.raises(InvalidTarget, match="it has 3 numbers instead of 131"):
+        messages.read_snapshot(serialize_message(Float64MultiArray(data=[1.0, 2.0, 3.0])))
+
+
+@given(length=st.integers(0, 1000))
+def test_a_truncated_snapshot_is_refused(length: int) -> None:
+    with pytest.raises(InvalidTarget):
+        messages.read_snapshot(messages.SnapshotMessage().of(a_state(), True)[:length])
