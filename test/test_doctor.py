@@ -1,4 +1,4 @@
-"""The doctor, as people and programs call it: what it says of computers and robots that lack something."""
+"""The doctor as users and programs run it: what it reports about computers and robots that lack something."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ PR_CAPBSET_DROP, CAP_IPC_LOCK, CAP_SYS_NICE, CAP_SYS_RESOURCE = 24, 14, 23, 24
 
 
 class Answer:
-    """What the doctor said, as a program reads it."""
+    """The doctor's report, as a program reads it."""
 
-    def __init__(self, *arguments: str, **surroundings: Any) -> None:
-        ran = run(*arguments, "--json", **surroundings)
+    def __init__(self, *arguments: str, **options: Any) -> None:
+        ran = run(*arguments, "--json", **options)
         report = json.loads(ran.stdout)
         self.status, self.drivable = ran.returncode, report["drivable"]
         self._checks = {check["name"]: check for check in report["checks"]}
@@ -61,7 +61,7 @@ def run(
 
 @pytest.fixture(scope="module")
 def healthy() -> Answer:
-    """What it says of the computer that the tests run on."""
+    """The report on the computer that runs the tests."""
     return Answer()
 
 
@@ -69,10 +69,10 @@ def test_a_computer_that_can_run_the_simulated_arm_can_drive_it(healthy: Answer)
     assert healthy.missing == []
     assert (healthy.status, healthy.drivable) == (0, True)
     assert healthy["simulated arm"]["state"] == healthy["control process"]["state"] == "ok"
-    assert "none was asked" in healthy["robot"]["found"]
+    assert "not checked" in healthy["robot"]["found"]
 
 
-def test_messages_of_ros_are_seen_to_travel(healthy: Answer) -> None:
+def test_ros_messages_arrive(healthy: Answer) -> None:
     assert healthy["messages"]["state"] == "ok"
     assert "arrive after" in healthy["messages"]["found"]
 
@@ -81,7 +81,7 @@ def test_versions_are_compared_with_what_the_package_declares(healthy: Answer) -
     names = {text.partition(">")[0].partition("~")[0] for text in declared_requirements().libraries}
     assert {"numpy", "pylibfranka", "franka-sim"} <= names
     for name in names:
-        assert healthy[name]["state"] == "ok" and "wanted: " in healthy[name]["found"]
+        assert healthy[name]["state"] == "ok" and "required: " in healthy[name]["found"]
 
 
 def test_an_installed_package_declares_the_same_as_its_sources(tmp_path: Path) -> None:
@@ -99,33 +99,33 @@ def test_an_installed_package_declares_the_same_as_its_sources(tmp_path: Path) -
     ).stdout.split()
     declared = declared_requirements()
     assert SpecifierSet(python) == SpecifierSet(declared.python)
-    wanted, found = ([Requirement(text) for text in texts] for texts in (declared.libraries, libraries))
-    assert {(each.name, each.specifier) for each in found} == {(each.name, each.specifier) for each in wanted}
+    expected, found = ([Requirement(text) for text in texts] for texts in (declared.libraries, libraries))
+    assert {(each.name, each.specifier) for each in found} == {(each.name, each.specifier) for each in expected}
 
 
-def test_everything_that_is_not_well_comes_with_a_remedy(healthy: Answer) -> None:
+def test_everything_that_is_not_ok_comes_with_a_remedy(healthy: Answer) -> None:
     assert [
         check["name"] for check in healthy._checks.values() if (check["state"] == "ok") == bool(check["remedy"])
     ] == []
 
 
-def take_limits_away() -> None:
-    """No real-time scheduling and hardly any locked memory, for root neither."""
+def drop_limits() -> None:
+    """No real-time scheduling and hardly any locked memory, not even for root."""
     prctl = ctypes.CDLL(None).prctl
     resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))
     for capability in (CAP_SYS_NICE, CAP_IPC_LOCK, CAP_SYS_RESOURCE):
-        prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # Who may not drop it has none to drop.
+        prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # Fails only without the capability.
 
 
-def test_limits_that_were_taken_away_are_warned_of_with_the_words_of_the_control_process() -> None:
-    answer = Answer(limit=take_limits_away)
+def test_missing_limits_are_reported_in_the_same_words_as_by_the_control_process() -> None:
+    answer = Answer(limit=drop_limits)
     for name, problem in (("SCHED_FIFO 80", realtime.NO_SCHEDULING), ("locked memory", realtime.NO_LOCKED_MEMORY)):
         assert answer[name]["state"] == "warning"
         assert answer[name]["found"].startswith(problem.what)
         assert answer[name]["remedy"] == problem.remedy
     assert "rtprio limit: 0" in answer["SCHED_FIFO 80"]["found"]
-    assert (answer.status, answer.drivable) == (0, True), "a warning does not keep an arm from being driven"
+    assert (answer.status, answer.drivable) == (0, True), "with a warning, an arm can still be driven"
 
 
 def test_a_library_that_cannot_be_imported_is_missing(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_library_that_cannot_be_imported_is_missing(tmp_path: Path) -> None:
     assert answer["rclpy"]["state"] == "warning" and "RobotInterface" in answer["rclpy"]["found"]
 
 
-def test_a_robot_that_can_be_driven_is_left_as_it_was(healthy: Answer) -> None:
+def test_a_robot_that_can_be_driven_is_not_changed(healthy: Answer) -> None:
     with SimulatedArm(ARM):
         answer = Answer("--robot-ip", ARM)
         assert answer.missing == [] and answer.status == 0
@@ -148,7 +148,7 @@ def test_a_robot_that_can_be_driven_is_left_as_it_was(healthy: Answer) -> None:
         assert fci.protocol_version(ARM) == fci.VERSION  # It still serves the next client.
 
 
-def test_a_robot_of_another_protocol_version_is_missing_the_right_libfranka() -> None:
+def test_for_a_robot_with_another_protocol_version_the_right_libfranka_is_named() -> None:
     with SimulatedArm(OLD_ARM, ["--protocol-version", "9"]):
         answer = Answer("--robot-ip", OLD_ARM)
     assert answer.missing == ["FCI"] and answer.status == 1
@@ -156,7 +156,7 @@ def test_a_robot_of_another_protocol_version_is_missing_the_right_libfranka() ->
     assert "install libfranka 0.15 to 0.17" in answer["FCI"]["remedy"]
 
 
-def test_a_closed_port_says_what_to_do_in_desk_to_people_too() -> None:
+def test_for_a_closed_port_the_plain_output_says_what_to_do_in_desk() -> None:
     ran = run("--robot-ip", NOBODY)
     assert ran.returncode == 1 and ran.stderr == ""
     lines = ran.stdout.splitlines()
@@ -165,30 +165,30 @@ def test_a_closed_port_says_what_to_do_in_desk_to_people_too() -> None:
     assert lines[number + 1].strip() == "-> unlock the joints and activate the FCI in Desk"
 
 
-def test_an_arm_that_a_process_drives_is_not_disturbed() -> None:
+def test_an_arm_that_another_process_drives_is_not_disturbed() -> None:
     with fci.claim(NOBODY):
         *_, finding = robot(NOBODY)
     assert (finding.name, finding.state) == ("FCI", State.MISSING)
     assert "another process on this computer drives the arm" in finding.found
 
 
-def test_a_name_that_is_no_robot_is_named() -> None:
+def test_a_host_name_that_does_not_exist_is_named() -> None:
     (finding,) = robot("no.such.robot.invalid")
     assert finding.state is State.MISSING and "'no.such.robot.invalid'" in finding.found
 
 
-def test_the_exit_status_is_explained() -> None:
+def test_the_help_explains_the_exit_status() -> None:
     ran = run("--help")
     assert ran.returncode == 0
     assert "Exit status: 0 if the arm can be driven, 1 if" in ran.stdout
 
 
-# --- The way to a robot, through interfaces that this computer does not have
+# --- Routes to a robot through interfaces that this computer does not have
 
 
 @pytest.fixture
 def interface(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Make a route lead through an interface that is given."""
+    """Make the route lead through the given interface."""
 
     def lead(*, kind: str, speed: int | None = 1000, gateway: str = "") -> None:
         found = network.Interface("enp3s0", kind, speed, gateway)
@@ -198,7 +198,7 @@ def interface(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
 
 @pytest.mark.parametrize(
-    ("way", "state", "word"),
+    ("route", "state", "word"),
     [
         ({"kind": "wired"}, State.OK, "1000 Mbit/s"),
         ({"kind": "wired", "speed": None}, State.OK, "speed unknown"),
@@ -209,16 +209,16 @@ def interface(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         ({"kind": "virtual"}, State.WARNING, "virtual"),
     ],
 )
-def test_only_a_direct_cable_is_good_enough(
-    interface: Callable[..., None], way: dict[str, Any], state: State, word: str
+def test_only_a_direct_cable_is_ok(
+    interface: Callable[..., None], route: dict[str, Any], state: State, word: str
 ) -> None:
-    interface(**way)
+    interface(**route)
     finding = link("172.16.0.2")
     assert finding.state is state and word in finding.found
     assert bool(finding.remedy) == (state is not State.OK)
 
 
-def test_the_interface_is_the_one_of_the_narrowest_route(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_narrowest_route_decides_which_interface_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if sys.byteorder != "little":
         pytest.skip("the table below was written by a little-endian kernel")
     table = tmp_path / "route"

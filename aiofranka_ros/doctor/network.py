@@ -1,7 +1,7 @@
-"""The way to a robot: which network interface it takes, what that interface is, and how long a packet is under way.
+"""The network to a robot: which interface leads there, what that interface is, and how long a packet takes.
 
-Used by the doctor, in its process and thread. What Linux tells is read from ``/proc`` and ``/sys``; nothing here needs
-privileges, a robot's libraries or ROS.
+Used by the doctor, in its process and thread. What Linux knows is read from ``/proc`` and ``/sys``; nothing here needs
+privileges, libfranka or ROS.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import NamedTuple
 
 from aiofranka_ros.control import fci
 
 #: The kernel's table of IPv4 routes.
 ROUTES = Path("/proc/net/route")
-#: Size of a packet's content, as Franka measures a connection with ``ping`` [bytes]: about that of a robot's state.
+#: Payload of a packet, about the size of a robot's state, which Franka uses to test a connection with ``ping`` [bytes].
 _PACKET = 1200
 #: How long an answer may take before it counts as lost [s].
 _PATIENCE = 0.25
@@ -27,13 +27,12 @@ _PATIENCE = 0.25
 _ECHO, _ECHO_REPLY = 8, 0
 
 
-@dataclass(frozen=True)
-class Interface:
-    """A network interface and what it is.
+class Interface(NamedTuple):
+    """A network interface.
 
     :ivar kind: ``wired``, ``usb``, ``wifi``, ``virtual`` or ``loopback``.
-    :ivar speed: of the link [Mbit/s]; ``None`` where the system does not say.
-    :ivar gateway: address of the router in between; empty where there is none.
+    :ivar speed: of the link [Mbit/s]; ``None`` if the system does not say.
+    :ivar gateway: address of the router in between; empty if there is none.
     """
 
     name: str
@@ -43,25 +42,25 @@ class Interface:
 
 
 def interface_to(address: str) -> Interface | None:
-    """The interface that packets to the IPv4 ``address`` leave by; ``None`` where no route leads there."""
-    wanted = int(IPv4Address(address))
-    if IPv4Address(address).is_loopback:
+    """The interface that packets to the IPv4 ``address`` leave by; ``None`` if no route leads there."""
+    target = IPv4Address(address)
+    if target.is_loopback:
         return _describe("lo", "")
-    best: tuple[int, int, str, int] | None = None
+    routes = []
     for line in ROUTES.read_text().splitlines()[1:]:
         name, destination, gateway, flags, _, _, metric, mask, *_ = line.split()
-        network, router, narrowness = map(_address, (destination, gateway, mask))
-        up = int(flags, 16) & 1
-        # The narrowest network that contains the address; of several, the one that costs least.
-        if up and wanted & narrowness == network and (best is None or (narrowness, -int(metric)) > best[:2]):
-            best = (narrowness, -int(metric), name, router)
-    if best is None:
+        network, router, netmask = map(_address, (destination, gateway, mask))
+        if int(flags, 16) & 1 and int(target) & netmask == network:  # RTF_UP
+            routes.append((netmask, -int(metric), name, router))
+    if not routes:
         return None
-    return _describe(best[2], str(IPv4Address(best[3])) if best[3] else "")
+    # The narrowest network that contains the address; of several, the one with the lowest metric.
+    *_, name, router = max(routes)
+    return _describe(name, str(IPv4Address(router)) if router else "")
 
 
 def _address(field: str) -> int:
-    """An address in ``/proc/net/route``: hexadecimal, in this machine's order of bytes."""
+    """An address in ``/proc/net/route``: hexadecimal, in this machine's byte order."""
     return int.from_bytes(struct.pack("=I", int(field, 16)), "big")
 
 
@@ -76,17 +75,18 @@ def _describe(name: str, gateway: str) -> Interface:
         kind = "virtual"
     else:
         kind = "usb" if "/usb" in str(device.resolve()) else "wired"
-    speed = None
-    with contextlib.suppress(OSError, ValueError):  # It says nothing, or that it does not know.
+    speed = 0
+    with contextlib.suppress(OSError, ValueError):  # Not every driver knows it.
         speed = int((folder / "speed").read_text())
-    return Interface(name, kind, speed if speed is not None and speed > 0 else None, gateway)
+    return Interface(name, kind, speed if speed > 0 else None, gateway)
 
 
 def round_trips(address: str, count: int, period: float) -> Iterator[float | None]:
-    """Measure how long packets to ``address`` and back are under way, ``count`` of them, one every ``period`` [s].
+    """Measure how long packets to ``address`` and back take: ``count`` of them, one every ``period`` [s].
 
-    With ICMP echoes as ``ping`` does, where the system lets this user (``ping_group_range``). Else with a tenth as many
-    connections to the FCI, where a closed port answers as fast; the FCI serves one client, and is not to be flooded.
+    Uses ICMP echoes like ``ping`` if the system permits this user to send them (``ping_group_range``). Otherwise it
+    opens a tenth as many connections to the FCI, where a closed port answers as fast; the FCI serves only one client
+    and must not be flooded.
 
     :returns: each time [s]; ``None`` for a packet that did not come back.
     """
@@ -106,10 +106,9 @@ def round_trips(address: str, count: int, period: float) -> Iterator[float | Non
 
 def _ping(echo: socket.socket, address: str, number: int) -> float | None:
     """One echo; the kernel adds identifier and checksum."""
-    content = b"\0" * _PACKET
     begin = time.perf_counter()
     try:
-        echo.sendto(struct.pack("!BBHHH", _ECHO, 0, 0, 0, number) + content, (address, 0))
+        echo.sendto(struct.pack("!BBHHH", _ECHO, 0, 0, 0, number) + b"\0" * _PACKET, (address, 0))
         while True:
             kind, _, _, _, answered = struct.unpack_from("!BBHHH", echo.recv(2 * _PACKET))
             if (kind, answered) == (_ECHO_REPLY, number):

@@ -1,7 +1,7 @@
-"""The doctor's questions to ROS: ``python -m aiofranka_ros.doctor.ros``, started by the doctor and by nobody else.
+"""The doctor's checks of ROS: ``python -m aiofranka_ros.doctor.ros``, started only by the doctor.
 
-A process of its own, because a middleware that cannot be loaded may take its process with it. It says what it found as
-JSON, a list of findings as :class:`~aiofranka_ros.doctor.checks.Finding` has them.
+A separate process, because a middleware that fails to load may crash its process. It prints its findings as JSON: a
+list of :class:`~aiofranka_ros.doctor.checks.Finding`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 
-from aiofranka_ros.doctor.checks import Finding, State
+from aiofranka_ros.doctor.checks import Finding, missing, ok, warning
 
-#: Of each package with interfaces that the nodes use, beside the common ones, a module and a class that it must have.
+#: Interface packages that the nodes use besides the common ones, each with a class that it must have.
 _INTERFACES = {
     "franka_msgs": ("action", "PTPMotion"),
     "control_msgs": ("action", "FollowJointTrajectory"),
     "tf2_msgs": ("msg", "TFMessage"),
 }
-#: How long a message may take to arrive, the discovery included [s].
+#: How long a message may take to arrive, discovery included [s].
 _TIMEOUT = 10.0
 #: Above this, the ports of DDS collide with those that Linux gives to programs (ROS 2 documentation, "The
 #: ROS_DOMAIN_ID").
@@ -35,42 +35,37 @@ _LARGEST_DOMAIN = 101
 
 
 def interfaces() -> Finding:
-    """Whether the definitions can be imported, and are new enough."""
-    missing = []
+    """Whether the interface packages can be imported and are new enough."""
+    absent = []
     for name, (module, interface) in _INTERFACES.items():
         try:
             getattr(importlib.import_module(f"{name}.{module}"), interface)
         except (ImportError, AttributeError):
-            missing.append(name)
-    if not missing:
-        return Finding("interfaces", State.OK, " ".join(_INTERFACES))
-    packages = " ".join(f"ros-$ROS_DISTRO-{name.replace('_', '-')}" for name in missing)
-    return Finding(
-        "interfaces",
-        State.MISSING,
-        f"not found, or too old: {' '.join(missing)}",
-        f"make setup, then . build/setup.sh; of a distribution: sudo apt install {packages}",
-    )
+            absent.append(name)
+    if not absent:
+        return ok("interfaces", " ".join(_INTERFACES))
+    packages = " ".join(f"ros-$ROS_DISTRO-{name.replace('_', '-')}" for name in absent)
+    remedy = f"make setup, then . build/setup.sh; with a distribution: sudo apt install {packages}"
+    return missing("interfaces", f"not found, or too old: {' '.join(absent)}", remedy)
 
 
 def domain() -> Finding:
-    """What decides which nodes see each other."""
+    """The settings that decide which nodes discover each other."""
     number = os.environ.get("ROS_DOMAIN_ID") or "0"
     reach = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "")
     local = os.environ.get("ROS_LOCALHOST_ONLY") == "1"
-    # Where the newer variable is set, the older one is not looked at.
+    # If the newer variable is set, ROS ignores the older one.
     found = f"domain {number}, discovery: {reach.lower() or ('localhost' if local else 'subnet')}"
     if reach == "OFF":
-        remedy = "unset ROS_AUTOMATIC_DISCOVERY_RANGE"
-        return Finding("discovery", State.WARNING, f"{found}: no node finds another", remedy)
+        return warning("discovery", f"{found}: no node finds another", "unset ROS_AUTOMATIC_DISCOVERY_RANGE")
     if not number.isdecimal() or int(number) > _LARGEST_DOMAIN:
         remedy = f"export ROS_DOMAIN_ID=0, or another number up to {_LARGEST_DOMAIN}"
-        return Finding("discovery", State.WARNING, f"{found}: its ports may be taken", remedy)
-    return Finding("discovery", State.OK, found)
+        return warning("discovery", f"{found}: its ports may be in use", remedy)
+    return ok("discovery", found)
 
 
 def messages() -> Finding:
-    """Whether a message comes from one participant to another, which have to find each other first."""
+    """Whether a message gets from one participant to another, which must discover each other first."""
     contexts = [Context(), Context()]
     topic, arrived = f"/aiofranka_doctor_{os.getpid()}", []
     try:
@@ -94,19 +89,18 @@ def messages() -> Finding:
         for context in contexts:
             context.try_shutdown()
     middleware = rclpy.get_rmw_implementation_identifier()
-    if not arrived:
-        remedy = (
-            "check the firewall, a VPN, ROS_DOMAIN_ID, ROS_LOCALHOST_ONLY, RMW_IMPLEMENTATION; sudo ip link set lo "
-            "multicast on; for rmw_zenoh_cpp: ros2 run rmw_zenoh_cpp rmw_zenohd"
-        )
-        return Finding("messages", State.MISSING, f"{middleware}: none arrives in {_TIMEOUT:.0f} s", remedy)
-    return Finding("messages", State.OK, f"{middleware}: arrive after {1e3 * (arrived[0] - sent):.1f} ms")
+    if arrived:
+        return ok("messages", f"{middleware}: arrive after {1e3 * (arrived[0] - sent):.1f} ms")
+    remedy = (
+        "check the firewall, a VPN, ROS_DOMAIN_ID, ROS_LOCALHOST_ONLY, RMW_IMPLEMENTATION; sudo ip link set lo "
+        "multicast on; for rmw_zenoh_cpp: ros2 run rmw_zenoh_cpp rmw_zenohd"
+    )
+    return missing("messages", f"{middleware}: no message arrives within {_TIMEOUT:.0f} s", remedy)
 
 
 def main() -> int:
-    """Say what was found."""
-    findings = [interfaces(), domain(), messages()]
-    sys.stdout.write(json.dumps([asdict(finding) | {"state": finding.state.value} for finding in findings]) + "\n")
+    """Print the findings."""
+    sys.stdout.write(json.dumps([asdict(finding) for finding in (interfaces(), domain(), messages())]) + "\n")
     return 0
 
 
