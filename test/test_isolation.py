@@ -34,7 +34,7 @@ from isolated_objects import (
 )
 
 from aiofranka_ros.errors import ConfigurationError, NotPicklable, RemoteDied, RemoteError, RemoteStopped
-from aiofranka_ros.offload.mpify.arrays import LEASED_SLOTS, Channel
+from aiofranka_ros.offload.mpify.arrays import SLOTS, Channel, Packed
 from aiofranka_ros.offload.mpify.isolated import Proxy, mpify
 
 #: Long enough for anything here on a busy machine [s]; never waited for unless something is wrong.
@@ -103,8 +103,12 @@ def channels() -> Iterator[tuple[Channel, Channel]]:
     other.close()
 
 
+def packed(channel: Channel, value: Any) -> Packed:
+    return channel.pack(channel.encode(value, "it"))
+
+
 def through(channels: tuple[Channel, Channel], value: Any) -> Any:
-    channels[0].send(1, 2, channels[0].encode(value, "it"))
+    channels[0].send(1, 2, packed(channels[0], value))
     message = channels[1].receive()
     assert message is not None and (message.kind, message.number) == (1, 2)
     return message.load()
@@ -112,7 +116,7 @@ def through(channels: tuple[Channel, Channel], value: Any) -> Any:
 
 def answer(channels: tuple[Channel, Channel]) -> None:
     """Something in the other direction, which releases what the receiver no longer has."""
-    channels[1].send(1, 2, channels[1].encode(None, "it"))
+    channels[1].send(1, 2, packed(channels[1], None))
     assert channels[0].receive() is not None
 
 
@@ -192,17 +196,19 @@ def test_what_is_longer_than_a_packet_arrives(channels):
         assert array[0] == index
 
 
-def test_what_is_sent_is_what_was_there_when_it_was_encoded(channels):
+def test_a_message_that_waits_does_not_change_with_the_callers_array(channels):
     image = BASE.copy()
-    encoded = channels[0].encode(image, "it")
+    waiting = channels[0].encode(image, "it")
+    waiting.keep()
     image[:] = -1.0
-    channels[0].send(1, 2, encoded)
+    ready = channels[0].pack(waiting)
+    channels[0].send(1, 2, ready)
     np.testing.assert_array_equal(channels[1].receive().load(), BASE)
 
 
 def test_an_array_that_is_kept_does_not_change_when_more_come(channels):
     kept = []
-    for number in range(3 * LEASED_SLOTS):
+    for number in range(3 * SLOTS):
         kept.append(through(channels, BASE + number)[1:])  # A view of it is enough.
         answer(channels)
     for number, array in enumerate(kept):
@@ -236,34 +242,22 @@ def test_memory_is_used_again_as_soon_as_the_arrays_are_gone(channels):
 
 def test_keeping_many_arrays_costs_neither_descriptors_nor_segments_without_end(channels):
     kept, before = [], footprint()
-    for number in range(10 * LEASED_SLOTS):
+    for number in range(10 * SLOTS):
         kept.append(through(channels, BASE + number))
         answer(channels)
     after = footprint()
-    most = 2 * (LEASED_SLOTS + 1)  # Each slot is mapped by both ends here.
+    most = 2 * (SLOTS + 1)  # Each slot is mapped by both ends here.
     assert after["segments"] - before["segments"] <= most
     assert after["descriptors"] - before["descriptors"] <= most
 
 
 def test_many_messages_at_once_do_not_leave_their_memory_behind(channels):
     before = footprint()["segments"]
-    encoded = [channels[0].encode(BASE + number, "it") for number in range(40)]
-    for number, message in enumerate(encoded):
-        channels[0].send(1, number, message)
+    for number in range(40):
+        channels[0].send(1, 1 + number, packed(channels[0], BASE + number))
     for number in range(40):
         np.testing.assert_array_equal(channels[1].receive().load(), BASE + number)
-    for _ in range(2):  # The first tells what is free, the other way then what is not needed any more.
-        answer(channels)
-        through(channels, None)
-    del encoded, message
-    assert footprint()["segments"] - before <= 2 * (LEASED_SLOTS + 1)
-
-
-def test_a_message_that_is_not_sent_gives_its_memory_back(channels):
-    before = footprint()["segments"]
-    for _ in range(50):
-        channels[0].discard(channels[0].encode(BASE, "it"))
-    assert footprint()["segments"] - before <= 1
+    assert footprint()["segments"] - before <= 2 * (SLOTS + 1)
 
 
 def test_larger_messages_replace_the_memory_of_smaller_ones(channels):
@@ -345,12 +339,28 @@ def test_what_the_object_keeps_and_what_the_user_keeps_does_not_change(policy):
     async def main() -> None:
         await policy.assign("kept", [])
         received = []
-        for number in range(2 * LEASED_SLOTS):
+        for number in range(2 * SLOTS):
             image = np.full((100, 100, 3), number, np.uint8)
             await policy.keep(image)
             received.append(await policy.echo(image))
         for number, (here, there) in enumerate(zip(received, await policy.kept, strict=True)):
             assert (here == number).all() and (there == number).all()
+
+    run(main())
+
+
+def test_a_call_that_waits_sends_what_was_there_when_it_was_made(policy, tmp_path):
+    gate = tmp_path / "gate"
+
+    async def main() -> None:
+        running = asyncio.ensure_future(policy.wait_for(str(gate)))
+        image = np.zeros((100, 100, 3), np.uint8)
+        waiting = asyncio.ensure_future(policy.echo(image))
+        await until((tmp_path / "gate.begun").exists)
+        image[:] = 1
+        gate.touch()
+        await running
+        assert not (await waiting).any()
 
     run(main())
 

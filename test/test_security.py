@@ -17,7 +17,7 @@ from rclpy.action import get_action_server_names_and_types_by_node
 
 from aiofranka_ros.control.fci import claim
 from aiofranka_ros.control.shared_memory import SharedMemory
-from aiofranka_ros.offload.mpify.arrays import _Slot
+from aiofranka_ros.offload.mpify.arrays import new_memory
 
 POLICIES = ROOT / "config" / "sros2" / "policies.xml"
 #: What belongs to every node of ROS, whoever it is.
@@ -83,9 +83,9 @@ def test_every_enclave_is_explained() -> None:
 def test_shared_memory_is_its_owners_alone() -> None:
     with SharedMemory.create() as memory:
         assert os.fstat(memory.descriptor).st_mode & 0o777 == 0o600
-    slot = _Slot(0, 4096)
-    assert os.fstat(slot.descriptor).st_mode & 0o777 == 0o600
-    slot.announced()
+    _, descriptor = new_memory(4096)
+    assert os.fstat(descriptor).st_mode & 0o777 == 0o600
+    os.close(descriptor)
 
 
 def calls(path: Path) -> Iterator[str]:

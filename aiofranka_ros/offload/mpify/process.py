@@ -130,7 +130,7 @@ class RemoteProcess:
         await self.call(Kind.MAKE, self._take_make(), self.name, timeout)
 
     def _take_make(self) -> Encoded:
-        make, self._make = self._make, b""  # Its memory shall not be kept for ever.
+        make, self._make = self._make, Encoded(b"", [])  # Its memory shall not be kept for ever.
         return make
 
     async def call(self, kind: Kind, request: Any, what: str, timeout: float | None, keep: object = None) -> Any:
@@ -169,26 +169,34 @@ class RemoteProcess:
     def _submit(self, kind: Kind, encoded: Encoded, what: str, future: Any) -> _Call:
         self._number += 1
         call = _Call(kind, self._number, encoded, future, what)
+        self._waiting.append(call)
         if self._current is None:
-            self._send(call)
+            self._send_next()
         else:
-            self._waiting.append(call)
+            encoded.keep()
         return call
 
-    def _send(self, call: _Call) -> None:
-        self._current = call
-        try:
-            self._channel.send(call.kind, call.number, call.encoded)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # It is about to end: the pidfd will tell, and say why.
-        except OSError as error:
-            self._give_up(error)
+    def _send_next(self) -> None:
+        while self._waiting and self._current is None:
+            call = self._waiting.popleft()
+            try:
+                packed = self._channel.pack(call.encoded)
+            except OSError as error:  # No memory or no descriptor left.
+                if call.awaited:
+                    call.future.set_exception(error)
+                continue
+            self._current = call
+            try:
+                self._channel.send(call.kind, call.number, packed)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # The process is about to end: the pidfd will say so, and why.
+            except OSError as error:
+                self._give_up(error)
 
     def _abandon(self, call: _Call) -> None:
-        """Nobody waits for ``call`` any more, be it answered or not."""
-        if call is not self._current and call in self._waiting:
+        """``call`` has no waiter any more, answered or not."""
+        if call in self._waiting:
             self._waiting.remove(call)
-            self._channel.discard(call.encoded)
 
     def _give_up(self, error: OSError) -> None:
         """The channel does not work any more; nobody could tell what has arrived."""
@@ -233,8 +241,7 @@ class RemoteProcess:
             return  # It was on its way when stop() told everybody that there would be none.
         assert call.number == message.number, "an answer to what was not asked"
         self._current = None
-        if self._waiting:
-            self._send(self._waiting.popleft())
+        self._send_next()
         if not call.awaited:
             return  # Not even unpickled: it may be large.
         future = call.future

@@ -43,7 +43,7 @@ def main(connection: socket.socket, settings: Settings) -> None:
     _end_with(settings.parent)
     channel = Channel(connection, settings.threshold)
     _forward_logs(channel, settings.log_levels)
-    channel.send(Kind.STARTED, 0, channel.encode(None, ""))
+    channel.send_note(Kind.STARTED, pickle.dumps(None))
     _Server(channel).run()
 
 
@@ -70,12 +70,12 @@ class _Server:
             return False
         kind = Kind.RESULT
         try:
-            answer = self._channel.encode(self._perform(message.kind, message.load()), "the result")
+            answer = self._channel.pack(self._channel.encode(self._perform(message.kind, message.load()), "the result"))
         except SystemExit:
             raise
         except BaseException as error:  # Also KeyboardInterrupt: the object raised it, no terminal did.
             kind = Kind.ERROR
-            answer = self._channel.encode(failure_of(error, __file__), "an exception")
+            answer = self._channel.pack(self._channel.encode(failure_of(error, __file__), "an exception"))
         # By now the arguments are gone, unless the object kept them: the answer releases their memory.
         self._channel.send(kind, message.number, answer)
         return True
