@@ -676,7 +676,7 @@ def test_a_call_that_ends_while_it_is_stopped_gets_no_answer_but_ends_in_peace(t
         assert caught.value.exit_code == 0
 
     run(main())
-    assert not [record for record in caplog.records if "force" in record.getMessage()]
+    assert not [record for record in caplog.records if "SIGTERM" in record.getMessage()]
 
 
 def test_leaving_async_with_ends_a_busy_process_without_blocking_the_loop(tmp_path):

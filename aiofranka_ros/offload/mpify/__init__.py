@@ -1,5 +1,5 @@
-"""``mpify``: objects that live in a process of their own and are called like local ones.
+"""``mpify``: objects that live in a separate process and are called like local ones.
 
-``isolated`` is what users see; ``process`` is the parent's side, ``worker`` the child's, ``protocol`` and ``arrays``
-are what travels between them.
+Users see ``isolated``. ``process`` and ``calls`` are the parent's side, ``worker`` is the child's; ``protocol`` and
+``arrays`` define what travels between them.
 """

@@ -28,6 +28,7 @@ import socket
 import struct
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -52,10 +53,11 @@ _PACKET_LIMIT = 128 * 1024
 _ALIGNMENT = 64
 #: How every packet begins: kind, number, bit mask of the receiver's slots that are in use here.
 _HEADER = struct.Struct("<BQB")
-#: What follows: slot, whether its memory is new, number of buffers in it, offset and length of the tail. The tail
-#: (sizes of the buffers, pickle) comes next, or is in the slot if it is long.
+#: What follows: slot, whether its memory is new, number of buffers in it, offset and length of their sizes and the
+#: pickle, which come after them. Without a slot the pickle is in the packet.
 _PLACE = struct.Struct("<B?IQQ")
 _NOWHERE = _PLACE.pack(_NONE, False, 0, 0, 0)
+_START = _HEADER.size + _PLACE.size
 _ANCILLARY_SIZE = socket.CMSG_SPACE(array.array("i").itemsize)
 # Plain integers: or-ing two flags of an enum takes longer than receiving.
 _CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
@@ -78,26 +80,26 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
         return copyreg.dispatch_table[kind]
 
 
+@dataclass
 class Encoded:
     """A pickled message whose large arrays are still those of the caller."""
 
-    __slots__ = ("pickled", "arrays")
-
-    def __init__(self, pickled: bytes, arrays: list[npt.NDArray[Any]]) -> None:
-        self.pickled, self.arrays = pickled, arrays
+    pickled: bytes
+    arrays: list[npt.NDArray[Any]]
 
     def keep(self) -> None:
         """Copy the arrays: the message has to wait, and must not change until it is sent."""
         self.arrays = [source.copy(order="A") for source in self.arrays]
 
 
+@dataclass
 class Packed:
     """A message that is ready to be sent: nothing in it belongs to the caller any more."""
 
-    __slots__ = ("content", "slot", "descriptor")
-
-    def __init__(self, content: bytes, slot: int = _NONE, descriptor: int | None = None) -> None:
-        self.content, self.slot, self.descriptor = content, slot, descriptor
+    content: bytes
+    slot: int = _NONE
+    #: Of memory that the receiver does not have yet.
+    descriptor: int | None = None
 
 
 class Message:
@@ -213,18 +215,14 @@ class Channel:
         sizes = [source.nbytes for source in message.arrays]
         tail = struct.pack(f"<{len(sizes)}Q", *sizes) + message.pickled
         offset = sum(map(_aligned, sizes))
-        inline = len(tail) <= _INLINE_LIMIT
-        slot, memory, descriptor = self._memory(offset if inline else offset + len(tail))
+        slot, memory, descriptor = self._memory(offset + len(tail))
         position = 0
         for source in message.arrays:
             order: Any = "F" if source.flags.fnc else "C"
             np.copyto(np.ndarray(source.shape, source.dtype, memory, position, order=order), source)
             position += _aligned(source.nbytes)
-        place = _PLACE.pack(slot, descriptor is not None, len(sizes), offset, len(tail))
-        if inline:
-            return Packed(place + tail, slot, descriptor)
         memory[offset : offset + len(tail)] = tail
-        return Packed(place, slot, descriptor)
+        return Packed(_PLACE.pack(slot, descriptor is not None, len(sizes), offset, len(tail)), slot, descriptor)
 
     def _memory(self, size: int) -> tuple[int, mmap.mmap, int | None]:
         """Shared memory of at least ``size`` bytes: its slot, and its descriptor if the other end does not have it."""
@@ -291,9 +289,8 @@ class Channel:
         if number:
             self._busy = busy  # Sent after the other side had received all that was sent from here.
         slot, new, count, offset, length = _PLACE.unpack_from(packet, _HEADER.size)
-        tail = packet[_HEADER.size + _PLACE.size : size]
         if slot == _NONE:
-            return Message(kind, number, tail, [])
+            return Message(kind, number, packet[_START:size], [])
         if new:
             self._mapped[slot] = _map(ancillary)
         whole = np.frombuffer(self._mapped[slot], np.uint8)
@@ -301,8 +298,8 @@ class Channel:
             del self._mapped[slot]
         else:
             self._views[slot] = weakref.ref(whole)
-        if not tail:  # Copied: the pickle alone must not keep the slot in use.
-            tail = memoryview(whole[offset : offset + length].tobytes())
+        # Copied: the pickle alone must not keep the slot in use.
+        tail = memoryview(whole[offset : offset + length].tobytes())
         buffers, position = [], 0
         for nbytes in struct.unpack_from(f"<{count}Q", tail):
             buffer = whole[position : position + nbytes]

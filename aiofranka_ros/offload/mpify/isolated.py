@@ -1,7 +1,7 @@
-"""An object in a process of its own, used as if it were here: for models that would hold the GIL or block the loop.
+"""Objects in a separate process, used like local ones: for models that would hold the GIL or block the event loop.
 
-Users call :data:`mpify` in their own process and await what the proxy offers in their event loop. The object is made
-and used in the main thread of a spawned child, one request after another::
+Users call :data:`mpify` in their own process and await the proxy's methods in their event loop. The object is made and
+used in the main thread of a spawned child, one request after another::
 
     def make_policy(checkpoint, device):
         return Policy(load_model(checkpoint, device))
@@ -11,12 +11,10 @@ and used in the main thread of a spawned child, one request after another::
         asyncio.run(main(policy))
 
     async def main(policy):
-        async with policy:  # Ends the process at last.
+        async with policy:  # Ends the process in the end.
             await policy.reset(initial_ee)
             action = await policy.get_action(observation)
             timing = await policy._last_timing
-
-How arrays travel is in ``array_transport``, the process in ``remote_process``.
 """
 
 from __future__ import annotations
@@ -27,7 +25,6 @@ import numbers
 import warnings
 import weakref
 from collections.abc import Callable, Coroutine, Generator
-from types import TracebackType
 from typing import Any
 
 from aiofranka_ros.errors import ConfigurationError, NotPicklable
@@ -35,42 +32,42 @@ from aiofranka_ros.offload.mpify.arrays import THRESHOLD
 from aiofranka_ros.offload.mpify.process import RemoteProcess
 from aiofranka_ros.offload.mpify.protocol import Kind
 
-#: How long the process of a proxy that was never stopped has to end when the proxy is garbage collected [s].
+#: How long the process has to end when its proxy is garbage collected without having been stopped [s].
 _COLLECTED_GRACE = 0.2
 
 
 class Proxy:
-    """Stands for an object in another process; :data:`mpify` makes it.
+    """Represents an object in another process; :data:`mpify` makes it.
 
-    Everything but :meth:`stop`, :meth:`with_timeout`, :meth:`assign`, :meth:`remote`, ``with`` and ``async with`` is
-    the object's own, underscores included:
+    Every name except :meth:`stop`, :meth:`with_timeout`, :meth:`assign` and :meth:`remote` belongs to the object,
+    underscores included:
 
     - ``await proxy.method(argument, key=value)`` calls a method, ``await proxy(argument)`` the object itself;
     - ``await proxy.attribute`` gets an attribute;
-    - dotted names work without sending what is in between: ``await proxy.model.eval()``.
+    - dotted names work, and only the last value travels: ``await proxy.model.eval()``.
 
-    Arguments and results are pickled. Arrays arrive as they were when the call was made, writable, in memory of
-    their own. They need no copy on arrival; each message of which you keep an array keeps its memory, up to the limits
-    in :mod:`~aiofranka_ros.offload.mpify.arrays`, and arrays beyond those are copied.
-    Tensors of a framework are pickled in its own, slower way: send arrays.
+    Arguments and results are pickled. Arrays arrive as they were when the call was made, writable, and without a copy
+    on arrival. Every array that you keep also keeps the other arrays of its message in memory, within the limits of
+    :mod:`~aiofranka_ros.offload.mpify.arrays`; beyond them, arrays are copied. Send arrays rather than tensors: a
+    framework pickles its tensors in its own, slower way.
 
-    A call is sent when it is awaited. Concurrent calls wait here for their turn, in order, and each gets its own
-    answer. Cancelling a call that waits for its turn means that it is never executed; one that is being executed goes
-    on to its end, its answer is dropped, and the next call waits for that. The same holds where the time is over.
+    A call is sent when it is awaited. Concurrent calls wait for their turn, in order, and each gets its own answer. A
+    call that is cancelled or times out before its turn is never executed. One that is already running runs to its end,
+    its answer is dropped, and the next call waits for it.
 
     Each call raises:
 
-    - whatever the object raised, of the same type, with the remote traceback as its ``__cause__``;
-      :class:`~aiofranka_ros.errors.RemoteError` instead where that exception cannot travel;
-    - :class:`~aiofranka_ros.errors.NotPicklable` where an argument or the result cannot be pickled;
-    - :class:`TimeoutError` where there was no answer in time, see :meth:`with_timeout`;
-    - :class:`~aiofranka_ros.errors.RemoteDied` at once when the process ends, and ever after;
-      :class:`~aiofranka_ros.errors.RemoteStopped` where that was by :meth:`stop`;
-    - :class:`RuntimeError` outside of an asyncio event loop, or while another one uses the proxy. Event loops one after
-      another are fine.
+    - whatever the object raised, with the same type, and with the remote traceback as its ``__cause__``;
+      :class:`~aiofranka_ros.errors.RemoteError` if that exception cannot travel;
+    - :class:`~aiofranka_ros.errors.NotPicklable` if an argument or the result cannot be pickled;
+    - :class:`TimeoutError` if there was no answer in time, see :meth:`with_timeout`;
+    - :class:`~aiofranka_ros.errors.RemoteDied` as soon as the process has ended;
+      :class:`~aiofranka_ros.errors.RemoteStopped` if :meth:`stop` ended it;
+    - :class:`RuntimeError` outside of an asyncio event loop, or while another one uses the proxy. One event loop after
+      another is fine.
 
-    A proxy that is garbage collected without having been stopped ends its process with a :class:`ResourceWarning`;
-    whatever is left is ended when the interpreter exits, and by the child itself when this process is killed.
+    A proxy that is garbage collected without having been stopped ends its process with a :class:`ResourceWarning`. All
+    remaining processes end when the interpreter exits; if this process is killed, they end themselves.
     """
 
     __slots__ = ("__process", "__timeout", "__original", "__weakref__")
@@ -86,21 +83,19 @@ class Proxy:
         if original is None:
             weakref.finalize(self, _collected, process).atexit = False
 
-    # --- The proxy's own names
-
     def with_timeout(self, timeout: float | None) -> Proxy:
-        """The same object, with another time limit: ``await policy.with_timeout(0.1).get_action(observation)``.
+        """The same object with another time limit: ``await policy.with_timeout(0.1).get_action(observation)``.
 
-        :param timeout: how long each call may take [s], waiting for its turn included; ``None``: as long as it takes.
-        :raises ConfigurationError: it is no positive number.
+        :param timeout: how long each call may take [s], including the wait for its turn; ``None``: without limit.
+        :raises ConfigurationError: it is not a positive number.
         """
         return Proxy(self.__process, _positive("timeout", timeout), self.__original or self)
 
     def remote(self, name: str) -> Any:
-        """What the object has under ``name``, even if the proxy has that name too: ``await policy.remote("stop")()``.
+        """The object's attribute ``name``, even if the proxy has that name too: ``await policy.remote("stop")()``.
 
         :param name: may be dotted.
-        :returns: to be awaited or called, like ``proxy.name``.
+        :returns: something to await or call, like ``proxy.name``.
         """
         return _Remote(self, name, self.__process, self.__timeout)
 
@@ -108,34 +103,28 @@ class Proxy:
         """Set an attribute of the object: ``await policy.assign("temperature", 0.5)``.
 
         :param name: may be dotted.
-        :raises Exception: see above; cancellation as for every call.
+        :raises Exception: as for every call, see :class:`Proxy`; the same holds for cancellation.
         """
         return self.__process.call(Kind.ASSIGN, (name, value), f"assigning {name}", self.__timeout, self)
 
     def stop(self) -> None:
-        """End the process: ask it, after a while terminate it, at last kill it; it is reaped when this returns.
+        """End the process and reap it: ask it to end, then send SIGTERM, then SIGKILL, ``grace`` apart.
 
-        Blocks for as long as that takes; ``async with`` does not block the event loop. Idempotent, from any thread.
+        Blocks until the process has ended; ``async with`` does not block the event loop. Idempotent; from any thread.
         """
         self.__process.stop()
 
     def __enter__(self) -> Proxy:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     async def __aenter__(self) -> Proxy:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.__process.stop_in_thread()
-
-    # --- The object's
 
     def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         """Call the object itself."""
@@ -160,12 +149,12 @@ class Proxy:
 
 
 class _Remote:
-    """An attribute of an isolated object: awaited, its value; called, a call of it."""
+    """An attribute of an isolated object: await it to get its value, or call it."""
 
     __slots__ = ("__proxy", "__name", "__process", "__timeout")
 
     def __init__(self, proxy: Proxy, name: str, process: RemoteProcess, timeout: float | None) -> None:
-        self.__proxy, self.__name = proxy, name  # The proxy, so that it is not collected before it is used.
+        self.__proxy, self.__name = proxy, name  # The proxy, so that it is not collected before this is used.
         self.__process, self.__timeout = process, timeout
 
     def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
@@ -189,13 +178,13 @@ class _Remote:
 
 @dataclasses.dataclass(frozen=True)
 class Mpify:
-    """Makes objects in processes of their own; :data:`mpify` is one, :meth:`options` gives others.
+    """Makes objects in separate processes; :data:`mpify` has the defaults, :meth:`options` changes them.
 
-    :param timeout: how long each call may take [s], waiting for its turn included; ``None``: as long as it takes.
-    :param start_timeout: how long the object may take to be made [s]; ``None``: as long as it takes.
-    :param threshold: arrays of at least so many bytes travel through shared memory.
+    :param timeout: how long each call may take [s], including the wait for its turn; ``None``: without limit.
+    :param start_timeout: how long making the object may take [s]; ``None``: without limit.
+    :param threshold: arrays of at least this size travel through shared memory [bytes].
     :param grace: how long the process may take to end by itself, and again after SIGTERM, before it is killed [s].
-    :raises ConfigurationError: one of them is no positive number.
+    :raises ConfigurationError: a value is not a positive number.
     """
 
     timeout: float | None = None
@@ -211,7 +200,7 @@ class Mpify:
         """The same with other options: ``mpify.options(timeout=0.5)(make_policy, "checkpoint.pt")``.
 
         :param options: ``timeout``, ``start_timeout``, ``threshold`` and ``grace``, as for :class:`Mpify`.
-        :raises ConfigurationError: a value is no positive number.
+        :raises ConfigurationError: a value is not a positive number.
         :raises TypeError: there is no such option.
         """
         return dataclasses.replace(self, **options)
@@ -219,13 +208,13 @@ class Mpify:
     def __call__(self, factory: Callable[..., Any], *args: Any, **kwargs: Any) -> Proxy:
         """Start a process, make an object there with ``factory(*args, **kwargs)``, and wait until it is ready.
 
-        Blocks: use it before the event loop has anything to do, or :meth:`create`.
+        Blocks: use it before the event loop has work to do, or use :meth:`create`.
 
         :param factory: a class, or a function of a module or of the script; it is called in the child.
         :raises NotPicklable: the factory or one of its arguments cannot be pickled; nothing was started.
-        :raises RemoteDied: the process ended meanwhile.
+        :raises RemoteDied: the process ended before the object was ready.
         :raises TimeoutError: the object was not ready within ``start_timeout``.
-        :raises RuntimeError: a process that imports the user's script came here: the script lacks its
+        :raises RuntimeError: a child that imports the user's script called this: the script has no
             ``if __name__ == "__main__":``.
         :raises Exception: whatever the factory raised, with the remote traceback as its ``__cause__``.
         """
@@ -240,7 +229,7 @@ class Mpify:
     async def create(self, factory: Callable[..., Any], *args: Any, **kwargs: Any) -> Proxy:
         """The same without blocking the event loop: ``policy = await mpify.create(make_policy, "checkpoint.pt")``.
 
-        Only starting the process blocks, for a few milliseconds. Cancelled, it ends the process.
+        Only starting the process blocks, for a few milliseconds. Cancellation ends the process.
 
         :raises Exception: as when called.
         """
@@ -264,16 +253,16 @@ def _collected(process: RemoteProcess) -> None:
 
 
 def _refuse_special(name: str) -> None:
-    # Python and its libraries look for these to learn what an object is; no answer could be awaited there.
+    # Python and its libraries look for these to find out what an object is, and do not await the answer.
     if name[:2] == "__" == name[-2:]:
         raise AttributeError(name)
 
 
 def _positive(name: str, value: float | None) -> float | None:
     if value is not None and not (isinstance(value, numbers.Real) and 0 < value < math.inf):
-        raise ConfigurationError(f"{name} has to be a positive number, not {value!r}")
+        raise ConfigurationError(f"{name} must be a positive number, not {value!r}")
     return value
 
 
-#: ``mpify(factory, *args, **kwargs)``: the object that the factory makes, in a process of its own; see :class:`Mpify`.
+#: ``mpify(factory, *args, **kwargs)``: the object that the factory makes, in a separate process; see :class:`Mpify`.
 mpify = Mpify()

@@ -1,12 +1,10 @@
-"""The user's side of an isolated object: starts its process, carries requests to it and answers back, and reaps it.
+"""The user's side of an isolated object: starts its process, connects it to the event loop, and reaps it.
 
-``mpify`` makes one for each object. Everything happens in the thread that runs the event loop; starting and stopping
-also work without a loop. Nothing here blocks the loop: packets are small, and what the child has not begun yet waits in
-this process, one request at a time being with the child. So a call that is cancelled, or whose time is over, before its
-turn is never executed, and an answer that nobody waits for any more is dropped by its number.
+``mpify`` makes one for each object. Calls run in the thread of the event loop; starting and stopping also work without
+a loop. Nothing here blocks the loop: packets are small, and one request at a time is with the child.
 
-The end of the child is noticed through a pidfd. The end of the channel would not do: processes that the child has
-forked, such as data loaders, keep it open.
+A pidfd tells when the child has ended. The end of the channel would not do: processes that the child has forked, such
+as data loaders, keep it open.
 """
 
 from __future__ import annotations
@@ -16,51 +14,35 @@ import atexit
 import concurrent.futures
 import logging
 import multiprocessing
-import multiprocessing.util  # Registers its own end, see _stop_all.
+import multiprocessing.util  # Registers its own exit handler, see _stop_all.
 import os
 import select
 import signal
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from aiofranka_ros.errors import NotPicklable, RemoteDied, RemoteStopped
-from aiofranka_ros.offload.mpify import worker as remote_worker
-from aiofranka_ros.offload.mpify.arrays import Channel, Encoded, Message
-from aiofranka_ros.offload.mpify.protocol import Kind, Settings, exception_of, handle_portable, log_levels
+from aiofranka_ros.errors import RemoteDied, RemoteStopped
+from aiofranka_ros.offload.mpify import worker
+from aiofranka_ros.offload.mpify.arrays import Channel, Encoded
+from aiofranka_ros.offload.mpify.calls import Calls
+from aiofranka_ros.offload.mpify.protocol import Kind, Settings, handle_portable, log_levels
 
 _log = logging.getLogger(__name__)
 
 
-class _Call:
-    """A request, from its encoding to its answer."""
-
-    __slots__ = ("kind", "number", "encoded", "future", "what")
-
-    def __init__(self, kind: Kind, number: int, encoded: Encoded, future: Any, what: str) -> None:
-        self.kind, self.number, self.encoded, self.what = kind, number, encoded, what
-        #: An asyncio or, where no loop runs, a concurrent future; None when its loop was closed.
-        self.future: Any = future
-
-    @property
-    def awaited(self) -> bool:
-        """Whether somebody still waits for the answer."""
-        return self.future is not None and not self.future.done()
-
-
 class RemoteProcess:
-    """A child process with an object in it, or on its way: :meth:`made` or :meth:`wait_made` say when it is there.
+    """A child process that makes and holds an object; :meth:`made` or :meth:`wait_made` wait until it is there.
 
     :param name: for errors and listings of processes.
     :param make: the factory, its positional and its keyword arguments.
-    :param threshold: arrays of at least so many bytes travel through shared memory.
-    :param grace: how long :meth:`stop` lets each of its steps take effect [s].
+    :param threshold: arrays of at least this size travel through shared memory [bytes].
+    :param grace: how long :meth:`stop` waits after each of its steps [s].
     :raises NotPicklable: ``make`` cannot be pickled; nothing was started.
-    :raises RuntimeError: this process is itself a child that has only begun to import the user's script.
+    :raises RuntimeError: this process is itself a child that is still importing the user's script.
     :raises OSError: the system has no process or no descriptor left.
     """
 
@@ -71,16 +53,13 @@ class RemoteProcess:
         self._owner = os.getpid()
         self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._number = 0
-        #: With the child; then, in this order, those that wait for their turn.
-        self._current: _Call | None = None
-        self._waiting: deque[_Call] = deque()
         self._started = self._stopped = self._ended = self._reaped = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel = Channel(ours, threshold)
+        self._calls = Calls(self._channel, self._give_up)
         with theirs:
             try:
-                self._make = self._channel.encode(make, f"factory {name} or what it was given")
+                self._make = self._channel.encode(make, f"factory {name} or its arguments")
                 self._process, self._pidfd = self._spawn(theirs, threshold)
             except BaseException:
                 self._channel.close()
@@ -90,9 +69,9 @@ class RemoteProcess:
 
     def _spawn(self, connection: socket.socket, threshold: int) -> tuple[SpawnProcess, int]:
         settings = Settings(os.getpid(), threshold, log_levels())
-        # Not daemonic: such a process may have no children of its own, and models have data loaders.
+        # Not daemonic: such a process may have no children, and models have data loaders.
         process = multiprocessing.get_context("spawn").Process(
-            target=remote_worker.main, args=(connection, settings), name=f"mpify {self.name}", daemon=False
+            target=worker.main, args=(connection, settings), name=f"mpify {self.name}", daemon=False
         )
         try:
             process.start()
@@ -109,18 +88,18 @@ class RemoteProcess:
             process.join()
             raise
 
-    # --- Requests
+    # --- Calls
 
     def wait_made(self, timeout: float | None) -> None:
-        """Block the thread until the object is there; before any event loop has used it.
+        """Block until the object is there; before any event loop has used this.
 
-        :param timeout: how long to wait [s]; ``None``: as long as it takes.
+        :param timeout: how long to wait [s]; ``None``: without limit.
         :raises TimeoutError: it is not there in time.
         :raises RemoteDied: the process ended.
         :raises Exception: whatever the factory raised.
         """
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        self._submit(Kind.MAKE, self._take_make(), self.name, future)
+        self._calls.submit(Kind.MAKE, self._take_make(), self.name, future)
         if not self._pump(future.done, timeout):
             _expire(future, self.name, timeout)
         future.result()
@@ -130,80 +109,46 @@ class RemoteProcess:
         await self.call(Kind.MAKE, self._take_make(), self.name, timeout)
 
     def _take_make(self) -> Encoded:
-        make, self._make = self._make, Encoded(b"", [])  # Its memory shall not be kept for ever.
+        make, self._make = self._make, Encoded(b"", [])  # Its memory must not be kept forever.
         return make
 
     async def call(self, kind: Kind, request: Any, what: str, timeout: float | None, keep: object = None) -> Any:
-        """Ask the child, in the running event loop, and wait for its answer.
+        """Send a request from the running event loop, and wait for its answer.
 
-        Cancelled or out of time before the child has begun, it is never executed; later, the child goes on and its
-        answer is dropped.
+        A call that is cancelled or times out before the child has begun it is never executed; later, the child
+        finishes it and the answer is dropped.
 
-        :param request: what :class:`Kind` says; encoded at once.
+        :param request: what :class:`Kind` says; pickled at once.
         :param what: the request's name, for errors.
-        :param timeout: how long to wait [s], including what the child does before; ``None``: as long as it takes.
-        :param keep: an object that shall not be garbage collected meanwhile.
+        :param timeout: how long to wait [s], earlier calls included; ``None``: without limit.
+        :param keep: an object that must not be garbage collected while this waits.
         :raises TimeoutError: there was no answer in time.
         :raises NotPicklable: the request or its answer cannot be pickled.
-        :raises RemoteDied: the process is gone, or ended meanwhile.
+        :raises RemoteDied: the process has ended.
         :raises RuntimeError: no event loop runs, or another one uses this process.
         """
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise RuntimeError(
-                f"{what}: an isolated object can be used only where an asyncio event loop runs"
-            ) from None
+        loop = _running_loop()
+        if loop is None:
+            raise RuntimeError(f"{what}: an isolated object can only be used in a running asyncio event loop")
         if loop is not self._loop:
             self._attach(loop)
-        encoded = request if kind is Kind.MAKE else self._channel.encode(request, f"what {what} was given")
-        call = self._submit(kind, encoded, what, loop.create_future())
-        timer = None if timeout is None else loop.call_later(timeout, _expire, call.future, what, timeout)
+        encoded = request if kind is Kind.MAKE else self._channel.encode(request, f"an argument of {what}")
+        future = loop.create_future()
+        call = self._calls.submit(kind, encoded, what, future)
+        timer = None if timeout is None else loop.call_later(timeout, _expire, future, what, timeout)
         try:
-            return await call.future
+            return await future
         finally:
             if timer is not None:
                 timer.cancel()
-            self._abandon(call)
-
-    def _submit(self, kind: Kind, encoded: Encoded, what: str, future: Any) -> _Call:
-        self._number += 1
-        call = _Call(kind, self._number, encoded, future, what)
-        self._waiting.append(call)
-        if self._current is None:
-            self._send_next()
-        else:
-            encoded.keep()
-        return call
-
-    def _send_next(self) -> None:
-        while self._waiting and self._current is None:
-            call = self._waiting.popleft()
-            try:
-                packed = self._channel.pack(call.encoded)
-            except OSError as error:  # No memory or no descriptor left.
-                if call.awaited:
-                    call.future.set_exception(error)
-                continue
-            self._current = call
-            try:
-                self._channel.send(call.kind, call.number, packed)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # The process is about to end: the pidfd will say so, and why.
-            except OSError as error:
-                self._give_up(error)
-
-    def _abandon(self, call: _Call) -> None:
-        """``call`` has no waiter any more, answered or not."""
-        if call in self._waiting:
-            self._waiting.remove(call)
+            self._calls.abandon(call)
 
     def _give_up(self, error: OSError) -> None:
-        """The channel does not work any more; nobody could tell what has arrived."""
-        _log.error("%s is killed, its channel failed: %s", self, error)
+        """The channel failed, so it is unknown what has arrived."""
+        _log.error("%s is killed because its channel failed: %s", self, error)
         self._process.kill()
 
-    # --- Answers
+    # --- Messages of the child
 
     def _readable(self) -> None:
         if self._read():
@@ -214,9 +159,9 @@ class RemoteProcess:
             loop.call_later(self._grace, self._kill)
 
     def _read(self) -> bool:
-        """Take one message, if there is one.
+        """Handle one message, if there is one.
 
-        :returns: ``False`` where no more will come.
+        :returns: ``False`` if no more will come.
         """
         try:
             message = self._channel.receive(wait=False)
@@ -232,30 +177,8 @@ class RemoteProcess:
         elif message.kind == Kind.STARTED:
             self._started = True
         else:
-            self._answer(message)
+            self._calls.answer(message)
         return True
-
-    def _answer(self, message: Message) -> None:
-        call = self._current
-        if call is None:
-            return  # It was on its way when stop() told everybody that there would be none.
-        assert call.number == message.number, "an answer to what was not asked"
-        self._current = None
-        self._send_next()
-        if not call.awaited:
-            return  # Not even unpickled: it may be large.
-        future = call.future
-        try:
-            answer = message.load()
-        except Exception as error:
-            problem = NotPicklable(f"the answer to {call.what} cannot be unpickled: {type(error).__name__}: {error}")
-            problem.__cause__ = error
-            future.set_exception(problem)
-            return
-        if message.kind == Kind.ERROR:
-            future.set_exception(exception_of(answer))
-        else:
-            future.set_result(answer)
 
     # --- The event loop
 
@@ -266,15 +189,10 @@ class RemoteProcess:
         with self._lock:
             old = self._loop
             if old is not None and not old.is_closed():
-                waiting = [call for call in (self._current, *self._waiting) if call is not None and call.awaited]
-                if old.is_running() or waiting:
+                if old.is_running() or self._calls.awaited:
                     raise RuntimeError(f"{self} is in use by another event loop; it can serve only one at a time")
                 self._remove_readers(old)
-            # Whoever waited in a closed loop will never go on.
-            for call in list(self._waiting):
-                self._abandon(call)
-            if self._current is not None:
-                self._current.future = None
+            self._calls.forget_callers()
             loop.add_reader(self._channel.fileno(), self._readable)
             loop.add_reader(self._pidfd, self._on_exit)
             self._loop = loop
@@ -284,109 +202,94 @@ class RemoteProcess:
         loop.remove_reader(self._pidfd)
 
     def _detach(self) -> None:
-        """Leave the event loop; whoever waits is told why. In the loop's thread, or while it does not run."""
+        """Leave the event loop and fail its calls. In the loop's thread, or while it does not run."""
         loop, self._loop = self._loop, None
-        calls = [call for call in (self._current, *self._waiting) if call is not None]
-        self._current = None
-        self._waiting.clear()
-        if loop is not None:
-            if loop.is_closed():
-                return  # Nobody there can be told anything.
+        closed = loop is not None and loop.is_closed()
+        if loop is not None and not closed:
             self._remove_readers(loop)
-        for call in calls:
-            if call.awaited:
-                call.future.set_exception(self._gone())
+        self._calls.fail(None if closed else self._gone)
 
-    # --- The end
-
-    def stop(self, grace: float | None = None) -> None:
-        """End the process and reap it: ask it to end, after ``grace`` terminate it, after ``grace`` again kill it.
-
-        Idempotent; in any thread, which it blocks. Calls that wait raise :class:`RemoteStopped`.
-
-        :param grace: how long it may take to end by itself, and again after SIGTERM [s]; ``None``: as constructed.
-        """
-        if os.getpid() != self._owner:
-            return  # In a fork of the user's process: the child is not its own.
-        grace = self._grace if grace is None else grace
-        with self._lock:
-            if self._reaped:
-                return
-            self._stopped = True
-            self._channel.shut_down()
-            ours = self._leave_loop(grace)
-            steps: list[tuple[Callable[[], None] | None, float | None]]
-            steps = [(None, grace), (self._process.terminate, grace), (self._process.kill, None)]
-            for force, patience in steps:
-                if force is not None:
-                    _log.warning("%s does not end; it is asked by force: %s", self.name, force.__name__)
-                    force()
-                if self._pump(lambda: self._ended, patience, ours):
-                    break
-
-    async def stop_in_thread(self) -> None:
-        """The same without blocking the event loop; cancelled, it goes on nevertheless."""
-        self._stopped = self._stopped or not self._ended
-        self._leave_loop(0.0)
-        await asyncio.to_thread(self.stop)
-
-    @property
-    def to_be_stopped(self) -> bool:
-        """Whether it is this process that has to :meth:`stop` it yet."""
-        return not self._reaped and os.getpid() == self._owner
-
-    def __repr__(self) -> str:
-        return f"{self.name} in process {self.pid}"
-
-    def _leave_loop(self, patience: float) -> bool:
-        """Detach from the event loop, wherever it runs.
-
-        :returns: ``False`` where that loop is too busy for that: then the channel is still its own.
-        """
+    def _leave_loop(self, patience: float) -> None:
+        """Detach from the event loop, in whichever thread it runs; not if that is busy for ``patience`` [s]."""
         loop = self._loop
         if loop is None or not loop.is_running() or loop is _running_loop():
             self._detach()
-            return True
+            return
         detached = threading.Event()
 
         def leave() -> None:
             self._detach()
             detached.set()
 
-        try:
-            loop.call_soon_threadsafe(leave)
-        except RuntimeError:  # It was closed just now.
-            leave()
-        return detached.wait(patience)
+        _call_in(loop, leave)
+        detached.wait(patience)
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether the calling thread may use the channel: no event loop in another thread does."""
+        return self._loop is None or self._loop is _running_loop()
+
+    # --- The end
+
+    def stop(self, grace: float | None = None) -> None:
+        """End the process and reap it: ask it to end, after ``grace`` send SIGTERM, after ``grace`` again SIGKILL.
+
+        Idempotent; from any thread, which it blocks. Calls that wait raise :class:`RemoteStopped`.
+
+        :param grace: how long to wait after each step [s]; ``None``: as constructed.
+        """
+        if not self.to_be_stopped:
+            return
+        grace = self._grace if grace is None else grace
+        with self._lock:
+            if self._reaped:
+                return
+            self._stopped = True
+            self._channel.shut_down()
+            self._leave_loop(grace)
+            for name, force in (("SIGTERM", self._process.terminate), ("SIGKILL", self._process.kill)):
+                if self._pump(lambda: self._ended, grace):
+                    return
+                _log.warning("%s does not end, so it gets %s", self.name, name)
+                force()
+            self._pump(lambda: self._ended, None)
+
+    async def stop_in_thread(self) -> None:
+        """The same without blocking the event loop; if cancelled, it continues in its thread."""
+        self._stopped = self._stopped or not self._ended
+        self._leave_loop(0.0)
+        await asyncio.to_thread(self.stop)
+
+    @property
+    def to_be_stopped(self) -> bool:
+        """Whether this process still has to :meth:`stop` it; a fork of the user's process never does."""
+        return not self._reaped and os.getpid() == self._owner
+
+    def __repr__(self) -> str:
+        return f"{self.name} in process {self.pid}"
 
     def _on_exit(self) -> None:
-        # Where another thread has the lock, it is stopping the process, and will reap it.
+        # If another thread holds the lock, it is stopping the process, and will reap it.
         if not self._lock.acquire(blocking=False):
             self._detach()
             return
         try:
-            self._finish(True)
+            self._finish()
         finally:
             self._lock.release()
 
-    def _finish(self, ours: bool) -> None:
-        """Reap the process, which has ended.
-
-        :param ours: whether this thread may use the channel and the event loop.
-        """
-        while ours and _is_readable(self._channel.fileno(), 0.0) and self._read():
+    def _finish(self) -> None:
+        """Reap the process, which has ended."""
+        while self._is_ours and _is_readable(self._channel.fileno(), 0.0) and self._read():
             pass  # Answers and log records that it left behind.
         self._process.join()
         self.exit_code = self._process.exitcode
         self._ended = True
         loop = self._loop
-        if ours or loop is None:
+        if loop is None or self._is_ours:
             self._close()
         else:
-            try:
-                loop.call_soon_threadsafe(self._close)
-            except RuntimeError:  # That loop has ended meanwhile.
-                self._close()
+            _call_in(loop, self._close)
 
     def _close(self) -> None:
         self._detach()
@@ -399,22 +302,22 @@ class RemoteProcess:
 
     def _kill(self) -> None:
         if not self._lock.acquire(blocking=False):
-            return  # Another thread is about to stop it anyway.
+            return  # Another thread is stopping it.
         try:
             if not self._ended:
                 self._process.kill()
         finally:
             self._lock.release()
 
-    def _pump(self, done: Callable[[], bool], timeout: float | None, ours: bool = True) -> bool:
+    def _pump(self, done: Callable[[], bool], timeout: float | None) -> bool:
         """Read messages without an event loop until ``done``.
 
-        :returns: ``False`` where it is not done in time.
+        :returns: ``False`` if it is not done in time.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         poller = select.poll()
         poller.register(self._pidfd, select.POLLIN)
-        if ours:
+        if self._is_ours:
             poller.register(self._channel.fileno(), select.POLLIN)
         while not done():
             wait = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -422,11 +325,11 @@ class RemoteProcess:
             if not ready:
                 return done()
             if self._pidfd in ready:
-                self._finish(ours)
+                self._finish()
             elif not self._read():
                 poller.unregister(self._channel.fileno())
                 if not _is_readable(self._pidfd, self._grace):
-                    self._process.kill()  # It has left, but something in it does not end.
+                    self._process.kill()  # It has closed the channel, but something in it does not end.
         return True
 
     def _gone(self) -> RemoteDied:
@@ -436,8 +339,8 @@ class RemoteProcess:
         if self._started:
             return RemoteDied(f"the process of {self.name} {how}", exit_code=self.exit_code)
         return RemoteDied(
-            f"the process of {self.name} {how} while it was starting; it says why on stderr. A script that calls mpify "
-            'outside of `if __name__ == "__main__":`, or that is no file, cannot be imported by it',
+            f"the process of {self.name} {how} while it was starting; stderr says why. It cannot import a script that "
+            'calls mpify outside of `if __name__ == "__main__":`, or that is not a file',
             exit_code=self.exit_code,
         )
 
@@ -449,8 +352,16 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
+def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    """Call ``function`` in the loop's thread, or here if the loop has just closed."""
+    try:
+        loop.call_soon_threadsafe(function)
+    except RuntimeError:
+        function()
+
+
 def _is_readable(descriptor: int, timeout: float) -> bool:
-    poller = select.poll()  # Not select(): that cannot take descriptors from 1024 on.
+    poller = select.poll()  # select() cannot handle descriptors from 1024 on.
     poller.register(descriptor, select.POLLIN)
     return bool(poller.poll(1e3 * timeout))
 
@@ -470,11 +381,11 @@ def _how_it_ended(exit_code: int | None) -> str:
     return f"was killed by {name}"
 
 
-#: Not yet reaped.
+#: Processes that are not reaped yet.
 _alive: set[RemoteProcess] = set()
 
 
-# Registered after multiprocessing's own, so it is executed before it: that one waits for every child to end by itself.
+# Registered after multiprocessing's own handler, so it runs first: that one waits for every child to end by itself.
 @atexit.register
 def _stop_all() -> None:
     for process in list(_alive):

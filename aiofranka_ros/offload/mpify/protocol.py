@@ -1,10 +1,11 @@
-"""What an isolated object's two processes say to each other, and how exceptions and log records travel.
+"""The messages between an isolated object's two processes, and how exceptions and log records travel.
 
-``remote_process`` uses it in the process of the user, ``remote_worker`` in the child.
+``process`` and ``calls`` use it in the user's process, ``worker`` in the child.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import pickle
@@ -17,18 +18,18 @@ from aiofranka_ros.errors import RemoteError
 
 _log = logging.getLogger(__name__)
 
-#: A log record's texts are cut to this length, so that it fits a packet [characters].
+#: A log record's texts are cut to this length, so that it fits into a packet [characters].
 _LOG_LENGTH = 8000
 
 
 class Kind(IntEnum):
-    """What a message is; each with what it carries."""
+    """What a message is, and what it carries."""
 
     MAKE = 0  # (factory, args, kwargs): make the object
-    CALL = 1  # (dotted name, args, kwargs): call what has that name; the object itself where that is empty
+    CALL = 1  # (dotted name, args, kwargs): call the attribute of that name, or the object itself if it is empty
     GET = 2  # dotted name
     ASSIGN = 3  # (dotted name, value)
-    STARTED = 4  # nothing: the process is up
+    STARTED = 4  # None: the process has started
     RESULT = 5  # the answer
     ERROR = 6  # a Failure
     LOG = 7  # the attributes of a log record
@@ -36,12 +37,12 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception on its way from the child.
+    """An exception of the child, as it travels.
 
     :ivar type_name: its class, with its module.
     :ivar message: its text.
-    :ivar traceback: its traceback as text, with those of its causes.
-    :ivar pickled: the exception itself; ``None`` where it cannot be pickled or must not be raised as it is.
+    :ivar traceback: its traceback as text, and the tracebacks of its causes.
+    :ivar pickled: the exception itself; ``None`` if it cannot be pickled or must not be raised in the user's process.
     """
 
     type_name: str
@@ -54,9 +55,9 @@ class Failure:
 class Settings:
     """What the child takes over from the process that starts it.
 
-    :ivar parent: that process's id.
-    :ivar threshold: arrays of at least so many bytes travel through shared memory.
-    :ivar log_levels: the levels that were set there, by the loggers' names; the root's is empty.
+    :ivar parent: the id of that process.
+    :ivar threshold: arrays of at least this size travel through shared memory [bytes].
+    :ivar log_levels: the log levels set in that process, see :func:`log_levels`.
     """
 
     parent: int
@@ -65,37 +66,31 @@ class Settings:
 
 
 class RemoteTraceback(Exception):
-    """The cause of an exception that came from another process: where it was raised there, as text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
+    """The cause of an exception that came from another process: its traceback there, as text."""
 
     def __str__(self) -> str:
-        return f'\n"""\n{self.text}"""'
+        return f'\n"""\n{self.args[0]}"""'
 
 
 def failure_of(error: BaseException, internal: str) -> Failure:
-    """Prepare an exception for the way.
+    """Prepare an exception for the other process.
 
-    :param internal: the file whose frames at the beginning of the traceback say nothing about the object.
+    :param internal: the file whose frames at the start of the traceback say nothing about the object.
     """
     kind = type(error)
     pickled = None
-    # A coroutine cannot raise StopIteration; what is no Exception would stop or cancel the user's process, not this.
+    # A coroutine cannot raise StopIteration; and a SystemExit or KeyboardInterrupt would end the user's process.
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        try:
+        with contextlib.suppress(Exception):  # Its text travels anyway.
             pickled = pickle.dumps(error, protocol=5)
-        except Exception:
-            pass  # Its text travels in any case.
     return Failure(f"{kind.__module__}.{kind.__qualname__}", _text(error), _traceback(error, internal), pickled)
 
 
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as second:  # An exception whose __str__ fails shall not hide that there was one.
-        return f"<its text could not be made: {type(second).__name__}>"
+    except Exception as second:  # A failing __str__ must not hide the exception.
+        return f"<its __str__ raised {type(second).__name__}>"
 
 
 def _traceback(error: BaseException, internal: str) -> str:
@@ -106,7 +101,7 @@ def _traceback(error: BaseException, internal: str) -> str:
 
 
 def exception_of(failure: Failure) -> Exception:
-    """What the object raised, or what stands for it, with its traceback as the cause."""
+    """What the object raised, or a :class:`RemoteError` in its place, with the remote traceback as the cause."""
     error: Any = None
     if failure.pickled is not None:
         try:
@@ -121,14 +116,14 @@ def exception_of(failure: Failure) -> Exception:
 
 
 def portable(record: logging.LogRecord) -> dict[str, Any]:
-    """A record's attributes without what may not be picklable, as :class:`logging.handlers.QueueHandler` does it."""
+    """A record's attributes, except those that may not be picklable; see :class:`logging.handlers.QueueHandler`."""
     record = copy.copy(record)
     message, trace = record.getMessage(), record.exc_text
     if record.exc_info and not trace:
         trace = logging.Formatter().formatException(record.exc_info)
     record.msg, record.args, record.exc_info, record.exc_text = message, None, None, trace
-    known = vars(record)
-    return {name: _cut(value) for name, value in known.items() if isinstance(value, (str, int, float, type(None)))}
+    attributes = vars(record).items()
+    return {name: _cut(value) for name, value in attributes if isinstance(value, (str, int, float, type(None)))}
 
 
 def _cut(value: Any) -> Any:
@@ -138,7 +133,7 @@ def _cut(value: Any) -> Any:
 
 
 def handle_portable(attributes: dict[str, Any]) -> None:
-    """Give a record that was made :func:`portable` to the logger of its name, if that is enabled for it."""
+    """Hand a :func:`portable` record to the logger of its name, if that is enabled for its level."""
     record = logging.makeLogRecord(attributes)
     logger = logging.getLogger(record.name)
     if logger.isEnabledFor(record.levelno):
@@ -146,7 +141,7 @@ def handle_portable(attributes: dict[str, Any]) -> None:
 
 
 def log_levels() -> dict[str, int]:
-    """The levels that were set in this process, by logger; the root's name is empty."""
+    """The log levels set in this process, by the logger's name; the root's name is empty."""
     root = logging.getLogger()
     loggers = [logger for logger in list(root.manager.loggerDict.values()) if isinstance(logger, logging.Logger)]
     return {"": root.level} | {logger.name: logger.level for logger in loggers if logger.level}

@@ -1,8 +1,8 @@
-"""The child process of an isolated object: makes the object, and does with it what the user's process asks.
+"""The child process of an isolated object: makes the object, and handles the requests of the user's process.
 
-``remote_process`` starts it, ``mpify`` is what users see. Requests are served one after another in the child's main
-thread, in the order in which they come, so an object needs no locks and a CUDA context stays in one thread. A second
-thread only waits for the user's process to end, and then ends this one, whatever it computes.
+``process`` starts it. Requests are handled one after another, in order, in the child's main thread, so an object needs
+no locks and a CUDA context stays in one thread. A second thread waits for the user's process to end, and then ends
+this one, even in the middle of a computation.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from typing import Any
 from aiofranka_ros.offload.mpify.arrays import Channel
 from aiofranka_ros.offload.mpify.protocol import Kind, Settings, failure_of, portable
 
-#: Once the user's process has ended, this one has so long to end by itself [s].
+#: How long this process has to end by itself once the user's process has ended [s].
 _ORPHAN_TIME = 1.0
 
 
 def main(connection: socket.socket, settings: Settings) -> None:
-    """Serve until the other side closes; what the child process executes.
+    """Handle requests until the other side closes; the main function of the child.
 
     :param connection: its end of the channel.
-    :raises SystemExit: the object asked for it; the process ends with that status.
+    :raises SystemExit: raised by the object; the process ends with that status.
     """
-    # Ctrl-C in a terminal reaches every process of the group: it is for the user's process to decide.
+    # Ctrl-C in a terminal reaches every process of the group, but the user's process decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.stderr is not None:
         faulthandler.enable()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # What was printed is not lost when the process is killed.
+        sys.stdout.reconfigure(line_buffering=True)  # Nothing printed is lost if the process is killed.
     _end_with(settings.parent)
     channel = Channel(connection, settings.threshold)
     _forward_logs(channel, settings.log_levels)
@@ -48,7 +48,7 @@ def main(connection: socket.socket, settings: Settings) -> None:
 
 
 class _Server:
-    """Answers requests about one object."""
+    """Makes one object and uses it."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -59,9 +59,9 @@ class _Server:
             while self._serve():
                 pass
         except (BrokenPipeError, ConnectionResetError):
-            pass  # The other side went without waiting for the answer.
+            pass  # The other side closed without waiting for the answer.
         except BaseException:
-            self._channel.close()  # At once, and not only when threads of the object have ended too.
+            self._channel.close()  # At once: threads of the object may run on for a while.
             raise
 
     def _serve(self) -> bool:
@@ -73,10 +73,10 @@ class _Server:
             answer = self._channel.pack(self._channel.encode(self._perform(message.kind, message.load()), "the result"))
         except SystemExit:
             raise
-        except BaseException as error:  # Also KeyboardInterrupt: the object raised it, no terminal did.
+        except BaseException as error:  # Even KeyboardInterrupt: SIGINT is ignored, so the object raised it.
             kind = Kind.ERROR
             answer = self._channel.pack(self._channel.encode(failure_of(error, __file__), "an exception"))
-        # By now the arguments are gone, unless the object kept them: the answer releases their memory.
+        # The arguments are gone by now, unless the object kept them, so the answer can release their memory.
         self._channel.send(kind, message.number, answer)
         return True
 
@@ -101,7 +101,7 @@ class _Server:
 
 
 class _Forward(logging.Handler):
-    """Sends records to the user's process, where the logger of the same name handles them."""
+    """Sends log records to the user's process, where the logger of the same name handles them."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class _Forward(logging.Handler):
         try:
             self._channel.send_note(Kind.LOG, pickle.dumps(portable(record)))
         except OSError:
-            sys.stderr.write(f"{self.format(record)}\n")  # Nobody else hears it any more.
+            sys.stderr.write(f"{self.format(record)}\n")  # The user's process is gone.
         except Exception:
             self.handleError(record)
 
@@ -124,7 +124,7 @@ def _forward_logs(channel: Channel, levels: dict[str, int]) -> None:
 
 def _end_with(parent: int) -> None:
     """End this process when ``parent`` ends, whatever the main thread does."""
-    # Not the end of the channel or of a pipe: those wait for every process that inherited them by fork.
+    # The end of the channel would not do: processes that inherited it by fork keep it open.
     descriptor = os.pidfd_open(parent)
 
     def wait() -> None:
@@ -135,5 +135,5 @@ def _end_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     if os.getppid() != parent:
-        raise SystemExit("the process that asked for this one has ended")
+        raise SystemExit("the process that started this one has ended")
     threading.Thread(target=wait, name="parent watch", daemon=True).start()
