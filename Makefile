@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python3.x chooses the interpreter; ARGS="..." goes to the demo or to pytest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults soak bench bench-quick bench-growth bench-offload bench-two-arms lint format clean
+.PHONY: help setup demo test test-fast faults soak bench bench-quick bench-growth bench-offload bench-two-arms lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -18,6 +18,10 @@ demo: ## simulated arm, node and a policy: a circle, a move, a cancelled move; r
 test: ## lint, types and all tests
 	@tools/set_up
 	@tools/run tools/check $(ARGS)
+
+test-fast: ## only the tests that need neither an arm nor a ROS graph, in less than a minute; ARGS=test/test_laws.py
+	@tools/set_up
+	@tools/run tools/check --fast $(ARGS)
 
 faults: ## break things on purpose and check what comes of each; results in build/faults
 	@tools/set_up

@@ -13,8 +13,6 @@ if os.environ.get("ROS_DISTRO") == "humble":
     os.environ["ROS_LOCALHOST_ONLY"] = "1"
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -28,35 +26,21 @@ settings.register_profile("compiled", deadline=None)
 settings.load_profile("compiled")
 
 
-#: Modules whose tests may run beside those of an arm: they start none themselves, which would keep the other one's node
-#: waiting, and do not mind being kept waiting.
-BESIDE = {
-    f"test_{name}"
-    for name in (
-        "bench_loops child console control_cycle control_loop cdr messages dynamics interfaces "
-        "inverse_kinematics isolation joint_trajectory kinematics laws limits marker_server offload package "
-        "parameters reference shared_memory targets trajectory velocity_limits viewing"
-    ).split()
-}
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With pytest-xdist, keep all tests that start an arm or measure time in one worker: an arm needs a core to itself.
 
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With pytest-xdist, keep the tests of arms together: an arm needs one of two processors to itself."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ArmsTogether(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            module = Path(nodeid.partition("::")[0]).stem
-            return module if module in BESIDE else "arm"
-
-    return ArmsTogether(config, log)
+    A test that declares nothing counts as one of them, so a forgotten marker costs time and nothing else.
+    """
+    for item in items:
+        anywhere = item.get_closest_marker("unit") and not item.get_closest_marker("timing")
+        item.add_marker(pytest.mark.xdist_group(item.path.stem if anywhere else "arm"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Let what runs beside an arm give way to it."""
-    if "PYTEST_XDIST_WORKER" in os.environ and item.path.stem in BESIDE and os.nice(0) == 0:
-        os.nice(19)
+    """Lower the priority of a worker that runs at the same time as an arm."""
+    if "PYTEST_XDIST_WORKER" in os.environ and item.get_closest_marker("xdist_group").args != ("arm",):
+        if os.nice(0) < 19 and not all(other.get_closest_marker("unit") for other in item.session.items):
+            os.nice(19)
 
 
 @pytest.hookimpl(tryfirst=True)

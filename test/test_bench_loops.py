@@ -14,6 +14,8 @@ from bench.loops.__main__ import turns
 from bench.loops.loads import LOADS, load
 from bench.loops.subject import write
 
+pytestmark = pytest.mark.unit
+
 
 def measurement(folder: Path, steps: list[int], *, response: float = 50e-6, ended: str = "", **more: Any) -> dict:
     """The figures of a subject that saw states so many milliseconds apart."""

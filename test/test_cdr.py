@@ -23,6 +23,8 @@ from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.ros import messages
 from aiofranka_ros.ros.cdr import JointReader, SerializedMessage, nanoseconds, read_pose
 
+pytestmark = pytest.mark.unit
+
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 VALUES = st.lists(st.floats(), max_size=8)
 

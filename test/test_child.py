@@ -14,6 +14,8 @@ from node_harness import descendants, wait_until
 
 from aiofranka_ros.processes import start_child
 
+pytestmark = pytest.mark.unit
+
 
 class Interrupted(BaseException):
     """What the handler raises, as Python's own one raises ``KeyboardInterrupt``."""

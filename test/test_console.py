@@ -19,6 +19,8 @@ import pytest
 
 from aiofranka_ros.offload.console import async_input
 
+pytestmark = pytest.mark.unit
+
 #: A wait that ends long before, unless something is broken [s].
 LONG = 20.0
 

@@ -26,6 +26,8 @@ from aiofranka_ros.control.records import (
 from aiofranka_ros.control.shared_memory import fill_motion
 from aiofranka_ros.model import fr3
 
+pytestmark = pytest.mark.unit
+
 #: Share of the rate limit's step that rounding may add.
 ROUNDING = 1e-9
 

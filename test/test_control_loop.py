@@ -25,6 +25,8 @@ from aiofranka_ros.control.records import (
 from aiofranka_ros.control.shared_memory import SharedMemory, fill_motion, motion_size
 from aiofranka_ros.kernels import entry_point
 
+pytestmark = pytest.mark.unit
+
 
 class Node:
     """The writer."""

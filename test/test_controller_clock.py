@@ -14,6 +14,8 @@ from aiofranka_ros import FrankaController
 from aiofranka_ros.arm.settings import Settings
 from aiofranka_ros.control.snapshot import Snapshot
 
+pytestmark = [pytest.mark.unit, pytest.mark.timing]
+
 
 class Recorder:
     """A link that keeps what it is told; no arm, because these tests are about time and order alone."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_kinematics import configurations
 
 from aiofranka_ros.model import dynamics, fr3
 from aiofranka_ros.model.kinematics import link_pose
+
+pytestmark = pytest.mark.unit
 
 velocities = st.tuples(*(st.floats(-limit, limit) for limit in fr3.VELOCITY_LIMIT)).map(np.array)
 

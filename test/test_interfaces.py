@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from ament_index_python.packages import get_package_share_directory
 
+pytestmark = pytest.mark.unit
+
 #: Hash of every type that is used, version 1 (``RIHS01``).
 HASHES = {
     "control_msgs/action/FollowJointTrajectory": "ff29901b2693f5deb847e96084a1c2cdb26e70b7c847be21859b70a55fb29cf0",

@@ -13,6 +13,8 @@ from aiofranka_ros.model.fr3 import HOME, POSITION_LOWER, POSITION_UPPER, READY
 from aiofranka_ros.model.inverse_kinematics import solve
 from aiofranka_ros.model.kinematics import control_frame
 
+pytestmark = pytest.mark.unit
+
 #: Half a step of the sweep: as much further than the nearest configuration may be, where that is hard to find.
 SLACK = 5e-3
 #: The nearest solution may be missed once in a thousand: let no run of the tests depend on luck.

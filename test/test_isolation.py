@@ -37,6 +37,8 @@ from aiofranka_ros.errors import ConfigurationError, NotPicklable, RemoteDied, R
 from aiofranka_ros.offload.mpify.arrays import SLOTS, Channel, Packed
 from aiofranka_ros.offload.mpify.isolated import Proxy, mpify
 
+pytestmark = pytest.mark.unit
+
 #: Long enough for anything here on a busy machine [s]; never waited for unless something is wrong.
 PATIENCE = 60.0
 
@@ -867,6 +869,7 @@ def test_calls_with_images_leave_neither_memory_nor_descriptors_behind(policy):
     run(main())
 
 
+@pytest.mark.slow
 def test_the_benchmark_writes_what_it_measured(tmp_path):
     report = tmp_path / "bench" / "offload.json"
     bench = Path(__file__).parent.parent / "bench" / "offload.py"

@@ -22,6 +22,8 @@ from aiofranka_ros.model import fr3
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.names import ArmNames
 
+pytestmark = pytest.mark.unit
+
 REST = np.zeros(7)
 AT_HOME = ArmState(HOME, REST, REST)
 #: A second beside HOME at moderate speed.

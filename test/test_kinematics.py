@@ -10,6 +10,8 @@ from scipy.spatial.transform import Rotation
 
 from aiofranka_ros.model import fr3, kinematics
 
+pytestmark = pytest.mark.unit
+
 angles = st.floats(-3.0, 3.0)
 configurations = st.tuples(
     *(st.floats(low, high) for low, high in zip(fr3.POSITION_LOWER, fr3.POSITION_UPPER, strict=True))

@@ -13,6 +13,8 @@ from aiofranka_ros.control.law.cholesky import factorize
 from aiofranka_ros.control.records import COMMANDS, MEMORY, SCRATCH, new
 from aiofranka_ros.model import fr3, kinematics
 
+pytestmark = pytest.mark.unit
+
 seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 
 

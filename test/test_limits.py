@@ -12,6 +12,8 @@ from aiofranka_ros.control.records import COMMANDS, MEMORY, new
 from aiofranka_ros.model import fr3
 from aiofranka_ros.model.kinematics import control_frame
 
+pytestmark = pytest.mark.unit
+
 torques = st.tuples(*(st.floats(-500.0, 500.0) for _ in range(7))).map(np.array)
 small = st.tuples(*(st.floats(-80.0, 80.0) for _ in range(7))).map(np.array)
 

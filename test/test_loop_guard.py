@@ -20,6 +20,8 @@ import pytest
 from aiofranka_ros.errors import ConfigurationError
 from aiofranka_ros.offload.guard import Guard, blocking_ok, guard
 
+pytestmark = [pytest.mark.unit, pytest.mark.timing]
+
 #: A wait that ends long before, unless something is broken [s].
 LONG = 20.0
 #: Threshold for blocks of 0.3 s: where other programs keep the machine busy, 0.05 s pass without anybody's fault [s].

@@ -16,6 +16,8 @@ from visualization_msgs.srv import GetInteractiveMarkers
 from aiofranka_ros.rviz_tools import marker_server
 from aiofranka_ros.rviz_tools.marker_server import LibraryMarkerServer, SingleMarkerServer, serve_marker
 
+pytestmark = pytest.mark.unit
+
 needs_library = pytest.mark.skipif(
     marker_server.InteractiveMarkerServer is None,
     reason="interactive_markers is not installed: it comes with a ROS distribution, not from PyPI",

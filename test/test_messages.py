@@ -20,6 +20,8 @@ from aiofranka_ros.model.fr3 import JOINT_NAMES
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.ros import cdr, messages
 
+pytestmark = pytest.mark.unit
+
 HERE = (0.1, 0.2, 0.3)
 UPRIGHT = (0.0, 0.0, 0.0, 1.0)
 

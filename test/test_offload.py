@@ -29,6 +29,8 @@ from aiofranka_ros.offload.workers import (
     set_asyncify_workers,
 )
 
+pytestmark = pytest.mark.unit
+
 #: A wait that ends long before, unless something is broken [s].
 LONG = 20.0
 

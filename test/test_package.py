@@ -21,6 +21,8 @@ import pytest
 
 import aiofranka_ros
 
+pytestmark = pytest.mark.unit
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "aiofranka_ros"
 #: Paths of all modules inside the package, without their endings: ``control/loop``.
@@ -189,6 +191,7 @@ def test_library_code_neither_prints_nor_exits() -> None:
 # --- What it installs
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("COLCON" in os.environ, reason="runs inside colcon already")
 def test_colcon_installs_what_ros2_run_and_ros2_launch_look_for(tmp_path: Path) -> None:
     pytest.importorskip("colcon_core")

@@ -23,6 +23,8 @@ from aiofranka_ros.model import kinematics
 from aiofranka_ros.node.parameters import Parameters
 from aiofranka_ros.setting import Effect, Lock, Setting
 
+pytestmark = pytest.mark.unit
+
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "fr3.yaml"
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 

@@ -11,6 +11,8 @@ from aiofranka_ros.control.records import COMMANDS, MEMORY, SCRATCH, new
 from aiofranka_ros.model import fr3
 from aiofranka_ros.model.kinematics import control_frame
 
+pytestmark = pytest.mark.unit
+
 CYCLE = 1e-3
 
 

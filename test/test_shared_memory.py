@@ -14,6 +14,8 @@ from aiofranka_ros.control.records import COMMANDS, CYCLE_RECORD, MOTION, new
 from aiofranka_ros.control.shared_memory import RING_CAPACITY, Block, SharedMemory, fill_motion, motion_size
 from aiofranka_ros.errors import ControlProcessDied
 
+pytestmark = pytest.mark.unit
+
 
 def write_as_fast_as_possible(descriptor: int, stop) -> None:
     memory = SharedMemory.open(os.dup(descriptor))

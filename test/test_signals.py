@@ -12,6 +12,8 @@ import pytest
 from aiofranka_ros.demo.run import Interrupted, interrupt
 from aiofranka_ros.processes import StopRequest
 
+pytestmark = [pytest.mark.unit, pytest.mark.timing]
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 

@@ -21,6 +21,8 @@ from aiofranka_ros.errors import TransformMissing
 from aiofranka_ros.model.names import FR3
 from aiofranka_ros.node.targets import TargetTopics
 
+pytestmark = pytest.mark.unit
+
 
 class Arm:
     """What targets need of the node and of its frames; TF is known once ``known`` is set."""

@@ -16,6 +16,8 @@ from aiofranka_ros.control.shared_memory import fill_motion
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.model import fr3
 
+pytestmark = pytest.mark.unit
+
 JERK = np.full(7, 100.0)
 ACCELERATION = np.full(7, 5.0)
 configurations = st.tuples(
@@ -186,6 +188,7 @@ def test_a_joint_that_is_too_fast_to_stop_as_quickly_gets_the_time_it_needs(shar
     assert len(q) * 1e-3 <= at + 1.5
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.lists(st.integers(1, 600), min_size=2, max_size=8))
 def test_however_often_a_motion_pauses_and_goes_on_it_keeps_to_its_path_without_a_jolt(turns):

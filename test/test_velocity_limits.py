@@ -23,6 +23,8 @@ from aiofranka_ros.control.records import COMMANDS, MEASURED, MEMORY, MOTION, SC
 from aiofranka_ros.model import fr3
 from aiofranka_ros.simulation.model import JOINT_ARMATURE, fr3_mjcf
 
+pytestmark = pytest.mark.unit
+
 RATE = 990.0
 #: Velocity that the robot bears with at a position limit [rad/s], half of it.
 SLACK = 0.05

@@ -17,6 +17,8 @@ from node_harness import ROOT
 from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSReliabilityPolicy
 from sensor_msgs.msg import JointState
 
+pytestmark = pytest.mark.unit
+
 #: Of robot_state_publisher, of every node, and of lifecycle nodes.
 OF_OTHERS = {"/tf", "/tf_static", "/robot_description", "/rosout", "/aiofranka/transition_event"}
 #: Panels that the layout uses, as Foxglove and Lichtblick name them.
