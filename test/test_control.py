@@ -35,23 +35,8 @@ def arm() -> Iterator[SimulatedArm]:
 @contextlib.contextmanager
 def connected(arm: SimulatedArm, **options: Any) -> Iterator[ControlClient]:
     with ControlClient(**options) as client:
-        c = client.commands
-        c["kp"] = c["motion_kp"] = [600.0, 600.0, 600.0, 600.0, 250.0, 250.0, 150.0]
-        c["kd"] = c["motion_kd"] = [50.0, 50.0, 50.0, 50.0, 30.0, 25.0, 10.0]
-        c["ki"], c["integral_limit"] = 50.0, 5.0
-        c["ee_kp"] = [400.0] * 3 + [1000.0] * 3
-        c["ee_kd"] = 2.0 * np.sqrt(c["ee_kp"])
-        c["null_kp"], c["null_kd"], c["motor_inertia"] = 10.0, 6.3, 0.1
-        c["torque_limit"], c["torque_rate_limit"] = fr3.TORQUE_LIMIT, 990.0
-        c["smooth_targets"], c["reference_bandwidth"], c["extrapolation_time"] = 1, 40.0, 0.15
-        for name in ("max_linear_velocity", "max_angular_velocity", "max_joint_velocity"):
-            c[name] = 1.0
-        for name in ("max_linear_acceleration", "max_angular_acceleration", "max_joint_acceleration"):
-            c[name] = 8.0
-        c["max_linear_step"], c["max_angular_step"], c["max_joint_step"] = 0.15, 0.5, 0.5
-        # The test's own process may be kept waiting by others; what happens at 0.1 s is tested below.
-        c["torque_timeout"], c["heartbeat_timeout"] = 0.1, 2.0
-        client.switch(Mode.OSC)
+        # Other processes may keep the test's own waiting; what happens at 0.1 s is tested below.
+        client.update({"heartbeat_timeout": 2.0})
         client.connect(arm.host, cpu=cpu_for(arm.host))
         yield client
 
@@ -167,12 +152,12 @@ def test_poses_torques_and_modes_change_on_the_way_without_a_reflex(client):
     first = client.shared.cycles.count
     state = client.state()
     position, orientation = state["position"].copy(), state["orientation"].copy()
-    client.set_target(0, target_position=position + [0.0, 0.05, 0.0], target_orientation=orientation)
+    client.set_pose(position + [0.0, 0.05, 0.0], orientation)
     run_cycles(client, 100)
     for mode in (Mode.IMPEDANCE, Mode.TORQUE, Mode.PID, Mode.OSC):
         client.switch(mode)
         if mode is Mode.TORQUE:
-            client.set_target(0, target_torque=np.zeros(7))
+            client.set_torque(np.zeros(7))
         run_cycles(client, 150)
         assert client.state()["mode"] == mode
     records, _, _ = client.shared.cycles.since(first)
@@ -188,7 +173,7 @@ def test_a_policy_that_pulls_beyond_the_arm_s_reach_gets_a_stretched_arm_at_rest
 
     def pull() -> bool:
         target = client.state()["position"] + 0.08 * np.array(direction)
-        client.set_target(0, target_position=target, target_orientation=orientation)
+        client.set_pose(target, orientation)
         return cycles(client) > 4000
 
     wait_for(client, pull)
@@ -207,9 +192,7 @@ def test_every_cycle_is_recorded_with_its_response_and_its_target(client):
     client.activate()
     first = client.shared.cycles.count
     state = client.state()
-    number = client.set_target(
-        time.time_ns(), target_position=state["position"].copy(), target_orientation=state["orientation"].copy()
-    )
+    number = client.set_pose(state["position"], state["orientation"], time.time_ns())
     run_cycles(client, 200)
     records, _, missed = client.shared.cycles.since(first)
     assert missed == 0 and len(records) >= 200
@@ -221,7 +204,7 @@ def test_every_cycle_is_recorded_with_its_response_and_its_target(client):
 
 
 def test_a_node_that_falls_silent_is_waited_for_a_moment_then_the_arm_is_released(client):
-    client.commands["heartbeat_timeout"] = 0.1
+    client.update({"heartbeat_timeout": 0.1})
     client.activate()
     move(client, fr3.READY, velocity=0.5)
     ended = wait_for_end(client, beat=False)
@@ -275,7 +258,7 @@ def test_a_stopped_control_process_is_noticed_and_ended(arm):
 
 
 def test_a_node_that_was_late_finds_its_motion_where_it_left_it(client):
-    client.commands["heartbeat_timeout"] = 0.1
+    client.update({"heartbeat_timeout": 0.1})
     client.activate()
     number = move(client, fr3.READY, velocity=0.5)
     wait_for(client, lambda: np.abs(client.state()["dq"]).max() > 0.2)

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiofranka_ros.arm.planning import plan
+from aiofranka_ros.arm.settings import Settings
+from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.records import (
-    COMMANDS,
     CYCLE_RECORD,
     MEASURED,
     MEMORY,
@@ -38,25 +39,14 @@ class Bench:
     INERTIA = np.array([0.5, 0.5, 0.3, 0.3, 0.1, 0.1, 0.1])  # [kg m²]
 
     def __init__(self, mode: Mode = Mode.IMPEDANCE, **settings: object) -> None:
-        names = (COMMANDS, MOTION, MEASURED, MEMORY, SCRATCH)
-        self.commands, self.motion, self.measured, self.memory, self.scratch = map(new, names)
-        c, m = self.commands, self.measured
-        c["flange_to_tcp"], c["mode"], c["mode_id"] = np.eye(4), mode, 1
+        self.commands = c = default_commands()
+        self.measured = m = new(MEASURED)
+        self.motion, self.memory, self.scratch = map(new, (MOTION, MEMORY, SCRATCH))
+        c["mode"], c["mode_id"] = mode, 1
+        # No motors, and gains that suit the toy arm.
+        c["motor_inertia"], c["ki"], c["integral_limit"] = 0.0, 50.0, 5.0
         c["kp"] = c["motion_kp"] = 400.0
         c["kd"] = c["motion_kd"] = 40.0
-        c["ki"], c["integral_limit"] = 50.0, 5.0
-        c["ee_kp"], c["ee_kd"], c["null_kp"], c["null_kd"] = 400.0, 40.0, 10.0, 6.0
-        c["torque_limit"], c["torque_rate_limit"] = fr3.TORQUE_LIMIT, 990.0
-        c["smooth_targets"], c["reference_bandwidth"], c["extrapolation_time"] = 1, 40.0, 0.15
-        for name in ("max_linear_velocity", "max_angular_velocity", "max_joint_velocity"):
-            c[name] = 1.0
-        for name in ("max_linear_acceleration", "max_angular_acceleration", "max_joint_acceleration"):
-            c[name] = 8.0
-        c["max_linear_step"], c["max_angular_step"], c["max_joint_step"] = 0.15, 0.5, 0.5
-        c["torque_timeout"] = 0.1
-        c["joint_lower"], c["joint_upper"] = fr3.POSITION_LOWER, fr3.POSITION_UPPER
-        c["workspace_lower"], c["workspace_upper"] = -2.0, 2.0
-        c["target_orientation"][0, 3] = 1.0
         for name, value in settings.items():
             c[name] = value
         m["q"], m["mass"], m["elapsed"] = fr3.HOME, np.diag(self.INERTIA), fr3.CYCLE
@@ -495,3 +485,20 @@ def test_the_report_counts_lost_cycles_and_the_longest_gap():
     assert state["cycles_lost"][0] == 4 and state["longest_gap"][0] == 3
     assert state["success_rate_min"][0] == pytest.approx(0.97), "the first hundred say nothing"
     assert record["written"][0] == 123 and record["response"][0] == 1e-4
+
+
+def test_default_commands_are_the_default_settings_and_have_every_limit_and_gain():
+    commands, fields = default_commands()[0], Settings().commands(np.eye(4))
+    for name, value in fields.items():
+        np.testing.assert_array_equal(commands[name], value, err_msg=name)
+    assert commands["mode"] == Settings().mode
+    names = {name for name in commands.dtype.names if not name.startswith(("target_", "motion_")) or name in fields}
+    assert names - set(fields) == {
+        "activation",
+        "law_id",
+        "mode",
+        "mode_id",
+        "hold",
+        "release_id",
+        "robot_state_period",
+    }

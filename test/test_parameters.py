@@ -17,7 +17,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from aiofranka_ros.arm.settings import SETTINGS, Settings
-from aiofranka_ros.control.records import COMMANDS, Mode, new
+from aiofranka_ros.control.records import COMMANDS, Mode
 from aiofranka_ros.errors import ConfigurationError
 from aiofranka_ros.model import kinematics
 from aiofranka_ros.node.parameters import Parameters
@@ -167,14 +167,14 @@ def test_a_control_frame_needs_a_unit_quaternion(node: Node, parameters: Paramet
 
 
 def test_the_commands_get_every_value_and_the_control_frame(node: Node, parameters: Parameters) -> None:
-    commands, robot_tcp = new(COMMANDS)[0], np.diag([1.0, -1.0, -1.0, 1.0])
-    parameters.write(commands, robot_tcp)
+    robot_tcp = np.diag([1.0, -1.0, -1.0, 1.0])
+    commands = parameters.commands(robot_tcp)
     assert commands["torque_rate_limit"] == 990.0 and commands["smooth_targets"] == 1
     np.testing.assert_array_equal(commands["flange_to_tcp"], robot_tcp)
     pose = [0.1, 0.2, 0.3, 0.5, -0.5, 0.5, 0.5]
     assert change(node, tcp_from_robot=False, tcp_in_flange=pose) == ""
     parameters.changes()
-    parameters.write(commands, robot_tcp)
+    commands = parameters.commands(robot_tcp)
     np.testing.assert_array_equal(commands["flange_to_tcp"], kinematics.pose_matrix(np.array(pose)))
 
 

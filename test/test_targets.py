@@ -34,7 +34,7 @@ class Arm:
         self.passed_on: list[float] = []
         self.active_client: Any = SimpleNamespace(
             mode_id=1,
-            set_target=lambda stamp, **target: self.passed_on.append(target["target_position"][0]),
+            set_pose=lambda position, orientation, stamp: self.passed_on.append(position[0]),
         )
 
     def parameter(self, name: str) -> Any:

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from aiofranka_ros.arm.settings import Settings
+from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.law import limits
 from aiofranka_ros.control.law.cholesky import factorize
-from aiofranka_ros.control.records import COMMANDS, MEASURED, MEMORY, MOTION, SCRATCH, Mode, new
+from aiofranka_ros.control.records import MEASURED, MEMORY, MOTION, SCRATCH, Mode, new
 from aiofranka_ros.model import fr3
 from aiofranka_ros.simulation.model import JOINT_ARMATURE, fr3_mjcf
 
@@ -51,10 +51,10 @@ class Arm:
         self._model.geom_contype[:] = self._model.geom_conaffinity[:] = 0  # limits of joints alone are looked at
         self._data = mujoco.MjData(self._model)
         self._data.qpos[:7] = fr3.HOME
-        names = (COMMANDS, MOTION, MEASURED, MEMORY, SCRATCH)
-        self.commands, self._motion, self.measured, self.memory, self._scratch = map(new, names)
-        Settings().write(self.commands[0], np.eye(4))
-        self.commands["mode"], self.commands["mode_id"], self.commands["law_id"] = Mode.OSC, 1, 1
+        self.commands = default_commands()
+        self.commands["mode_id"] = self.commands["law_id"] = 1
+        names = (MOTION, MEASURED, MEMORY, SCRATCH)
+        self._motion, self.measured, self.memory, self._scratch = map(new, names)
         self._mass = np.empty((7, 7))
         self._measure(1)
 
@@ -123,7 +123,7 @@ def walk(seed: int, seconds: float, *, shake: float = 1.0, lossy: bool = False, 
             arm.switch(rng.choice([Mode.OSC, Mode.OSC, Mode.IMPEDANCE, Mode.PID, Mode.TORQUE]))
         elif draw < 0.03:
             stiffness = rng.uniform(0.33, 1.5)
-            default = Settings()
+            default = default_commands()[0]
             for spring, damper in (("kp", "kd"), ("ee_kp", "ee_kd"), ("null_kp", "null_kd")):
                 arm.commands[spring] = stiffness * np.array(default[spring])
                 arm.commands[damper] = stiffness**0.5 * np.array(default[damper])

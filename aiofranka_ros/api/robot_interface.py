@@ -119,7 +119,14 @@ class RobotInterface:
 
     def set_target(self, target: Mapping[str, Array]) -> None:
         """See :meth:`.Link.set_target`."""
-        self._with_client(lambda client: client.set_target(time.time_ns(), **target))
+        stamp = time.time_ns()
+        if "target_q" in target:
+            self._with_client(lambda client: client.set_joints(target["target_q"], stamp))
+        elif "target_torque" in target:
+            self._with_client(lambda client: client.set_torque(target["target_torque"], stamp))
+        else:
+            pose = target["target_position"], target["target_orientation"]
+            self._with_client(lambda client: client.set_pose(*pose, stamp))
 
     async def settled(self) -> None:
         """See :meth:`.Link.settled`; here, changes are in force with the next cycle."""

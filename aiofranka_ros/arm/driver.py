@@ -75,9 +75,7 @@ class Driver:
                 client.start()
             planning.warm_up()  # Planning while the arm is active must not wait for a compiler: heartbeats would stop.
             answer = client.connect(address, cpu=cpu)
-            self._settings.write(client.commands, client.state()["robot_tcp"])
-            client.commands["mode"] = self._settings.mode
-            client.send()
+            client.update(self._settings.commands(client.state()["robot_tcp"]), mode=self._settings.mode)
             self._settings.apply_collision_behavior(client)
         except BaseException:
             self.release()
@@ -108,8 +106,7 @@ class Driver:
 
     def _take_control(self, client: ControlClient) -> bool:
         client.poll()  # What ended before is history.
-        self._settings.write(client.commands, client.state()["robot_tcp"])
-        client.commands["mode"] = self._settings.mode
+        client.update(self._settings.commands(client.state()["robot_tcp"]), mode=self._settings.mode)
         recovered = client.activate()
         # The end effector may have been changed in Desk since.
         self._settings.apply(client, ["tcp_from_robot"])

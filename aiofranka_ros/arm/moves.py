@@ -324,7 +324,7 @@ class Mover:
         self._run = run = _Run(task, motion, number, owner, cancelled)
         if before is not None:
             before.replaced = True
-        self._on_begin(motion, client.commands["flange_to_tcp"])
+        self._on_begin(motion, client.flange_to_tcp)
         return run
 
     def _plan(self, task: Task, departure: Departure, client: ControlClient) -> Motion:
@@ -336,7 +336,7 @@ class Mover:
         lower, upper = (self._owner.parameter(name) for name in ("joint_lower", "joint_upper"))
         found = np.empty(3)
         index = first_outside(
-            motion.times, motion.coefficients, client.commands["flange_to_tcp"].copy(),
+            motion.times, motion.coefficients, client.flange_to_tcp,
             # The arm's own limits were checked already, and better: a motion may brake beyond where it begins.
             np.where(lower > POSITION_LOWER, lower, -np.inf), np.where(upper < POSITION_UPPER, upper, np.inf),
             self._owner.parameter("workspace_lower"), self._owner.parameter("workspace_upper"), found,

@@ -18,7 +18,7 @@ from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.realtime import PRIORITY
 from aiofranka_ros.control.records import Mode, RobotSetting
 from aiofranka_ros.errors import ConfigurationError, FrankaError
-from aiofranka_ros.kernels import Array, Record
+from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.fr3 import (
     ACCELERATION_LIMIT,
     POSITION_LOWER,
@@ -381,15 +381,18 @@ class Settings:
         self._values |= parsed
         return changed
 
-    def write(self, commands: Record, robot_tcp: Array) -> None:
-        """Set every field of ``commands`` that a setting decides.
+    def commands(self, robot_tcp: Array) -> dict[str, Any]:
+        """Every field of the commands that a setting decides, but for the mode.
 
         :param robot_tcp: the end effector configured in the robot, in the flange (4, 4).
         """
-        for setting in SETTINGS:
-            if setting.effect in (Effect.COMMAND, Effect.LAW):
-                commands[setting.field or setting.name] = self[setting.name]
-        commands["flange_to_tcp"] = robot_tcp if self["tcp_from_robot"] else pose_matrix(self["tcp_in_flange"])
+        fields = {
+            setting.field or setting.name: self[setting.name]
+            for setting in SETTINGS
+            if setting.effect in (Effect.COMMAND, Effect.LAW)
+        }
+        fields["flange_to_tcp"] = robot_tcp if self["tcp_from_robot"] else pose_matrix(self["tcp_in_flange"])
+        return fields
 
     def apply(self, client: ControlClient, names: Iterable[str]) -> None:
         """Let the control process know what changed, all of it at the beginning of one cycle.
@@ -399,14 +402,12 @@ class Settings:
         :raises ControlProcessDied: the control process is gone.
         """
         effects = {_BY_NAME[name].effect for name in names}
-        with client.lock:
-            self.write(client.commands, client.state()["robot_tcp"])
-            if Effect.MODE in effects:
-                client.switch(self.mode)
-            elif effects & {Effect.LAW, Effect.FRAME}:
-                client.change_law()
-            elif Effect.COMMAND in effects:
-                client.send()
+        if effects & {Effect.COMMAND, Effect.LAW, Effect.FRAME, Effect.MODE}:
+            client.update(
+                self.commands(client.state()["robot_tcp"]),
+                mode=self.mode if Effect.MODE in effects else None,
+                blend=bool(effects & {Effect.LAW, Effect.FRAME}),
+            )
         if Effect.COLLISION in effects:
             self.apply_collision_behavior(client)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.libfranka import Arm, MeasuredViews, RobotReport, RobotStateCopy, TorqueControl
 from aiofranka_ros.control.records import (
@@ -220,14 +221,9 @@ class ControlLoop:
 
 def warm_up() -> None:
     """Compile every kernel of the cycle, or load it from the cache: not to happen while a torque is due."""
-    commands, measured, motion = new(COMMANDS), new(MEASURED), new(MOTION)
+    commands, measured, motion = default_commands(), new(MEASURED), new(MOTION)
     memory, scratch = new(MEMORY), new(SCRATCH)
     measured["q"], measured["mass"], measured["elapsed"] = fr3.HOME, np.eye(7), fr3.CYCLE
-    commands["flange_to_tcp"], commands["reference_bandwidth"] = np.eye(4), 1.0
-    commands["max_joint_acceleration"] = commands["max_linear_acceleration"] = 1.0
-    commands["max_angular_acceleration"] = commands["extrapolation_time"] = 1.0
-    commands["target_orientation"][0, 3] = 1.0
-    commands["joint_lower"], commands["joint_upper"] = fr3.POSITION_LOWER, fr3.POSITION_UPPER
     motion["segments"], motion["id"] = 1, 1
     for mode in Mode:
         commands["mode"] = mode

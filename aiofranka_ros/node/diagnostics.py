@@ -17,7 +17,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from aiofranka_ros.control.client import ControlClient
-from aiofranka_ros.control.records import Hold, Mode, Phase
+from aiofranka_ros.control.records import Hold, Phase
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.errors import (
     ArmInUse,
@@ -122,7 +122,7 @@ class Diagnosis:
         phase, hold = Phase(int(state["phase"])), Hold(int(state["hold"]))
         values = {
             "phase": phase.name.lower(),
-            "mode": Mode(int(client.commands["mode"])).name.lower(),
+            "mode": client.mode.name.lower(),
             "control process": client.pid,
             "shared memory": client.shared.address,
             "cycles": state["cycles"],

@@ -46,9 +46,7 @@ class HoldServices:
         """Let the control process know, a new one too."""
         client = self._client()
         if client is not None:
-            with client.lock:
-                client.commands["hold"] = bool(self._cause)
-                client.send()
+            client.hold(bool(self._cause))
 
     def follow(self, state: Record) -> None:
         """Hold an arm that holds by itself because it was pushed; called with every ``state`` of an active arm."""
@@ -56,7 +54,7 @@ class HoldServices:
             return
         client = self._client()
         # A state of before the last release says nothing any more.
-        if client is not None and state["release_id"] == client.commands["release_id"]:
+        if client is not None and state["release_id"] == client.release_id:
             self._take("an external force or torque exceeded max_external_force or max_external_torque")
             self._node.get_logger().error(self.reason)
 
@@ -74,9 +72,7 @@ class HoldServices:
         self._cause = ""
         client = self._client()
         if client is not None:
-            with client.lock:
-                client.commands["release_id"] += 1
-        self.apply()
+            client.release()
         self._node.get_logger().info(response.message)
         return response
 

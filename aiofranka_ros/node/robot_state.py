@@ -81,9 +81,8 @@ class RobotStateTopic:
             client.robot_states()  # What is left from before is old.
             self._timer.reset()
         period = self._period if wanted else 0
-        if client is not None and client.commands["robot_state_period"] != period:
-            client.commands["robot_state_period"] = period
-            client.send()
+        if client is not None:
+            client.copy_robot_states(period)
 
     def _publish(self) -> None:
         client = self._owner.client

@@ -36,6 +36,8 @@ from aiofranka_ros.ros.cdr import JointReader, JointValues, PoseValues, read_pos
 TARGET_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
 #: Shortest time between two log messages about the same thing [s].
 LOG_PERIOD = 2.0
+#: Methods of the control process that take the targets of each topic.
+_SETTERS = {"ee_desired": "set_pose", "q_desired": "set_joints", "torque_desired": "set_torque"}
 #: Most targets that wait for transforms: each of them is looked at in every tick.
 _MOST_WAITING = 100
 
@@ -195,7 +197,7 @@ class TargetTopics:
         except InvalidTarget as error:
             self._refuse(topic, error)
         else:
-            client.set_target(stamp, **target)
+            getattr(client, _SETTERS[topic.name])(*target.values(), stamp)
             topic.order.took(stamp)
             self._senders.took(topic.full_name, info)
             self._target = target
