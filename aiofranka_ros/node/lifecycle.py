@@ -58,6 +58,7 @@ from aiofranka_ros.node.targets import TargetTopics
 from aiofranka_ros.node.trajectory_action import TrajectoryAction
 from aiofranka_ros.processes import StopRequest
 from aiofranka_ros.ros import messages
+from aiofranka_ros.ros.actions import Actions
 from aiofranka_ros.ros.cdr import SerializedMessage
 from aiofranka_ros.ros.executor import UrgentFirstExecutor
 from aiofranka_ros.setting import Lock
@@ -128,9 +129,10 @@ class FrankaNode(LifecycleNode):
         self._planned_path = PlannedPath(self, self._names.base)
         self._mover = Mover(self, self._planned_path.begin)
         self._hold = HoldServices(self, self._mover, lambda: self._driver.client)
-        self._move = MoveAction(self, self, self._mover, self._names)
-        self._trajectory = TrajectoryAction(self, self, self._mover, self._names)
-        self._recovery = RecoveryAction(self, self)
+        self._actions = Actions(self)
+        MoveAction(self, self._actions, self, self._mover, self._names)
+        TrajectoryAction(self, self._actions, self, self._mover, self._names)
+        RecoveryAction(self, self._actions, self, lambda: self.configured)
         self._robot_services = RobotServices(self, self)
         self._diagnosis = Diagnosis(self.get_fully_qualified_name())
         self._survive_illegal_transitions()
@@ -184,7 +186,7 @@ class FrankaNode(LifecycleNode):
     @property
     def busy(self) -> bool:
         """Whether a goal was accepted whose result is still to come."""
-        return self._move.busy or self._trajectory.busy or self._recovery.busy
+        return self._actions.busy
 
     def parameter(self, name: str) -> Any:
         """Value of a parameter, also one that was set just now."""
@@ -445,7 +447,7 @@ class FrankaNode(LifecycleNode):
                 accepted=self._targets.accepted,
                 refused=self._targets.refused,
                 limited=self._targets.limited,
-                rejected=self._move.rejected + self._trajectory.rejected + self._recovery.rejected,
+                rejected=self._actions.rejected,
             ),
             "robot": self._diagnosis.robot(
                 state, address=self._settings["robot_ip"], versions=self._driver.versions, trouble=self._trouble
@@ -463,9 +465,7 @@ class FrankaNode(LifecycleNode):
     def close(self) -> None:
         """Release the arm, then everything of ROS."""
         self.release()
-        self._move.destroy()
-        self._trajectory.destroy()
-        self._recovery.destroy()
+        self._actions.destroy()
         self.destroy_node()
 
 

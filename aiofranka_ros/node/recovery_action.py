@@ -1,92 +1,54 @@
 """The action ``~/error_recovery``: from wherever the robot stopped to an active arm that holds, in one call.
 
-Used by the node, in its process and its one thread. It does what activating the node does: a reflex is cleared, an arm
-that was lost is connected again, targets of before are forgotten, and the arm holds where it is. An active arm stays as
-it is, so it does no harm to call it once too often. Its result says nothing but whether it succeeded; why not stands in
-the log and on ``/diagnostics``.
+Used by the node, in its process and its one thread. It does what activating the node does: it clears a reflex, connects
+again to an arm that was lost, forgets earlier targets, and holds the arm where it is. It leaves an active arm alone, so
+an unnecessary call does no harm. The result only says whether it succeeded; the reason for a failure is in the log and
+on ``/diagnostics``.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Protocol
+from collections.abc import Callable
 
 from franka_msgs.action import ErrorRecovery
-from rclpy.action import ActionServer, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
-from aiofranka_ros.arm import moves
+from aiofranka_ros.arm.moves import Owner
+from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.ros.actions import Actions, Ending
 
 #: The action's names: this node's, and that of franka_ros2.
 NAMES = ("~/error_recovery", "action_server/error_recovery")
 
 
-class Owner(moves.Owner, Protocol):
-    """What recovery needs of the node."""
-
-    @property
-    def configured(self) -> bool:
-        """Whether the node is inactive or active, although the arm may have been lost since."""
-
-
 class RecoveryAction:
-    """The servers of the action.
+    """The action ``~/error_recovery``, which goes by two names.
 
-    They exist in every state of the node, so that a goal for an arm that is not connected is rejected with a reason.
-
-    :param node: where to serve and log.
+    :param node: the node to activate.
+    :param actions: where to serve it.
     :param owner: what the node knows of the arm.
+    :param configured: whether the node is inactive or active, even if the arm was lost since.
     """
 
-    def __init__(self, node: LifecycleNode, owner: Owner) -> None:
+    def __init__(self, node: LifecycleNode, actions: Actions, owner: Owner, configured: Callable[[], bool]) -> None:
         self._node = node
         self._owner = owner
-        self._pursued = 0
-        #: Rejected goals by reason, since the node was started.
-        self.rejected: Counter[str] = Counter()
-        # Goals cannot be cancelled: recovering is over before a request for that could be heard.
-        self._servers = [
-            ActionServer(node, ErrorRecovery, name, self._execute, goal_callback=self._on_goal) for name in NAMES
-        ]
+        self._configured = configured
+        # Not cancellable: recovery is over before a request to cancel it could be read.
+        actions.serve(ErrorRecovery, NAMES, self._check, self._pursue, cancellable=False)
 
-    @property
-    def busy(self) -> bool:
-        """Whether a goal was accepted whose result is still to come."""
-        return self._pursued > 0
+    def _check(self, goal: ErrorRecovery.Goal) -> None:
+        """:raises InvalidTarget: there is nothing to activate."""
+        if not self._configured():
+            raise InvalidTarget(f"the node is not configured{self._owner.why_inactive}", reason="not configured")
 
-    def destroy(self) -> None:
-        """Serve no more goals."""
-        for server in self._servers:
-            server.destroy()
+    async def _pursue(self, handle: ServerGoalHandle, checked: None) -> Ending:
+        await self._owner.next_tick()  # After it, the node knows whether the robot has just stopped.
+        if self._owner.active_client is None and not self._activate():
+            failure = f"the arm could not be activated{self._owner.why_inactive}"
+            return Ending(ErrorRecovery.Result(), failure=failure)
+        return Ending(ErrorRecovery.Result())
 
-    def _on_goal(self, goal: ErrorRecovery.Goal) -> GoalResponse:
-        if not self._owner.configured:
-            self.rejected["not configured"] += 1
-            self._node.get_logger().warning(
-                f"rejected a goal of ~/error_recovery: the node is not configured{self._owner.why_inactive}"
-            )
-            return GoalResponse.REJECT
-        return GoalResponse.ACCEPT
-
-    async def _execute(self, handle: ServerGoalHandle) -> ErrorRecovery.Result:
-        self._pursued += 1
-        try:
-            await self._owner.next_tick()  # By then the node knows if the robot has just stopped.
-            recovered = self._recover()
-        finally:
-            self._pursued -= 1
-        if handle.is_active:
-            handle.succeed() if recovered else handle.abort()
-        return ErrorRecovery.Result()
-
-    def _recover(self) -> bool:
-        """Activate the arm where it is not; return whether it is active now."""
-        if self._owner.active_client is not None:
-            return True
-        if self._owner.configured and self._node.trigger_activate() == TransitionCallbackReturn.SUCCESS:
-            return True
-        self._node.get_logger().warning(
-            f"~/error_recovery was aborted: the arm could not be activated{self._owner.why_inactive}"
-        )
-        return False
+    def _activate(self) -> bool:
+        return self._configured() and self._node.trigger_activate() == TransitionCallbackReturn.SUCCESS

@@ -1,26 +1,23 @@
-"""Joint trajectories from ROS: the action and the topic of joint_trajectory_controller, for MoveIt and everybody else.
+"""Joint trajectories from ROS: the action and the topic of joint_trajectory_controller, for MoveIt and other clients.
 
-Used by the node, in its process and its one thread. They are called as for the controller that franka_ros2's MoveIt
-configuration names, so that it needs no change: ``fr3_arm_controller/follow_joint_trajectory``, with a result, and
+Used by the node, in its process and its one thread. They have the names that franka_ros2's MoveIt configuration uses,
+so that MoveIt works unchanged: ``fr3_arm_controller/follow_joint_trajectory``, with a result, and
 ``fr3_arm_controller/joint_trajectory``, without one. A trajectory is a coroutine of the executor, see
-:mod:`aiofranka_ros.arm.moves`; what happens between its points stands in :mod:`aiofranka_ros.arm.joint_trajectory`.
+:mod:`aiofranka_ros.arm.moves`; :mod:`aiofranka_ros.arm.joint_trajectory` describes the motion between its points.
 
 Differences from joint_trajectory_controller: what the arm cannot do is refused before it moves; a wrong tolerance is
-refused instead of ignored; a cancelled trajectory, or one that left its path, slows down on its path instead of
-stopping within a cycle; without a goal time, the arm gets ``move_settle_time`` instead of eternity.
+refused instead of ignored; a trajectory that is cancelled or left its path slows down on its path instead of stopping
+within a cycle; without a goal time, the arm gets ``move_settle_time`` instead of unlimited time.
 """
 
 from __future__ import annotations
 
-import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Duration
 from control_msgs.action import FollowJointTrajectory
 from control_msgs.msg import JointTolerance
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
@@ -34,115 +31,73 @@ from aiofranka_ros.arm.moves import REST_VELOCITY, MoveCancelled, Mover, Owner, 
 from aiofranka_ros.errors import FrankaError, GoalMissed, InvalidTarget, MoveFailed, MoveReplaced, PathViolated
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.names import CONTROLLER, ArmNames
+from aiofranka_ros.ros.actions import Actions, Ending, at_intervals
 from aiofranka_ros.ros.cdr import nanoseconds
 from aiofranka_ros.ros.messages import WRONG_JOINTS, joint_order
 
 _Result = FollowJointTrajectory.Result
-#: Reasons of refusals that have an error code of their own; the others are INVALID_GOAL.
+_ACTION = f"{CONTROLLER}/follow_joint_trajectory"
+_TOPIC = f"{CONTROLLER}/joint_trajectory"
+#: Reasons of refusals that have an error code; the others are INVALID_GOAL.
 _OLD = "ended in the past"
-_CODES = {WRONG_JOINTS: _Result.INVALID_JOINTS, _OLD: _Result.OLD_HEADER_TIMESTAMP}
-_CODE_NAMES = {_Result.INVALID_JOINTS: "INVALID_JOINTS", _Result.OLD_HEADER_TIMESTAMP: "OLD_HEADER_TIMESTAMP"}
+_CODE_NAMES = {WRONG_JOINTS: "INVALID_JOINTS", _OLD: "OLD_HEADER_TIMESTAMP"}
 _FEEDBACK_PERIOD = 0.05
-#: What a tolerance or goal time of any limit is given as.
+#: A tolerance or goal time of this value means no limit.
 _UNLIMITED = -1.0
 _NANOSECONDS = 1e9
 
 
 class TrajectoryAction:
-    """The server of ``follow_joint_trajectory`` and the subscription of ``joint_trajectory``.
+    """The action ``follow_joint_trajectory`` and the topic ``joint_trajectory``.
 
-    They exist in every state of the node, so that a trajectory for an inactive arm is refused with a reason.
-
-    :param node: where to serve, subscribe and log.
+    :param node: where to subscribe and log.
+    :param actions: where to serve the action.
     :param owner: what the node knows of the arm.
-    :param mover: what moves the arm; whoever else has it replaces trajectories, and the other way round.
-    :param names: what the joints are called.
+    :param mover: moves the arm; other motions replace trajectories, and the other way round.
+    :param names: names of the joints.
     """
 
-    def __init__(self, node: LifecycleNode, owner: Owner, mover: Mover, names: ArmNames) -> None:
+    def __init__(self, node: LifecycleNode, actions: Actions, owner: Owner, mover: Mover, names: ArmNames) -> None:
         self._node = node
+        self._actions = actions
         self._owner = owner
         self._mover = mover
         self._names = names
-        self._pursued = 0
-        #: Rejected goals and refused messages by reason, since the node was started.
-        self.rejected: Counter[str] = Counter()
-        joint_trajectory.warm_up()  # Compiling later would keep the control process waiting for signs of life.
-        self._server = ActionServer(
-            node,
-            FollowJointTrajectory,
-            f"{CONTROLLER}/follow_joint_trajectory",
-            self._execute,
-            goal_callback=self._on_goal,
-            cancel_callback=lambda handle: CancelResponse.ACCEPT,
-        )
-        # Reliable, because a trajectory is sent once; the newest one counts.
-        node.create_subscription(
-            TrajectoryMessage, f"{CONTROLLER}/joint_trajectory", self._on_message, QoSProfile(depth=1)
-        )
+        joint_trajectory.warm_up()  # Compiling later would delay the heartbeat that the control process waits for.
+        actions.serve(FollowJointTrajectory, [_ACTION], self._check, self._pursue, title="follow_joint_trajectory")
+        # Reliable, because a trajectory is sent once. Depth 1: only the newest one counts.
+        node.create_subscription(TrajectoryMessage, _TOPIC, self._on_message, QoSProfile(depth=1))
 
-    @property
-    def busy(self) -> bool:
-        """Whether a goal was accepted whose result is still to come."""
-        return self._pursued > 0
-
-    def destroy(self) -> None:
-        """Serve no more goals."""
-        self._server.destroy()
-
-    # The action.
-
-    def _on_goal(self, goal: FollowJointTrajectory.Goal) -> GoalResponse:
+    def _check(self, goal: FollowJointTrajectory.Goal) -> FollowJointTrajectory.Goal:
+        """:raises InvalidTarget: the goal is refused."""
         try:
             self._mover.check(self._parse(goal))
         except InvalidTarget as error:
-            self._refuse("a goal of follow_joint_trajectory", error)
-            return GoalResponse.REJECT
-        return GoalResponse.ACCEPT
+            code = _CODE_NAMES.get(error.reason)
+            if code is None:
+                raise
+            raise InvalidTarget(f"{error} ({code})", reason=error.reason) from error
+        return goal
 
-    async def _execute(self, handle: ServerGoalHandle) -> FollowJointTrajectory.Result:
-        """Follow one trajectory to its end; whatever that is, the arm then holds and the mode has it back."""
-        self._pursued += 1
+    # The action.
+
+    async def _pursue(self, handle: ServerGoalHandle, goal: FollowJointTrajectory.Goal) -> Ending:
+        """Follow one trajectory to its end. However it ends, the arm then holds and the mode controls it again."""
         try:
-            task = self._parse(handle.request)
+            task = self._parse(goal)
             await self._mover.move(
-                task, owner=f"{CONTROLLER}/follow_joint_trajectory",
-                cancelled=lambda: handle.is_cancel_requested, on_tick=self._feedback(handle, task),
-            )  # fmt: skip
-        except InvalidTarget as error:  # Time has passed, or parameters have changed, since it was accepted.
-            return self._abort(handle, _CODES.get(error.reason, _Result.INVALID_GOAL), error)
-        except PathViolated as failure:
-            return self._abort(handle, _Result.PATH_TOLERANCE_VIOLATED, failure)
-        except GoalMissed as failure:
-            return self._abort(handle, _Result.GOAL_TOLERANCE_VIOLATED, failure)
-        except MoveFailed as failure:
-            return self._abort(handle, _Result.INVALID_GOAL, failure)
+                task, owner=_ACTION, cancelled=lambda: handle.is_cancel_requested, on_tick=self._feedback(handle, task)
+            )
+        except (InvalidTarget, MoveFailed) as failure:  # Invalid only now: time has passed, or parameters have changed.
+            return Ending(_Result(error_code=_code(failure), error_string=str(failure)), failure=str(failure))
         except MoveCancelled:
-            if handle.is_active:
-                handle.canceled()
-            return _Result(error_code=_Result.SUCCESSFUL, error_string="cancelled")
-        finally:
-            self._pursued -= 1
-        if handle.is_active:
-            handle.succeed()
-        return _Result(error_code=_Result.SUCCESSFUL)
-
-    def _abort(self, handle: ServerGoalHandle, code: int, failure: Exception) -> FollowJointTrajectory.Result:
-        self._node.get_logger().warning(f"a trajectory was aborted: {failure}")
-        if handle.is_active:
-            handle.abort()
-        return _Result(error_code=code, error_string=str(failure))
+            return Ending(_Result(error_code=_Result.SUCCESSFUL, error_string="cancelled"), cancelled=True)
+        return Ending(_Result(error_code=_Result.SUCCESSFUL))
 
     def _feedback(self, handle: ServerGoalHandle, task: TrajectoryGoal) -> Callable[[Record], None]:
-        """What tells the client of a trajectory of each state, not more often than it should."""
-        due = time.monotonic()
+        """Publishes feedback from each state it is called with, at intervals."""
 
-        def tell(state: Record) -> None:
-            nonlocal due
-            now = time.monotonic()
-            if now < due:
-                return
-            due = max(due + _FEEDBACK_PERIOD, now)
+        def publish(state: Record) -> None:
             since = task.begin + float(state["motion_time"])
             message = FollowJointTrajectory.Feedback(
                 header=Header(stamp=self._node.get_clock().now().to_msg()),
@@ -155,34 +110,28 @@ class TrajectoryAction:
                 message.index = int(np.searchsorted(task.trajectory.times, since, side="right"))
             handle.publish_feedback(message)
 
-        return tell
+        return at_intervals(_FEEDBACK_PERIOD, publish)
 
     # The topic.
 
     def _on_message(self, message: TrajectoryMessage) -> None:
         goal = FollowJointTrajectory.Goal(trajectory=message)
         try:
-            self._mover.check(self._parse(goal))
+            self._check(goal)
         except InvalidTarget as error:
-            self._refuse("a trajectory", error)
+            self._actions.refuse("a trajectory", error)
             return
         self._node.executor.create_task(self._follow, goal)
 
     async def _follow(self, goal: FollowJointTrajectory.Goal) -> None:
         try:
-            await self._mover.move(self._parse(goal), owner=f"{CONTROLLER}/joint_trajectory")
+            await self._mover.move(self._parse(goal), owner=_TOPIC)
         except MoveReplaced:
-            pass  # The newest one counts; whoever streams them replaces all but the last.
+            pass  # The newest one counts; a client that streams trajectories replaces all but the last.
         except FrankaError as failure:
             self._node.get_logger().warning(f"a trajectory failed: {failure}")
 
     # Both.
-
-    def _refuse(self, what: str, error: InvalidTarget) -> None:
-        self.rejected[error.reason] += 1
-        code = _CODES.get(error.reason)
-        note = "" if code is None else f" ({_CODE_NAMES[code]})"
-        self._node.get_logger().warning(f"rejected {what}: {error}{note}")
 
     def _parse(self, goal: FollowJointTrajectory.Goal) -> TrajectoryGoal:
         """The goal as it is pursued, defaults filled in.
@@ -213,6 +162,17 @@ class TrajectoryAction:
             _limit(goal_time, "goal_time_tolerance", self._owner.parameter("move_settle_time")),
             elapsed if stamp else None,
         )  # fmt: skip
+
+
+def _code(failure: InvalidTarget | MoveFailed) -> int:
+    """The error code of a goal that was aborted because of ``failure``."""
+    if isinstance(failure, PathViolated):
+        return int(_Result.PATH_TOLERANCE_VIOLATED)
+    if isinstance(failure, GoalMissed):
+        return int(_Result.GOAL_TOLERANCE_VIOLATED)
+    if isinstance(failure, InvalidTarget):
+        return int(getattr(_Result, _CODE_NAMES.get(failure.reason, "INVALID_GOAL")))
+    return int(_Result.INVALID_GOAL)
 
 
 def _trajectory(message: TrajectoryMessage, joints: Sequence[str]) -> JointTrajectory:

@@ -1,0 +1,143 @@
+"""Action servers: refuse what cannot be done with a reason, pursue the rest, and report how each goal ended.
+
+Used by the arm's node and by the gripper's node, in their processes and their one thread. Each node has one
+:class:`Actions`, with which it serves all of its actions; a goal is a coroutine of the node's executor.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.node import Node
+
+from aiofranka_ros.errors import InvalidTarget
+
+#: What a goal is made into when it is checked: everything that is needed to pursue it.
+Checked = TypeVar("Checked")
+
+
+class Ending(NamedTuple):
+    """How a goal ended. It succeeded unless it failed or was cancelled.
+
+    :ivar result: the result message.
+    :ivar failure: why the goal was aborted; empty if it was not.
+    :ivar cancelled: whether the goal was cancelled.
+    """
+
+    result: Any
+    failure: str = ""
+    cancelled: bool = False
+
+
+class Actions:
+    """The action servers of one node.
+
+    They exist in every state of the node, so that a goal that cannot be pursued now is rejected with a reason; without
+    a server, the client would wait.
+
+    :param node: where to serve and log.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._servers: list[ActionServer] = []
+        self._accepted = 0
+        #: Refused goals by reason, since the node was started.
+        self.rejected: Counter[str] = Counter()
+
+    @property
+    def busy(self) -> bool:
+        """Whether an accepted goal has no result yet."""
+        return self._accepted > 0
+
+    def destroy(self) -> None:
+        """Serve no more goals."""
+        for server in self._servers:
+            server.destroy()
+
+    def refuse(self, what: str, error: InvalidTarget) -> None:
+        """Count and log a refused goal, or another request for motion.
+
+        :param what: what was refused, e.g. ``a goal of ~/move``.
+        """
+        self.rejected[error.reason] += 1
+        self._node.get_logger().warning(f"rejected {what}: {error}")
+
+    def serve(
+        self,
+        kind: Any,
+        names: Sequence[str],
+        check: Callable[[Any], Checked],
+        pursue: Callable[[ServerGoalHandle, Checked], Awaitable[Ending]],
+        *,
+        title: str = "",
+        cancellable: bool = True,
+    ) -> None:
+        """Serve an action under each of ``names``.
+
+        :param kind: type of the action.
+        :param check: makes a goal message into what ``pursue`` needs; raises ``InvalidTarget`` if the goal is refused.
+        :param pursue: pursues one goal. It looks at ``handle.is_cancel_requested`` by itself.
+        :param title: what log messages call the action; by default its first name.
+        :param cancellable: whether requests to cancel a goal are accepted.
+        """
+        title = title or names[0]
+        checked: Any = None
+
+        def on_goal(goal: Any) -> GoalResponse:
+            nonlocal checked
+            try:
+                checked = check(goal)
+            except InvalidTarget as error:
+                self.refuse(f"a goal of {title}", error)
+                return GoalResponse.REJECT
+            return GoalResponse.ACCEPT
+
+        def on_accepted(handle: ServerGoalHandle) -> None:
+            # rclpy calls this right after on_goal, before it looks at another goal.
+            nonlocal checked
+            mine, checked = checked, None
+            self._accepted += 1
+            handle.execute(partial(execute, mine))
+
+        async def execute(mine: Checked, handle: ServerGoalHandle) -> Any:
+            try:
+                ending = await pursue(handle, mine)
+            finally:
+                self._accepted -= 1
+            if ending.failure:
+                self._node.get_logger().warning(f"{title} was aborted: {ending.failure}")
+            if handle.is_active:  # A client that is gone, or a node that ends, may have ended the goal already.
+                end = handle.abort if ending.failure else handle.canceled if ending.cancelled else handle.succeed
+                end()
+            return ending.result
+
+        def on_cancel(handle: ServerGoalHandle) -> CancelResponse:
+            return CancelResponse.ACCEPT if cancellable else CancelResponse.REJECT
+
+        for name in names:
+            server = ActionServer(
+                self._node, kind, name, execute,
+                goal_callback=on_goal, handle_accepted_callback=on_accepted, cancel_callback=on_cancel,
+            )  # fmt: skip
+            self._servers.append(server)
+
+
+def at_intervals(period: float, publish: Callable[..., None]) -> Callable[..., None]:
+    """``publish``, called at most once per ``period`` [s]: calls that come earlier do nothing."""
+    due = time.monotonic()
+
+    def publish_if_due(*arguments: Any) -> None:
+        nonlocal due
+        now = time.monotonic()
+        if now >= due:
+            due = max(due + period, now)
+            publish(*arguments)
+
+    return publish_if_due
