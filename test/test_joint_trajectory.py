@@ -12,8 +12,8 @@ from scipy.interpolate import BPoly, CubicHermiteSpline, PchipInterpolator
 
 from aiofranka_ros.arm import joint_trajectory
 from aiofranka_ros.arm.joint_trajectory import ArmState, JointTrajectory, fit, join, remainder
-from aiofranka_ros.arm.moves import Goal, Tolerance
 from aiofranka_ros.arm.planning import plan
+from aiofranka_ros.arm.tasks import Goal, Tolerance
 from aiofranka_ros.control.law import motion as motion_kernels
 from aiofranka_ros.control.law.motion import Motion
 from aiofranka_ros.control.records import MAX_SEGMENTS

@@ -20,9 +20,10 @@ import numpy as np
 
 from aiofranka_ros.api.link import ConnectionReport, Data, uninterrupted
 from aiofranka_ros.arm.driver import Driver
-from aiofranka_ros.arm.moves import Goal, MoveCancelled, Mover
+from aiofranka_ros.arm.moves import MoveCancelled, Mover
 from aiofranka_ros.arm.planning import check_goal
 from aiofranka_ros.arm.settings import Settings
+from aiofranka_ros.arm.tasks import Goal
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.snapshot import Snapshot
 from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError, NotStarted

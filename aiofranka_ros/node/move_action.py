@@ -1,4 +1,4 @@
-"""The action ``~/move``: a joint-space move to a goal, with feedback, cancellable, replaced by a new one.
+"""The action ``~/move``: a joint-space move to a goal, with feedback; it can be cancelled, and a new goal replaces it.
 
 Used by the node, in its process and its one thread: a goal is a coroutine of the executor, see
 :mod:`aiofranka_ros.arm.moves`.
@@ -12,8 +12,8 @@ from franka_msgs.msg import TargetStatus
 from rclpy.action.server import ServerGoalHandle
 from rclpy.lifecycle import LifecycleNode
 
-from aiofranka_ros.arm.moves import Goal, MoveCancelled, Mover, Owner
-from aiofranka_ros.arm.planning import check_goal
+from aiofranka_ros.arm.moves import ArmOwner, MoveCancelled, Mover, Plan
+from aiofranka_ros.arm.tasks import Goal
 from aiofranka_ros.errors import InvalidTarget, MoveFailed
 from aiofranka_ros.model.fr3 import VELOCITY_LIMIT
 from aiofranka_ros.model.names import ArmNames
@@ -35,26 +35,23 @@ class MoveAction:
     :param names: names of the joints.
     """
 
-    def __init__(self, node: LifecycleNode, actions: Actions, owner: Owner, mover: Mover, names: ArmNames) -> None:
+    def __init__(self, node: LifecycleNode, actions: Actions, owner: ArmOwner, mover: Mover, names: ArmNames) -> None:
         self._node = node
         self._owner = owner
         self._mover = mover
         self._names = names
         actions.serve(PTPMotion, NAMES, self._check, self._pursue)
 
-    def _check(self, goal: PTPMotion.Goal) -> Goal:
+    def _check(self, goal: PTPMotion.Goal) -> Plan[Goal]:
         """:raises InvalidTarget: the goal is refused."""
-        parsed = self._parse(goal)
-        self._mover.check(parsed)
-        return parsed
+        return self._mover.plan(self._parse(goal))
 
     def _parse(self, goal: PTPMotion.Goal) -> Goal:
-        """The goal as it is pursued, defaults filled in.
+        """The goal with its defaults filled in.
 
-        :raises InvalidTarget: one of them cannot be used.
+        :raises InvalidTarget: a value cannot be used.
         """
         q = joint_values(goal.goal_joint_configuration, "goal_joint_configuration")
-        check_goal(q, self._names.joints)
         if len(goal.maximum_joint_velocities) == 0:
             velocity = self._owner.parameter("move_velocity")
         else:
@@ -64,7 +61,7 @@ class MoveAction:
                     f"maximum_joint_velocities must be positive: {velocity.tolist()} rad/s",
                     reason="bad velocity",
                 )
-            # The goal's lower bound wins; a higher one than the arm's cannot.
+            # A goal may lower the arm's limits, not raise them.
             velocity = np.minimum(velocity, VELOCITY_LIMIT)
         tolerance = goal.goal_tolerance
         if not (np.isfinite(tolerance) and tolerance >= 0.0):
@@ -74,13 +71,16 @@ class MoveAction:
             )
         return Goal(q, velocity, tolerance or self._owner.parameter("move_tolerance"), self._names.joints)
 
-    async def _pursue(self, handle: ServerGoalHandle, goal: Goal) -> Ending:
+    async def _pursue(self, handle: ServerGoalHandle, plan: Plan[Goal]) -> Ending:
         """Pursue one goal to its end. However it ends, the arm then holds and the mode controls it again."""
         feedback = PTPMotion.Feedback(target_status=TargetStatus(status=TargetStatus.EXECUTING))
         publish = at_intervals(_FEEDBACK_PERIOD, lambda state: handle.publish_feedback(feedback))
-        self._node.get_logger().info(f"~/move to {np.round(goal.q, 3).tolist()} rad")
+        self._node.get_logger().info(f"~/move to {np.round(plan.motion.goal, 3).tolist()} rad")
         try:
-            await self._mover.move(goal, owner="~/move", cancelled=lambda: handle.is_cancel_requested, on_tick=publish)
+            await self._mover.move(
+                plan.task, planned=plan, owner="~/move",
+                cancelled=lambda: handle.is_cancel_requested, on_tick=publish,
+            )  # fmt: skip
         except MoveFailed as failure:
             return Ending(_result(TargetStatus.ABORTED, str(failure)), failure=str(failure))
         except MoveCancelled:

@@ -14,7 +14,7 @@ from franka_msgs.action import ErrorRecovery
 from rclpy.action.server import ServerGoalHandle
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
-from aiofranka_ros.arm.moves import Owner
+from aiofranka_ros.arm.moves import ArmOwner
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.ros.actions import Actions, Ending
 
@@ -31,7 +31,7 @@ class RecoveryAction:
     :param configured: whether the node is inactive or active, even if the arm was lost since.
     """
 
-    def __init__(self, node: LifecycleNode, actions: Actions, owner: Owner, configured: Callable[[], bool]) -> None:
+    def __init__(self, node: LifecycleNode, actions: Actions, owner: ArmOwner, configured: Callable[[], bool]) -> None:
         self._node = node
         self._owner = owner
         self._configured = configured

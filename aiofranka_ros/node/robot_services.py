@@ -59,7 +59,7 @@ _THRESHOLDS = {
 }
 
 
-class Owner(moves.Owner, Protocol):
+class Owner(moves.ArmOwner, Protocol):
     """What the services need of the node."""
 
     @property

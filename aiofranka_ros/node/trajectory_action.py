@@ -27,8 +27,9 @@ from trajectory_msgs.msg import JointTrajectoryPoint
 
 from aiofranka_ros.arm import joint_trajectory
 from aiofranka_ros.arm.joint_trajectory import JointTrajectory
-from aiofranka_ros.arm.moves import REST_VELOCITY, MoveCancelled, Mover, Owner, Tolerance, TrajectoryGoal
-from aiofranka_ros.errors import FrankaError, GoalMissed, InvalidTarget, MoveFailed, MoveReplaced, PathViolated
+from aiofranka_ros.arm.moves import ArmOwner, MoveCancelled, Mover, Plan
+from aiofranka_ros.arm.tasks import ENDED, REST_VELOCITY, Tolerance, TrajectoryGoal
+from aiofranka_ros.errors import GoalMissed, InvalidTarget, MoveFailed, MoveReplaced, PathViolated
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.names import CONTROLLER, ArmNames
 from aiofranka_ros.ros.actions import Actions, Ending, at_intervals
@@ -38,9 +39,9 @@ from aiofranka_ros.ros.messages import WRONG_JOINTS, joint_order
 _Result = FollowJointTrajectory.Result
 _ACTION = f"{CONTROLLER}/follow_joint_trajectory"
 _TOPIC = f"{CONTROLLER}/joint_trajectory"
-#: Reasons of refusals that have an error code; the others are INVALID_GOAL.
-_OLD = "ended in the past"
-_CODE_NAMES = {WRONG_JOINTS: "INVALID_JOINTS", _OLD: "OLD_HEADER_TIMESTAMP"}
+#: Error codes of refusals, by their reason, and of all other failures.
+_CODE_NAMES = {WRONG_JOINTS: "INVALID_JOINTS", ENDED: "OLD_HEADER_TIMESTAMP"}
+_OTHER = "INVALID_GOAL"
 _FEEDBACK_PERIOD = 0.05
 #: A tolerance or goal time of this value means no limit.
 _UNLIMITED = -1.0
@@ -57,7 +58,7 @@ class TrajectoryAction:
     :param names: names of the joints.
     """
 
-    def __init__(self, node: LifecycleNode, actions: Actions, owner: Owner, mover: Mover, names: ArmNames) -> None:
+    def __init__(self, node: LifecycleNode, actions: Actions, owner: ArmOwner, mover: Mover, names: ArmNames) -> None:
         self._node = node
         self._actions = actions
         self._owner = owner
@@ -68,27 +69,26 @@ class TrajectoryAction:
         # Reliable, because a trajectory is sent once. Depth 1: only the newest one counts.
         node.create_subscription(TrajectoryMessage, _TOPIC, self._on_message, QoSProfile(depth=1))
 
-    def _check(self, goal: FollowJointTrajectory.Goal) -> FollowJointTrajectory.Goal:
+    def _check(self, goal: FollowJointTrajectory.Goal) -> Plan[TrajectoryGoal]:
         """:raises InvalidTarget: the goal is refused."""
         try:
-            self._mover.check(self._parse(goal))
+            return self._mover.plan(self._parse(goal))
         except InvalidTarget as error:
             code = _CODE_NAMES.get(error.reason)
             if code is None:
                 raise
             raise InvalidTarget(f"{error} ({code})", reason=error.reason) from error
-        return goal
 
     # The action.
 
-    async def _pursue(self, handle: ServerGoalHandle, goal: FollowJointTrajectory.Goal) -> Ending:
+    async def _pursue(self, handle: ServerGoalHandle, plan: Plan[TrajectoryGoal]) -> Ending:
         """Follow one trajectory to its end. However it ends, the arm then holds and the mode controls it again."""
         try:
-            task = self._parse(goal)
             await self._mover.move(
-                task, owner=_ACTION, cancelled=lambda: handle.is_cancel_requested, on_tick=self._feedback(handle, task)
-            )
-        except (InvalidTarget, MoveFailed) as failure:  # Invalid only now: time has passed, or parameters have changed.
+                plan.task, planned=plan, owner=_ACTION,
+                cancelled=lambda: handle.is_cancel_requested, on_tick=self._feedback(handle, plan.task),
+            )  # fmt: skip
+        except MoveFailed as failure:
             return Ending(_Result(error_code=_code(failure), error_string=str(failure)), failure=str(failure))
         except MoveCancelled:
             return Ending(_Result(error_code=_Result.SUCCESSFUL, error_string="cancelled"), cancelled=True)
@@ -115,28 +115,27 @@ class TrajectoryAction:
     # The topic.
 
     def _on_message(self, message: TrajectoryMessage) -> None:
-        goal = FollowJointTrajectory.Goal(trajectory=message)
         try:
-            self._check(goal)
+            plan = self._check(FollowJointTrajectory.Goal(trajectory=message))
         except InvalidTarget as error:
             self._actions.refuse("a trajectory", error)
             return
-        self._node.executor.create_task(self._follow, goal)
+        self._node.executor.create_task(self._follow, plan)
 
-    async def _follow(self, goal: FollowJointTrajectory.Goal) -> None:
+    async def _follow(self, plan: Plan[TrajectoryGoal]) -> None:
         try:
-            await self._mover.move(self._parse(goal), owner=_TOPIC)
+            await self._mover.move(plan.task, planned=plan, owner=_TOPIC)
         except MoveReplaced:
             pass  # The newest one counts; a client that streams trajectories replaces all but the last.
-        except FrankaError as failure:
+        except MoveFailed as failure:
             self._node.get_logger().warning(f"a trajectory failed: {failure}")
 
     # Both.
 
     def _parse(self, goal: FollowJointTrajectory.Goal) -> TrajectoryGoal:
-        """The goal as it is pursued, defaults filled in.
+        """The goal with its defaults filled in.
 
-        :raises InvalidTarget: something in it cannot be used.
+        :raises InvalidTarget: a value cannot be used.
         """
         if goal.multi_dof_trajectory.points or goal.component_path_tolerance or goal.component_goal_tolerance:
             raise InvalidTarget("the arm has no joints with several degrees of freedom", reason=WRONG_JOINTS)
@@ -147,9 +146,6 @@ class TrajectoryAction:
         def elapsed() -> float:
             return float(self._node.get_clock().now().nanoseconds - stamp) / _NANOSECONDS
 
-        over = elapsed() - float(trajectory.times[-1])
-        if stamp and over > 0.0:
-            raise InvalidTarget(f"its header.stamp lets it end {over:.3f} s in the past", reason=_OLD)
         path = self._owner.parameter("path_tolerance")
         goal_time = nanoseconds(goal.goal_time_tolerance) / _NANOSECONDS
         return TrajectoryGoal(
@@ -164,24 +160,23 @@ class TrajectoryAction:
         )  # fmt: skip
 
 
-def _code(failure: InvalidTarget | MoveFailed) -> int:
+def _code(failure: MoveFailed) -> int:
     """The error code of a goal that was aborted because of ``failure``."""
     if isinstance(failure, PathViolated):
         return int(_Result.PATH_TOLERANCE_VIOLATED)
     if isinstance(failure, GoalMissed):
         return int(_Result.GOAL_TOLERANCE_VIOLATED)
-    if isinstance(failure, InvalidTarget):
-        return int(getattr(_Result, _CODE_NAMES.get(failure.reason, "INVALID_GOAL")))
-    return int(_Result.INVALID_GOAL)
+    cause = failure.__cause__  # Why it could not be planned when it was due.
+    return int(getattr(_Result, _CODE_NAMES.get(cause.reason if isinstance(cause, InvalidTarget) else "", _OTHER)))
 
 
 def _trajectory(message: TrajectoryMessage, joints: Sequence[str]) -> JointTrajectory:
     """The points of ``message`` for ``joints``, joint 1 first, whatever its order; efforts are not used.
 
-    Velocities, and accelerations, count where every point has them.
+    Velocities and accelerations are used only if every point has them.
 
-    :raises InvalidTarget: joints are missing, unknown or named twice, a point has another number of values than there
-        are joints, or what :meth:`.JointTrajectory.check` refuses.
+    :raises InvalidTarget: joints are missing, unknown or named twice, the number of values of a point is not the
+        number of joints, or what :meth:`.JointTrajectory.check` refuses.
     """
     order = joint_order(message.joint_names, joints)
 
@@ -205,11 +200,11 @@ def _trajectory(message: TrajectoryMessage, joints: Sequence[str]) -> JointTraje
 def _tolerance(
     given: Sequence[JointTolerance], field: str, joints: Sequence[str], *, position: float, velocity: float
 ) -> Tolerance:
-    """The tolerances of a goal where it gives some, else those of the node.
+    """The tolerances that a goal gives, and the node's for joints without.
 
     Accelerations are not measured, so nothing can violate their tolerances.
 
-    :raises InvalidTarget: one of them is not allowed, or of an unknown joint.
+    :raises InvalidTarget: a tolerance is not allowed, or names an unknown joint.
     """
     tolerance = Tolerance(np.full(7, position), np.full(7, velocity), joints)
     for joint in given:
@@ -224,7 +219,7 @@ def _tolerance(
 
 
 def _limit(value: float, what: str, default: float) -> float:
-    """``value``; for 0 the default, for -1 none.
+    """``value``; 0 means ``default``, -1 means no limit.
 
     :raises InvalidTarget: it is not allowed.
     """

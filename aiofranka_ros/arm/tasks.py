@@ -1,0 +1,200 @@
+"""What an arm can be asked to do: reach a goal as fast as allowed, or follow a trajectory at its times.
+
+Used by :mod:`aiofranka_ros.arm.moves`, which plans and pursues tasks, in the process and thread that own the arm. The
+node and :class:`~aiofranka_ros.api.robot_interface.RobotInterface` make the tasks.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from aiofranka_ros.arm.joint_trajectory import ArmState, JointTrajectory, join
+from aiofranka_ros.arm.planning import plan
+from aiofranka_ros.control.law.motion import Motion
+from aiofranka_ros.errors import InvalidTarget, PathViolated
+from aiofranka_ros.kernels import Array, Record
+from aiofranka_ros.model.fr3 import JOINT_NAMES, POSITION_LOWER, POSITION_UPPER
+
+#: An arm has stopped if no joint is faster than this [rad/s].
+REST_VELOCITY = 0.02
+#: Reason of the refusal of a trajectory that should have ended already.
+ENDED = "ended in the past"
+#: Returns the value of a setting by its name.
+ParameterReader: TypeAlias = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Departure:
+    """The state in which a new motion begins.
+
+    :ivar state: how the joints move there.
+    :ivar running: what is left of the running motion from there on; ``None`` if no motion runs.
+    :ivar start: robot time [s]; 0: at once.
+    :ivar lead: how much later than now [s].
+    """
+
+    state: ArmState
+    running: Motion | None = None
+    start: float = 0.0
+    lead: float = 0.0
+
+
+class Task(abc.ABC):
+    """Which motion the arm makes, what must not happen during it, and when the task is done."""
+
+    @property
+    @abc.abstractmethod
+    def joints(self) -> Sequence[str]:
+        """Names of the joints, for messages."""
+
+    @property
+    def timed(self) -> bool:
+        """Whether the motion depends on the time at which it is planned."""
+        return False
+
+    @abc.abstractmethod
+    def plan(self, departure: Departure, parameter: ParameterReader) -> Motion:
+        """The motion from ``departure`` on.
+
+        :raises InvalidTarget: no motion keeps within the limits.
+        """
+
+    def check(self, state: Record) -> None:  # noqa: B027
+        """Look at the moving arm; called at every tick.
+
+        :raises PathViolated: it must not continue.
+        """
+
+    @abc.abstractmethod
+    def missing(self, state: Record) -> str:
+        """Why the arm has not arrived although the motion has ended, in words; empty: it has arrived."""
+
+    @abc.abstractmethod
+    def patience(self, parameter: ParameterReader) -> float:
+        """How long the arm may take to arrive after the end of the motion [s]."""
+
+
+@dataclass(frozen=True)
+class Goal(Task):
+    """A configuration to reach as fast as allowed.
+
+    :ivar q: joint positions [rad] (7,), within the joints' limits.
+    :ivar velocity: largest joint velocities [rad/s] (7,).
+    :ivar tolerance: largest distance of a joint from ``q`` at the end [rad].
+    :ivar joints: names of the joints, for messages.
+    """
+
+    q: Array
+    velocity: Array
+    tolerance: float
+    joints: Sequence[str] = JOINT_NAMES
+
+    def plan(self, departure: Departure, parameter: ParameterReader) -> Motion:
+        """See :meth:`Task.plan`."""
+        return _plan(departure.state, self.q, parameter, max_velocity=self.velocity, joints=self.joints)
+
+    def missing(self, state: Record) -> str:
+        """See :meth:`Task.missing`."""
+        error = np.abs(state["q"] - self.q)
+        far = [f"{self.joints[i]} by {error[i]:.4f} rad" for i in np.flatnonzero(~(error <= self.tolerance))]
+        return f"{', '.join(far)}; the tolerance is {self.tolerance:g} rad" if far else ""
+
+    def patience(self, parameter: ParameterReader) -> float:
+        """See :meth:`Task.patience`."""
+        return float(parameter("move_settle_time"))
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far joints may be from their reference; infinite: any distance.
+
+    :ivar position: [rad] (7,).
+    :ivar velocity: [rad/s] (7,).
+    :ivar joints: names of the joints, for messages.
+    """
+
+    position: Array
+    velocity: Array
+    joints: Sequence[str] = JOINT_NAMES
+
+    def violations(self, state: Record) -> str:
+        """The joints that are further than this from the reference in ``state``, and by how much."""
+        return ", ".join(
+            f"{name} by {error:.4f} {unit} (tolerance {limit:g})"
+            for actual, desired, limits, unit in (
+                ("q", "ref_q", self.position, "rad"),
+                ("dq", "ref_dq", self.velocity, "rad/s"),
+            )
+            for name, error, limit in zip(self.joints, np.abs(state[desired] - state[actual]), limits, strict=True)
+            if not error <= limit  # True for NaN, too.
+        )
+
+
+@dataclass
+class TrajectoryGoal(Task):
+    """A trajectory to follow at its times.
+
+    :ivar trajectory: the points, checked.
+    :ivar path_tolerance: during the motion.
+    :ivar goal_tolerance: at the end.
+    :ivar goal_time: how long the arm may take to arrive after the end [s]; infinite: no limit.
+    :ivar elapsed: how long ago the trajectory began [s], negative if it has not begun; ``None``: it begins as soon as
+        the arm can.
+    :ivar begin: time in the trajectory at which the motion begins [s]; set when it is planned.
+    """
+
+    trajectory: JointTrajectory
+    path_tolerance: Tolerance
+    goal_tolerance: Tolerance
+    goal_time: float
+    elapsed: Callable[[], float] | None = None
+    begin: float = 0.0
+
+    @property
+    def joints(self) -> Sequence[str]:
+        """See :attr:`Task.joints`."""
+        return self.trajectory.joints
+
+    @property
+    def timed(self) -> bool:
+        """See :attr:`Task.timed`."""
+        return self.elapsed is not None
+
+    def plan(self, departure: Departure, parameter: ParameterReader) -> Motion:
+        """See :meth:`Task.plan`."""
+        elapsed = 0.0 if self.elapsed is None else self.elapsed()
+        over = elapsed - float(self.trajectory.times[-1])
+        if self.elapsed is not None and over > 0.0:
+            raise InvalidTarget(f"its header.stamp lets it end {over:.3f} s in the past", reason=ENDED)
+        self.begin = 0.0 if self.elapsed is None else elapsed + departure.lead
+        before = departure.state if departure.running is None else departure.running
+        if self.begin < 0.0 and isinstance(before, ArmState) and np.abs(before.dq).max() > REST_VELOCITY:
+            # The arm stops until the trajectory begins, near where it would have braked.
+            ahead = 0.5 * before.dq * np.abs(before.dq) / parameter("move_acceleration")
+            before = _plan(before, np.clip(before.q + ahead, POSITION_LOWER, POSITION_UPPER), parameter)
+        return join(self.trajectory, before, self.begin)
+
+    def check(self, state: Record) -> None:
+        """See :meth:`Task.check`."""
+        if violations := self.path_tolerance.violations(state):
+            raise PathViolated(f"left the path: {violations}")
+
+    def missing(self, state: Record) -> str:
+        """See :meth:`Task.missing`."""
+        return self.goal_tolerance.violations(state)
+
+    def patience(self, parameter: ParameterReader) -> float:
+        """See :meth:`Task.patience`."""
+        return self.goal_time
+
+
+def _plan(state: ArmState, goal: Array, parameter: ParameterReader, **options: Any) -> Motion:
+    return plan(
+        state.q, goal, dq=state.dq, ddq=state.ddq,
+        max_acceleration=parameter("move_acceleration"), max_jerk=parameter("move_jerk"), **options,
+    )  # fmt: skip
