@@ -1,7 +1,7 @@
-"""One thing that can be set: its default, unit, range and meaning, and what a value must be to be used.
+"""A setting: its default, unit, range and meaning, and which values it accepts.
 
-Used by the tables of settings (:mod:`aiofranka_ros.arm.settings`, :mod:`aiofranka_ros.gripper_node.parameters`), in
-every process. It imports nothing that takes long: the gripper's node has no use for what drives an arm.
+Used by the tables of settings (:mod:`aiofranka_ros.arm.setting_table`, :mod:`aiofranka_ros.gripper_node.parameters`),
+in every process. It imports nothing that takes long, because the gripper's node needs nothing that drives an arm.
 """
 
 from __future__ import annotations
@@ -18,33 +18,30 @@ import numpy as np
 from aiofranka_ros.errors import ConfigurationError
 
 Value: TypeAlias = "bool | str | int | float | tuple[float, ...]"
-#: One bound for a scalar or for all elements, or one for each of them.
+#: A bound for a scalar or for all elements of an array, or one bound for each element.
 Bound: TypeAlias = "float | tuple[float, ...]"
 
 
-class Lock(enum.IntEnum):
-    """From which state of the node on a parameter cannot be changed any more, and what to do about it."""
+class Stage(enum.IntEnum):
+    """How far a node has come: from some stage on, some of its parameters can no longer change."""
 
     STARTED = 0
     CONFIGURED = 1
     ACTIVE = 2
-    NEVER = 3
 
-    @property
-    def remedy(self) -> str:
-        """How to change it nevertheless."""
-        return {
-            Lock.NEVER: "at any time",
-            Lock.ACTIVE: "only while the node is not active: deactivate it first",
-            Lock.CONFIGURED: "only while the node is unconfigured: clean it up first",
-            Lock.STARTED: "only at the start: in the configuration file or with --ros-args -p",
-        }[self]
+
+#: When a parameter can change that is locked from a stage on, and what to do to change it.
+_BEFORE = {
+    Stage.STARTED: "only at the start: in the configuration file or with --ros-args -p",
+    Stage.CONFIGURED: "only while the node is unconfigured: clean it up first",
+    Stage.ACTIVE: "only while the node is not active: deactivate it first",
+}
 
 
 class Effect(enum.Enum):
-    """What a changed parameter means for the control process."""
+    """What a changed setting does in the control process."""
 
-    NONE = "read by the node where it is needed"
+    NONE = "nothing: the node reads it when it needs it"
     COMMAND = "a field of the commands"
     LAW = "a field of the commands that changes torques: blended in"
     FRAME = "the control frame"
@@ -54,17 +51,19 @@ class Effect(enum.Enum):
 
 @dataclass(frozen=True)
 class Setting:
-    """One parameter.
+    """A setting.
 
-    :ivar default: a ``tuple`` for an array, whose length is the only one allowed.
+    :ivar default: a ``tuple`` for an array; values must have the same length.
     :ivar text: what it does, in a sentence.
-    :ivar unit: SI; empty where it has none.
-    :ivar low: smallest value; for arrays of every element, or one for each.
-    :ivar high: largest value.
-    :ivar choices: the only values of a string.
-    :ivar is_name: whether a string is to be part of names of joints and frames; empty only if the default is.
+    :ivar unit: SI; empty if it has none.
+    :ivar low: smallest value; for arrays the bound of all elements, or one for each.
+    :ivar high: largest value, likewise.
+    :ivar choices: the allowed values of a string.
     :ivar source: where default and range come from.
-    :ivar field: name of the field of the commands that it sets, where that differs from its own.
+    :ivar locked_from: the stage from which on it cannot change; ``None``: it can change at any time.
+    :ivar effect: what a change does in the control process.
+    :ivar field: name of the field of the commands that it sets, if it differs from its own.
+    :ivar is_name: whether a string becomes part of names of joints and frames; empty only if the default is.
     """
 
     name: str
@@ -75,7 +74,7 @@ class Setting:
     high: Bound = math.inf
     choices: tuple[str, ...] = ()
     source: str = ""
-    lock: Lock = Lock.NEVER
+    locked_from: Stage | None = None
     effect: Effect = Effect.NONE
     field: str = ""
     is_name: bool = False
@@ -100,11 +99,16 @@ class Setting:
         return f"{count}in [{_bound(self.low)}, {_bound(self.high)}]{self._unit}"
 
     @property
+    def changeable(self) -> str:
+        """When it can change, and what to do to change it."""
+        return "at any time" if self.locked_from is None else _BEFORE[self.locked_from]
+
+    @property
     def terms(self) -> str:
-        """Everything to know about its values: range, when it can be changed, where it comes from."""
+        """Which values are allowed, when they can change and where they come from."""
         sentences = [self.range[0].upper() + self.range[1:]]
-        if self.lock is not Lock.NEVER:
-            sentences.append(f"Can be changed {self.lock.remedy}")
+        if self.locked_from is not None:
+            sentences.append(f"Can be changed {self.changeable}")
         if self.source:
             sentences.append(f"Source: {self.source}")
         return ". ".join(sentences) + "."
@@ -116,27 +120,27 @@ class Setting:
     def parse(self, value: Any) -> Any:
         """``value`` as it is used: ``bool``, ``str``, ``int``, ``float`` or an array of floats.
 
-        Integers are taken for floats: YAML and ``ros2 param set`` make them of ``400``.
+        Integers are accepted as floats, because YAML and ``ros2 param set`` read ``400`` as an integer.
 
         :raises ConfigurationError: it has the wrong type, size, sign or range.
         """
+        if self.size:
+            return self._parse_array(value)
         if isinstance(self.default, bool):
-            if not isinstance(value, bool):
-                raise self._refusal(f"is {value!r}")
+            valid = isinstance(value, bool)
+        elif isinstance(self.default, str):
+            valid = isinstance(value, str) and self._allows(value)
+        else:
+            valid = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not valid:
+            raise self._refusal(f"is {value!r}")
+        if isinstance(self.default, (bool, str)):
             return value
-        if isinstance(self.default, str):
-            if not isinstance(value, str) or not self._allows(value):
-                raise self._refusal(f"is {value!r}")
-            return value
-        if not self.size:
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise self._refusal(f"is {value!r}")
-            if not math.isfinite(value) or not self.low <= value <= self.high:  # type: ignore[operator]
-                raise self._refusal(f"is {value:g}{self._unit}")
-            if isinstance(self.default, int) and value != int(value):
-                raise self._refusal(f"is {value:g}, which is not whole")
-            return type(self.default)(value)  # type: ignore[arg-type]
-        return self._parse_array(value)
+        if not math.isfinite(value) or not self.low <= value <= self.high:  # type: ignore[operator]
+            raise self._refusal(f"is {value:g}{self._unit}")
+        if isinstance(self.default, int) and value != int(value):
+            raise self._refusal(f"is {value:g}, which is not whole")
+        return type(self.default)(value)  # type: ignore[arg-type]
 
     def _allows(self, text: str) -> bool:
         if self.is_name:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aiofranka_ros import FrankaController
-from aiofranka_ros.arm.settings import Settings
+from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.snapshot import Snapshot
 
 pytestmark = [pytest.mark.unit, pytest.mark.timing]
@@ -23,7 +23,7 @@ class Recorder:
     name = "recorder"
 
     def __init__(self) -> None:
-        self.settings = Settings()
+        self.settings = ArmSettings()
         self.told: list[tuple[str, Any]] = []
 
     async def start(self, on_state: Callable[[], None], on_end: Callable[[Exception], None]) -> None: ...

@@ -30,7 +30,7 @@ from injection import lose_packets
 from node_harness import ROOT, descendants, wait_until
 
 from aiofranka_ros import FrankaController, errors
-from aiofranka_ros.arm.settings import SETTINGS
+from aiofranka_ros.arm.setting_table import SETTINGS
 
 GUIDE = ROOT / "docs" / "async_mode.md"
 PORTING = ROOT / "docs" / "from_aiofranka.md"

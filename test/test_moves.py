@@ -11,7 +11,7 @@ import pytest
 
 from aiofranka_ros.arm.joint_trajectory import JointTrajectory
 from aiofranka_ros.arm.moves import Mover
-from aiofranka_ros.arm.settings import Settings
+from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.arm.tasks import Departure, Goal, ParameterReader, Task, Tolerance, TrajectoryGoal
 from aiofranka_ros.control.law.motion import Motion
 from aiofranka_ros.control.records import STATE, Mode, MotionStatus, new
@@ -53,7 +53,7 @@ class FakeOwner:
 
     def __init__(self) -> None:
         self.client = FakeClient()
-        self.settings = Settings()
+        self.settings = ArmSettings()
         self.active = True
         self.why_inactive = self.why_held = ""
 

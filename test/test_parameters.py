@@ -16,12 +16,13 @@ from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from aiofranka_ros.arm.settings import SETTINGS, Settings
+from aiofranka_ros.arm.setting_table import SETTINGS
+from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.records import COMMANDS, Mode
 from aiofranka_ros.errors import ConfigurationError
 from aiofranka_ros.model import kinematics
 from aiofranka_ros.node.parameters import Parameters
-from aiofranka_ros.setting import Effect, Lock, Setting
+from aiofranka_ros.setting import Effect, Setting, Stage
 
 pytestmark = pytest.mark.unit
 
@@ -40,13 +41,13 @@ def node() -> Iterator[Node]:
 
 
 @pytest.fixture(scope="module")
-def reached() -> list[Lock]:
+def reached() -> list[Stage]:
     """The state that the node claims to be in; the only element."""
-    return [Lock.STARTED]
+    return [Stage.STARTED]
 
 
 @pytest.fixture(scope="module")
-def parameters(node: Node, reached: list[Lock]) -> Parameters:
+def parameters(node: Node, reached: list[Stage]) -> Parameters:
     return Parameters(node, lambda: reached[0])
 
 
@@ -143,23 +144,25 @@ def test_a_change_is_used_only_once_asked_for(node: Node, parameters: Parameters
     parameters.changes()
 
 
-def test_what_cannot_change_in_a_state_says_what_to_do(node: Node, parameters: Parameters, reached: list[Lock]) -> None:
+def test_what_cannot_change_in_a_state_says_what_to_do(
+    node: Node, parameters: Parameters, reached: list[Stage]
+) -> None:
     try:
-        reached[0] = Lock.CONFIGURED
+        reached[0] = Stage.CONFIGURED
         assert "robot_ip can be changed only while the node is unconfigured" in change(node, robot_ip="a")
         assert change(node, collision_force_thresholds=[30.0] * 6) == ""
-        reached[0] = Lock.ACTIVE
+        reached[0] = Stage.ACTIVE
         assert "deactivate it first" in change(node, collision_force_thresholds=[40.0] * 6)
         assert "read-only" in change(node, state_rate=50.0)
         assert change(node, kp=[500.0] * 7) == ""
     finally:
-        reached[0] = Lock.STARTED
+        reached[0] = Stage.STARTED
 
 
 def test_the_control_frame_cannot_be_called_as_a_link_of_the_arm() -> None:
     with pytest.raises(ConfigurationError, match="tcp_frame is 'fr3_link8', which is one of the arm's links"):
-        Settings(tcp_frame="fr3_link8")
-    assert Settings(arm_prefix="left", tcp_frame="tip").names.tcp == "left_tip"
+        ArmSettings(tcp_frame="fr3_link8")
+    assert ArmSettings(arm_prefix="left", tcp_frame="tip").names.tcp == "left_tip"
 
 
 def test_a_control_frame_needs_a_unit_quaternion(node: Node, parameters: Parameters) -> None:
@@ -193,4 +196,4 @@ def test_every_parameter_describes_itself(node: Node, parameters: Parameters) ->
         descriptor = node.describe_parameter(setting.name)
         assert descriptor.description == setting.text
         assert setting.range.lower() in descriptor.additional_constraints.lower()
-        assert descriptor.read_only == (setting.lock is Lock.STARTED)
+        assert descriptor.read_only == (setting.locked_from is Stage.STARTED)

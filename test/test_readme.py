@@ -16,10 +16,10 @@ import pytest
 from node_harness import ROOT, Client, NodeProcess, descendants, wait_until
 from rclpy.action import get_action_server_names_and_types_by_node
 
-from aiofranka_ros.arm.settings import SETTINGS
+from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.gripper_node.parameters import GRIPPER_SETTINGS
 from aiofranka_ros.ros.conditions import CONDITIONS, ERROR, OTHER_REFUSALS, REFUSALS, ROBOT_ERRORS, STALE, WARN
-from aiofranka_ros.setting import Lock, Setting
+from aiofranka_ros.setting import Setting, Stage
 
 README, REFERENCE = ROOT / "README.md", ROOT / "docs" / "reference.md"
 TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
@@ -27,10 +27,10 @@ TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
 TABLES = {"parameters": SETTINGS, "gripper parameters": GRIPPER_SETTINGS}
 #: In one word, when a parameter can be changed.
 _WHEN = {
-    Lock.NEVER: "any time",
-    Lock.ACTIVE: "inactive",
-    Lock.CONFIGURED: "unconfigured",
-    Lock.STARTED: "start",
+    None: "any time",
+    Stage.ACTIVE: "inactive",
+    Stage.CONFIGURED: "unconfigured",
+    Stage.STARTED: "start",
 }
 
 
@@ -46,7 +46,7 @@ def parameter_table(settings: tuple[Setting, ...]) -> str:
     """A table of parameters as it should be."""
     lines = ["| parameter | default | allowed | when | meaning |", "|---|---|---|---|---|"]
     for setting in settings:
-        cells = [f"`{setting.name}`", default(setting), setting.range, _WHEN[setting.lock], setting.text]
+        cells = [f"`{setting.name}`", default(setting), setting.range, _WHEN[setting.locked_from], setting.text]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from aiofranka_ros.arm.settings import Settings
+from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.snapshot import Snapshot
 from aiofranka_ros.kernels import Array
 
@@ -60,7 +60,7 @@ class Link(Protocol):
     and the arm held or released. Plain methods return at once and may be called from any thread, one at a time.
     """
 
-    settings: Settings
+    settings: ArmSettings
 
     @property
     def name(self) -> str:

@@ -22,7 +22,7 @@ from aiofranka_ros.api.link import ConnectionReport, Data, uninterrupted
 from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.arm.moves import MoveCancelled, Mover
 from aiofranka_ros.arm.planning import check_goal
-from aiofranka_ros.arm.settings import Settings
+from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.arm.tasks import Goal
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.snapshot import Snapshot
@@ -49,7 +49,7 @@ class RobotInterface:
 
     def __init__(self, ip: str | None = None, **settings: Any) -> None:
         settings = {"heartbeat_timeout": _HEARTBEAT_TIMEOUT, "robot_ip": ip or "sim", **settings}
-        self.settings = Settings(**settings)
+        self.settings = ArmSettings(**settings)
         #: The newest measured positions, velocities and torques.
         self.data = Data(self)
         self._driver = Driver(self.settings)

@@ -37,7 +37,8 @@ from aiofranka_ros import errors
 from aiofranka_ros.api.link import ConnectionReport, Data, uninterrupted
 from aiofranka_ros.api.ros_client import RosClient
 from aiofranka_ros.arm.planning import check_goal
-from aiofranka_ros.arm.settings import SETTINGS, Settings
+from aiofranka_ros.arm.setting_table import SETTINGS
+from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.records import Mode
 from aiofranka_ros.control.snapshot import Snapshot
 from aiofranka_ros.errors import (
@@ -89,7 +90,7 @@ class RosInterface:
     def __init__(self, node: str = "aiofranka") -> None:
         self._name = "/" + node.strip("/")
         #: The node's parameters, as far as they are known: defaults before the first start.
-        self.settings = Settings()
+        self.settings = ArmSettings()
         #: The newest measured positions, velocities and torques.
         self.data = Data(self)
         self._client: RosClient | None = None

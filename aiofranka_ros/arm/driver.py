@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from aiofranka_ros.arm import planning
-from aiofranka_ros.arm.settings import Settings
+from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.records import RobotSetting
 from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, FrankaError
@@ -32,10 +32,10 @@ class Driver:
     """One arm and what drives it.
 
     :param settings: what they are to be; changed ones take effect with
-        :meth:`~aiofranka_ros.arm.settings.Settings.apply`.
+        :meth:`~aiofranka_ros.arm.settings.ArmSettings.apply`.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ArmSettings) -> None:
         self._settings = settings
         #: The control process; ``None`` where the arm is not configured.
         self.client: ControlClient | None = None

@@ -16,7 +16,7 @@ from rclpy.parameter import Parameter
 
 from aiofranka_ros.errors import ConfigurationError
 from aiofranka_ros.ros.descriptors import describe
-from aiofranka_ros.setting import Lock, Setting
+from aiofranka_ros.setting import Setting, Stage
 
 #: Of the Franka Hand: 50 mm/s for each of its two fingers, and its largest force (not the continuous one, 70 N).
 MAX_SPEED, MAX_FORCE = 0.1, 140.0
@@ -27,19 +27,19 @@ GRIPPER_SETTINGS: tuple[Setting, ...] = (
     # Connection.
     Setting(
         "robot_ip", "sim", "Address of the robot that the gripper is mounted on; sim: the simulated arm of arm_node.",
-        lock=Lock.STARTED,
+        locked_from=Stage.STARTED,
     ),
     Setting(
         "arm_node", "aiofranka", "Name of the arm's node, in the same namespace; needed only where robot_ip is sim.",
-        lock=Lock.STARTED,
+        locked_from=Stage.STARTED,
     ),
     Setting(
         "arm_prefix", "", "What the names of the fingers' joints begin with, and an underscore.",
-        lock=Lock.STARTED, is_name=True, source="franka_description's arm_prefix, as for the arm's node",
+        locked_from=Stage.STARTED, is_name=True, source="franka_description's arm_prefix, as for the arm's node",
     ),
     Setting(
         "state_rate", 30.0, "How often the state is published and answers of the gripper are looked for.",
-        unit="Hz", low=10.0, high=200.0, lock=Lock.STARTED,
+        unit="Hz", low=10.0, high=200.0, locked_from=Stage.STARTED,
     ),
     # What goals leave out.
     Setting(

@@ -61,7 +61,7 @@ from aiofranka_ros.ros import messages
 from aiofranka_ros.ros.actions import Actions
 from aiofranka_ros.ros.cdr import SerializedMessage
 from aiofranka_ros.ros.executor import UrgentFirstExecutor
-from aiofranka_ros.setting import Lock
+from aiofranka_ros.setting import Stage
 
 SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.SUCCESS,
@@ -335,11 +335,11 @@ class FrankaNode(LifecycleNode):
         except ControlStopped as error:
             self._report(error)  # Not as it was meant, but the arm is released.
 
-    def _reached(self) -> Lock:
+    def _reached(self) -> Stage:
         """The node's state, as far as it decides which parameters may change."""
         if self._driver.active:
-            return Lock.ACTIVE
-        return Lock.STARTED if self._driver.client is None else Lock.CONFIGURED
+            return Stage.ACTIVE
+        return Stage.STARTED if self._driver.client is None else Stage.CONFIGURED
 
     def _autostart(self) -> None:
         self._autostart_timer.cancel()

@@ -16,15 +16,16 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from aiofranka_ros.arm.settings import RANGES, SETTINGS, Settings
+from aiofranka_ros.arm.setting_table import SETTINGS
+from aiofranka_ros.arm.settings import RANGES, ArmSettings
 from aiofranka_ros.errors import ConfigurationError
 from aiofranka_ros.ros.descriptors import describe
-from aiofranka_ros.setting import Lock
+from aiofranka_ros.setting import Stage
 
-_LOCKS = {setting.name: setting.lock for setting in SETTINGS}
+_SETTINGS = {setting.name: setting for setting in SETTINGS}
 
 
-class Parameters(Settings):
+class Parameters(ArmSettings):
     """The declared parameters of one node.
 
     :param node: it declares them; their values may come from files and the command line.
@@ -32,7 +33,7 @@ class Parameters(Settings):
     :raises rclpy.exceptions.ParameterException: a value from a file or the command line cannot be used.
     """
 
-    def __init__(self, node: Node, reached: Callable[[], Lock]) -> None:
+    def __init__(self, node: Node, reached: Callable[[], Stage]) -> None:
         super().__init__()
         self._node = node
         self._reached = reached
@@ -52,7 +53,7 @@ class Parameters(Settings):
         :returns: the names whose values the control process does not know yet.
         """
         self.dirty = False
-        return self.update({name: self._node.get_parameter(name).value for name in _LOCKS})
+        return self.update({name: self._node.get_parameter(name).value for name in _SETTINGS})
 
     def adopt(self, **values: Any) -> None:
         """Say ``values`` that are in force already; nothing is left to apply of them."""
@@ -60,7 +61,7 @@ class Parameters(Settings):
         self._node.set_parameters([Parameter(name, value=self[name].tolist()) for name in values])
 
     def _on_set(self, changes: Sequence[Parameter]) -> SetParametersResult:
-        ours = [change for change in changes if change.name in _LOCKS]  # Others are ROS's own, such as use_sim_time.
+        ours = [change for change in changes if change.name in _SETTINGS]  # Others are ROS's own, such as use_sim_time.
         # What was set a moment ago counts too, although nobody used it yet.
         beside = [name for names in RANGES for name in names if self._node.has_parameter(name)]
         values = {name: self._node.get_parameter(name).value for name in beside}
@@ -75,6 +76,6 @@ class Parameters(Settings):
 
     def _check_lock(self, name: str) -> None:
         """:raises ConfigurationError: the parameter cannot be changed in the present state of the node."""
-        lock = _LOCKS[name]
-        if not self._declaring and self._reached() >= lock:
-            raise ConfigurationError(f"{name} can be changed {lock.remedy}")
+        setting = _SETTINGS[name]
+        if not self._declaring and setting.locked_from is not None and self._reached() >= setting.locked_from:
+            raise ConfigurationError(f"{name} can be changed {setting.changeable}")

@@ -22,7 +22,7 @@ from franka_msgs import srv
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
 from aiofranka_ros.arm import moves
-from aiofranka_ros.arm.settings import SETTINGS
+from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.records import RobotSetting
 from aiofranka_ros.errors import CommandRefused, ConfigurationError, FrankaError

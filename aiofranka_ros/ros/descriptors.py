@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
-from aiofranka_ros.setting import Lock, Setting
+from aiofranka_ros.setting import Setting, Stage
 
 
 def describe(setting: Setting) -> ParameterDescriptor:
@@ -15,7 +15,7 @@ def describe(setting: Setting) -> ParameterDescriptor:
     descriptor = ParameterDescriptor(
         description=setting.text,
         additional_constraints=setting.terms,
-        read_only=setting.lock is Lock.STARTED,
+        read_only=setting.locked_from is Stage.STARTED,
         # Types are checked here, so that integers can stand for floats.
         dynamic_typing=True,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aiofranka_ros.arm.settings import SETTINGS
+from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.control.records import Law
 from aiofranka_ros.model.fr3 import POSITION_LOWER, POSITION_UPPER, TORQUE_LIMIT, VELOCITY_LIMIT
 from bench.faults.catalogue import fault

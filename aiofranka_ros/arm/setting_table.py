@@ -1,0 +1,198 @@
+"""What can be set: the default, unit, range, meaning and source of every setting, in one table.
+
+Read by :mod:`aiofranka_ros.arm.settings` and by the node, where each setting is a ROS parameter
+(:mod:`aiofranka_ros.node.parameters`). Nothing else knows the settings: validation, the fields of the control process's
+commands, the node's declarations, ``config/fr3.yaml`` and ``docs/reference.md`` follow from this table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from aiofranka_ros.control.realtime import PRIORITY
+from aiofranka_ros.kernels import Array
+from aiofranka_ros.model.fr3 import (
+    ACCELERATION_LIMIT,
+    POSITION_LOWER,
+    POSITION_UPPER,
+    TORQUE_LIMIT,
+    TORQUE_RATE_LIMIT,
+    VELOCITY_LIMIT,
+)
+from aiofranka_ros.model.names import TCP_FRAME
+from aiofranka_ros.setting import Effect, Setting, Stage
+
+
+def _joints(value: float | Sequence[float] | Array) -> tuple[float, ...]:
+    return tuple(float(element) for element in np.broadcast_to(np.asarray(value, dtype=float), 7))
+
+
+def _critical(stiffness: Sequence[float], digits: int) -> tuple[float, ...]:
+    return tuple(round(2.0 * math.sqrt(value), digits) for value in stiffness)
+
+
+_JOINT_KP = (600.0, 600.0, 600.0, 600.0, 250.0, 250.0, 150.0)
+_JOINT_KD = (50.0, 50.0, 50.0, 50.0, 30.0, 25.0, 10.0)
+_EE_KP = (400.0, 400.0, 400.0, 1000.0, 1000.0, 1000.0)
+_NULL_KP = _joints(10.0)
+#: What the arm can take at 1 kHz depends on its load; far above these values it is unstable with any load.
+_MAX_STIFFNESS, _MAX_DAMPING = 3000.0, 200.0
+#: Farther than the arm reaches with any tool [m].
+_FAR = 2.0
+
+_EXAMPLE = (
+    "libfranka examples/joint_impedance_control.cpp; joints 6 and 7 stiffer, so that friction leaves them within "
+    "move_tolerance"
+)
+_LIMITS = "the arm's own limits, FCI documentation"
+_UNLIMITED = "out of reach: no limit"
+_REFLEX = "below collision_force_thresholds the arm stops before the robot's own reflex"
+_MOTION_EXAMPLE = "libfranka examples/generate_joint_position_motion.cpp"
+
+
+def _at_most(constant: str) -> str:
+    return f"at most {constant}, libfranka rate_limiting.h"
+
+
+_at_start = partial(Setting, locked_from=Stage.STARTED)
+_unconfigured = partial(Setting, locked_from=Stage.CONFIGURED)
+_command = partial(Setting, effect=Effect.COMMAND)
+_law = partial(Setting, effect=Effect.LAW)
+_frame = partial(Setting, effect=Effect.FRAME)
+_collision = partial(Setting, low=0.1, high=100.0, locked_from=Stage.ACTIVE, effect=Effect.COLLISION)
+_position = partial(_command, low=_joints(POSITION_LOWER), high=_joints(POSITION_UPPER), source=_LIMITS)
+_workspace = partial(_command, low=-_FAR, high=_FAR, source=_UNLIMITED)
+
+SETTINGS: tuple[Setting, ...] = (
+    # Connection.
+    _unconfigured("robot_ip", "sim", "Address of the robot's FCI; sim starts a simulated arm."),
+    _at_start("arm_prefix", "", "Prefix of the names of joints and frames, before an underscore; for several arms.",
+              is_name=True, source="franka_description's arm_prefix"),
+    _at_start("tcp_frame", TCP_FRAME, "Name of the control frame in TF, without the prefix.",
+              is_name=True, source="a name that franka_description does not use"),
+    Setting("mode", "osc", "Control law that turns targets into torques.",
+            choices=("osc", "impedance", "pid", "torque"), effect=Effect.MODE),
+    _at_start("autostart", False, "Configure and activate as soon as the node runs."),
+    _at_start("state_rate", 100.0, "How often the state is published and the control process gets a heartbeat.",
+              "Hz", 30.0, 1000.0, source="at least three heartbeats within the shortest heartbeat_timeout"),
+    _at_start("robot_state_rate", 30.0, "How often ~/robot_state is published; at most 100 Hz while not active.",
+              "Hz", 1.0, 1000.0),
+    _at_start("diagnostics_rate", 1.0, "How often /diagnostics is published.", "Hz", 0.1, 50.0),
+    _unconfigured("realtime_priority", PRIORITY, "SCHED_FIFO priority of the control process; 0: normal scheduling.",
+                  low=0, high=98, source="sched(7); the kernel's own threads are at 99"),
+    _unconfigured("realtime_cpu", -1, "CPU of the control process; -1: any, or the simulated arm's.",
+                  low=-1, high=1023, source="a CPU that isolcpus keeps free is best"),
+    # Joint laws.
+    _law("kp", _JOINT_KP, "Joint stiffness in the modes impedance and pid.",
+         "Nm/rad", 0.0, _MAX_STIFFNESS, source=_EXAMPLE),
+    _law("kd", _JOINT_KD, "Joint damping in the modes impedance and pid.",
+         "Nm s/rad", 0.0, _MAX_DAMPING, source=_EXAMPLE),
+    _law("ki", (50.0, 50.0, 50.0, 50.0, 20.0, 10.0, 5.0), "Integral gain in mode pid.",
+         "Nm/(rad s)", 0.0, 1000.0, source="a tenth of kp per second, so that the integral stays slower than the arm"),
+    _law("integral_limit", (5.0, 5.0, 5.0, 5.0, 1.5, 1.5, 1.5), "Largest integral torque in mode pid.",
+         "Nm", 0.0, _joints(TORQUE_LIMIT), source="a few times the joints' friction"),
+    # Operational space.
+    _law("ee_kp", _EE_KP, "Stiffness of the control frame in mode osc, translation then rotation.",
+         "1/s^2", 0.0, _MAX_STIFFNESS, source="compliant: natural frequencies of 20 and 32 rad/s"),
+    _law("ee_kd", _critical(_EE_KP, 1), "Damping of the control frame in mode osc; critical at 2 sqrt(ee_kp).",
+         "1/s", 0.0, _MAX_DAMPING, source="critical damping"),
+    _law("null_kp", _NULL_KP, "Stiffness of the posture in mode osc, kept as far as the task allows.",
+         "1/s^2", 0.0, _MAX_STIFFNESS, source="far softer than the task"),
+    _law("null_kd", _critical(_NULL_KP, 2), "Damping of the posture in mode osc; critical at 2 sqrt(null_kp).",
+         "1/s", 0.0, _MAX_DAMPING, source="critical damping"),
+    _law("motor_inertia", _joints(0.1), "Inertia of the motors, which libfranka's mass matrix does not include.",
+         "kg m^2", 0.05, 1.0,
+         source="MuJoCo Menagerie's FR3 has 0.074 to 0.195; without it the wrist is too soft in mode osc, and too "
+         "light for the limit of joint velocities"),
+    _frame("tcp_from_robot", True, "Use the end effector configured in the robot (F_T_EE) as the control frame."),
+    _frame("tcp_in_flange", (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
+           "Control frame in the flange, x y z and qx qy qz qw; used if tcp_from_robot is false.",
+           "m and 1", (-2.0,) * 3 + (-1.01,) * 4, (2.0,) * 3 + (1.01,) * 4),
+    # Limits of every torque.
+    _command("torque_limit", _joints(TORQUE_LIMIT),
+             "Largest commanded torque, without gravity; exceeded only to brake a joint in time.",
+             "Nm", 0.0, _joints(TORQUE_LIMIT), source="FR3 URDF"),
+    _command("torque_diff_limit", 990.0,
+             "Largest change of the commanded torque; exceeded only to brake a joint in time.",
+             "Nm/s", 1.0, TORQUE_RATE_LIMIT - 1.0, field="torque_rate_limit",
+             source="1 % below kMaxTorqueRate, libfranka rate_limiting.h"),
+    # Limits of where the arm may be.
+    _position("joint_lower", _joints(POSITION_LOWER), "Lowest joint positions; springs push back near them.", "rad"),
+    _position("joint_upper", _joints(POSITION_UPPER), "Highest joint positions; springs push back near them.", "rad"),
+    _workspace("workspace_lower", (-_FAR,) * 3, "Lowest x, y, z of the control frame in the base.", "m"),
+    _workspace("workspace_upper", (_FAR,) * 3, "Highest x, y, z of the control frame in the base.", "m"),
+    _command("max_external_force", 0.0,
+             "External force above which the arm stops and holds until ~/release; 0: no limit.",
+             "N", 0.0, 200.0, source=_REFLEX),
+    _command("max_external_torque", 0.0,
+             "External torque above which the arm stops and holds until ~/release; 0: no limit.",
+             "Nm", 0.0, 100.0, source=_REFLEX),
+    # Streamed targets.
+    _law("smooth_targets", True, "Follow a smooth reference made from the targets; false: the targets themselves."),
+    _command("reference_bandwidth", 40.0, "How fast the reference approaches the target.", "rad/s", 1.0, 60.0,
+             source="twice the natural frequency of the default ee_kp; above 60 it would overshoot"),
+    _command("extrapolation_time", 0.15, "How long a target continues at its velocity if the next one is late.",
+             "s", 0.001, 1.0, source="about seven periods of a 50 Hz policy"),
+    _command("max_linear_velocity", 1.0, "Largest velocity of the reference.", "m/s", 0.001, 3.0,
+             source=_at_most("kMaxTranslationalVelocity")),
+    _command("max_linear_acceleration", 8.0, "Largest acceleration of the reference.", "m/s^2", 0.01, 9.0,
+             source=_at_most("kMaxTranslationalAcceleration")),
+    _command("max_angular_velocity", 2.0, "Largest angular velocity of the reference.", "rad/s", 0.001, 2.5,
+             source=_at_most("kMaxRotationalVelocity")),
+    _command("max_angular_acceleration", 16.0, "Largest angular acceleration of the reference.", "rad/s^2", 0.01, 17.0,
+             source=_at_most("kMaxRotationalAcceleration")),
+    _command("max_joint_velocity", _joints(np.round(0.8 * VELOCITY_LIMIT, 3)),
+             "Largest velocities of the joint reference.",
+             "rad/s", 0.001, _joints(VELOCITY_LIMIT), source="0.8 of the FR3 URDF's limits"),
+    _command("max_joint_acceleration", _joints(8.0), "Largest accelerations of the joint reference.",
+             "rad/s^2", 0.01, _joints(ACCELERATION_LIMIT),
+             source="0.8 of kMaxJointAcceleration, libfranka rate_limiting.h"),
+    _command("max_linear_step", 0.15, "Largest distance of a target from the reference; the rest is cut off.",
+             "m", 0.001, 1.0),
+    _command("max_angular_step", 0.5, "Largest angle between a target and the reference; the rest is cut off.",
+             "rad", 0.001, 3.0),
+    _command("max_joint_step", 0.5, "Largest distance of a joint target from the reference; the rest is cut off.",
+             "rad", 0.001, 3.0),
+    # Watchdogs.
+    Setting("max_target_age", 0.5, "Largest age of a target's stamp, and how far it may be in the future.",
+            "s", 0.01, 10.0,
+            source="ten periods of a 20 Hz policy; an older target is for a situation that has passed"),
+    _command("torque_timeout", 0.1, "Largest age of a torque target; then the arm holds.", "s", 0.002, 1.0,
+             source="five periods of a 50 Hz policy"),
+    _command("heartbeat_timeout", 0.1, "How long the node may be silent before the arm slows down and holds.",
+             "s", 0.1, 2.0,
+             source="ten ticks of the node; a motion continues if the node is back within half a second"),
+    # Moves and trajectories.
+    Setting("move_velocity", _joints(np.round(0.5 * VELOCITY_LIMIT, 3)),
+            "Largest velocities of ~/move if its goal gives none.",
+            "rad/s", 0.001, _joints(VELOCITY_LIMIT), source="half of the FR3 URDF's limits"),
+    Setting("move_acceleration", _joints(5.0), "Largest accelerations of ~/move.",
+            "rad/s^2", 0.01, _joints(ACCELERATION_LIMIT),
+            source="half of kMaxJointAcceleration, libfranka rate_limiting.h"),
+    Setting("move_jerk", _joints(100.0), "Largest jerks of ~/move.", "rad/s^3", 0.1, 5000.0,
+            source="full acceleration after 50 ms; " + _at_most("kMaxJointJerk")),
+    Setting("move_tolerance", 0.01, "Largest distance of a joint from a goal that gives no tolerance.",
+            "rad", 0.0001, 0.5),
+    Setting("move_settle_time", 1.0, "How long the arm may take to come within the tolerance at the end.",
+            "s", 0.0, 30.0),
+    Setting("path_tolerance", 0.0,
+            "Largest distance of a joint from a trajectory that gives no tolerance; 0: no limit.",
+            "rad", 0.0, 3.0, source="joint_trajectory_controller has no limit either"),
+    _law("motion_kp", _JOINT_KP, "Joint stiffness during moves and trajectories, and while holding in mode torque.",
+         "Nm/rad", 0.0, _MAX_STIFFNESS, source=_EXAMPLE),
+    _law("motion_kd", _JOINT_KD, "Joint damping during moves and trajectories, and while holding in mode torque.",
+         "Nm s/rad", 0.0, _MAX_DAMPING, source=_EXAMPLE),
+    # The robot's own reactions.
+    _collision("collision_torque_thresholds", (20.0, 20.0, 18.0, 18.0, 16.0, 14.0, 12.0),
+               "External joint torques above which the robot stops with joint_reflex.",
+               "Nm", source=_MOTION_EXAMPLE),
+    _collision("collision_force_thresholds", (20.0, 20.0, 20.0, 25.0, 25.0, 25.0),
+               "External forces and torques above which the robot stops with cartesian_reflex.",
+               "N and Nm", source=_MOTION_EXAMPLE),
+    Setting("restart_if_needed", False,
+            "Whether services such as ~/set_load may stop an active arm, make the change and activate it again."),
+)  # fmt: skip
