@@ -20,6 +20,8 @@ from aiofranka_ros.kernels import Record
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.kinematics import pose_matrix
 
+pytestmark = pytest.mark.unit
+
 ELSEWHERE = HOME + 0.1
 FAR = np.full(7, np.inf)
 
