@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from aiofranka_ros.api.ros_interface import RosInterface
     from aiofranka_ros.offload.console import async_input
     from aiofranka_ros.offload.guard import Guard, blocking_ok, guard
+    from aiofranka_ros.offload.inference import CudaInferenceThread
     from aiofranka_ros.offload.mpify.isolated import mpify
-    from aiofranka_ros.offload.workers import CudaInferenceThread, asyncify
+    from aiofranka_ros.offload.workers import asyncify, set_asyncify_workers
 
 _MODULES = {
     "FrankaController": "api.controller",
@@ -31,7 +32,7 @@ _MODULES = {
     "RosInterface": "api.ros_interface",
     "asyncify": "offload.workers",
     "set_asyncify_workers": "offload.workers",
-    "CudaInferenceThread": "offload.workers",
+    "CudaInferenceThread": "offload.inference",
     "async_input": "offload.console",
     "mpify": "offload.mpify.isolated",
     "Guard": "offload.guard",

@@ -29,8 +29,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from aiofranka_ros.offload.inference import CudaInferenceThread
 from aiofranka_ros.offload.mpify.isolated import Proxy, mpify
-from aiofranka_ros.offload.workers import CudaInferenceThread, asyncify
+from aiofranka_ros.offload.workers import asyncify
 
 Echo = Callable[[Any], Awaitable[Any]]
 

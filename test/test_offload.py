@@ -22,12 +22,8 @@ import pytest
 
 from aiofranka_ros.errors import ConfigurationError, NotStarted, Superseded
 from aiofranka_ros.offload import workers as offload
-from aiofranka_ros.offload.workers import (
-    ASYNCIFY_WORKERS,
-    CudaInferenceThread,
-    asyncify,
-    set_asyncify_workers,
-)
+from aiofranka_ros.offload.inference import CudaInferenceThread
+from aiofranka_ros.offload.workers import ASYNCIFY_WORKERS, asyncify, set_asyncify_workers
 
 pytestmark = pytest.mark.unit
 
@@ -501,8 +497,9 @@ def test_a_forked_child_starts_threads_of_its_own_and_knows_that_the_inference_t
 
 EXIT_SCRIPT = """
 import asyncio, sys, threading, time
-from aiofranka_ros.offload import threads as worker_threads
-from aiofranka_ros.offload.workers import CudaInferenceThread, asyncify
+from aiofranka_ros.offload import threads
+from aiofranka_ros.offload.inference import CudaInferenceThread
+from aiofranka_ros.offload.workers import asyncify
 entered = threading.Event()
 
 def work(seconds):
@@ -515,7 +512,7 @@ async def main(offloaded, seconds):
     while not entered.is_set():
         await asyncio.sleep(0.001)
 
-worker_threads.EXIT_GRACE = float(sys.argv[3])
+threads.EXIT_GRACE = float(sys.argv[3])
 infer = CudaInferenceThread()
 infer.start()
 asyncio.run(main(asyncify(work) if sys.argv[1] == "asyncify" else infer.wrap(work), float(sys.argv[2])))

@@ -1,10 +1,9 @@
 """Read a line of standard input without blocking the event loop: :func:`async_input`.
 
-Scripts ask a person to press Enter while an arm is controlled. ``input()`` in a thread would do that, but such a call
-can be neither cancelled nor interrupted: Ctrl-C has to wait for Enter, and a line typed after a timeout is lost. Here
-the event loop itself watches the descriptor of standard input and everything runs in its thread, where that is
-possible: for terminals, pipes and sockets. Files can't be watched but don't make anybody wait either, and objects that
-replace ``sys.stdin`` have no descriptor: their ``readline()`` runs in a daemon thread.
+Scripts ask a person to press Enter while they control an arm. ``input()`` in a thread would do that, but it can be
+neither cancelled nor interrupted: Ctrl-C has to wait for Enter, and a line typed after a timeout is lost. Here the
+event loop watches the descriptor of a terminal, pipe or socket, and everything runs in the loop's thread. Files cannot
+be watched, and objects that replace ``sys.stdin`` have no descriptor: their ``readline()`` runs in a daemon thread.
 """
 
 from __future__ import annotations
@@ -22,30 +21,30 @@ import weakref
 from concurrent.futures import Future
 from typing import TextIO
 
-#: Bytes that one turn takes at most, so that a pipe full of data without a line's end does not hold up the loop.
+#: Bytes read at most in one turn of the loop, so that a pipe full of data without a line end does not block it.
 _TURN = 1024
-#: Of a terminal a read returns one line at most, whatever its size; this is the longest that Linux edits.
+#: A read from a terminal returns at most one line, whatever its size; this is the longest line that Linux edits.
 _TERMINAL_LINE = 4096
 
 
 async def async_input(prompt: str = "") -> str:
     """Like ``input()``, without blocking the event loop: write ``prompt``, wait for a line, return it without its end.
 
-    It can be cancelled, and Ctrl-C works while it waits. A cancelled call takes nothing: the line, also one of which a
-    part has arrived, goes to the next call. Of several calls at a time each gets a line of its own, in the order of
-    the calls, and shows its prompt when it is its turn.
+    It can be cancelled, and Ctrl-C works while it waits. A cancelled call takes nothing: the line goes to the next
+    call, even if part of it has arrived. Concurrent calls each get a line, in order, and show their prompts when it is
+    their turn.
 
-    A terminal edits the line itself, with its own keys (backspace, Ctrl-U, Ctrl-D); there is no history. It is safe to
-    use ``input()`` as well, one after the other: no more than the line is taken. The other way round has a limit: on a
-    pipe, ``input()`` and ``sys.stdin`` read ahead, and lines that they have taken already are not seen here. Nothing
-    else may watch standard input with ``loop.add_reader`` at the same time.
+    A terminal edits the line itself, with its own keys (backspace, Ctrl-U, Ctrl-D); there is no history. ``input()``
+    may be used after this, because nothing beyond the line is read. The reverse has a limit: on a pipe, ``input()`` and
+    ``sys.stdin`` read ahead, and lines that they have read already are not seen here. Nothing else may watch standard
+    input with ``loop.add_reader`` at the same time.
 
-    Where ``sys.stdin`` is an object without a descriptor, the ``readline()`` of a cancelled call stays in its thread,
+    If ``sys.stdin`` is an object without a descriptor, the ``readline()`` of a cancelled call continues in its thread,
     and its line goes to the next call.
 
-    :raises EOFError: standard input has ended; a terminal goes on after Ctrl-D.
+    :raises EOFError: standard input has ended; on a terminal further calls work after Ctrl-D.
     :raises RuntimeError: there is no standard input, as in ``input()``.
-    :raises UnicodeDecodeError: the line is not in the encoding of ``sys.stdin``; it is gone.
+    :raises UnicodeDecodeError: the line is not in the encoding of ``sys.stdin``; it is lost.
     """
     stream = sys.stdin
     if stream is None:
@@ -61,26 +60,26 @@ _turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = wea
 
 
 def _turn() -> asyncio.Lock:
-    """The lock that gives the calls in this loop their turns, first come, first served."""
+    """The lock that gives the calls in this loop their turns, in order."""
     return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 class _WatchedLines:
-    """Lines of a terminal, pipe or socket, read when the event loop says that there is something.
+    """Lines of a terminal, pipe or socket, read when the event loop finds it readable.
 
-    The coroutine itself takes the bytes, after its last await: nothing that was taken can be lost to a cancellation.
+    The coroutine reads the bytes itself, after its last await, so a cancellation loses nothing.
     """
 
     def __init__(self, stream: TextIO, descriptor: int) -> None:
         self._descriptor = descriptor
         self._encoding = stream.encoding
         self._errors = stream.errors or "strict"
-        # One byte at a time from a pipe, because what follows the line may be meant for another reader.
+        # One byte at a time from a pipe, because the data after the line may be meant for another reader.
         self._chunk = _TERMINAL_LINE if os.isatty(descriptor) else 1
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
         self._taken = bytearray()
-        self._lock = threading.Lock()  # loops in other threads may read as well
+        self._lock = threading.Lock()  # loops in other threads may read too
 
     async def next(self) -> str:
         while (line := self._take()) is None:
@@ -90,7 +89,7 @@ class _WatchedLines:
         return line.removesuffix(b"\n").removesuffix(b"\r").decode(self._encoding, self._errors)
 
     def _take(self) -> bytes | None:
-        """A line with its end, the rest without one, nothing at the end of input; ``None`` while it is incomplete."""
+        """A line with its end, or at the end of input the rest; ``None`` if the line is incomplete."""
         with self._lock:
             ended = False
             for _ in range(_TURN):
@@ -128,7 +127,7 @@ class _ReadLines:
     """Lines of anything else that has a ``readline()``, which a thread calls."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = weakref.ref(stream)  # what `_sources` keeps must not keep its key
+        self._stream = weakref.ref(stream)  # `_sources` must not keep its own key alive
         self._lock = threading.Lock()
         self._reading: Future[str] | None = None
 
@@ -144,7 +143,7 @@ class _ReadLines:
             await ready
             with self._lock:
                 if self._reading is not reading:
-                    continue  # a loop in another thread was quicker
+                    continue  # a loop in another thread was faster
                 self._reading = None
             line = reading.result()
             if not line:
@@ -158,7 +157,7 @@ class _ReadLines:
         def read() -> None:
             try:
                 reading.set_result(stream.readline() if stream is not None else "")
-            except BaseException as error:  # it belongs to who asked
+            except BaseException as error:  # any error belongs to the caller
                 reading.set_exception(error)
 
         threading.Thread(target=read, name="async_input", daemon=True).start()
@@ -169,7 +168,7 @@ _sources: weakref.WeakKeyDictionary[TextIO, _WatchedLines | _ReadLines] = weakre
 
 
 def _lines_of(stream: TextIO) -> _WatchedLines | _ReadLines:
-    """The reader of ``stream``, always the same: it may hold the beginning of a line."""
+    """The reader of ``stream``; always the same one, because it may hold the start of a line."""
     source = _sources.get(stream)
     if source is None:
         try:
@@ -185,8 +184,8 @@ def _lines_of(stream: TextIO) -> _WatchedLines | _ReadLines:
 
 
 def _wake(loop: asyncio.AbstractEventLoop, ready: asyncio.Future[None], _: Future[str]) -> None:
-    """From the thread that reads."""
-    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+    """Called in the thread that reads."""
+    with contextlib.suppress(RuntimeError):  # the loop has been closed: nothing waits
         loop.call_soon_threadsafe(_settle, ready)
 
 

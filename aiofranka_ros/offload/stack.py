@@ -1,4 +1,7 @@
-"""Which line an event loop is running, as another thread sees it; for the guard's thread."""
+"""Which line an event loop is running, seen from another thread.
+
+The thread of :mod:`~aiofranka_ros.offload.guard` calls it to report where a block happens.
+"""
 
 from __future__ import annotations
 

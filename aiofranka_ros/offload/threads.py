@@ -1,12 +1,12 @@
 """Daemon threads that take calls from event loops, and hand the outcomes back.
 
-What :func:`~aiofranka_ros.offload.workers.asyncify` and :class:`~aiofranka_ros.offload.workers.CudaInferenceThread`
-stand on. The calls run in the threads; who awaits them does so in an event loop, and several loops, in several
-threads, may use the same workers.
+The basis of :func:`~aiofranka_ros.offload.workers.asyncify` and
+:class:`~aiofranka_ros.offload.inference.CudaInferenceThread`. The calls run in the threads and are awaited in an event
+loop; several loops, in several threads, may use the same workers.
 
 Daemon threads, because a call that hangs in a driver must not keep a robot's process from ending. At the end of the
-process, calls that have not begun are dropped, and running ones get :data:`EXIT_GRACE`: threads that are cut off inside
-a native library can crash it, so it is better not to do that to a call that is almost done.
+process, calls that have not begun are dropped, and running ones get :data:`EXIT_GRACE` to finish: a native library can
+crash if its thread is cut off.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aiofranka_ros.errors import NotStarted, Superseded
+from aiofranka_ros.errors import ConfigurationError, NotStarted, Superseded
 
-#: How long running calls may take to end when the process does [s].
+#: How long running calls may take to end when the process ends [s].
 EXIT_GRACE = 2.0
 
 
@@ -34,7 +34,7 @@ EXIT_GRACE = 2.0
 class CallTiming:
     """How long one call took.
 
-    :ivar waited: from asking until it began [s].
+    :ivar waited: from the request until it began [s].
     :ivar ran: from then until it returned or raised [s].
     """
 
@@ -45,8 +45,8 @@ class CallTiming:
 class Outcome:
     """What a call returned or raised.
 
-    Futures carry this, rather than the exception itself: ``set_exception`` refuses StopIteration, and would complain
-    about exceptions that nobody awaits any more.
+    Futures carry this instead of the exception: ``set_exception`` refuses StopIteration, and complains about exceptions
+    that are never awaited.
     """
 
     def __init__(self, value: Any = None, error: BaseException | None = None) -> None:
@@ -60,13 +60,13 @@ class Outcome:
         try:
             raise self._error
         finally:
-            self._error = None  # or error, traceback, frame and outcome would keep each other (and images) alive
+            self._error = None  # otherwise error, traceback, frame and outcome keep each other (and images) alive
 
 
 class Call:
-    """One call on its way to a thread, with the await that wants its outcome. Made in the loop that awaits.
+    """One call for a thread; made in the event loop that awaits it.
 
-    :param record: gets the call's timing, in the thread, before the outcome is delivered.
+    :param record: called with the call's timing, in the thread, before the outcome is delivered.
     """
 
     def __init__(
@@ -86,21 +86,20 @@ class Call:
         self._asked = time.perf_counter()
 
     def run(self) -> Outcome:
-        """Call the function, in the thread that this is called in."""
-        # No local variable keeps the outcome: the traceback in it keeps this frame.
+        """Call the function in the current thread."""
+        # No local variable for the outcome: its traceback refers to this frame.
         begun = time.perf_counter()
         try:
             return Outcome(self._context.run(self.function, *self._args, **self._kwargs))
-        except BaseException as error:  # whatever it is, it belongs to who awaits
+        except BaseException as error:  # any error belongs to the awaiting task
             return Outcome(error=error)
         finally:
             if self._record is not None:
                 self._record(CallTiming(begun - self._asked, time.perf_counter() - begun))
 
     def deliver(self, outcome: Outcome) -> None:
-        """Let who awaits the call have its outcome; from any thread."""
-        # A loop that was closed meanwhile has nobody left who waits.
-        with contextlib.suppress(RuntimeError):
+        """Hand the outcome to the awaiting task; from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has been closed: nothing awaits the call
             self._loop.call_soon_threadsafe(self._settle, outcome)
 
     def _settle(self, outcome: Outcome) -> None:
@@ -111,17 +110,19 @@ class Call:
 class Workers:
     """A bounded number of daemon threads that take calls in order.
 
-    Unlike a ThreadPoolExecutor it forgets a cancelled call at once, with the images in its arguments, and does not keep
+    Unlike a ThreadPoolExecutor it forgets a cancelled call, and the images in its arguments, at once, and does not keep
     the process from ending.
 
-    :param patience: a thread that was idle for so long ends [s]; ``None``: never.
+    :param size: the number of threads.
+    :param patience: a thread that was idle for this time ends [s]; ``None``: never.
+    :raises ConfigurationError: less than one thread.
     """
 
     _instances: weakref.WeakSet[Workers] = weakref.WeakSet()
 
     def __init__(self, name: str, size: int, *, patience: float | None) -> None:
         self._name = name
-        self._size = size
+        self._size = _checked(size)
         self._patience = patience
         self._closed = False
         self._forget()
@@ -135,22 +136,25 @@ class Workers:
 
     @property
     def alive(self) -> bool:
-        """Whether any thread is there."""
+        """Whether any thread exists."""
         return any(thread.is_alive() for thread in tuple(self._threads))
 
     def resize(self, size: int) -> None:
-        """Change the number of threads; surplus ones end after the call that they run."""
+        """Change the number of threads; surplus threads end after their current call.
+
+        :raises ConfigurationError: less than one thread.
+        """
         with self._change:
-            self._size = size
+            self._size = _checked(size)
             while len(self._threads) < min(size, len(self._waiting)):
                 self.add_thread()
             self._change.notify_all()
 
     async def run(self, call: Call, *, replaces: bool = False) -> Any:
-        """Let a thread run the call; returns or raises what it does.
+        """Run the call in a thread; returns or raises what it does.
 
-        In one of the threads itself, by a call that runs an event loop of its own, it is run right there: waiting for
-        another of the same threads could last for ever.
+        Awaited in one of these threads (by a call that runs its own event loop), it runs right there: waiting for
+        another of the same threads could last forever.
 
         :param replaces: take the place of a waiting call of the same function, which then raises Superseded.
         """
@@ -174,7 +178,7 @@ class Workers:
                         other.deliver(Outcome(error=Superseded("a newer call took the place of this one")))
                         return
             self._waiting.append(call)
-            # Idle threads may have been woken for earlier calls already.
+            # Idle threads may already have been woken for earlier calls.
             if len(self._waiting) > self._idle and len(self._threads) < self._size:
                 self.add_thread()
             self._change.notify()
@@ -196,15 +200,15 @@ class Workers:
     def _work(self) -> None:
         while (call := self._next()) is not None:
             call.deliver(call.run())
-            del call  # what it held must not stay until the next one comes
+            del call  # do not keep its arguments until the next call
 
     def _next(self) -> Call | None:
-        """Wait for a call; ``None`` when this thread is to end."""
+        """Wait for a call; ``None`` if this thread must end."""
         with self._change:
             while len(self._threads) <= self._size:
                 if self._waiting:
                     call = self._waiting.popleft()
-                    if call.future.cancelled():  # its await has not come round to withdrawing it
+                    if call.future.cancelled():  # but not withdrawn yet
                         continue
                     return call
                 if self._closed:
@@ -215,11 +219,11 @@ class Workers:
                 if not woken and not self._waiting:
                     break
             self._threads.discard(threading.current_thread())
-            self._change.notify()  # this thread may have been woken for a call that another has to take now
+            self._change.notify()  # this thread may have been woken for a call that another must take now
             return None
 
     def close(self, reason: str) -> None:
-        """Take no calls any more and fail those that have not begun; the threads end after what they run."""
+        """Refuse further calls and fail those that have not begun; the threads end after their current call."""
         with self._change:
             self._closed = True
             while self._waiting:
@@ -227,7 +231,7 @@ class Workers:
             self._change.notify_all()
 
     def join(self, timeout: float | None) -> bool:
-        """Wait until the threads have ended, but not for the calling one; whether all have."""
+        """Wait until the threads have ended, except the calling one; returns whether all have."""
         deadline = None if timeout is None else time.monotonic() + timeout
         threads = tuple(self._threads)
         for thread in threads:
@@ -238,11 +242,11 @@ class Workers:
     @classmethod
     def finish_all(cls) -> None:
         """At the end of the process."""
-        everything = tuple(cls._instances)
-        for workers in everything:
+        instances = tuple(cls._instances)
+        for workers in instances:
             workers.close("the process ends")
         deadline = time.monotonic() + EXIT_GRACE
-        for workers in everything:
+        for workers in instances:
             workers.join(max(0.0, deadline - time.monotonic()))
 
     @classmethod
@@ -250,6 +254,12 @@ class Workers:
         """In the child of a fork, which has none of the threads."""
         for workers in tuple(cls._instances):
             workers._forget()
+
+
+def _checked(size: int) -> int:
+    if size < 1:
+        raise ConfigurationError(f"at least one thread is needed, not {size}")
+    return size
 
 
 atexit.register(Workers.finish_all)
