@@ -1,4 +1,4 @@
-"""One suite for both links: an arm that this process owns, and one behind a running node."""
+"""One suite for both links: an arm that this process owns, and an arm behind a running node."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ from aiofranka_ros.errors import (
 from aiofranka_ros.model.fr3 import HOME, TORQUE_LIMIT
 from aiofranka_ros.model.kinematics import control_frame
 
-#: Longest that anything may take that is waited for [s].
+#: Longest that these tests wait for anything [s].
 PATIENCE = 40.0
-#: A second away from HOME.
+#: A position one second away from HOME.
 ELSEWHERE = HOME + np.array([0.4, -0.3, 0.2, -0.4, 0.3, 0.3, -0.5])
 #: How long a policy misbehaves [s]; `make bench` has each of these for longer, and more of them.
 MISBEHAVIOR = float(os.environ.get("MISBEHAVIOR_SECONDS", "5"))
-#: A joint that is slower than this counts as at rest [rad/s].
+#: A joint slower than this counts as stopped [rad/s].
 REST = 0.02
 
 
 class Setup:
-    """An arm to drive, and the way to it.
+    """An arm, and the link to it.
 
     :param kind: ``robot`` or ``ros``.
     :param path: for the node's log.
@@ -57,13 +57,13 @@ class Setup:
 
     def __init__(self, kind: str, path: Path) -> None:
         self.kind = kind
-        # Patient with the node: a busy machine may keep it waiting, and these tests are not about that.
+        # A long timeout, because a busy machine may delay the node, and these tests are not about that.
         settings = {"diagnostics_rate": 10.0, "heartbeat_timeout": 1.0}
         self.node = NodeProcess(path / "node.log", **settings) if kind == "ros" else None
         self.link: Any = RosInterface(self.node.name) if self.node else RobotInterface("sim")
 
     def process(self, name: str) -> int:
-        """Process id of a process that the owner of the arm started, by a word of its command line."""
+        """Process id of a process that the arm's owner started, found by a word of its command line."""
         owner = self.node.process.pid if self.node else os.getpid()
         return descendant(owner, name)
 
@@ -76,7 +76,7 @@ class Setup:
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    # What the other tests left in memory is none of these tests' business, but collecting it may take seconds.
+    # Collecting what other tests left in memory may take seconds.
     gc.collect()
     gc.freeze()
     yield loop
@@ -116,7 +116,7 @@ def controller(loop: asyncio.AbstractEventLoop, running: FrankaController) -> It
     yield running
     loop.run_until_complete(asyncio.sleep(0))
     left = asyncio.all_tasks(loop)
-    for task in left:  # Not to disturb the next test as well.
+    for task in left:  # So that only this test fails.
         task.cancel()
     loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
     assert not left
@@ -125,7 +125,7 @@ def controller(loop: asyncio.AbstractEventLoop, running: FrankaController) -> It
 async def until(condition: Callable[[], Any]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
+        assert time.monotonic() < deadline, "the condition did not become true"
         await asyncio.sleep(0.01)
 
 
@@ -134,20 +134,20 @@ def speed(controller: FrankaController) -> float:
 
 
 @contextlib.asynccontextmanager
-async def somebody_asking(service: Any, name: str) -> AsyncIterator[Callable[[], Awaitable[Any]]]:
-    """Asks a service of the node for somebody who has nothing to do with the controller."""
-    somebody = RosClient("somebody_else")
-    client = somebody.node.create_client(service, name)
-    somebody.start()
+async def other_client(service: Any, name: str) -> AsyncIterator[Callable[[], Awaitable[Any]]]:
+    """Calls a service of the node as a client that is independent of the controller."""
+    other = RosClient("other_client")
+    client = other.node.create_client(service, name)
+    other.start()
     try:
-        assert await somebody.ready(client.service_is_ready, timeout=PATIENCE)
-        yield lambda: somebody.answer(lambda: client.call_async(service.Request()), PATIENCE)
+        assert await other.ready(client.service_is_ready, timeout=PATIENCE)
+        yield lambda: other.answer(lambda: client.call_async(service.Request()), PATIENCE)
     finally:
-        somebody.close()
+        other.close()
 
 
 async def lifecycle_state(setup: Setup) -> str:
-    async with somebody_asking(GetState, f"{setup.node.name}/get_state") as ask:
+    async with other_client(GetState, f"{setup.node.name}/get_state") as ask:
         return str((await ask()).current_state.label)
 
 
@@ -174,7 +174,7 @@ async def test_starting_again_changes_nothing(loop, controller):
     assert controller.type == "osc"
 
 
-async def test_it_holds_where_the_arm_is(loop, controller):
+async def test_after_the_start_the_arm_holds_where_it_is(loop, controller):
     np.testing.assert_allclose(controller.q_desired, controller.state["qpos"], atol=0.01)
     np.testing.assert_allclose(controller.ee_desired, controller.state["ee"], atol=0.01)
 
@@ -182,7 +182,7 @@ async def test_it_holds_where_the_arm_is(loop, controller):
 # The state.
 
 
-async def test_the_state_has_what_policies_need_and_is_consistent_in_itself(loop, controller):
+async def test_the_state_is_complete_and_consistent(loop, controller):
     state = await controller.next_state()
     shapes = {name: np.shape(value) for name, value in state.items()}
     assert shapes == {
@@ -197,7 +197,7 @@ async def test_the_state_has_what_policies_need_and_is_consistent_in_itself(loop
     assert abs(time.time_ns() - state["stamp"]) < 5e9
 
 
-async def test_states_are_copies_and_each_next_one_is_newer(loop, controller):
+async def test_states_are_copies_and_each_one_is_newer_than_the_last(loop, controller):
     first = await controller.next_state()
     first["qpos"][:] = 99.0
     assert np.abs(controller.state["qpos"]).max() < 4.0
@@ -216,7 +216,7 @@ async def test_robot_data_has_the_names_that_scripts_use(loop, controller):
     np.testing.assert_allclose(data.ctrl, state["last_torque"], atol=1.0)
 
 
-async def test_the_connection_is_measured_and_nothing_printed(loop, controller, capsys):
+async def test_the_connection_is_measured_without_printing_anything(loop, controller, capsys):
     report = await controller.test_connection(0.5)
     assert report.cycles > 100 and report.frequency > 100
     assert 0 < report.response_us["p50"] <= report.response_us["p99"] <= report.response_us["max"]
@@ -228,16 +228,16 @@ async def test_the_connection_is_measured_and_nothing_printed(loop, controller, 
 # Moves.
 
 
-async def test_a_move_arrives_and_tells_of_its_progress(loop, controller):
+async def test_a_move_arrives_and_reports_its_progress(loop, controller):
     shares: list[float] = []
     await controller.move(ELSEWHERE, progress=shares.append)
     np.testing.assert_allclose(controller.state["qpos"], ELSEWHERE, atol=0.012)
     assert len(shares) > 3 and shares == sorted(shares) and shares[0] < 0.5 and shares[-1] == 1.0
-    assert controller.type == "osc", "the mode before goes on"
+    assert controller.type == "osc", "the mode must not change"
     np.testing.assert_allclose(controller.q_desired, ELSEWHERE, atol=0.012)
 
 
-async def test_a_move_goes_home_unless_told_otherwise(loop, controller):
+async def test_a_move_without_a_goal_goes_home(loop, controller):
     await controller.move(ELSEWHERE)
     await controller.move()
     np.testing.assert_allclose(controller.state["qpos"], HOME, atol=0.012)
@@ -249,7 +249,7 @@ async def test_a_move_goes_home_unless_told_otherwise(loop, controller):
         (HOME[:6], "shape"),
         ([math.nan] * 7, "not finite"),
         ([*HOME[:6], 3.5], "fr3_joint7"),
-        (["a"] * 7, "no array of numbers"),
+        (["a"] * 7, "not an array of numbers"),
     ],
     ids=["six joints", "not a number", "out of limits", "words"],
 )
@@ -260,7 +260,7 @@ async def test_a_bad_goal_is_refused_and_nothing_moves(loop, controller, goal, r
     np.testing.assert_allclose(controller.state["qpos"], HOME, atol=0.02)
 
 
-async def test_cancelling_a_move_stops_the_arm_smoothly_where_it_is(loop, controller):
+async def test_cancelling_a_move_stops_the_arm_smoothly_on_its_path(loop, controller):
     moving = asyncio.ensure_future(controller.move(ELSEWHERE))
     await until(lambda: speed(controller) > 0.3)
     moving.cancel()
@@ -268,7 +268,7 @@ async def test_cancelling_a_move_stops_the_arm_smoothly_where_it_is(loop, contro
         await moving
     assert speed(controller) < REST
     stopped = controller.state["qpos"]
-    assert np.abs(stopped - ELSEWHERE).max() > 0.05, "it went on to the goal"
+    assert np.abs(stopped - ELSEWHERE).max() > 0.05, "it continued to the goal"
     for _ in range(10):
         await controller.next_state()
     np.testing.assert_allclose(controller.state["qpos"], stopped, atol=0.01)
@@ -284,10 +284,10 @@ async def test_a_second_move_replaces_the_first(loop, controller):
     np.testing.assert_allclose(controller.state["qpos"], HOME, atol=0.012)
 
 
-async def test_a_move_that_somebody_else_cancels_has_failed(loop, controller, setup):
+async def test_a_move_that_another_client_cancels_fails(loop, controller, setup):
     if setup.node is None:
-        pytest.skip("nobody else can")
-    async with somebody_asking(CancelGoal, f"{setup.node.name}/move/_action/cancel_goal") as cancel:
+        pytest.skip("there are no other clients")
+    async with other_client(CancelGoal, f"{setup.node.name}/move/_action/cancel_goal") as cancel:
         moving = asyncio.ensure_future(controller.move(ELSEWHERE))
         await until(lambda: speed(controller) > 0.3)
         await cancel()
@@ -296,8 +296,8 @@ async def test_a_move_that_somebody_else_cancels_has_failed(loop, controller, se
     assert speed(controller) < REST
 
 
-async def test_a_move_is_as_long_as_it_is_however_often_its_result_is_asked_for(loop, controller, monkeypatch):
-    monkeypatch.setattr("aiofranka_ros.api.ros_interface._RESULT_PERIOD", 0.1)
+async def test_a_move_is_not_disturbed_by_repeated_requests_for_its_result(loop, controller, monkeypatch):
+    monkeypatch.setattr("aiofranka_ros.api.node_connection._RESULT_PERIOD", 0.1)
     await controller.move(ELSEWHERE)
     np.testing.assert_allclose(controller.state["qpos"], ELSEWHERE, atol=0.012)
 
@@ -313,7 +313,7 @@ async def test_targets_are_refused_during_a_move(loop, controller):
 # Modes and targets.
 
 
-async def test_switching_keeps_the_arm_where_it_is_and_reseeds_everything(loop, controller):
+async def test_switching_keeps_the_arm_where_it_is_and_resets_all_targets(loop, controller):
     target = controller.initial_ee.copy()
     target[1, 3] += 0.05
     controller.ee_desired = target
@@ -346,7 +346,7 @@ async def test_pose_targets_move_the_arm(loop, controller):
     await until(lambda: np.abs(controller.state["ee"][:3, 3] - target[:3, 3]).max() < 0.005)
 
 
-async def test_torques_reach_the_arm_and_it_holds_when_they_cease(loop, controller):
+async def test_torques_move_the_arm_and_it_holds_when_they_end(loop, controller):
     controller.switch("torque")
     controller.set_freq(100)
     torque = np.array([4.0, 0, 0, 0, 0, 0, 0])
@@ -361,7 +361,7 @@ async def test_torques_reach_the_arm_and_it_holds_when_they_cease(loop, controll
 
 
 @pytest.mark.parametrize(("mode", "target"), [("osc", "q_desired"), ("impedance", "ee_desired"), ("pid", "torque")])
-async def test_a_target_of_another_mode_is_refused_with_what_helps(loop, controller, mode, target):
+async def test_a_target_of_another_mode_is_refused_with_a_remedy(loop, controller, mode, target):
     controller.switch(mode)
     value = np.eye(4) if target == "ee_desired" else np.zeros(7)
     with pytest.raises(InvalidTarget, match=r"controller\.switch\('"):
@@ -373,8 +373,8 @@ BAD_TARGETS = {
         (np.eye(3), "shape"),
         (np.full((4, 4), np.nan), "not finite"),
         (np.diag([1.0, 1.0, -1.0, 1.0]), "right-handed"),
-        (np.zeros((4, 4)), "no pose"),
-        ("forward", "no array of numbers"),
+        (np.zeros((4, 4)), "not a pose"),
+        ("forward", "not an array of numbers"),
     ],
     "q_desired": [(np.zeros(6), "shape"), ([math.inf] * 7, "not finite")],
     "torque": [(1.0, "shape"), ([math.nan] * 7, "not finite")],
@@ -382,7 +382,7 @@ BAD_TARGETS = {
 
 
 @pytest.mark.parametrize(("target", "mode"), [("ee_desired", "osc"), ("q_desired", "impedance"), ("torque", "torque")])
-async def test_a_bad_target_is_refused_and_the_one_before_stays(loop, controller, target, mode):
+async def test_a_bad_target_is_refused_and_the_previous_one_stays(loop, controller, target, mode):
     controller.switch(mode)
     before = getattr(controller, target)
     for value, reason in BAD_TARGETS[target]:
@@ -391,7 +391,7 @@ async def test_a_bad_target_is_refused_and_the_one_before_stays(loop, controller
     np.testing.assert_array_equal(getattr(controller, target), before)
 
 
-async def test_setting_what_does_not_exist_says_what_does(loop, controller):
+async def test_setting_an_unknown_attribute_names_the_known_ones(loop, controller):
     with pytest.raises(AttributeError, match="ee_desired"):
         await controller.set("ee_target", np.eye(4))
     with pytest.raises(AttributeError, match="ee_kp"):
@@ -405,7 +405,7 @@ async def test_setting_what_does_not_exist_says_what_does(loop, controller):
 # Settings.
 
 
-async def test_gains_change_while_the_arm_holds_and_are_assigned_whole(loop, controller):
+async def test_gains_change_while_the_arm_holds_and_are_assigned_as_a_whole(loop, controller):
     before = controller.state["qpos"]
     softer = controller.ee_kp * 0.5
     controller.ee_kp = softer
@@ -422,9 +422,9 @@ async def test_gains_change_while_the_arm_holds_and_are_assigned_whole(loop, con
     controller.ee_kp, controller.ee_kd, controller.torque_diff_limit = 2 * softer, np.sqrt(8.0 * softer), 990.0
 
 
-async def test_of_many_changes_at_once_the_last_ones_are_in_force(loop, controller, setup):
+async def test_of_many_changes_at_once_the_last_ones_take_effect(loop, controller, setup):
     before = controller.kp
-    for harder in np.linspace(0.5, 1.0, 100):  # While the node is busy, DDS keeps no more than ten of them.
+    for harder in np.linspace(0.5, 1.0, 100):  # DDS keeps only ten requests for a busy node.
         controller.kp = harder * before
         controller.switch("impedance")
         controller.null_kp = np.full(7, 10.0 * harder)
@@ -452,14 +452,14 @@ async def test_of_many_changes_at_once_the_last_ones_are_in_force(loop, controll
         ("clip", False, "always limited"),
     ],
 )
-async def test_a_bad_setting_is_refused_and_the_one_before_stays(loop, controller, name, value, reason):
+async def test_a_bad_setting_is_refused_and_the_previous_one_stays(loop, controller, name, value, reason):
     before = getattr(controller, name)
     with pytest.raises(ConfigurationError, match=reason):
         setattr(controller, name, value)
     np.testing.assert_array_equal(getattr(controller, name), before)
 
 
-async def test_another_control_frame_moves_the_target_not_the_arm(loop, controller):
+async def test_a_new_control_frame_moves_the_target_but_not_the_arm(loop, controller):
     before = controller.state["qpos"]
     flange = controller.state["ee"]
     controller.set_tcp([0.0, 0.0, 0.1])
@@ -467,7 +467,7 @@ async def test_another_control_frame_moves_the_target_not_the_arm(loop, controll
     np.testing.assert_allclose(controller.ee_desired[:3, 3], tip, atol=0.01)
     await until(lambda: np.abs(controller.state["ee"][:3, 3] - tip).max() < 0.01)
     np.testing.assert_allclose(controller.state["qpos"], before, atol=0.02)
-    with pytest.raises(ConfigurationError, match="no pose"):
+    with pytest.raises(ConfigurationError, match="not a pose"):
         controller.set_tcp(np.zeros((4, 4)))
     controller.set_tcp(np.eye(4))
 
@@ -509,7 +509,7 @@ async def test_no_cycle_is_lost_while_the_policy_blocks_its_interpreter(loop, co
 
 
 async def test_a_blocked_event_loop_is_reported_with_the_line_that_blocks_it(loop, controller, caplog):
-    await controller.next_state()  # the guard counts from the first beat of a loop that stood still between two runs
+    await controller.next_state()  # The guard starts with the first beat after the pause between two runs.
     with caplog.at_level(logging.WARNING):
         time.sleep(0.2)
         await controller.next_state()
@@ -520,7 +520,7 @@ async def test_a_blocked_event_loop_is_reported_with_the_line_that_blocks_it(loo
 # Failures.
 
 
-async def test_a_reflex_reaches_every_call_that_waits_and_the_next_one_until_recovery(loop, controller, setup):
+async def test_a_reflex_is_raised_in_every_call_until_recovery(loop, controller, setup):
     messages: list[str] = []
     controller.error_callback = messages.append
     controller.set_freq(0.01)
@@ -561,7 +561,7 @@ async def test_a_killed_control_process_is_an_error_and_starting_again_works(loo
     assert controller.running
 
 
-async def test_an_arm_that_vanishes_is_an_error_and_starting_again_works(loop, controller, setup):
+async def test_a_lost_arm_is_an_error_and_starting_again_works(loop, controller, setup):
     os.kill(setup.process("aiofranka_ros.simulation"), signal.SIGKILL)
     with pytest.raises(FrankaError):
         async for _ in controller.states():
@@ -570,7 +570,7 @@ async def test_an_arm_that_vanishes_is_an_error_and_starting_again_works(loop, c
     assert controller.running
 
 
-async def test_stopping_ends_what_waits_and_starting_again_holds(loop, controller):
+async def test_stopping_ends_waiting_calls_and_starting_again_works(loop, controller):
     waiting = [asyncio.ensure_future(controller.move(ELSEWHERE)), asyncio.ensure_future(controller.test_connection(60))]
     await until(lambda: speed(controller) > 0.1)
     await controller.stop()
@@ -588,26 +588,26 @@ async def test_stopping_ends_what_waits_and_starting_again_holds(loop, controlle
     assert not controller.running
 
 
-async def test_whoever_asks_while_the_controller_stops_is_not_kept_waiting(loop, setup):
+async def test_abandoned_calls_raise_at_once_and_for_good_if_asked(loop, setup):
     if setup.node is None:
-        pytest.skip("there is nobody to ask")
-    somebody = RosClient("somebody_else")
-    client = somebody.node.create_client(GetState, f"{setup.node.name}/get_state")
-    somebody.start()
+        pytest.skip("this link has no node")
+    other = RosClient("other_client")
+    client = other.node.create_client(GetState, f"{setup.node.name}/get_state")
+    other.start()
     try:
-        assert await somebody.ready(client.service_is_ready, timeout=PATIENCE)
-        somebody.abandon(NotStarted("for those who wait"))
-        assert (await somebody.answer(lambda: client.call_async(GetState.Request()), PATIENCE)).current_state.label
-        somebody.abandon(NotStarted("it was stopped"), for_good=True)
+        assert await other.ready(client.service_is_ready, timeout=PATIENCE)
+        other.abandon(NotStarted("only for waiting calls"))
+        assert (await other.answer(lambda: client.call_async(GetState.Request()), PATIENCE)).current_state.label
+        other.abandon(NotStarted("it was stopped"), for_good=True)
         with pytest.raises(NotStarted, match="it was stopped"):
-            await somebody.answer(lambda: client.call_async(GetState.Request()), PATIENCE)
+            await other.answer(lambda: client.call_async(GetState.Request()), PATIENCE)
     finally:
-        somebody.close()
+        other.close()
 
 
-async def test_a_node_that_was_lost_and_is_there_again_lets_the_arm_go(loop, controller, setup, monkeypatch):
+async def test_a_lost_node_that_is_back_is_deactivated_at_the_stop(loop, controller, setup, monkeypatch):
     if setup.node is None:
-        pytest.skip("there is no network between")
+        pytest.skip("this link has no node")
     with monkeypatch.context() as patch:
         patch.setattr("aiofranka_ros.api.ros_interface._SILENCE_TIMEOUT", 0.0)
         with pytest.raises(ConnectionFailed, match="nothing was heard"):
@@ -617,12 +617,12 @@ async def test_a_node_that_was_lost_and_is_there_again_lets_the_arm_go(loop, con
     assert await lifecycle_state(setup) == "inactive"
 
 
-async def test_a_start_that_fails_at_last_leaves_no_arm_active(loop, controller, setup, monkeypatch):
+async def test_a_start_that_fails_late_leaves_no_arm_active(loop, controller, setup, monkeypatch):
     if setup.node is None:
-        pytest.skip("there is nobody whose messages could not be read")
+        pytest.skip("this link reads no messages")
     await controller.stop()
     with monkeypatch.context() as patch:
-        patch.setattr("aiofranka_ros.api.ros_interface._ANSWER_TIMEOUT", 0.5)
+        patch.setattr("aiofranka_ros.api.ros_interface._STATE_TIMEOUT", 0.5)
         patch.setattr("aiofranka_ros.ros.messages._SNAPSHOT_ENDS", (1,))  # As in another version.
         with pytest.raises(ConnectionFailed, match="does not publish its state"):
             await controller.start()
@@ -632,7 +632,7 @@ async def test_a_start_that_fails_at_last_leaves_no_arm_active(loop, controller,
 # Cancellation.
 
 
-async def test_cancelling_a_start_takes_it_back(loop, controller):
+async def test_cancelling_a_start_undoes_it(loop, controller):
     await controller.stop()
     for delay in (0.0, 0.02, 0.5, 2.0):
         starting = asyncio.ensure_future(controller.start())
@@ -659,7 +659,7 @@ async def test_cancelling_any_call_at_any_moment_leaves_the_controller_usable(lo
     ]
     order = [call for count, call in calls for _ in range(count)]
     dice.shuffle(order)
-    assert len(order) == 500, "half of a thousand, for each of the two links"
+    assert len(order) == 500, "500 calls for each of the two links"
     cancelled = 0
     for call in order:
         task = asyncio.ensure_future(call())
@@ -670,7 +670,7 @@ async def test_cancelling_any_call_at_any_moment_leaves_the_controller_usable(lo
             await task
         except asyncio.CancelledError:
             cancelled += 1
-    assert cancelled > 250, "most calls were over before they could be cancelled"
+    assert cancelled > 250, "most calls ended before they could be cancelled"
     controller.set_freq(50)
     await controller.set("ee_desired", target)
     await controller.move()

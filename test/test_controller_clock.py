@@ -1,4 +1,4 @@
-"""What the controller does by itself, whatever the link: the clocks of set(), and what is sent together."""
+"""What the controller does with either link: the clocks of set(), and what it sends together."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ pytestmark = [pytest.mark.unit, pytest.mark.timing]
 
 
 class Recorder:
-    """A link that keeps what it is told; no arm, because these tests are about time and order alone."""
+    """A link that records its calls; no arm, because these tests are only about time and order."""
 
     name = "recorder"
 
     def __init__(self) -> None:
         self.settings = ArmSettings()
-        self.told: list[tuple[str, Any]] = []
+        self.calls: list[tuple[str, Any]] = []
 
     async def start(self, on_state: Callable[[], None], on_end: Callable[[Exception], None]) -> None: ...
 
@@ -35,14 +35,15 @@ class Recorder:
 
     def switch(self, mode: str) -> None:
         self.settings.update({"mode": mode})
-        self.told.append(("switch", mode))
+        self.calls.append(("switch", mode))
 
     def apply(self, changes: Mapping[str, Any]) -> None:
         self.settings.update(changes)
-        self.told.append(("apply", sorted(changes)))
+        self.calls.append(("apply", sorted(changes)))
 
-    def set_target(self, target: Mapping[str, Any]) -> None:
-        self.told.append(("target", sorted(target)))
+    def set_target(self, name: str, values: np.ndarray) -> None:
+        assert np.shape(values) == (7,)
+        self.calls.append(("target", name))
 
     async def settled(self) -> None: ...
 
@@ -68,7 +69,7 @@ class InstantLoop(asyncio.SelectorEventLoop):
 
 
 def run(work: Callable[[FrankaController, InstantLoop], Awaitable[None]], mode: str = "impedance") -> Recorder:
-    """Run ``work`` with a started controller in a loop of its own; return what its link was told."""
+    """Run ``work`` with a started controller in a separate loop; return the calls of its link."""
     loop, link = InstantLoop(), Recorder()
     link.settings.update({"mode": mode})
 
@@ -76,7 +77,7 @@ def run(work: Callable[[FrankaController, InstantLoop], Awaitable[None]], mode: 
         controller = FrankaController(link)  # type: ignore[arg-type]
         controller.guard = None
         await controller.start()
-        link.told.clear()
+        link.calls.clear()
         await work(controller, loop)
         await controller.stop()
 
@@ -88,7 +89,7 @@ def run(work: Callable[[FrankaController, InstantLoop], Awaitable[None]], mode: 
     return link
 
 
-def test_a_loop_of_set_keeps_the_rate_whatever_its_body_takes():
+def test_a_loop_of_set_keeps_the_rate_however_long_its_body_takes():
     async def work(controller: FrankaController, loop: InstantLoop) -> None:
         controller.set_freq(50)
         begin, times = loop.time(), []
@@ -127,7 +128,7 @@ def test_after_a_long_delay_there_is_no_burst():
     run(work)
 
 
-def test_each_attribute_has_a_clock_of_its_own():
+def test_each_attribute_has_its_own_clock():
     async def work(controller: FrankaController, loop: InstantLoop) -> None:
         controller.set_freq(50)
 
@@ -150,10 +151,10 @@ def test_a_value_is_sent_before_the_wait():
         assert not setting.done()
         setting.cancel()
 
-    assert run(work).told == [("target", ["target_q"])]
+    assert run(work).calls == [("target", "q_desired")]
 
 
-def test_what_is_assigned_under_the_lock_is_sent_together_when_it_is_released():
+def test_assignments_under_the_lock_are_sent_together_at_its_release():
     async def work(controller: FrankaController, loop: InstantLoop) -> None:
         with controller.state_lock:
             controller.kp = np.full(7, 100.0)
@@ -164,15 +165,15 @@ def test_what_is_assigned_under_the_lock_is_sent_together_when_it_is_released():
             np.testing.assert_array_equal(controller.kp, 100.0)
             await asyncio.sleep(0)
 
-    assert run(work).told == [("apply", ["kd", "kp"]), ("target", ["target_q"])]
+    assert run(work).calls == [("apply", ["kd", "kp"]), ("target", "q_desired")]
 
 
-def test_switching_sends_what_was_assigned_before_it_first():
+def test_switching_first_sends_earlier_assignments():
     async def work(controller: FrankaController, loop: InstantLoop) -> None:
         with controller.state_lock:
             controller.kp = np.full(7, 100.0)
             controller.switch("osc")
             controller.ee_desired = np.eye(4)
 
-    told = run(work).told
-    assert told == [("apply", ["kp"]), ("switch", "osc"), ("target", ["target_orientation", "target_position"])]
+    calls = run(work).calls
+    assert calls == [("apply", ["kp"]), ("switch", "osc"), ("target", "ee_desired")]

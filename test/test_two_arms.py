@@ -1,6 +1,7 @@
-"""Two arms at once, each with its node and its gripper's, in a namespace and with a prefix of its own.
+"""Two arms at once, each with its own node, gripper node, namespace and prefix.
 
-``TWO_ARMS_SECONDS`` says for how long they move [s], a few by default; ``make bench-two-arms`` lets them for a minute.
+``TWO_ARMS_SECONDS`` sets how long they move [s], a few seconds by default; ``make bench-two-arms`` moves them for a
+minute.
 """
 
 from __future__ import annotations
@@ -31,29 +32,29 @@ from aiofranka_ros.model.names import ArmNames
 
 SECONDS = float(os.environ.get("TWO_ARMS_SECONDS", "4"))
 SIDES = ("left", "right")
-#: Topics that all nodes of a graph share.
+#: Topics that all nodes on a graph share.
 GRAPH_WIDE = {"/tf", "/tf_static", "/diagnostics", "/rosout", "/parameter_events", "/clock"}
 
 
-class Gripper(NodeProcess):
-    """A gripper's node."""
+class GripperProcess(NodeProcess):
+    """The node of a gripper."""
 
     MODULE, NAME = "aiofranka_ros.gripper_node", "franka_gripper"
 
 
-class Arm(NamedTuple):
-    """One arm: its node, and a client of it."""
+class ArmNode(NamedTuple):
+    """The node of one arm, and a client of it."""
 
     process: NodeProcess
     client: Client
 
 
 @pytest.fixture(scope="module")
-def gripper_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Gripper]]:
-    """The nodes of both grippers, which run before there is an arm: two arms leave a slow computer no time for more."""
+def gripper_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[GripperProcess]]:
+    """The nodes of both grippers, started before the arms: two arms leave a slow computer no time to start more."""
     folder = tmp_path_factory.mktemp("grippers")
     with ExitStack() as stack:
-        processes = [Gripper(folder / f"{side}.log", side, arm_prefix=side) for side in SIDES]
+        processes = [GripperProcess(folder / f"{side}.log", side, arm_prefix=side) for side in SIDES]
         for process in processes:
             stack.callback(process.close)
         for process in processes:
@@ -62,24 +63,24 @@ def gripper_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Gri
 
 
 @pytest.fixture(scope="module")
-def arms(gripper_nodes: list[Gripper], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Arm]]:
-    """Two active arms, which come up at the same time."""
+def arms(gripper_nodes: list[GripperProcess], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ArmNode]]:
+    """Two active arms, started at the same time."""
     folder = tmp_path_factory.mktemp("arms")
     with ExitStack() as stack:
         found = {}
         for side in SIDES:
             node = started(folder, namespace=side, arm_prefix=side, autostart=True, diagnostics_rate=10.0)
-            found[side] = Arm(*stack.enter_context(node))
+            found[side] = ArmNode(*stack.enter_context(node))
         for arm in found.values():
             assert arm.client.becomes("active"), arm.process.log
         yield found
 
 
-# No name in common.
+# Names.
 
 
 def names_in(message: Any) -> Iterator[str]:
-    """The frames, joints and statuses that a message names, however deep."""
+    """The frames, joints and statuses that a message names, at any depth."""
     for field in message.get_fields_and_field_types():
         value = getattr(message, field)
         if field in ("frame_id", "child_frame_id") and value:
@@ -94,7 +95,7 @@ def names_in(message: Any) -> Iterator[str]:
 
 
 def offered(client: Client, side: str) -> dict[str, set[str]]:
-    """Names of the nodes of one arm, and of their topics, services and actions, as far as they are discovered."""
+    """Names of one arm's nodes, and of their topics, services and actions, as far as they are discovered."""
     graph, namespace = client.node, f"/{side}"
     found: dict[str, set[str]] = {"nodes": set(), "topics": set(), "services": set(), "actions": set()}
     for node in {name for name, where in graph.get_node_names_and_namespaces() if where == namespace}:
@@ -110,23 +111,23 @@ def offered(client: Client, side: str) -> dict[str, set[str]]:
 
 
 def sides_in(names: set[str]) -> set[str]:
-    """The namespaces of the nodes whose statuses are among what /diagnostics names."""
+    """The namespaces of the nodes whose statuses are among ``names`` on /diagnostics."""
     return {name.partition("/")[0] for name in names if ": " in name}
 
 
 @pytest.fixture(scope="module")
-def grippers(arms: dict[str, Arm], gripper_nodes: list[Gripper]) -> None:
+def grippers(arms: dict[str, ArmNode], gripper_nodes: list[GripperProcess]) -> None:
     """The grippers of both arms, connected."""
     for process in gripper_nodes:
         assert process.says("connected to the gripper"), process.log
 
 
-def test_two_arms_have_no_name_in_common(arms: dict[str, Arm], grippers: None) -> None:
+def test_two_arms_have_no_name_in_common(arms: dict[str, ArmNode], grippers: None) -> None:
     client = arms["left"].client
 
     def discovered() -> bool:
         left, right = (offered(client, side) for side in SIDES)
-        # What one has, the other has too, in its namespace.
+        # Both arms have the same names, each in its namespace.
         return len(left["nodes"]) == 2 and all(
             {name.replace("/left/", "/right/") for name in left[kind]} == right[kind] for kind in left
         )
@@ -139,7 +140,7 @@ def test_two_arms_have_no_name_in_common(arms: dict[str, Arm], grippers: None) -
     assert {"/left/aiofranka/move", "/left/franka_gripper/grasp"} <= left["actions"]
 
 
-def test_what_messages_name_begins_with_the_prefix_of_the_arm(arms: dict[str, Arm], grippers: None) -> None:
+def test_names_in_messages_begin_with_the_prefix_of_the_arm(arms: dict[str, ArmNode], grippers: None) -> None:
     client = arms["left"].client
     named: dict[str, set[str]] = {}
     heard: list[Any] = []
@@ -161,7 +162,7 @@ def test_what_messages_name_begins_with_the_prefix_of_the_arm(arms: dict[str, Ar
     try:
         busy = [f"/{side}/{topic}" for side in SIDES for topic in ("joint_states", "franka_gripper/joint_states")]
         assert client.spin_until(lambda: all(named[topic] for topic in busy))
-        # What both arms say on one topic.
+        # Both arms publish on these topics.
         assert client.spin_until(lambda: len(named["/tf"]) >= 4 and len(sides_in(named["/diagnostics"])) == 2), named
         client.spin_for(0.5)
     finally:
@@ -177,7 +178,7 @@ def test_what_messages_name_begins_with_the_prefix_of_the_arm(arms: dict[str, Ar
     assert sides_in(named["/diagnostics"]) == set(SIDES)
 
 
-def test_the_names_of_the_other_arm_are_refused(arms: dict[str, Arm]) -> None:
+def test_joint_names_of_the_other_arm_are_refused(arms: dict[str, ArmNode]) -> None:
     process, client = arms["left"]
     follow = ActionClient(client.node, FollowJointTrajectory, "/left/fr3_arm_controller/follow_joint_trajectory")
     try:
@@ -202,8 +203,8 @@ def test_the_names_of_the_other_arm_are_refused(arms: dict[str, Arm]) -> None:
 
 
 @pytest.mark.parametrize("frame", ["right_fr3_link0", "base"])
-def test_the_frame_of_another_arm_is_not_taken_for_the_own_one(arms: dict[str, Arm], frame: str) -> None:
-    """Nor ``base``, which is the root that the descriptions of all arms have in common."""
+def test_a_target_in_the_frame_of_the_other_arm_is_refused(arms: dict[str, ArmNode], frame: str) -> None:
+    """Also in ``base``, the common root of all robot descriptions."""
     client = arms["left"].client
     before = int(client.diagnostics("targets")[1].get("refused: unknown frame", 0))
     target = client.pose
@@ -214,7 +215,7 @@ def test_the_frame_of_another_arm_is_not_taken_for_the_own_one(arms: dict[str, A
     )
 
 
-def test_the_asyncio_api_learns_the_prefix_from_the_node(arms: dict[str, Arm]) -> None:
+def test_the_asyncio_api_gets_the_prefix_from_the_node(arms: dict[str, ArmNode]) -> None:
     process, client = arms["left"]
     wanted = client.q
     wanted[6] += 0.1
@@ -235,20 +236,20 @@ def test_the_asyncio_api_learns_the_prefix_from_the_node(arms: dict[str, Arm]) -
     before = client.position
     said = len(process.log)
     asyncio.run(drive())
-    # The wrist turns by 5.7 degrees, the hand goes down by 3 cm; friction keeps a compliant arm a little away.
+    # The wrist turns by 5.7 degrees and the hand moves down by 3 cm; friction leaves a compliant arm a small error.
     assert abs(client.q[6] - wanted[6]) < 0.05
     assert -0.04 < client.position[2] - before[2] < -0.02
     assert "refused" not in process.log[said:]
     assert client.state == "active"
 
 
-# Moving at once.
+# Moving.
 
 
 class Circle:
-    """Targets for one arm on a circle of 4 cm radius around where it is, at 0.5 Hz, and what becomes of them.
+    """Targets for one arm on a circle with a radius of 4 cm through its position, at 0.5 Hz, and the outcome.
 
-    A target that is late, because the computer is busy, is no further from the one before than others are.
+    If a busy computer delays a target, the circle is delayed too, so the step from the previous target stays small.
     """
 
     RADIUS, PERIOD, LARGEST_STEP = 0.04, 2.0, 0.05
@@ -258,7 +259,7 @@ class Circle:
         self.target: PoseStamped = client.pose
         self.centre = client.position - [0.0, 0.0, self.RADIUS]
         self.before = self._figures()
-        #: How far it is on its way around [s].
+        #: Time on the circle [s].
         self.time = 0.0
         self._stepped = time.monotonic()
 
@@ -275,7 +276,7 @@ class Circle:
         self.client.publish("ee_desired", self.target)
 
     def result(self) -> dict[str, float]:
-        """How many cycles the robot counted since the beginning, how many it lost, and how far the arm went."""
+        """The robot's cycles since the beginning, the lost ones, and how far the arm moved."""
         after, positions = (
             self._figures(),
             [[getattr(m.pose.position, axis) for axis in "xyz"] for m in self.client.poses],
@@ -292,7 +293,7 @@ class Circle:
 
 
 @pytest.mark.timeout(120 + 2 * SECONDS)
-def test_two_arms_move_at_once_and_neither_loses_a_cycle(arms: dict[str, Arm]) -> None:
+def test_two_arms_move_at_once_and_neither_loses_a_cycle(arms: dict[str, ArmNode]) -> None:
     for arm in arms.values():
         assert arm.client.set(mode="osc") == ""
         assert arm.client.rests()
@@ -302,9 +303,9 @@ def test_two_arms_move_at_once_and_neither_loses_a_cycle(arms: dict[str, Arm]) -
             circle.step()
             circle.client.spin_for(0.01)
     results = {side: circle.result() for side, circle in circles.items()}
-    sys.stdout.write(f"{SECONDS:g} s: {results}\n")  # Seen with `pytest -s`, or where the test fails.
+    sys.stdout.write(f"{SECONDS:g} s: {results}\n")  # Visible with `pytest -s`, or if the test fails.
     for result in results.values():
-        assert result["cycles"] > 100 * SECONDS, "a busy machine makes simulated arms slower than real time"
+        assert result["cycles"] > 100 * SECONDS, "on a busy machine, simulated arms are slower than real time"
         assert result["cycles lost"] == 0
-        # A compliant arm follows with a lag, on a circle that is not much smaller.
+        # A compliant arm lags behind, on a circle of nearly the same size.
         assert 1.5 * Circle.RADIUS < result["width of the circle"] < 2.5 * Circle.RADIUS

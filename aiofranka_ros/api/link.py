@@ -1,20 +1,22 @@
-"""What :class:`~aiofranka_ros.api.controller.FrankaController` needs of an arm, and what it learns from it.
+"""The seam between :class:`~aiofranka_ros.api.controller.FrankaController` and the ways to reach an arm.
 
-A link is the one seam between the awaitable API and the ways to reach an arm:
-:class:`~aiofranka_ros.api.robot_interface.RobotInterface` owns it in this process,
+:class:`~aiofranka_ros.api.robot_interface.RobotInterface` owns an arm in this process,
 :class:`~aiofranka_ros.api.ros_interface.RosInterface` talks to a running node. Everything that users see is written
-once, in the controller; one suite of tests holds for both links.
+once, in the controller; one test suite runs against both links.
 """
 
 from __future__ import annotations
 
+import abc
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.snapshot import Snapshot
+from aiofranka_ros.errors import FrankaError
 from aiofranka_ros.kernels import Array
 
 _T = TypeVar("_T")
@@ -22,12 +24,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class ConnectionReport:
-    """How well the control loop answered the robot for a while; ``print`` it, or look at the figures.
+    """How well the control loop answered the robot for a while; ``print`` it, or read its figures.
 
-    :ivar duration: how long it was watched [s].
+    :ivar duration: how long it was measured [s].
     :ivar cycles: control cycles in that time.
     :ivar cycles_lost: states of the robot that were not answered.
-    :ivar longest_gap: most of them in a row; 20 stop the robot.
+    :ivar longest_gap: the most of them in a row; 20 stop the robot.
     :ivar success_rate_min: lowest ``control_command_success_rate`` of the robot.
     :ivar response_us: time from the arrival of a state to the departure of its torque [µs]: ``p50``, ``p99``, ``max``.
     """
@@ -41,7 +43,7 @@ class ConnectionReport:
 
     @property
     def frequency(self) -> float:
-        """Control cycles per second [Hz]; 1000 where robot and computer agree about time."""
+        """Control cycles per second [Hz]; 1000 if the clocks of robot and computer agree."""
         return self.cycles / self.duration
 
     def __str__(self) -> str:
@@ -53,70 +55,98 @@ class ConnectionReport:
         )
 
 
-class Link(Protocol):
+class Link(abc.ABC):
     """A way to an arm.
 
     Coroutines run in the event loop that called :meth:`start`. A coroutine that is cancelled leaves the link usable,
     and the arm held or released. Plain methods return at once and may be called from any thread, one at a time.
+
+    :param settings: values of the node's parameters, as far as they are known.
     """
 
-    settings: ArmSettings
+    def __init__(self, settings: ArmSettings) -> None:
+        self.settings = settings
+        #: The newest measured positions, velocities and torques.
+        self.data = Data(self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.name}>"
 
     @property
+    @abc.abstractmethod
     def name(self) -> str:
-        """Which arm this is, for messages."""
+        """The arm's name in messages."""
 
+    @property
+    def state(self) -> dict[str, Any]:
+        """The newest measured state, see :attr:`FrankaController.state <.FrankaController.state>`."""
+        return self.snapshot().as_state()
+
+    @abc.abstractmethod
     async def start(self, on_state: Callable[[], None], on_end: Callable[[Exception], None]) -> None:
-        """Take torque control, whatever that needs, and hold where the arm is.
+        """Take torque control, with everything that this requires, and hold where the arm is.
 
         :param on_state: called in the event loop after every new state.
-        :param on_end: called in the event loop when the control loop ended although nobody asked it to; the arm is
-            released then, and ``start`` begins anew.
-        :raises FrankaError: it is not possible; the arm is released.
+        :param on_end: called in the event loop if the control loop ends although nobody requested it; the arm is then
+            released, and ``start`` may be called again.
+        :raises FrankaError: it failed; the arm is released.
         """
 
+    @abc.abstractmethod
     async def stop(self) -> None:
-        """Stop smoothly and release what :meth:`start` took; idempotent, never raises where nothing can be done."""
+        """Stop smoothly and release what :meth:`start` took; idempotent, and raises nothing for a lost arm or node."""
 
+    @abc.abstractmethod
     def snapshot(self) -> Snapshot:
         """The newest measured state.
 
-        :raises NotStarted: there is none.
+        :raises NotStarted: there is none yet.
         """
 
+    @abc.abstractmethod
     def switch(self, mode: str) -> None:
-        """Change the control law; targets begin where the arm is."""
+        """Change the control law; targets start where the arm is, even if ``mode`` is already the current one."""
 
+    @abc.abstractmethod
     def apply(self, changes: Mapping[str, Any]) -> None:
-        """Let changed settings take effect, all of them at the beginning of one cycle.
+        """Change settings, all of them at the beginning of the same cycle.
 
         :raises ConfigurationError: one of them cannot be used; nothing is changed.
         """
 
-    def set_target(self, target: Mapping[str, Array]) -> None:
-        """Give the mode a new target: fields as those of :data:`~aiofranka_ros.control.records.COMMANDS`."""
+    @abc.abstractmethod
+    def set_target(self, name: str, values: Array) -> None:
+        """Send a target to the current mode.
 
+        :param name: ``q_desired``, ``ee_desired`` or ``torque``.
+        :param values: (7,): joint positions [rad]; position [m] and unit quaternion x, y, z, w of the control frame in
+            the base; or torques [Nm].
+        """
+
+    @abc.abstractmethod
     async def settled(self) -> None:
         """Wait until earlier changes are in force.
 
         :raises FrankaError: one of them was refused.
         """
 
+    @abc.abstractmethod
     async def move(self, goal: Array) -> None:
-        """Move to ``goal`` [rad] (7,) and hold; cancelled, slow down on the path and hold.
+        """Move to ``goal`` [rad] (7,) and hold; if cancelled, slow down on the path and hold.
 
         :raises InvalidTarget: the goal was refused.
         :raises MoveFailed: the arm did not arrive.
         """
 
+    @abc.abstractmethod
     async def measure_connection(self, duration: float) -> ConnectionReport:
-        """Watch the control loop for ``duration`` [s]."""
+        """Measure the control loop for ``duration`` [s]."""
 
 
 class Data:
     """``robot.data``, under the names that scripts use.
 
-    :param link: whose state it shows.
+    :param link: source of the state.
     """
 
     def __init__(self, link: Link) -> None:
@@ -139,7 +169,7 @@ class Data:
 
 
 async def uninterrupted(work: Awaitable[_T]) -> _T:
-    """Await ``work`` to its end, even if the caller is cancelled meanwhile; the cancellation goes on after it."""
+    """Await ``work`` to its end, even if the caller is cancelled while it runs; then raise the cancellation."""
     task = asyncio.ensure_future(work)
     cancellation: asyncio.CancelledError | None = None
     while not task.done():
@@ -150,5 +180,18 @@ async def uninterrupted(work: Awaitable[_T]) -> _T:
     if cancellation is None:
         return task.result()
     if not task.cancelled():
-        task.exception()  # Retrieved: the cancellation is what the caller hears of.
+        task.exception()  # Retrieved: the cancellation is what the caller sees.
     raise cancellation
+
+
+async def until_stopped(move: Awaitable[None], cancel: Callable[[], object]) -> None:
+    """Await ``move``. If the caller is cancelled, call ``cancel`` and wait for the arm to stop first."""
+    task = asyncio.ensure_future(move)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        cancel()
+        # If something other than the cancellation stopped the arm, the next call reports it.
+        with contextlib.suppress(FrankaError):
+            await uninterrupted(task)
+        raise

@@ -1,9 +1,9 @@
-"""rclpy for asyncio: a node with a context, an executor and a thread of its own, whose answers can be awaited.
+"""rclpy for asyncio: a node with its own context, executor and thread, whose answers can be awaited.
 
-Used by :class:`~aiofranka_ros.api.ros_interface.RosInterface`, in the policy's process. All of rclpy happens in that
-one thread, publishing excepted, which rclpy allows anywhere; it reaches the event loop through ``call_soon_threadsafe``
-alone, and no future of rclpy is ever awaited by asyncio, which would raise. The context of its own disturbs nobody
-else's rclpy in the process.
+Base of :class:`~aiofranka_ros.api.node_connection.NodeConnection`, in the policy's process. All of rclpy happens in
+that thread, except publishing, which rclpy allows anywhere. It reaches the event loop only through
+``call_soon_threadsafe``, and asyncio never awaits a future of rclpy, which would raise. With its own context it does
+not disturb other uses of rclpy in the process.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from rclpy.signals import SignalHandlerOptions
 from aiofranka_ros.ros.executor import UrgentFirstExecutor
 
 _number = itertools.count(1)
-#: How often a service is looked for that is not there yet [s].
+#: How often to check whether a service has appeared [s].
 _DISCOVERY_PERIOD = 0.05
 
 
 class RosClient:
-    """A node, awaitable from the event loop that it was made in.
+    """A node whose services and actions can be awaited in the event loop that made it.
 
-    Publishers, subscriptions and clients are made on :attr:`node` before :meth:`start`; a subscription that cannot wait
-    for its turn, in a callback group of its own.
+    Make publishers, subscriptions and clients on :attr:`node` before :meth:`start`; a subscription that must not wait
+    for others needs its own callback group.
 
-    :param name: beginning of the node's name; process and number are appended, because names should be unique.
+    :param name: beginning of the node's name; process id and a number are appended to make it unique.
     """
 
     def __init__(self, name: str) -> None:
@@ -51,11 +51,11 @@ class RosClient:
         self._refusal: Exception | None = None
 
     def start(self) -> None:
-        """Begin to receive."""
+        """Start to receive."""
         self._thread.start()
 
     def close(self) -> None:
-        """Leave the graph; blocks until the thread has ended, a fraction of a second."""
+        """Leave the graph; blocks for a fraction of a second, until the thread has ended."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -64,36 +64,37 @@ class RosClient:
         self._context.try_shutdown()
 
     def in_loop(self, callback: Callable[[Any], object]) -> Callable[[Any], None]:
-        """``callback`` for rclpy's thread, which is then called in the event loop."""
+        """A function that may be called from any thread, and calls ``callback`` in the event loop."""
 
-        def pass_on(argument: Any) -> None:
-            with contextlib.suppress(RuntimeError):  # The event loop is closed: nobody is interested any more.
+        def call(argument: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # The event loop is closed, so nothing waits for this any more.
                 self._loop.call_soon_threadsafe(callback, argument)
 
-        return pass_on
+        return call
 
     def request(self, send: Callable[[], Any], done: Callable[[Any], object]) -> None:
-        """Send something in rclpy's thread; may be called from any thread.
+        """Send something in rclpy's thread; may be called from any thread. Ignored after :meth:`close`.
 
         :param send: returns rclpy's future.
         :param done: called in the event loop with that future when it is done.
         """
-        # In that thread, because up to Humble the answer may be faster than the client that is to wait for it.
-        self._executor.create_task(lambda: send().add_done_callback(self.in_loop(done)))
+        # In that thread, because up to Humble the answer may arrive before the client is ready to wait for it.
+        if not self._stopping.is_set():
+            self._executor.create_task(lambda: send().add_done_callback(self.in_loop(done)))
 
-    async def answer(self, send: Callable[[], Any], timeout: float | None) -> Any:
-        """Send something in rclpy's thread, and wait for the answer.
+    async def answer(self, send: Callable[[], Any], timeout: float) -> Any:
+        """Send something in rclpy's thread, and wait for the answer. If cancelled, the answer is ignored.
 
         :param send: returns rclpy's future.
-        :param timeout: how long to wait [s]; ``None``: for ever.
+        :param timeout: how long to wait [s].
         :raises asyncio.TimeoutError: no answer came in time.
-        :raises Exception: what :meth:`abandon` was called with.
+        :raises Exception: the argument of :meth:`abandon`.
         """
         if self._refusal is not None:
             raise self._refusal
         answer: asyncio.Future[Any] = self._loop.create_future()
 
-        def take(future: Any) -> None:
+        def resolve(future: Any) -> None:
             if answer.done():
                 return
             if future.exception() is not None:
@@ -103,15 +104,15 @@ class RosClient:
 
         self._unanswered.add(answer)
         try:
-            self.request(send, take)
+            self.request(send, resolve)
             return await asyncio.wait_for(answer, timeout)
         finally:
             self._unanswered.discard(answer)
 
     def abandon(self, error: Exception, *, for_good: bool = False) -> None:
-        """Let everybody who waits for an answer have ``error`` instead.
+        """Raise ``error`` in every call that waits for an answer.
 
-        :param for_good: whoever asks from now on has it, too.
+        :param for_good: raise it in every later call, too.
         """
         if for_good:
             self._refusal = error
@@ -120,7 +121,10 @@ class RosClient:
                 answer.set_exception(error)
 
     async def ready(self, *servers: Callable[[], bool], timeout: float) -> bool:
-        """Whether all of ``servers`` become ready in time."""
+        """Wait until all of ``servers`` are ready.
+
+        :returns: whether they were ready within ``timeout`` [s].
+        """
         deadline = self._loop.time() + timeout
         while not all(is_ready() for is_ready in servers):
             if self._loop.time() > deadline:

@@ -1,0 +1,265 @@
+"""The attributes of :class:`~aiofranka_ros.api.controller.FrankaController`: what a policy reads and assigns.
+
+Used by policies, in any thread. A value is checked when it is assigned, kept until the state lock is released, and then
+sent to the link together with everything else that was assigned.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from aiofranka_ros.api.link import Link
+from aiofranka_ros.api.values import array, frozen, position_and_quaternion
+from aiofranka_ros.control.records import Mode
+from aiofranka_ros.control.snapshot import Snapshot
+from aiofranka_ros.errors import ConfigurationError, InvalidTarget, NotStarted
+from aiofranka_ros.kernels import Array
+from aiofranka_ros.model.kinematics import control_frame
+
+
+class StateLock:
+    """A reentrant lock for assignments to a controller, which take effect when the lock is released.
+
+    :param send: called just before the outermost release.
+    """
+
+    def __init__(self, send: Callable[[], None]) -> None:
+        self._lock = threading.RLock()
+        self._send = send
+        self._depth = 0
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """See :meth:`threading.Lock.acquire`."""
+        acquired = self._lock.acquire(blocking, timeout)
+        self._depth += acquired
+        return acquired
+
+    def release(self) -> None:
+        """See :meth:`threading.Lock.release`."""
+        try:
+            if self._depth == 1:
+                self._send()
+        finally:
+            self._depth -= 1
+            self._lock.release()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+class SettingAttribute:
+    """An attribute for the setting of the same name; ``config/fr3.yaml`` has its range."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, controller: Attributes | None, owner: type) -> Any:
+        if controller is None:
+            return self
+        value = controller._changes.get(self._name, controller.robot.settings[self._name])
+        return frozen(value) if isinstance(value, np.ndarray) else value
+
+    def __set__(self, controller: Attributes, value: Any) -> None:
+        plain = value.tolist() if hasattr(value, "tolist") else value
+        checked = controller.robot.settings.check(self._name, plain)
+        with controller.state_lock:
+            controller._changes[self._name] = checked
+
+
+class TargetAttribute:
+    """An attribute for a target: an array (7,), or a pose (4, 4).
+
+    :param modes: modes that accept it.
+    :param pose: whether it is a pose.
+    """
+
+    def __init__(self, *modes: Mode, pose: bool = False) -> None:
+        self._modes = modes
+        self._pose = pose
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, controller: Attributes | None, owner: type) -> Any:
+        if controller is None:
+            return self
+        if self._name not in controller._targets:
+            raise NotStarted(f"there is no {self._name} yet: await controller.start() first")
+        return frozen(controller._targets[self._name])
+
+    def __set__(self, controller: Attributes, value: Any) -> None:
+        name = self._name
+        target = array(name, value, (4, 4) if self._pose else (7,))
+        sent = position_and_quaternion(name, target) if self._pose else target
+        controller._check()
+        if controller._moves:
+            raise InvalidTarget(f"{name} is refused during a move: await or cancel the move", reason="during a move")
+        if Mode.parse(controller.type) not in self._modes:
+            remedy = " or ".join(f"controller.switch({mode.name.lower()!r})" for mode in self._modes)
+            message = f"{name} is not a target of mode {controller.type}: {remedy} first"
+            raise InvalidTarget(message, reason="another mode")
+        with controller.state_lock:
+            controller._targets[name], controller._unsent[name] = target, sent
+
+
+class Attributes:
+    """The part of the controller that is attributes; they may be used from any thread.
+
+    :param robot: the way to the arm.
+    """
+
+    #: The way to the arm.
+    robot: Link
+    #: Assignments made while it is held take effect together when it is released.
+    state_lock: StateLock
+
+    def __init__(self, robot: Link) -> None:
+        self.robot = robot
+        self.state_lock = StateLock(self._send)
+        self._running = False
+        self._failure: Exception | None = None
+        self._moves = 0
+        self._initial: Snapshot | None = None
+        # Targets as they were assigned; settings and targets that are sent when the lock is released.
+        self._targets: dict[str, Array] = {}
+        self._changes: dict[str, Any] = {}
+        self._unsent: dict[str, Array] = {}
+
+    @property
+    def running(self) -> bool:
+        """Whether the arm is under torque control."""
+        return self._running
+
+    @property
+    def type(self) -> str:
+        """The control law: ``impedance``, ``pid``, ``osc`` or ``torque``."""
+        return str(self.robot.settings["mode"])
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The newest measured state; arrays are copies.
+
+        ``qpos`` [rad] (7,), ``qvel`` [rad/s] (7,), ``ee`` pose of the control frame in the base (4, 4), ``jac`` its
+        Jacobian in the base, translation then rotation (6, 7), ``mm`` mass matrix [kg m²] (7, 7), ``last_torque`` the
+        commanded torque, gravity excluded [Nm] (7,), ``stamp`` when it was measured [ns, as :func:`time.time_ns`].
+
+        :raises NotStarted: nothing was measured yet.
+        """
+        return self.robot.snapshot().as_state()
+
+    @property
+    def initial_qpos(self) -> Array:
+        """Joint positions when the mode began [rad] (7,)."""
+        return frozen(self._begun().q)
+
+    @property
+    def initial_ee(self) -> Array:
+        """Pose of the control frame in the base when the mode began (4, 4)."""
+        return frozen(self._begun().ee)
+
+    #: Target of the modes ``impedance`` and ``pid``: joint positions [rad] (7,).
+    q_desired = TargetAttribute(Mode.IMPEDANCE, Mode.PID)
+    #: Target of the mode ``osc``: pose of the control frame in the base (4, 4).
+    ee_desired = TargetAttribute(Mode.OSC, pose=True)
+    #: Target of the mode ``torque``, gravity excluded [Nm] (7,). Refresh it within the setting ``torque_timeout``;
+    #: otherwise the arm holds.
+    torque = TargetAttribute(Mode.TORQUE)
+
+    #: Joint stiffness of the modes ``impedance`` and ``pid`` [Nm/rad] (7,).
+    kp = SettingAttribute()
+    #: Joint damping of these modes [Nm s/rad] (7,).
+    kd = SettingAttribute()
+    #: Integral gain of the mode ``pid`` [Nm/(rad s)] (7,).
+    ki = SettingAttribute()
+    #: Stiffness of the control frame in mode ``osc``, translation then rotation [1/s²] (6,).
+    ee_kp = SettingAttribute()
+    #: Its damping [1/s] (6,); critical at ``2 * sqrt(ee_kp)``.
+    ee_kd = SettingAttribute()
+    #: Stiffness of the posture that mode ``osc`` keeps in the null space of its task [1/s²] (7,).
+    null_kp = SettingAttribute()
+    #: Its damping [1/s] (7,).
+    null_kd = SettingAttribute()
+    #: Largest torque, gravity excluded [Nm] (7,).
+    torque_limit = SettingAttribute()
+    #: Largest change of the torque [Nm/s].
+    torque_diff_limit = SettingAttribute()
+
+    @property
+    def clip(self) -> bool:
+        """Always true: torques and their rate are limited, see ``torque_limit`` and ``torque_diff_limit``."""
+        return True
+
+    @clip.setter
+    def clip(self, value: bool) -> None:
+        if not value:
+            raise ConfigurationError("torques are always limited, because the robot would stop; see torque_diff_limit")
+
+    def set_tcp(self, transform: Any) -> None:
+        """Control another point of the tool from now on; in mode ``osc`` the arm holds where that point is.
+
+        :param transform: pose of the control frame in the flange (4, 4), or only its position [m] (3,).
+        :raises ConfigurationError: it is neither.
+        """
+        pose = np.eye(4)
+        try:
+            if np.shape(transform) == (3,):
+                pose[:3, 3] = array("the position", transform, (3,))
+            else:
+                pose = array("the transform", transform, (4, 4))
+            tcp_in_flange = position_and_quaternion("the transform", pose)
+        except InvalidTarget as error:
+            raise ConfigurationError(str(error)) from error
+        with self.state_lock:
+            self._changes |= {"tcp_from_robot": False, "tcp_in_flange": tcp_in_flange.tolist()}
+            self._unsent.pop("ee_desired", None)
+            if self._running:
+                state = self.robot.snapshot()
+                self._initial = replace(state, ee=frozen(control_frame(state.q, pose)))
+                self._targets["ee_desired"] = self._initial.ee
+
+    def _begin(self) -> None:
+        """Set targets and initial values to the present measured state."""
+        self._initial = self.robot.snapshot()
+        self._reseed(self._initial)
+
+    def _reseed(self, state: Snapshot) -> None:
+        """Set the targets to ``state``."""
+        self._unsent.clear()
+        self._targets = {"q_desired": state.q, "ee_desired": state.ee, "torque": np.zeros(7)}
+
+    def _begun(self) -> Snapshot:
+        if self._initial is None:
+            raise NotStarted("nothing was measured yet: await controller.start() first")
+        return self._initial
+
+    def _send(self) -> None:
+        """Send everything that was assigned; called with the lock held, just before its release."""
+        changes, self._changes = self._changes, {}
+        targets, self._unsent = self._unsent, {}
+        if changes:
+            self.robot.apply(changes)
+        for name, values in targets.items():
+            self.robot.set_target(name, values)
+
+    def _check(self) -> None:
+        """:raises Exception: the controller does not run; the cause."""
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+        if not self._running:
+            raise NotStarted("the controller does not run: await controller.start() first")
+
+
+#: Names of the attributes that :meth:`.FrankaController.set` can assign.
+ASSIGNABLE = tuple(
+    name
+    for name, member in vars(Attributes).items()
+    if isinstance(member, (SettingAttribute, TargetAttribute)) or getattr(member, "fset", None) is not None
+)

@@ -1,0 +1,164 @@
+"""What a policy's process asks of one running node: transitions, parameters, moves, targets.
+
+Used by :class:`~aiofranka_ros.api.ros_interface.RosInterface`, which makes one at each start and closes it at the stop.
+Coroutines run in the event loop; rclpy has its own thread, see :mod:`aiofranka_ros.api.ros_client`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from action_msgs.msg import GoalStatus
+from franka_msgs.action import PTPMotion
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import GetParameters
+from rclpy.action import ActionClient
+from rclpy.parameter import parameter_value_to_python
+
+from aiofranka_ros.api.node_diagnostics import NodeDiagnostics
+from aiofranka_ros.api.parameter_queue import ParameterQueue
+from aiofranka_ros.api.ros_client import RosClient
+from aiofranka_ros.api.target_publishers import TargetPublishers
+from aiofranka_ros.errors import CommandRefused, ConnectionFailed, MoveFailed
+from aiofranka_ros.kernels import Array
+
+#: How long discovery may take, and an answer that the node gives at once [s].
+_DISCOVERY_TIMEOUT, _ANSWER_TIMEOUT = 10.0, 10.0
+#: How often the result of a running move is requested [s].
+_RESULT_PERIOD = 5.0
+#: A transition may have to compile the control process's kernels, which takes half a minute [s].
+_TRANSITION_TIMEOUT = 200.0
+#: How long the reason for a failure may take to arrive after the failure [s].
+REASON_DELAY = 0.1
+#: How long the state of a stopped robot may take to end the move's caller, which gets the better error then [s].
+_STOP_DELAY = 1.0
+
+
+class NodeConnection(RosClient):
+    """A client of one node. Make subscriptions on :attr:`node`, then call :meth:`start`.
+
+    :param name: full name of the node.
+    :param on_settled: called in the event loop when the node has answered all changes of parameters.
+    """
+
+    def __init__(self, name: str, on_settled: Callable[[], None]) -> None:
+        super().__init__("aiofranka_client")
+        self._name, node = name, self.node
+        self._get_state = node.create_client(GetState, f"{name}/get_state")
+        self._change_state = node.create_client(ChangeState, f"{name}/change_state")
+        self._get_parameters = node.create_client(GetParameters, f"{name}/get_parameters")
+        self._move = ActionClient(node, PTPMotion, f"{name}/move")
+        self.parameters = ParameterQueue(self, name, on_settled)
+        self.targets = TargetPublishers(node, name)
+        self.diagnostics = NodeDiagnostics(name)
+
+    async def discover(self) -> None:
+        """Wait until the node is on the graph.
+
+        :raises ConnectionFailed: it is not.
+        """
+        services = (self._get_state, self._change_state, self._get_parameters, self.parameters.service)
+        servers = [service.service_is_ready for service in services] + [self._move.server_is_ready]
+        if not await self.ready(*servers, timeout=_DISCOVERY_TIMEOUT):
+            raise ConnectionFailed(
+                f"there is no node {self._name} on the ROS graph: does it run, under that name, in this ROS_DOMAIN_ID?"
+            )
+
+    async def lifecycle_state(self) -> State:
+        """The state of the node; during a transition, the state after it.
+
+        :raises FrankaError: no answer came.
+        """
+        return (await self._call(self._get_state, GetState.Request(), _TRANSITION_TIMEOUT)).current_state
+
+    def request_lifecycle_state(self, on_answer: Callable[[Any], None]) -> None:
+        """Call ``on_answer`` in the event loop with rclpy's future of the state; does not wait."""
+        self.request(lambda: self._get_state.call_async(GetState.Request()), on_answer)
+
+    async def activate(self) -> bool:
+        """Configure and activate the node as needed.
+
+        :returns: whether it was not active before.
+        :raises FrankaError: it could not be activated; the cause.
+        """
+        state = await self.lifecycle_state()
+        if state.id == State.PRIMARY_STATE_ACTIVE:
+            return False
+        if state.id not in (State.PRIMARY_STATE_UNCONFIGURED, State.PRIMARY_STATE_INACTIVE):
+            raise CommandRefused(f"the node {self._name} is {state.label}")
+        if state.id == State.PRIMARY_STATE_UNCONFIGURED:
+            await self._change("configure")
+        await self._change("activate")
+        return True
+
+    async def deactivate(self, timeout: float = _TRANSITION_TIMEOUT) -> None:
+        """Deactivate the node, if it is on the graph.
+
+        :raises FrankaError: it could not be deactivated within ``timeout`` [s].
+        """
+        if self._change_state.service_is_ready():
+            await self._change("deactivate", timeout)
+
+    async def _change(self, transition: str, timeout: float = _TRANSITION_TIMEOUT) -> None:
+        request = ChangeState.Request()
+        request.transition.label = transition
+        if not (await self._call(self._change_state, request, timeout)).success:
+            await asyncio.sleep(REASON_DELAY)
+            message = f"the node {self._name} could not {transition}: see its log"
+            raise self.diagnostics.reason(CommandRefused(message))
+
+    async def get_parameters(self, names: list[str]) -> list[Any]:
+        """Values of parameters, in the order of ``names``.
+
+        :raises FrankaError: no answer came.
+        """
+        answer = await self._call(self._get_parameters, GetParameters.Request(names=names))
+        return [parameter_value_to_python(value) for value in answer.values]
+
+    async def move(self, goal: Array, cancelled: asyncio.Event) -> None:
+        """Move to ``goal`` [rad] (7,), until ``cancelled`` is set.
+
+        :raises MoveFailed: the arm did not arrive; the cause.
+        """
+        request = PTPMotion.Goal(goal_joint_configuration=goal.tolist())
+        name = f"{self._name}/move"
+        handle = await self._answer(name, lambda: self._move.send_goal_async(request))
+        if not handle.accepted:
+            raise MoveFailed(f"the node {self._name} rejected the goal: see its log")
+        result = asyncio.ensure_future(self._result(handle))
+        cancellation = asyncio.ensure_future(cancelled.wait())
+        try:
+            await asyncio.wait([result, cancellation], return_when=asyncio.FIRST_COMPLETED)
+            if not result.done():
+                await self._answer(name, handle.cancel_goal_async)
+            outcome = await result
+        finally:
+            cancellation.cancel()
+            if not result.cancel() and not result.cancelled():
+                result.exception()  # Retrieved: it is raised above, or a failed cancellation is.
+        by_us = cancelled.is_set() and outcome.status == GoalStatus.STATUS_CANCELED
+        if outcome.status == GoalStatus.STATUS_SUCCEEDED or by_us:
+            return
+        if (await self.lifecycle_state()).id != State.PRIMARY_STATE_ACTIVE:
+            await asyncio.sleep(_STOP_DELAY)  # What stopped the robot is the better error, and is about to arrive.
+        raise MoveFailed(outcome.result.error_message or f"the node {self._name} gave no reason why the move failed")
+
+    async def _result(self, handle: Any) -> Any:
+        """The result of a goal, whenever it comes; requested repeatedly, because an answer may be lost."""
+        while True:
+            with contextlib.suppress(asyncio.TimeoutError):
+                return await self.answer(handle.get_result_async, _RESULT_PERIOD)
+
+    async def _call(self, service: Any, request: Any, timeout: float = _ANSWER_TIMEOUT) -> Any:
+        return await self._answer(service.srv_name, lambda: service.call_async(request), timeout)
+
+    async def _answer(self, name: str, send: Callable[[], Any], timeout: float = _ANSWER_TIMEOUT) -> Any:
+        """:raises FrankaError: no answer came."""
+        try:
+            return await self.answer(send, timeout)
+        except asyncio.TimeoutError:
+            raise ConnectionFailed(f"no answer from {name} within {timeout:.0f} s") from None
