@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from action_msgs.msg import GoalStatus
 from franka_msgs.action import PTPMotion
+from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import GetParameters
 from rclpy.action import ActionClient
-from rclpy.parameter import parameter_value_to_python
+from rclpy.parameter import Parameter, parameter_value_to_python
+from sensor_msgs.msg import JointState
 
 from aiofranka_ros.api.node_diagnostics import NodeDiagnostics
 from aiofranka_ros.api.parameter_queue import ParameterQueue
 from aiofranka_ros.api.ros_client import RosClient
-from aiofranka_ros.api.target_publishers import TargetPublishers
 from aiofranka_ros.errors import CommandRefused, ConnectionFailed, MoveFailed
-from aiofranka_ros.kernels import Array
+from aiofranka_ros.kernels import Array, Record
+from aiofranka_ros.model.names import ArmNames
+from aiofranka_ros.ros.cdr import SerializedMessage
+from aiofranka_ros.ros.messages import header_of
 
 #: How long discovery may take, and an answer that the node gives at once [s].
 _DISCOVERY_TIMEOUT, _ANSWER_TIMEOUT = 10.0, 10.0
@@ -36,6 +42,8 @@ _TRANSITION_TIMEOUT = 200.0
 REASON_DELAY = 0.1
 #: How long the state of a stopped robot may take to end the move's caller, which gets the better error then [s].
 _STOP_DELAY = 1.0
+#: What the message of a target is made from.
+_TARGET = np.dtype([("stamp", "i8"), ("values", "f8", (7,))])
 
 
 class NodeConnection(RosClient):
@@ -53,8 +61,14 @@ class NodeConnection(RosClient):
         self._get_parameters = node.create_client(GetParameters, f"{name}/get_parameters")
         self._move = ActionClient(node, PTPMotion, f"{name}/move")
         self.parameters = ParameterQueue(self, name, on_settled)
-        self.targets = TargetPublishers(node, name)
         self.diagnostics = NodeDiagnostics(name)
+        self._targets = {
+            "ee_desired": node.create_publisher(PoseStamped, f"{name}/ee_desired", 1),
+            "q_desired": node.create_publisher(JointState, f"{name}/q_desired", 1),
+            "torque": node.create_publisher(JointState, f"{name}/torque_desired", 1),
+        }
+        self._target_messages: dict[str, SerializedMessage] = {}
+        self._simulated_time = False
 
     async def discover(self) -> None:
         """Wait until the node is on the graph.
@@ -118,6 +132,35 @@ class NodeConnection(RosClient):
         """
         answer = await self._call(self._get_parameters, GetParameters.Request(names=names))
         return [parameter_value_to_python(value) for value in answer.values]
+
+    def prepare_targets(self, names: ArmNames, simulated_time: bool) -> None:
+        """Make the messages of :meth:`publish_target`, with the node's names of joints and frames and its clock."""
+
+        def pose(target: Record) -> PoseStamped:
+            x, y, z, qx, qy, qz, qw = target["values"].tolist()
+            pose = Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+            return PoseStamped(header=header_of(target, names), pose=pose)
+
+        def joints(target: Record, field: str) -> JointState:
+            values: Any = {field: target["values"].tolist()}
+            return JointState(header=header_of(target, names), name=list(names.joints), **values)
+
+        self._target_messages = {
+            "ee_desired": SerializedMessage(pose, _TARGET),
+            "q_desired": SerializedMessage(lambda target: joints(target, "position"), _TARGET),
+            "torque": SerializedMessage(lambda target: joints(target, "effort"), _TARGET),
+        }
+        self._simulated_time = simulated_time
+        if simulated_time:
+            self.node.set_parameters([Parameter("use_sim_time", value=True)])
+
+    def publish_target(self, name: str, values: Array) -> None:
+        """Publish a target, stamped now, in any thread; arguments as in :meth:`.Link.set_target`."""
+        record = np.zeros(1, _TARGET)
+        record["values"] = values
+        # Without rclpy's clock and messages, which are slower, because the arm waits.
+        record["stamp"] = self.node.get_clock().now().nanoseconds if self._simulated_time else time.time_ns()
+        self._targets[name].publish(self._target_messages[name].of(record.view(np.uint8).data))
 
     async def move(self, goal: Array, cancelled: asyncio.Event) -> None:
         """Move to ``goal`` [rad] (7,), until ``cancelled`` is set.

@@ -247,26 +247,25 @@ class RobotInterface(Link):
             self._heartbeat = None
 
 
-class _Heartbeat(threading.Thread):
+class _Heartbeat:
     """Sends the heartbeat from its own thread, because the event loop may be blocked.
 
     :param client: the control process that expects it.
     """
 
     def __init__(self, client: ControlClient) -> None:
-        super().__init__(name="aiofranka_ros-heartbeat", daemon=True)
-        self._client = client
         self._stopped = threading.Event()
-        self.start()
+        self._thread = threading.Thread(target=self._run, args=(client,), name="aiofranka_ros-heartbeat", daemon=True)
+        self._thread.start()
 
-    def run(self) -> None:
+    def _run(self, client: ControlClient) -> None:
         while not self._stopped.wait(_BEAT_PERIOD):
-            self._client.beat()
+            client.beat()
 
     def stop(self) -> None:
         """End the thread; afterwards it does not touch the client any more."""
         self._stopped.set()
-        self.join()
+        self._thread.join()
 
 
 def _snapshot(client: ControlClient) -> Snapshot:

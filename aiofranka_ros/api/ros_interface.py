@@ -17,7 +17,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State, TransitionEvent
 from rcl_interfaces.msg import ParameterEvent
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.parameter import Parameter, parameter_value_to_python
+from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import qos_profile_parameter_events, qos_profile_sensor_data
 from std_msgs.msg import Float64MultiArray
 
@@ -184,10 +184,8 @@ class RosInterface(Link):
         await connection.discover()
         self._activated |= await connection.activate()
         *values, simulated_time = await connection.get_parameters([*_NAMES, "use_sim_time"])
-        if simulated_time:  # The stamps of targets must be of the node's clock.
-            connection.node.set_parameters([Parameter("use_sim_time", value=True)])
         self.settings.update(dict(zip(_NAMES, values, strict=True)))
-        connection.targets.prepare(self.settings.names, simulated_time)
+        connection.prepare_targets(self.settings.names, simulated_time)
         changes, self._changed_before_start = self._changed_before_start, {}
         if changes:
             self.settings.update(changes)
@@ -235,7 +233,7 @@ class RosInterface(Link):
     def _send_waiting_target(self) -> None:
         target, self._waiting_target = self._waiting_target, None
         if target is not None and self._started and self._connection is not None:
-            self._connection.targets.publish(*target)
+            self._connection.publish_target(*target)
 
     # Messages from the node.
 
