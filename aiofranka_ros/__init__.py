@@ -1,12 +1,13 @@
 """Drive a Franka arm from Python and ROS 2, with a 1 kHz loop that nothing else can starve.
 
-What policies import, from here::
+Policies import everything from here::
 
     from aiofranka_ros import FrankaController, RobotInterface, RosInterface
     from aiofranka_ros import CudaInferenceThread, async_input, asyncify, blocking_ok, guard, mpify
 
-Exceptions are in :mod:`aiofranka_ros.errors`. Names are imported when they are first used: the offload helpers need
-the standard library and numpy alone, ``RobotInterface`` needs libfranka, and ``RosInterface`` needs ROS.
+except for the exceptions, which are in :mod:`aiofranka_ros.errors`. A name is imported when it is first used, so that
+each needs only its own dependencies: the offload helpers need numpy, ``RobotInterface`` needs libfranka, and
+``RosInterface`` needs ROS.
 """
 
 from __future__ import annotations

@@ -329,6 +329,19 @@ async def test_switching_keeps_the_arm_where_it_is_and_resets_all_targets(loop, 
         np.testing.assert_allclose(controller.state["qpos"], where, atol=0.03)
 
 
+async def test_a_target_that_waits_for_a_setting_is_not_sent_after_a_switch(loop, controller):
+    controller.switch("impedance")
+    await controller.robot.settled()
+    before = controller.kp
+    controller.kp = before * 0.9
+    controller.q_desired = controller.initial_qpos + 0.2
+    controller.switch("pid")
+    await controller.set("kp", before)
+    for _ in range(20):
+        await controller.next_state()
+    np.testing.assert_allclose(controller.state["qpos"], controller.initial_qpos, atol=0.03)
+
+
 @pytest.mark.parametrize("mode", ["impedance", "pid"])
 async def test_joint_targets_move_the_arm(loop, controller, mode):
     controller.switch(mode)

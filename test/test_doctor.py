@@ -20,7 +20,7 @@ from packaging.specifiers import SpecifierSet
 
 from aiofranka_ros.control import fci, realtime
 from aiofranka_ros.doctor import network
-from aiofranka_ros.doctor.checks import State, declared_requirements, link, robot
+from aiofranka_ros.doctor.checks import State, declared_requirements, robot, route
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 
 ARM, OLD_ARM, NOBODY = "127.0.0.40", "127.0.0.41", "127.0.0.42"
@@ -198,7 +198,7 @@ def interface(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
 
 @pytest.mark.parametrize(
-    ("route", "state", "word"),
+    ("properties", "state", "word"),
     [
         ({"kind": "wired"}, State.OK, "1000 Mbit/s"),
         ({"kind": "wired", "speed": None}, State.OK, "speed unknown"),
@@ -210,10 +210,10 @@ def interface(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     ],
 )
 def test_only_a_direct_cable_is_ok(
-    interface: Callable[..., None], route: dict[str, Any], state: State, word: str
+    interface: Callable[..., None], properties: dict[str, Any], state: State, word: str
 ) -> None:
-    interface(**route)
-    finding = link("172.16.0.2")
+    interface(**properties)
+    finding = route("172.16.0.2")
     assert finding.state is state and word in finding.found
     assert bool(finding.remedy) == (state is not State.OK)
 

@@ -1,7 +1,7 @@
-"""What a policy's process asks of one running node: transitions, parameters, moves, targets.
+"""The client of one running node: its transitions, parameters, moves and targets.
 
-Used by :class:`~aiofranka_ros.api.ros_interface.RosInterface`, which makes one at each start and closes it at the stop.
-Coroutines run in the event loop; rclpy has its own thread, see :mod:`aiofranka_ros.api.ros_client`.
+Made by :class:`~aiofranka_ros.api.ros_interface.RosInterface` at each start, and closed at the stop. Coroutines run in
+the policy's event loop; rclpy has its own thread, see :mod:`aiofranka_ros.api.ros_client`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _RESULT_PERIOD = 5.0
 _TRANSITION_TIMEOUT = 200.0
 #: How long the reason for a failure may take to arrive after the failure [s].
 REASON_DELAY = 0.1
-#: How long the state of a stopped robot may take to end the move's caller, which gets the better error then [s].
+#: How long the error of a stopped robot may take to reach the caller of a move; it is better than the move's [s].
 _STOP_DELAY = 1.0
 #: What the message of a target is made from.
 _TARGET = np.dtype([("stamp", "i8"), ("values", "f8", (7,))])
@@ -187,7 +187,7 @@ class NodeConnection(RosClient):
         if outcome.status == GoalStatus.STATUS_SUCCEEDED or by_us:
             return
         if (await self.lifecycle_state()).id != State.PRIMARY_STATE_ACTIVE:
-            await asyncio.sleep(_STOP_DELAY)  # What stopped the robot is the better error, and is about to arrive.
+            await asyncio.sleep(_STOP_DELAY)
         raise MoveFailed(outcome.result.error_message or f"the node {self._name} gave no reason why the move failed")
 
     async def _result(self, handle: Any) -> Any:

@@ -106,6 +106,7 @@ class RosInterface(Link):
     def switch(self, mode: str) -> None:
         """See :meth:`.Link.switch`."""
         same = mode == self.settings["mode"]
+        self._waiting_target = None  # It is older than the switch.
         self.apply({"mode": mode})
         if same and self._newest is not None and mode != "torque":
             # For the node nothing changes, so its target must be set to where the arm is.
@@ -124,9 +125,10 @@ class RosInterface(Link):
 
     def set_target(self, name: str, values: Array) -> None:
         """See :meth:`.Link.set_target`; sent after changes of settings that the node has not confirmed yet."""
-        self._waiting_target = name, values
-        if self._connection is not None and self._connection.parameters.settled:
-            self._send_waiting_target()
+        if self._started and self._connection is not None:
+            self._waiting_target = name, values
+            if self._connection.parameters.settled:
+                self._send_waiting_target()
 
     async def settled(self) -> None:
         """See :meth:`.Link.settled`."""
@@ -194,6 +196,7 @@ class RosInterface(Link):
         self._arm_active = False
         if not await connection.ready(lambda: self._arm_active, timeout=_STATE_TIMEOUT):
             raise ConnectionFailed(f"the node {self._name} does not publish its state")
+        self._waiting_target = None
         self._started = True
         self._heard = time.monotonic()
         self._check_silence(overdue=False)
@@ -276,12 +279,11 @@ class RosInterface(Link):
     def _end_soon(self) -> None:
         """The node is not active any more: end it when the reason has had time to arrive."""
         self._started = self._activated = False
-        asyncio.get_running_loop().call_later(REASON_DELAY, self._end_with_reason)
+        asyncio.get_running_loop().call_later(REASON_DELAY, self._end_with_reason, self._connection)
 
-    def _end_with_reason(self) -> None:
-        if self._connection is not None:
-            otherwise = ControlStopped(f"the node {self._name} was deactivated")
-            self._end(self._connection.diagnostics.reason(otherwise))
+    def _end_with_reason(self, connection: NodeConnection | None) -> None:
+        if connection is not None and connection is self._connection:  # Not if it was stopped since.
+            self._end(connection.diagnostics.reason(ControlStopped(f"the node {self._name} was deactivated")))
 
     def _end(self, error: FrankaError) -> None:
         self._started = False

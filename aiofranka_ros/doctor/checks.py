@@ -260,7 +260,7 @@ def robot(address: str) -> Iterator[Finding]:
     except ConnectionFailed as error:
         yield missing("robot", str(error), "give the address that opens Desk in a browser")
         return
-    yield link(resolved)
+    yield route(resolved)
     try:
         lock = fci.claim(address)
     except ArmInUse:
@@ -277,7 +277,7 @@ def robot(address: str) -> Iterator[Finding]:
         yield ok("FCI", f"reachable, protocol version {fci.VERSION}, the same as libfranka's")
 
 
-def link(address: str) -> Finding:
+def route(address: str) -> Finding:
     """The network interface that leads to the IP ``address``."""
     interface = network.interface_to(address)
     if interface is None:
