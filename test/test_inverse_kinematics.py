@@ -1,4 +1,4 @@
-"""Inverse kinematics against forward kinematics: it finds what is there, the nearest of it, and says what is not."""
+"""Inverse kinematics against forward kinematics: it finds the nearest solution, and says why there is none."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from aiofranka_ros.model.kinematics import control_frame
 
 pytestmark = pytest.mark.unit
 
-#: Half a step of the sweep: as much further than the nearest configuration may be, where that is hard to find.
+#: How much further away than the nearest configuration a solution may be if the arm is far away [rad].
 SLACK = 5e-3
-#: The nearest solution may be missed once in a thousand: let no run of the tests depend on luck.
+#: The nearest solution may be missed now and then: no run of the tests may depend on luck.
 nearest = settings(derandomize=True, max_examples=200)
 
 
@@ -31,7 +31,7 @@ def require_solution(q: np.ndarray, pose: np.ndarray) -> None:
 
 
 @given(configurations)
-def test_from_where_the_arm_is_nothing_moves(q):
+def test_a_pose_that_the_arm_has_needs_no_motion(q):
     pose = control_frame(q, tool())
     found = solve(pose, q, tool())
     require_solution(found, pose)
@@ -40,7 +40,7 @@ def test_from_where_the_arm_is_nothing_moves(q):
 
 @given(configurations, configurations, st.floats(0.0, 0.1))
 @nearest
-def test_from_a_neighbour_the_arm_moves_no_further_than_it_must(q, elsewhere, part):
+def test_a_nearby_pose_needs_no_more_than_a_small_motion(q, elsewhere, part):
     near = q + part * (elsewhere - q)
     pose = control_frame(q, tool())
     found = solve(pose, near, tool())
@@ -50,7 +50,7 @@ def test_from_a_neighbour_the_arm_moves_no_further_than_it_must(q, elsewhere, pa
 
 @given(configurations, configurations)
 @nearest
-def test_every_pose_that_the_arm_can_have_is_found_from_anywhere(q, near):
+def test_every_reachable_pose_is_found_from_anywhere(q, near):
     pose = control_frame(q, tool())
     found = solve(pose, near, tool())
     require_solution(found, pose)
@@ -59,20 +59,20 @@ def test_every_pose_that_the_arm_can_have_is_found_from_anywhere(q, near):
 
 @given(configurations, configurations)
 @settings(max_examples=20)
-def test_the_same_question_has_the_same_answer(q, near):
+def test_the_result_is_deterministic(q, near):
     pose = control_frame(q)
     np.testing.assert_array_equal(solve(pose, near), solve(pose, near))
 
 
-def test_where_two_axes_are_one_the_arm_does_not_twist_itself():
-    """At home joints 1 and 3 turn about the same axis, so there are countless configurations."""
+def test_the_arm_does_not_twist_if_two_axes_coincide():
+    """At home, joints 1 and 3 turn about the same axis, so there are infinitely many configurations."""
     np.testing.assert_allclose(solve(control_frame(HOME), READY), HOME, atol=1e-6)
-    aside = control_frame(HOME)
-    aside[1, 3] += 0.001
-    assert np.abs(solve(aside, HOME) - HOME).max() < 0.005
+    shifted = control_frame(HOME)
+    shifted[1, 3] += 0.001
+    assert np.abs(solve(shifted, HOME) - HOME).max() < 0.005
 
 
-def test_beyond_the_stretched_elbow_there_are_configurations_too():
+def test_configurations_beyond_the_stretched_elbow_are_found():
     """Shoulder, elbow and wrist are in line where joint 4 is -0.467 rad; its limit is -0.152 rad."""
     q = np.array([0.3, 0.4, -0.2, -0.2, 0.5, 2.0, 0.1])
     np.testing.assert_allclose(solve(control_frame(q), q + 0.05), q, atol=0.1)
@@ -81,11 +81,15 @@ def test_beyond_the_stretched_elbow_there_are_configurations_too():
 @pytest.mark.parametrize(
     ("position", "reason"),
     [
-        ([1.5, 0.0, 0.3], r"too far away, by 0\.\d+ m at the least"),
-        ([0.0, 0.0, 0.2], r"only outside of the joint limits: joint \d by .* rad"),
+        ([1.5, 0.0, 0.3], r"^the arm cannot get closer to it than 0\.64\d m$"),
+        ([0.5, 0.0, -0.5], r"^the arm cannot get closer to it than 0\.\d+ m; at the limit: (joint 1, )?joint 2$"),
+        (
+            [0.0, 0.0, 0.2],
+            r"cannot have this orientation there: .* is 0\.\d+ m and \d+\.\d degrees away; at the limit: joint \d",
+        ),
     ],
 )
-def test_what_is_out_of_reach_is_refused_with_the_reason(position, reason):
+def test_an_unreachable_pose_is_refused_with_the_reason(position, reason):
     pose = control_frame(HOME)
     pose[:3, 3] = position
     with pytest.raises(Unreachable, match=reason) as caught:
@@ -93,13 +97,13 @@ def test_what_is_out_of_reach_is_refused_with_the_reason(position, reason):
     assert isinstance(caught.value, InvalidTarget) and caught.value.reason == "unreachable"
 
 
-def test_the_distance_that_is_said_to_be_missing_is_missing():
-    """Moved closer by a bit less than that, the pose is still out of reach; the message promises no more."""
+def test_the_distance_in_the_reason_is_really_missing():
+    """Moved closer by a bit less than that, the pose is still out of reach."""
     pose = control_frame(HOME)
     pose[:3, 3] = [1.2, 0.0, 0.333]
     with pytest.raises(Unreachable) as caught:
         solve(pose, HOME)
-    missing = float(str(caught.value).partition("by ")[2].split()[0])
+    missing = float(str(caught.value).partition("than ")[2].split()[0])
     pose[0, 3] -= 0.99 * missing
     with pytest.raises(Unreachable):
         solve(pose, HOME)

@@ -289,7 +289,7 @@ def test_an_unreachable_pose_is_red_says_why_and_moves_nothing(rviz: RViz, robot
     goal[0, 3] += 1.0
     rviz.drag(goal)
     assert rviz.shows(RED)
-    assert rviz.says("unreachable: it is too far away, by ")
+    assert rviz.says("unreachable: the arm cannot get closer to it than ")
     rviz.choose(Choice.MOVE_HERE)
     assert rviz.says("Move here: it is too far away, by ")
     assert tools.says("Move here: it is too far away")
