@@ -1,4 +1,4 @@
-"""One suite for both servers of interactive markers, as RViz's client meets them; no arm."""
+"""The server of the interactive marker, seen from RViz's client; no arm."""
 
 from __future__ import annotations
 
@@ -13,28 +13,21 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import InteractiveMarker, InteractiveMarkerFeedback, InteractiveMarkerUpdate
 from visualization_msgs.srv import GetInteractiveMarkers
 
-from aiofranka_ros.rviz_tools import marker_server
-from aiofranka_ros.rviz_tools.marker_server import LibraryMarkerServer, SingleMarkerServer, serve_marker
+from aiofranka_ros.rviz_tools.marker_server import MarkerServer
 
 pytestmark = pytest.mark.unit
-
-needs_library = pytest.mark.skipif(
-    marker_server.InteractiveMarkerServer is None,
-    reason="interactive_markers is not installed: it comes with a ROS distribution, not from PyPI",
-)
 
 
 class Served:
     """A server and a client of it, on two nodes in one thread."""
 
-    def __init__(self, kind: type) -> None:
+    def __init__(self) -> None:
         self.rviz = Client("/nobody")
         node = self.rviz.node
         self._node = rclpy.create_node("served", context=node.context, use_global_arguments=False)
         node.executor.add_node(self._node)
         self.feedback: list[InteractiveMarkerFeedback] = []
-        self._listens = False
-        self.server = kind(self._node, "~/marker", self._on_feedback)
+        self.server = MarkerServer(self._node, "~/marker", self.feedback.append)
         self.updates: list[InteractiveMarkerUpdate] = []
         updates = node.create_subscription(
             InteractiveMarkerUpdate, "/served/marker/update", self.updates.append, QoSProfile(depth=100)
@@ -45,21 +38,6 @@ class Served:
         )
         assert self.rviz.spin_until(lambda: node.count_publishers(updates.topic_name) > 0)
         assert self.rviz.spin_until(lambda: self._feedback.get_subscription_count() > 0)
-
-    def _on_feedback(self, feedback: InteractiveMarkerFeedback) -> None:
-        if feedback.event_type == InteractiveMarkerFeedback.KEEP_ALIVE:
-            self._listens = True
-        else:
-            self.feedback.append(feedback)
-
-    def listens(self) -> bool:
-        """In time: the library takes nothing from anybody in a marker's first second."""
-
-        def listens() -> bool:
-            self.tell(event_type=InteractiveMarkerFeedback.KEEP_ALIVE)
-            return self._listens
-
-        return self.rviz.spin_until(listens)
 
     def markers(self) -> GetInteractiveMarkers.Response:
         return self.rviz.call(self._markers, GetInteractiveMarkers.Request())
@@ -78,11 +56,11 @@ class Served:
         self.rviz.close()
 
 
-@pytest.fixture(params=[SingleMarkerServer, pytest.param(LibraryMarkerServer, marks=needs_library)])
-def served(request: pytest.FixtureRequest) -> Iterator[Served]:
-    served = Served(request.param)
+@pytest.fixture
+def served() -> Iterator[Served]:
+    served = Served()
     served.server.show(marker())
-    assert served.gets(1) and served.listens()
+    assert served.gets(1)
     yield served
     served.close()
 
@@ -97,7 +75,7 @@ def pose(x: float) -> Pose:
     return pose
 
 
-def test_whoever_comes_gets_the_marker_and_the_number_of_the_last_update(served: Served) -> None:
+def test_a_new_client_gets_the_marker_and_the_number_of_the_last_update(served: Served) -> None:
     served.server.move(pose(0.5))
     assert served.gets(2)
     answer = served.markers()
@@ -122,7 +100,7 @@ def test_every_change_is_an_update_with_the_next_number(served: Served) -> None:
     assert shown.markers[0].description == "another" and moved_again.poses[0].pose.position.x == 0.2
 
 
-def test_what_people_do_is_passed_on_in_its_order(served: Served) -> None:
+def test_feedback_is_passed_on_in_order(served: Served) -> None:
     events = [
         InteractiveMarkerFeedback.MOUSE_DOWN,
         InteractiveMarkerFeedback.POSE_UPDATE,
@@ -135,7 +113,7 @@ def test_what_people_do_is_passed_on_in_its_order(served: Served) -> None:
     assert [feedback.event_type for feedback in served.feedback] == events
 
 
-def test_a_drag_moves_the_marker_for_everybody(served: Served) -> None:
+def test_a_drag_moves_the_marker_for_every_client(served: Served) -> None:
     served.tell(event_type=InteractiveMarkerFeedback.POSE_UPDATE, pose=pose(0.3))
     assert served.gets(2)
     assert served.updates[-1].poses[0].pose.position.x == 0.3
@@ -149,7 +127,7 @@ def test_feedback_about_another_marker_is_not_passed_on(served: Served) -> None:
     assert [feedback.event_type for feedback in served.feedback] == [InteractiveMarkerFeedback.MOUSE_UP]
 
 
-def test_while_one_drags_another_one_cannot(served: Served) -> None:
+def test_a_second_client_cannot_drag_at_the_same_time(served: Served) -> None:
     served.tell(event_type=InteractiveMarkerFeedback.MOUSE_DOWN)
     served.tell(event_type=InteractiveMarkerFeedback.MOUSE_DOWN, client_id="another")
     served.tell(event_type=InteractiveMarkerFeedback.MOUSE_UP)
@@ -157,14 +135,7 @@ def test_while_one_drags_another_one_cannot(served: Served) -> None:
     assert {feedback.client_id for feedback in served.feedback} == {"rviz"}
 
 
-def test_at_the_end_the_marker_is_gone(served: Served) -> None:
+def test_closing_the_server_removes_the_marker(served: Served) -> None:
     served.server.close()
     assert served.gets(2)
     assert list(served.updates[-1].erases) == ["it"]
-
-
-def test_the_library_is_used_where_it_is_installed() -> None:
-    served = Served(serve_marker)
-    library = marker_server.InteractiveMarkerServer is not None
-    assert isinstance(served.server, LibraryMarkerServer if library else SingleMarkerServer)
-    served.close()

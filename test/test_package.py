@@ -30,9 +30,7 @@ MODULES = sorted(str(path.relative_to(PACKAGE).with_suffix("")) for path in PACK
 
 #: Packages that modules are in, where the names differ.
 PACKAGES = {"tf2_ros": "tf2_ros_py"}
-ROS_MODULE = re.compile(
-    r"rclpy|launch(_ros)?|tf2_ros|interactive_markers|ament_index_python|\w+_(msgs|srvs|interfaces)"
-)
+ROS_MODULE = re.compile(r"rclpy|launch(_ros)?|tf2_ros|ament_index_python|\w+_(msgs|srvs|interfaces)")
 
 
 def tree_of(module: str) -> ast.Module:

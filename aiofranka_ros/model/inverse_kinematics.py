@@ -25,8 +25,8 @@ from aiofranka_ros.model.cholesky import solve as solve_factorized
 from aiofranka_ros.model.fr3 import HOME, POSITION_LOWER, POSITION_UPPER, READY
 from aiofranka_ros.model.kinematics import control_frame, forward, quaternion_from_matrix, rotation_between
 
-#: Where descents start, besides where the arm is [rad] (300, 7). With 100, six of 1,500 solutions for extreme poses were
-#: further away than they had to be; with 300, none.
+#: Where descents start, besides where the arm is [rad] (300, 7). With 100, six of 1,500 solutions for extreme poses
+#: were further away than they had to be; with 300, none.
 _STARTS = np.random.default_rng(7).uniform(POSITION_LOWER, POSITION_UPPER, (300, 7))
 #: Most steps of a descent to the pose, of a slide towards where the arm is, and of the correction after it.
 _APPROACH, _SLIDE, _CORRECTION = 20, 60, 100

@@ -1,18 +1,17 @@
-"""One interactive marker: what RViz shows, lets people drag, and opens the menu of.
+"""One interactive marker: RViz shows it, lets the user drag it, and opens its menu.
 
-Used by the node of RViz's tools, in its process and its one thread. Where the package ``interactive_markers`` is
-installed, as with a ROS distribution, its server does the work. PyPI has none; there a small one for a single marker
-speaks the same protocol, so that an RViz on another computer can be used.
+Used by the node of RViz's tools, in its process and its one thread. It speaks the protocol of the package
+``interactive_markers``, which is not on PyPI: an own server behaves the same on every machine, and is tested on every
+one.
 
-The protocol: whoever comes asks a service for the markers and their sequence number; after that, every change is an
-update with the next number. RViz starts anew where one is missing.
+The protocol: a client that starts asks a service for the markers and their sequence number; after that, every change is
+an update with the next number. RViz starts over if one is missing.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from geometry_msgs.msg import Pose
 from rclpy.node import Node
@@ -25,65 +24,22 @@ from visualization_msgs.msg import (
 )
 from visualization_msgs.srv import GetInteractiveMarkers
 
-try:
-    from interactive_markers import InteractiveMarkerServer
-except ImportError:
-    InteractiveMarkerServer = None
-
-OnFeedback = Callable[[InteractiveMarkerFeedback], None]
-#: RViz's own depth: of a quick press, drag and release nothing may be lost.
+#: RViz's own depth: nothing of a quick press, drag and release may be lost.
 _QOS = QoSProfile(depth=100)
-#: Where two people pull at the marker, it is his who began until he pauses for so long [s]; as in the library.
+#: If two clients drag the marker, the first one keeps it until it has paused for this long [s]; as interactive_markers
+#: does.
 _EXCLUSIVE = 1.0
 
 
-class MarkerServer(Protocol):
-    """Shows one marker and passes on what people do with it."""
+class MarkerServer:
+    """Shows one marker and passes on the user's input.
 
-    def show(self, marker: InteractiveMarker) -> None:
-        """Show it, or another one of its name in its place."""
+    :param node: where it publishes, subscribes and serves.
+    :param namespace: what its topics and its service are below.
+    :param on_feedback: called with everything that a client does to the marker.
+    """
 
-    def move(self, pose: Pose) -> None:
-        """Let it be elsewhere."""
-
-    def close(self) -> None:
-        """Take it away."""
-
-
-def serve_marker(node: Node, namespace: str, on_feedback: OnFeedback) -> MarkerServer:
-    """A server below ``namespace``, with the library where it is installed."""
-    kind = SingleMarkerServer if InteractiveMarkerServer is None else LibraryMarkerServer
-    return kind(node, namespace, on_feedback)
-
-
-class LibraryMarkerServer:
-    """:class:`MarkerServer` by the package ``interactive_markers``."""
-
-    def __init__(self, node: Node, namespace: str, on_feedback: OnFeedback) -> None:
-        self._on_feedback = on_feedback
-        self._name = ""
-        self._server = InteractiveMarkerServer(node, namespace, feedback_sub_qos=_QOS)
-
-    def show(self, marker: InteractiveMarker) -> None:
-        """See :meth:`MarkerServer.show`."""
-        self._name = marker.name
-        self._server.insert(marker, feedback_callback=self._on_feedback)
-        self._server.applyChanges()
-
-    def move(self, pose: Pose) -> None:
-        """See :meth:`MarkerServer.move`."""
-        self._server.setPose(self._name, pose)
-        self._server.applyChanges()
-
-    def close(self) -> None:
-        """See :meth:`MarkerServer.close`."""
-        self._server.shutdown()
-
-
-class SingleMarkerServer:
-    """:class:`MarkerServer` without the package."""
-
-    def __init__(self, node: Node, namespace: str, on_feedback: OnFeedback) -> None:
+    def __init__(self, node: Node, namespace: str, on_feedback: Callable[[InteractiveMarkerFeedback], None]) -> None:
         self._node = node
         self._on_feedback = on_feedback
         self._marker: InteractiveMarker | None = None
@@ -98,19 +54,19 @@ class SingleMarkerServer:
         )
 
     def show(self, marker: InteractiveMarker) -> None:
-        """See :meth:`MarkerServer.show`."""
+        """Show a marker, in place of the one before."""
         self._marker = marker
         self._publish(InteractiveMarkerUpdate(markers=[marker]))
 
     def move(self, pose: Pose) -> None:
-        """See :meth:`MarkerServer.move`."""
+        """Move the marker to ``pose``; does nothing before :meth:`show`."""
         if self._marker is not None:
             self._marker.pose = pose
             moved = InteractiveMarkerPose(header=self._marker.header, pose=pose, name=self._marker.name)
             self._publish(InteractiveMarkerUpdate(poses=[moved]))
 
     def close(self) -> None:
-        """See :meth:`MarkerServer.close`."""
+        """Remove the marker, and stop serving."""
         if self._marker is not None and self._node.context.ok():
             self._publish(InteractiveMarkerUpdate(erases=[self._marker.name]))
         self._node.destroy_service(self._service)
@@ -138,5 +94,5 @@ class SingleMarkerServer:
             return
         self._holder, self._held = feedback.client_id, now
         if feedback.event_type == InteractiveMarkerFeedback.POSE_UPDATE:
-            self.move(feedback.pose)  # Who else looks at it sees it move.
+            self.move(feedback.pose)  # Other clients see it move.
         self._on_feedback(feedback)

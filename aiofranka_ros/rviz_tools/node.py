@@ -38,7 +38,7 @@ from aiofranka_ros.ros import messages
 from aiofranka_ros.ros.executor import UrgentFirstExecutor
 from aiofranka_ros.rviz_tools.arm import Arm
 from aiofranka_ros.rviz_tools.marker import Choice, Look, gripper_marker, text_marker
-from aiofranka_ros.rviz_tools.marker_server import InteractiveMarkerServer, serve_marker
+from aiofranka_ros.rviz_tools.marker_server import MarkerServer
 
 #: RViz sends what is clicked reliably.
 _CLICKS = QoSProfile(depth=5)
@@ -80,9 +80,7 @@ class RvizTools(Node):
         # Deep enough for both lines of text, each of which may change at once.
         latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._status = self.create_publisher(Marker, "~/status", latched)
-        self._server = serve_marker(self, "~/marker", self._on_feedback)
-        if InteractiveMarkerServer is None:
-            self.get_logger().info("the package interactive_markers is not installed: the marker goes without it")
+        self._server = MarkerServer(self, "~/marker", self._on_feedback)
         self._feedback_topic = f"{self.get_fully_qualified_name()}/marker/feedback"
         self._choices: dict[int, Callable[[], None]] = {
             Choice.MOVE_HERE: self._move_here,
