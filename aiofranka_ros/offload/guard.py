@@ -23,11 +23,11 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from aiofranka_ros.errors import ConfigurationError
@@ -39,7 +39,7 @@ __all__ = ["Guard", "blocking_ok", "guard"]
 THRESHOLD = 0.05
 #: A block that lasts is reported after this time [s], and then at this interval.
 _LONG, _STILL = 1.0, 10.0
-#: The same place is reported at most once in this time [s]; its next message sums up the rest.
+#: The same place is reported at most once in this time [s]; the next message sums up the rest.
 _QUIET = 5.0
 #: A process that uses less than this share of one processor stands still.
 _STANDSTILL = 0.2
@@ -184,15 +184,6 @@ class _Block:
         return text + f" at {place}; {_HINT}"
 
 
-@dataclass
-class _Unreported:
-    """Blocks at one place since its last message, which was at ``since``."""
-
-    since: float
-    blocks: int = 0
-    seconds: float = 0.0
-
-
 class _Watch:
     """The timer in the loop and the thread next to it, from the guard's start to its stop.
 
@@ -209,7 +200,8 @@ class _Watch:
         self._excused = 0
         self._collecting = 0.0  # in all [s]
         self._collection_began: float | None = None
-        self._unreported: dict[tuple[str, str] | None, _Unreported] = {}
+        self._reported: dict[tuple[str, str] | None, float] = {}  # when each place was reported last
+        self._unreported: list[float] = []  # durations of the blocks since the last message
         self._reporting = threading.RLock()
         self._stopped = False
         self._wake = threading.Event()
@@ -230,10 +222,9 @@ class _Watch:
         self._end()
         self._wake.set()
         self._thread.join()
-        blocks = sum(place.blocks for place in self._unreported.values())
-        if blocks:
-            seconds = sum(place.seconds for place in self._unreported.values())
-            self._warn(f"the event loop was blocked {blocks} more times at the reported places, {seconds:.2f} s in all")
+        if self._unreported:
+            times, seconds = len(self._unreported), sum(self._unreported)
+            self._warn(f"the event loop was blocked {times} more times at the reported places, {seconds:.2f} s in all")
 
     def _end(self) -> None:
         self._stopped = True
@@ -336,17 +327,17 @@ class _Watch:
         self.guard.longest = max(self.guard.longest, block.seconds)
         self.guard.total += block.seconds
         text = str(block)
-        if block.next_report == _LONG:  # not reported while it lasted: report one block per place and time
+        if block.next_report == _LONG:  # not reported while it lasted
             now = time.perf_counter()
             key = None if block.place is None else (block.place.file, block.place.function)
-            unreported = self._unreported.setdefault(key, _Unreported(now - _QUIET))
-            if now - unreported.since < _QUIET:
-                unreported.blocks += 1
-                unreported.seconds += block.seconds
+            if now - self._reported.get(key, -math.inf) < _QUIET:
+                self._unreported.append(block.seconds)
                 return
-            if unreported.blocks:
-                text += f" ({unreported.blocks} more blocks there since the last message, {unreported.seconds:.2f} s)"
-            self._unreported[key] = _Unreported(now)
+            self._reported[key] = now
+        if self._unreported:
+            seconds = sum(self._unreported)
+            text += f" ({len(self._unreported)} more blocks since the last message, {seconds:.2f} s in all)"
+            self._unreported.clear()
         self._warn(text)
 
     def _warn(self, text: str) -> None:

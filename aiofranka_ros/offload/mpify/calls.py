@@ -6,8 +6,10 @@ before its turn is never executed, and an answer without a waiter is dropped.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from aiofranka_ros.errors import NotPicklable
@@ -15,24 +17,25 @@ from aiofranka_ros.offload.mpify.arrays import Channel, Encoded, Message
 from aiofranka_ros.offload.mpify.protocol import Kind, exception_of
 
 
+@dataclass(eq=False)
 class Call:
     """One request.
 
     :ivar what: its name, for errors.
-    :ivar future: gets the answer; an asyncio future, or a concurrent one while no loop runs. ``None`` once its loop
-        has closed.
+    :ivar future: gets the answer; an asyncio future, or a concurrent one while no loop runs.
     """
 
-    __slots__ = ("kind", "number", "encoded", "future", "what")
-
-    def __init__(self, kind: Kind, number: int, encoded: Encoded, future: Any, what: str) -> None:
-        self.kind, self.number, self.encoded, self.what = kind, number, encoded, what
-        self.future: Any = future
+    kind: Kind
+    number: int
+    encoded: Encoded
+    what: str
+    future: Any
 
     @property
     def awaited(self) -> bool:
-        """Whether a caller still waits for the answer."""
-        return self.future is not None and not self.future.done()
+        """Whether a caller still waits for the answer; none does once its event loop has closed."""
+        closed = isinstance(self.future, asyncio.Future) and self.future.get_loop().is_closed()
+        return not closed and not self.future.done()
 
 
 class Calls:
@@ -60,7 +63,7 @@ class Calls:
         :param future: gets the answer.
         """
         self._number += 1
-        call = Call(kind, self._number, encoded, future, what)
+        call = Call(kind, self._number, encoded, what, future)
         self._waiting.append(call)
         if self._current is None:
             self._send_next()
@@ -95,19 +98,13 @@ class Calls:
         else:
             call.future.set_result(answer)
 
-    def forget_callers(self) -> None:
-        """The callers' event loop has closed: none of them will ever continue."""
-        self._waiting.clear()
-        if self._current is not None:
-            self._current.future = None
-
-    def fail(self, error: Callable[[], Exception] | None) -> None:
-        """Drop all calls, and raise what ``error`` makes in those that are awaited; ``None`` if no loop runs them."""
+    def fail(self, error: Callable[[], Exception]) -> None:
+        """Drop all calls; those that are awaited raise what ``error`` makes."""
         calls = self._all()
         self._current = None
         self._waiting.clear()
         for call in calls:
-            if error is not None and call.awaited:
+            if call.awaited:
                 call.future.set_exception(error())
 
     def _all(self) -> list[Call]:
@@ -116,11 +113,12 @@ class Calls:
     def _send_next(self) -> None:
         while self._waiting and self._current is None:
             call = self._waiting.popleft()
+            if not call.awaited:
+                continue
             try:
                 packed = self._channel.pack(call.encoded)
             except OSError as error:  # No memory or no descriptor left: only this call fails.
-                if call.awaited:
-                    call.future.set_exception(error)
+                call.future.set_exception(error)
                 continue
             self._current = call
             try:

@@ -29,7 +29,7 @@ from aiofranka_ros.errors import RemoteDied, RemoteStopped
 from aiofranka_ros.offload.mpify import worker
 from aiofranka_ros.offload.mpify.arrays import Channel, Encoded
 from aiofranka_ros.offload.mpify.calls import Calls
-from aiofranka_ros.offload.mpify.protocol import Kind, Settings, handle_portable, log_levels
+from aiofranka_ros.offload.mpify.protocol import Kind, handle_portable, log_levels
 
 _log = logging.getLogger(__name__)
 
@@ -68,10 +68,12 @@ class RemoteProcess:
         _alive.add(self)
 
     def _spawn(self, connection: socket.socket, threshold: int) -> tuple[SpawnProcess, int]:
-        settings = Settings(os.getpid(), threshold, log_levels())
         # Not daemonic: such a process may have no children, and models have data loaders.
         process = multiprocessing.get_context("spawn").Process(
-            target=worker.main, args=(connection, settings), name=f"mpify {self.name}", daemon=False
+            target=worker.main,
+            args=(connection, threshold, os.getpid(), log_levels()),
+            name=f"mpify {self.name}",
+            daemon=False,
         )
         try:
             process.start()
@@ -192,7 +194,6 @@ class RemoteProcess:
                 if old.is_running() or self._calls.awaited:
                     raise RuntimeError(f"{self} is in use by another event loop; it can serve only one at a time")
                 self._remove_readers(old)
-            self._calls.forget_callers()
             loop.add_reader(self._channel.fileno(), self._readable)
             loop.add_reader(self._pidfd, self._on_exit)
             self._loop = loop
@@ -204,10 +205,9 @@ class RemoteProcess:
     def _detach(self) -> None:
         """Leave the event loop and fail its calls. In the loop's thread, or while it does not run."""
         loop, self._loop = self._loop, None
-        closed = loop is not None and loop.is_closed()
-        if loop is not None and not closed:
+        if loop is not None and not loop.is_closed():
             self._remove_readers(loop)
-        self._calls.fail(None if closed else self._gone)
+        self._calls.fail(self._gone)
 
     def _leave_loop(self, patience: float) -> None:
         """Detach from the event loop, in whichever thread it runs; not if that is busy for ``patience`` [s]."""

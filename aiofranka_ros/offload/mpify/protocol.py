@@ -51,20 +51,6 @@ class Failure:
     pickled: bytes | None
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the child takes over from the process that starts it.
-
-    :ivar parent: the id of that process.
-    :ivar threshold: arrays of at least this size travel through shared memory [bytes].
-    :ivar log_levels: the log levels set in that process, see :func:`log_levels`.
-    """
-
-    parent: int
-    threshold: int
-    log_levels: dict[str, int]
-
-
 class RemoteTraceback(Exception):
     """The cause of an exception that came from another process: its traceback there, as text."""
 

@@ -22,16 +22,19 @@ import time
 from typing import Any
 
 from aiofranka_ros.offload.mpify.arrays import Channel
-from aiofranka_ros.offload.mpify.protocol import Kind, Settings, failure_of, portable
+from aiofranka_ros.offload.mpify.protocol import Kind, failure_of, portable
 
 #: How long this process has to end by itself once the user's process has ended [s].
 _ORPHAN_TIME = 1.0
 
 
-def main(connection: socket.socket, settings: Settings) -> None:
+def main(connection: socket.socket, threshold: int, parent: int, log_levels: dict[str, int]) -> None:
     """Handle requests until the other side closes; the main function of the child.
 
     :param connection: its end of the channel.
+    :param threshold: arrays of at least this size travel through shared memory [bytes].
+    :param parent: the id of the user's process.
+    :param log_levels: the log levels set in that process.
     :raises SystemExit: raised by the object; the process ends with that status.
     """
     # Ctrl-C in a terminal reaches every process of the group, but the user's process decides what it means.
@@ -40,9 +43,9 @@ def main(connection: socket.socket, settings: Settings) -> None:
         faulthandler.enable()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # Nothing printed is lost if the process is killed.
-    _end_with(settings.parent)
-    channel = Channel(connection, settings.threshold)
-    _forward_logs(channel, settings.log_levels)
+    _end_with(parent)
+    channel = Channel(connection, threshold)
+    _forward_logs(channel, log_levels)
     channel.send_note(Kind.STARTED, pickle.dumps(None))
     _Server(channel).run()
 
