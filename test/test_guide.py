@@ -1,11 +1,10 @@
-"""The documents are true: their code runs as it stands, on a simulated arm, and does what they say.
+"""The code in the documents runs as printed, on a simulated arm, and does what the text says.
 
-Each ``python`` block of a document runs inside a coroutine, in order, in one namespace. A block that has a file's name
-beside ``python`` is in that file instead, from which the others import it. Comments ``<!-- setup: -->`` hold what a
-reader has already, such as a model; ``<!-- check: -->`` what a document says about the block before. Line numbers in
-tracebacks are those of the document.
+Each ``python`` block runs inside a coroutine, in order, in one namespace for each document. A block with a file name
+next to ``python`` is written to that file, and the other blocks import it. ``Companion`` holds what the reader already
+has, such as a model, and what to check after a section. Line numbers in tracebacks are those of the document.
 
-``python test/test_guide.py`` writes the guide's table of round trips anew, from the figures of ``make bench-offload``.
+``python test/test_guide.py`` rewrites the guide's table of round trips from the figures of ``make bench-offload``.
 """
 
 from __future__ import annotations
@@ -20,77 +19,203 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import textwrap
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 from injection import lose_packets
 from node_harness import ROOT, descendants, wait_until
 
-from aiofranka_ros import FrankaController, errors
+from aiofranka_ros import FrankaController, RobotInterface, errors
 from aiofranka_ros.arm.setting_table import SETTINGS
 
 GUIDE = ROOT / "docs" / "async_mode.md"
 PORTING = ROOT / "docs" / "from_aiofranka.md"
+NOTEBOOKS = ROOT / "docs" / "notebooks.md"
+REAL_ARM = ROOT / "docs" / "real_arm.md"
 _PIECES = re.compile(
-    r"^```python(?: (?P<file>\S+))?\n(?P<code>.*?)^```$"
-    r"|^<!-- (?:setup|check)(?: (?P<hidden_file>\S+))?:\n(?P<hidden>.*?)^-->$",
+    r"^#+ (?P<heading>.*)$"
+    r"|^(?P<indent> *)```python(?: (?P<file>\S+))?\n(?P<code>.*?)^(?P=indent)```$"
+    r"|^```.*?^```$",  # Another language: a comment of a shell is no heading.
     re.MULTILINE | re.DOTALL,
 )
 _TABLE = re.compile(r"(?P<begin><!-- bench-offload: begin.*?-->\n).*?(?P<end><!-- bench-offload: end -->)", re.DOTALL)
 
+#: What runs after the code of a section. It gets the names that the code has defined, and may add to them.
+After = Callable[[dict[str, Any]], Awaitable[None]]
+
 
 @dataclass
 class Piece:
-    """Code of a document.
+    """A block of code in a document.
 
-    :ivar line: of the document, before its first line.
-    :ivar file: in which it belongs; empty where it runs in the event loop.
+    :ivar line: line of the document before its first line.
+    :ivar heading: section that it is in.
+    :ivar file: file that it is written to; empty if it runs in the event loop.
     """
 
     line: int
+    heading: str
     file: str
     code: str
 
 
+@dataclass
+class Companion:
+    """What a document's code needs and the reader does not see.
+
+    :ivar names: what the reader has or would install.
+    :ivar files: beginnings of the files that the document writes, by name.
+    :ivar after: checks and preparations, by the heading of the section that they follow.
+    """
+
+    names: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    after: dict[str, After] = field(default_factory=dict)
+
+
 def pieces(document: Path) -> list[Piece]:
     text = document.read_text()
-    return [
-        Piece(
-            line=text.count("\n", 0, found.start()) + 1,
-            file=found["file"] or found["hidden_file"] or "",
-            code=found["code"] or found["hidden"],
-        )
-        for found in _PIECES.finditer(text)
-    ]
+    found, heading = [], ""
+    for match in _PIECES.finditer(text):
+        if match["heading"]:
+            heading = match["heading"]
+        elif match["code"]:
+            line = text.count("\n", 0, match.start()) + 1
+            found.append(Piece(line, heading, match["file"] or "", textwrap.dedent(match["code"])))
+    return found
 
 
-async def run(document: Path, folder: Path, names: dict[str, Any]) -> None:
-    """Run all code of ``document``; files of it go to ``folder``, from which they can be imported.
+async def run(document: Path, folder: Path, names: dict[str, Any], companion: Companion) -> None:
+    """Run all code of ``document``; its files go to ``folder``, from which they can be imported.
 
-    :param names: the namespace, with what the surroundings give; has everything that the code defines afterwards.
+    :param names: the namespace; in the end it has everything that the code defined.
     """
-    for piece in pieces(document):
+    names |= companion.names
+    for name, text in companion.files.items():
+        (folder / name).write_text(text)
+    after = dict(companion.after)
+    code = pieces(document)
+    for piece, following in zip(code, [*code[1:], None], strict=True):
         if piece.file:
             with (folder / piece.file).open("a") as file:
                 file.write(piece.code)
-            continue
-        tree = ast.increment_lineno(ast.parse(piece.code), piece.line)
-        code = compile(tree, str(document), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-        result = eval(code, names)
-        if inspect.isawaitable(result):
-            await result
+        else:
+            tree = ast.increment_lineno(ast.parse(piece.code), piece.line)
+            result = eval(compile(tree, str(document), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+            if inspect.isawaitable(result):
+                await result
+        if piece.heading in after and (following is None or following.heading != piece.heading):
+            await after.pop(piece.heading)(names)
+    assert not after, f"{document.name} has no code in: {', '.join(after)}"
 
 
-async def run_and_clean_up(document: Path, folder: Path, names: dict[str, Any]) -> None:
+async def run_and_clean_up(document: Path, folder: Path, names: dict[str, Any], companion: Companion) -> None:
     try:
-        await run(document, folder, names)
+        await run(document, folder, names, companion)
     finally:
         for value in list(names.values()):
             if isinstance(value, FrankaController):
                 await value.stop()
+
+
+# --- What the guide's reader has, and what is true after its sections
+
+
+class Policy:
+    @staticmethod
+    def get_action(observation: Any) -> np.ndarray:
+        return model(observation)
+
+
+def model(pose: Any) -> np.ndarray:
+    time.sleep(0.003)
+    return np.array(pose)
+
+
+async def start_the_arm(names: dict[str, Any]) -> None:
+    await names["controller"].start()
+    names["obs"] = names["input_tensor"] = names["controller"].initial_ee
+
+
+async def the_guard_saw_the_block(names: dict[str, Any]) -> None:
+    assert names["controller"].running
+    while not names["controller"].guard.blocks:  # The guard looks at it in its own thread.
+        await asyncio.sleep(0.01)
+
+
+async def the_policy_has_answered(names: dict[str, Any]) -> None:
+    assert names["horizon"] == 8
+    np.testing.assert_array_equal(names["action"], names["obs"])
+
+
+async def arrays_are_read_only_and_no_cycle_is_lost(names: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        names["controller"].ee_desired[2, 3] += 0.01
+    assert names["report"].cycles_lost == 0
+
+
+async def the_arm_is_active_again(names: dict[str, Any]) -> None:
+    assert names["controller"].running
+
+
+GUIDES = Companion(
+    names={
+        "asyncio": asyncio,
+        "np": np,
+        "time": time,
+        "checkpoint": "checkpoint.pt",
+        "load_model": lambda checkpoint: model,
+        "model": model,
+        "policy": Policy(),
+        "warm_up_inference": lambda model: model(np.eye(4)),
+        "cv2": SimpleNamespace(imread=lambda path: np.zeros((480, 640, 3), np.uint8)),
+        "requests": SimpleNamespace(get=lambda address: None),
+    },
+    files={
+        "my_policy.py": textwrap.dedent("""\
+            import numpy as np
+
+            def load_model(checkpoint, device):
+                return np.array, {}
+
+            class PolicyWrapper:
+                def __init__(self, model, config, device):
+                    self.model = model
+                    self.horizon = 8
+
+                def reset(self, initial_ee):
+                    self.initial_ee = initial_ee
+
+                def get_action(self, observation):
+                    return self.model(observation)
+
+        """)
+    },
+    after={
+        "Async mode": start_the_arm,
+        "What blocks the event loop": the_guard_saw_the_block,
+        "mpify": the_policy_has_answered,
+        "State": arrays_are_read_only_and_no_cycle_is_lost,
+        "Errors and recovery": the_arm_is_active_again,
+    },
+)
+
+
+async def the_script_has_moved_and_ended(names: dict[str, Any]) -> None:
+    controller = names["controller"]
+    assert not controller.running
+    assert abs(controller.state["ee"][2, 3] - names["desired_ee"][2, 3]) < 0.01
+
+
+PORTINGS = Companion(after={"Coming from aiofranka": the_script_has_moved_and_ended})
 
 
 @pytest.fixture
@@ -110,19 +235,24 @@ def node(tmp_path: Path) -> Iterator[int]:
 
 @pytest.fixture
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What documents find: somebody who presses Enter, a way to import their files, a way to stop the robot."""
+    """What all documents get: a standard input with Enter pressed, importable files, and a policy that fails."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n" * 10))
     monkeypatch.syspath_prepend(str(tmp_path))
     mine = descendants(os.getpid())
 
     def provoke_reflex() -> None:
-        """Send the robot nothing for more cycles than it puts up with."""
+        """Send the robot nothing for more cycles than it tolerates."""
         (control_process,) = (
             pid for pid in descendants(os.getpid()) - mine if "aiofranka_ros.control.process" in _command(pid)
         )
         lose_packets(control_process)
 
-    return {"__name__": "guide", "provoke_reflex": provoke_reflex}
+    async def run_policy(controller: FrankaController) -> None:
+        provoke_reflex()
+        async for _ in controller.states():
+            pass
+
+    return {"__name__": "guide", "run_policy": run_policy}
 
 
 @pytest.mark.timeout(300)  # Everything in one run, on a machine that may be busy; 25 s on an idle one.
@@ -130,15 +260,33 @@ def test_the_code_of_the_guide_runs_as_it_stands(
     node: int, surroundings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = _of_this_process(node)
-    asyncio.run(run_and_clean_up(GUIDE, tmp_path, surroundings))
+    asyncio.run(run_and_clean_up(GUIDE, tmp_path, surroundings, GUIDES))
     assert "('communication_constraints_violation',)" in capsys.readouterr().out
     # Of the simulated arm, the control process and the policies of the guide, none is left.
     assert wait_until(lambda: not _of_this_process(node) - before)
 
 
 @pytest.mark.timeout(300)
-def test_what_is_said_about_porting_is_true(surroundings: dict[str, Any], tmp_path: Path) -> None:
-    asyncio.run(run_and_clean_up(PORTING, tmp_path, surroundings))
+def test_the_script_in_the_page_about_porting_runs_as_it_stands(surroundings: dict[str, Any], tmp_path: Path) -> None:
+    asyncio.run(run_and_clean_up(PORTING, tmp_path, surroundings, PORTINGS))
+
+
+def test_the_cells_of_the_page_about_notebooks_run_in_an_event_loop_that_already_runs(tmp_path: Path) -> None:
+    async def run_policy(controller: FrankaController) -> None:
+        assert not controller.running
+
+    names = {"asyncio": asyncio, "run_policy": run_policy}
+    asyncio.run(run_and_clean_up(NOTEBOOKS, tmp_path, names, Companion()))
+    assert names["controller"].state["qpos"].shape == (7,)  # type: ignore[attr-defined]
+
+
+def test_the_settings_in_the_page_about_the_real_arm_are_accepted(tmp_path: Path) -> None:
+    names: dict[str, Any] = {"RobotInterface": RobotInterface}
+    asyncio.run(run(REAL_ARM, tmp_path, names, Companion()))
+    # The command for the node has the same ones.
+    for name, value in re.findall(r'-p "?(\w+):=([^\s"]+|\[[^]]*\])"?', REAL_ARM.read_text().partition("## When")[0]):
+        given = yaml.safe_load(value)
+        np.testing.assert_array_equal(names["robot"].settings[name], given)
 
 
 def _of_this_process(node: int) -> set[int]:
@@ -184,7 +332,7 @@ def _command(pid: int) -> str:
     ],
 )
 def test_every_call_of_aiofrankas_guide_is_in_this_one(call: str) -> None:
-    assert any(call in found["code"] for found in _PIECES.finditer(GUIDE.read_text()) if found["code"])
+    assert any(call in piece.code for piece in pieces(GUIDE))
 
 
 def test_settings_have_the_values_that_the_documents_give_them() -> None:

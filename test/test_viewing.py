@@ -29,7 +29,7 @@ PANELS |= {"RawMessages", "RosOut", "StateTransitions", "Tab"}
 def topics() -> set[str]:
     """The topics in the tables of the documents: those of the arm's node, of the gripper's and of RViz's tools."""
     arm, _, gripper = (ROOT / "docs" / "reference.md").read_text().partition("## The gripper")
-    tools = (ROOT / "README.md").read_text()
+    tools = (ROOT / "docs" / "rviz.md").read_text()
     found = set()
     for text, node in ((arm, "/aiofranka"), (gripper, "/franka_gripper"), (tools, "/rviz_tools")):
         for cell in re.findall(r"^\| (`[^|]*`) \| (?:topic )?`\w+/\w+` \|", text, re.MULTILINE):
@@ -131,8 +131,8 @@ def test_every_recorded_topic_has_a_complete_profile(profiles: dict[str, dict[st
         assert profile["depth"] > 0
 
 
-def test_the_readme_records_what_has_a_profile(profiles: dict[str, dict[str, Any]]) -> None:
-    command = re.search(r"ros2 bag record .*?\n```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_command_in_the_documents_records_what_has_a_profile(profiles: dict[str, dict[str, Any]]) -> None:
+    command = re.search(r"ros2 bag record .*?\n```", (ROOT / "docs" / "recording.md").read_text(), re.DOTALL)
     assert command is not None and "config/rosbag2_record.yaml" in command[0] and "--storage mcap" in command[0]
     pattern = re.search(r"--regex '([^']*)'", command[0])
     assert pattern is not None
