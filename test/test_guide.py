@@ -277,7 +277,7 @@ def test_the_cells_of_the_page_about_notebooks_run_in_an_event_loop_that_already
 
     names = {"asyncio": asyncio, "run_policy": run_policy}
     asyncio.run(run_and_clean_up(NOTEBOOKS, tmp_path, names, Companion()))
-    assert names["controller"].state["qpos"].shape == (7,)  # type: ignore[attr-defined]
+    assert names["controller"].state["qpos"].shape == (7,)
 
 
 def test_the_settings_in_the_page_about_the_real_arm_are_accepted(tmp_path: Path) -> None:

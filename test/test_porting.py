@@ -58,7 +58,7 @@ async def test_before_the_start_nothing_is_known_but_the_defaults(loop: Any) -> 
 
 async def test_attributes_are_read_only_copies_and_wrong_ones_raise(loop: Any) -> None:
     async with started() as controller:
-        assert await controller.start() is None  # type: ignore[func-returns-value]
+        assert await controller.start() is None
         assert controller.running
         state = controller.state
         assert set(state) == {"qpos", "qvel", "ee", "jac", "mm", "last_torque", "stamp"}
@@ -67,13 +67,13 @@ async def test_attributes_are_read_only_copies_and_wrong_ones_raise(loop: Any) -
             with pytest.raises(ValueError, match="read-only"):
                 array.fill(0.0)
         np.testing.assert_array_equal(controller.q_desired, controller.initial_qpos)
-        assert not controller.torque.any() and not hasattr(controller.robot.data, "qacc")  # type: ignore[attr-defined]
+        assert not controller.torque.any() and not hasattr(controller.robot.data, "qacc")
         with pytest.raises(AttributeError):
             await controller.set("no_such_attribute", 1.0)
         with pytest.raises(AttributeError):
-            controller.ee_kP = np.ones(6)  # type: ignore[attr-defined]
+            controller.ee_kP = np.ones(6)
         with pytest.raises(AttributeError):
-            controller.initial_qpos = np.zeros(7)  # type: ignore[misc]
+            controller.initial_qpos = np.zeros(7)
         with pytest.raises(errors.ConfigurationError):
             await controller.set("clip", False)
         with pytest.raises(errors.InvalidTarget):
