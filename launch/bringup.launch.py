@@ -1,13 +1,13 @@
-"""Bring an arm up: its node and its gripper's, its robot description where there is one, and RViz where asked for.
+"""Start an arm: its node, the gripper's node, the robot description if it is installed, and RViz if asked for.
 
     ros2 launch aiofranka_ros bringup.launch.py                          # a simulated arm
     ros2 launch aiofranka_ros bringup.launch.py robot_ip:=172.16.0.2
 
 ``two_arms.launch.py`` does that twice.
 
-The launch ends with the node: with exit status 0 where the node ended with 0, else with 1, which is all that launch can
-say. The node is an ordinary ``Node`` action and starts itself through ``autostart``, because ``LifecycleNode`` got an
-argument for that only with Kilted; ``ros2 lifecycle`` works on it all the same.
+The launch ends with the node: with exit status 0 if the node's was 0, else with 1, because launch has no other. The node
+is an ordinary ``Node`` action and starts itself through ``autostart``, because ``LifecycleNode`` got an argument for that
+only in Kilted; ``ros2 lifecycle`` works with it all the same.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 SHARE = get_package_share_directory("aiofranka_ros")
-#: As a string whatever it looks like: launch would read ``on`` as a truth value.
+#: Always a string: launch would read ``on`` as a boolean.
 ARM_PREFIX = ParameterValue(LaunchConfiguration("arm_prefix"), value_type=str)
 #: The frame that RViz shows everything in.
 BASE_FRAME = PythonExpression(["'_'.join(filter(None, ('", LaunchConfiguration("arm_prefix"), "', 'fr3_link0')))"])
@@ -56,7 +56,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "arm_prefix",
                 default_value="",
-                description="what the names of joints and frames begin with, for more than one arm; wins over the "
+                description="prefix of the names of joints and frames, for more than one arm; wins over the "
                 "configuration files",
             ),
             DeclareLaunchArgument(
@@ -73,7 +73,7 @@ def generate_launch_description() -> LaunchDescription:
                 "autostart",
                 default_value="true",
                 choices=["true", "false"],
-                description="configure and activate the node, whatever config_file says; false: ros2 lifecycle does",
+                description="configure and activate the node, even if config_file says otherwise; false: use ros2 lifecycle",
             ),
             DeclareLaunchArgument(
                 "gripper", default_value="true", choices=["true", "false"], description="start the gripper's node"
@@ -95,7 +95,7 @@ def generate_launch_description() -> LaunchDescription:
                 executable="gripper_node",
                 name="franka_gripper",
                 namespace=LaunchConfiguration("namespace"),
-                # A simulated arm's address the node learns from the arm's.
+                # The node gets the address of a simulated arm from the arm's node.
                 parameters=[
                     LaunchConfiguration("gripper_config_file"),
                     {"robot_ip": LaunchConfiguration("robot_ip"), "arm_prefix": ARM_PREFIX},
@@ -125,7 +125,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The node, with what was given on the command line on top of its configuration file."""
+    """The node; arguments of the command line win over its configuration file."""
     given = {name: context.launch_configurations[name] for name in ("robot_ip", "mode")}
     overrides: dict[str, Any] = {name: value for name, value in given.items() if value}
     overrides["arm_prefix"] = ARM_PREFIX
@@ -143,19 +143,21 @@ def _node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def _end_with_node(event: ProcessExited, context: LaunchContext) -> EmitEvent | None:
-    """Take everything else down. Launch ends with a status other than 0 only after an exception."""
+    """Shut everything else down. Launch ends with a status other than 0 only after an exception."""
     if event.returncode != 0:
         raise RuntimeError(f"the node ended with status {event.returncode}")
     return None if context.is_shutdown else EmitEvent(event=Shutdown(reason="the node ended"))
 
 
 def _robot_description(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """robot_state_publisher, where Franka's description of the arm is installed; the node does without."""
+    """robot_state_publisher, if Franka's description of the arm is installed; the node does not need it."""
     missing = [name for name in ("franka_description", "robot_state_publisher") if not _installed(name)]
     if shutil.which("xacro") is None:
         missing.append("xacro")
     if missing:
-        return [LogInfo(msg=f"no robot description is published, for lack of: {', '.join(missing)}")]
+        return [
+            LogInfo(msg=f"no robot description is published, because these are not installed: {', '.join(missing)}")
+        ]
     model = os.path.join(get_package_share_directory("franka_description"), "robots", "fr3", "fr3.urdf.xacro")
     urdf = Command(["xacro ", model, " hand:=false arm_prefix:=", LaunchConfiguration("arm_prefix")])
     return [

@@ -1,10 +1,10 @@
-"""Bring two arms up: each as bringup.launch.py does, in a namespace and with a prefix of its own.
+"""Start two arms, each as bringup.launch.py does, in separate namespaces and with separate prefixes.
 
     ros2 launch aiofranka_ros two_arms.launch.py                         # two simulated arms
     ros2 launch aiofranka_ros two_arms.launch.py left_robot_ip:=172.16.0.2 right_robot_ip:=172.16.1.2
 
-Namespaces keep topics, services and actions apart, prefixes the joints and frames. The other arguments of
-bringup.launch.py are those of both arms. The launch ends with the first node that ends.
+Namespaces separate topics, services and actions, prefixes separate joints and frames. The other arguments of
+bringup.launch.py apply to both arms. The launch ends with the first node that ends.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _arm(side: str) -> list[LaunchDescriptionEntity]:
     own = {
         "robot_ip": ("sim", f"address of the {side} robot's FCI; sim starts a simulated arm"),
         "namespace": (side, f"namespace of the {side} arm's nodes"),
-        "arm_prefix": (side, f"what the names of the {side} arm's joints and frames begin with"),
+        "arm_prefix": (side, f"prefix of the names of the {side} arm's joints and frames"),
     }
     arguments = {name: LaunchConfiguration(f"{side}_{name}") for name in own}
     return [
