@@ -13,7 +13,7 @@ from pathlib import Path
 
 from numba.extending import is_jitted
 
-from aiofranka_ros.arm import joint_trajectory, planning
+from aiofranka_ros.arm import limit_checks
 from aiofranka_ros.control import loop as control_loop
 from aiofranka_ros.model import inverse_kinematics
 
@@ -40,8 +40,7 @@ def main() -> int:
     if parser.parse_args().check:
         return 0 if compiled() else 1
     control_loop.warm_up()
-    planning.warm_up()
-    joint_trajectory.warm_up()
+    limit_checks.load_kernels()
     inverse_kinematics.warm_up()
     return 0
 

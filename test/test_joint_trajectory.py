@@ -1,4 +1,4 @@
-"""Trajectories made of points: through all of them, within the limits, entered smoothly wherever the arm is."""
+"""Trajectories given as points: they pass all points, keep the limits, and are entered smoothly from anywhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import BPoly, CubicHermiteSpline, PchipInterpolator
 
-from aiofranka_ros.arm import joint_trajectory
+from aiofranka_ros.arm import limit_checks
 from aiofranka_ros.arm.joint_trajectory import ArmState, JointTrajectory, fit, join, remainder
 from aiofranka_ros.arm.planning import plan
 from aiofranka_ros.arm.tasks import Goal, Tolerance
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.unit
 
 REST = np.zeros(7)
 AT_HOME = ArmState(HOME, REST, REST)
-#: A second beside HOME at moderate speed.
+#: A second away from HOME at moderate speed.
 ELSEWHERE = HOME + np.array([0.4, -0.3, 0.2, -0.4, 0.3, 0.3, -0.5])
 
 
@@ -91,9 +91,9 @@ def test_positions_and_velocities_make_cubics(trajectory):
 
 @settings(max_examples=30)
 @given(points())
-def test_positions_alone_are_passed_without_overshoot_and_without_steps_of_the_velocity(trajectory):
+def test_positions_alone_are_passed_without_overshoot_or_steps_in_velocity(trajectory):
     motion = fit(positions_only(trajectory))
-    # Inside, the monotone cubics of scipy; at both ends at rest.
+    # Inside, the same monotone cubics as scipy; at rest at both ends.
     slopes = PchipInterpolator(trajectory.times, trajectory.q).derivative()(trajectory.times)
     slopes[[0, -1]] = 0.0
     expected = CubicHermiteSpline(trajectory.times, trajectory.q, slopes)
@@ -121,7 +121,7 @@ def test_positions_on_a_line_are_followed_on_that_line():
 
 
 @pytest.mark.parametrize("given_", ["positions", "velocities", "accelerations"])
-def test_what_leads_to_the_first_point_begins_where_and_as_fast_as_the_arm_is(given_: str):
+def test_the_motion_to_the_first_point_starts_with_the_position_and_velocity_of_the_arm(given_: str):
     dq = None if given_ == "positions" else np.zeros((1, 7))
     ddq = np.zeros((1, 7)) if given_ == "accelerations" else None
     state = ArmState(HOME, np.full(7, 0.1), np.full(7, 0.2))
@@ -135,7 +135,7 @@ def test_what_leads_to_the_first_point_begins_where_and_as_fast_as_the_arm_is(gi
     np.testing.assert_allclose(motion.goal, ELSEWHERE, atol=1e-9)
 
 
-def test_a_single_point_that_is_due_at_once_is_led_to_smoothly():
+def test_a_single_point_due_at_once_is_approached_smoothly():
     motion = join(JointTrajectory(np.array([0.0]), ELSEWHERE[np.newaxis]), AT_HOME, 0.0)
     np.testing.assert_allclose(motion.at(0.0)[0], HOME, atol=1e-9)
     np.testing.assert_allclose(motion.goal, ELSEWHERE, atol=1e-9)
@@ -145,7 +145,7 @@ def test_a_single_point_that_is_due_at_once_is_led_to_smoothly():
 
 
 @pytest.mark.parametrize("age", [0.3, 1.0, 2.0])
-def test_one_that_has_begun_is_entered_where_it_is_by_now(age: float):
+def test_a_trajectory_that_has_begun_is_entered_where_it_is_now(age: float):
     trajectory = wave(60)
     motion = join(trajectory, AT_HOME, age)
     np.testing.assert_allclose(motion.at(0.0)[0], HOME, atol=1e-9)
@@ -156,7 +156,7 @@ def test_one_that_has_begun_is_entered_where_it_is_by_now(age: float):
         np.testing.assert_allclose(motion.at(time)[0], whole.at(age + time)[0], atol=1e-9)
 
 
-def test_one_that_begins_later_lets_the_arm_wait():
+def test_the_arm_waits_for_a_trajectory_that_begins_later():
     motion = join(wave(60), AT_HOME, -1.5)
     assert motion.duration == pytest.approx(5.5)
     q, dq, _ = sampled(motion, np.linspace(0.0, 1.5, 30))
@@ -165,7 +165,7 @@ def test_one_that_begins_later_lets_the_arm_wait():
     np.testing.assert_allclose(motion.at(3.5)[0], fit(wave(60)).at(2.0)[0], atol=1e-9)
 
 
-def test_one_that_begins_later_lets_what_runs_go_on_until_then():
+def test_a_running_motion_continues_until_a_trajectory_that_begins_later():
     running = fit(wave(60))
     back = JointTrajectory(np.array([1.5]), HOME[np.newaxis], np.zeros((1, 7)))
     motion = join(back, remainder(running, 1.0), -0.5)
@@ -177,7 +177,7 @@ def test_one_that_begins_later_lets_what_runs_go_on_until_then():
 
 @settings(max_examples=25)
 @given(st.floats(0.0, 4.0), st.floats(-0.15, 0.15), st.floats(-1.0, 1.0), st.floats(-4.0, 4.0))
-def test_entering_from_anywhere_keeps_to_the_limits_and_never_jumps(age, offset, rate, acceleration):
+def test_entering_from_anywhere_keeps_the_limits_and_never_jumps(age, offset, rate, acceleration):
     there = fit(wave(40)).at(age)
     state = ArmState(there[0] + offset, there[1] + rate, there[2] + acceleration)
     motion = join(wave(40), state, age)
@@ -185,13 +185,13 @@ def test_entering_from_anywhere_keeps_to_the_limits_and_never_jumps(age, offset,
     q, dq, ddq = sampled(motion, times)
     np.testing.assert_allclose(q[0], state.q, atol=1e-9)
     np.testing.assert_allclose(dq[0], state.dq, atol=1e-9)
-    # A tenth of the limit is tolerated; the velocity's steps are those of the acceleration.
+    # A tenth of the limit is tolerated; the velocity changes per step by no more than the acceleration allows.
     assert np.abs(ddq).max() <= 1.1 * fr3.ACCELERATION_LIMIT[0] + 1e-6
     assert np.abs(np.diff(dq, axis=0)).max(initial=0.0) <= 1.2e-3 * fr3.ACCELERATION_LIMIT[0]
     np.testing.assert_allclose(motion.goal, HOME, atol=1e-6)
 
 
-def test_what_is_left_of_a_motion_is_that_motion():
+def test_the_remainder_of_a_motion_equals_the_motion():
     motion = plan(HOME, ELSEWHERE, max_jerk=np.full(7, 100.0))
     rest = remainder(motion, 0.37)
     assert rest.duration == pytest.approx(motion.duration - 0.37)
@@ -204,7 +204,7 @@ def test_what_is_left_of_a_motion_is_that_motion():
 # --- How many points
 
 
-def test_more_points_than_the_control_process_takes_are_thinned_out():
+def test_more_points_than_the_control_process_accepts_are_thinned_out():
     trajectory = wave(4001)
     motion = join(trajectory, AT_HOME, 0.0)
     assert len(motion.coefficients) <= MAX_SEGMENTS
@@ -213,7 +213,7 @@ def test_more_points_than_the_control_process_takes_are_thinned_out():
 
 
 def test_points_that_cannot_be_thinned_out_are_refused():
-    # Every second point 3 mrad aside, slowly enough for the arm: 0.05 rad/s.
+    # Every second point is 3 mrad off, slowly enough for the arm: 0.05 rad/s.
     times = 0.1 * np.arange(2001)
     q = np.tile(HOME, (2001, 1))
     q[1::2, 4] += 0.003
@@ -222,7 +222,7 @@ def test_points_that_cannot_be_thinned_out_are_refused():
     assert refused.value.reason == "too many points"
 
 
-def test_points_within_a_cycle_are_one_and_the_last_one_counts():
+def test_of_points_within_a_cycle_one_is_kept_and_the_end_always():
     times = np.array([0.0, 1.0, 1.0001, 2.0, 2.0001])
     q = np.array([HOME, HOME + 0.1, HOME + 0.1001, HOME + 0.2, HOME + 0.2001])
     motion = join(JointTrajectory(times, q), AT_HOME, 0.0)
@@ -230,7 +230,7 @@ def test_points_within_a_cycle_are_one_and_the_last_one_counts():
     assert motion.duration == pytest.approx(2.0001)
 
 
-def test_where_all_points_are_within_a_cycle_the_last_one_counts():
+def test_if_all_points_are_within_a_cycle_the_last_one_counts():
     trajectory = JointTrajectory(
         np.array([1.0, 1.0004]), np.tile(HOME, (2, 1)), np.array([np.full(7, 0.5), np.zeros(7)])
     )
@@ -238,10 +238,10 @@ def test_where_all_points_are_within_a_cycle_the_last_one_counts():
     assert np.abs(join(trajectory, AT_HOME, 0.0).at(1.0004)[1]).max() < 1e-9
 
 
-def test_once_warmed_up_nothing_is_compiled_any_more():
-    """A compiler takes seconds, and meanwhile the control process would miss the node's signs of life."""
-    joint_trajectory.warm_up()
-    kernels = (joint_trajectory._survey, motion_kernels.evaluate)
+def test_planning_compiles_nothing_once_the_kernels_are_loaded():
+    """Compiling takes seconds, during which the control process would get no heartbeat from the node."""
+    limit_checks.load_kernels()
+    kernels = (limit_checks._survey, motion_kernels.evaluate)
     before = [len(kernel.signatures) for kernel in kernels]
     running = join(wave(60), AT_HOME, -1.0)
     for age in (-0.5, 0.0, 1.0):
@@ -289,7 +289,7 @@ def beyond(joint: int, distance: float, duration: float) -> JointTrajectory:
     return JointTrajectory(np.array([duration]), q[np.newaxis], np.zeros((1, 7)))
 
 
-def test_what_is_too_fast_for_a_joint_is_refused_with_its_name_and_time():
+def test_a_trajectory_too_fast_for_a_joint_is_refused_with_its_name_and_time():
     # A cubic from rest to rest is fastest in its middle: 1.5 · 2 / 1.
     with pytest.raises(InvalidTarget, match=r"fr3_joint1 would move at 3.00 rad/s, 0.38 .* \(at 0.50 s\)") as refused:
         join(beyond(0, 2.0, 1.0), AT_HOME, 0.0)
@@ -297,7 +297,7 @@ def test_what_is_too_fast_for_a_joint_is_refused_with_its_name_and_time():
     join(beyond(0, 2.0, 1.4), AT_HOME, 0.0)
 
 
-def test_velocities_near_a_position_limit_are_those_that_the_robot_allows_there():
+def test_near_a_position_limit_only_the_velocities_that_the_robot_allows_there_are_accepted():
     q = HOME.copy()
     q[0] = fr3.POSITION_UPPER[0] - 0.3
     end = q.copy()
@@ -307,7 +307,7 @@ def test_velocities_near_a_position_limit_are_those_that_the_robot_allows_there(
         join(there, ArmState(q, REST, REST), 0.0)
 
 
-def test_what_needs_too_much_acceleration_is_refused():
+def test_too_much_acceleration_is_refused():
     # 6 · 0.5 / 0.5² at both ends, at no more than 1.5 rad/s.
     with pytest.raises(InvalidTarget, match=r"fr3_joint2 would have to accelerate with 12.0 rad/s\^2; its limit is 10"):
         join(beyond(1, -0.5, 0.5), AT_HOME, 0.0)
@@ -315,7 +315,7 @@ def test_what_needs_too_much_acceleration_is_refused():
 
 @pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize("velocity", [1e308, 1e150, 1e60])
-def test_numbers_that_nobody_has_initialised_are_refused(velocity: float):
+def test_numbers_that_were_never_initialised_are_refused(velocity: float):
     times, q = np.array([0.002, 0.502]), np.tile(HOME, (2, 1))
     with pytest.raises(InvalidTarget) as refused:
         join(JointTrajectory(times, q, np.array([np.full(7, velocity), np.zeros(7)])), AT_HOME, 0.0)
@@ -338,8 +338,8 @@ def test_an_arm_beyond_its_limit_can_come_back():
     join(JointTrajectory(np.array([2.0]), HOME[np.newaxis]), ArmState(q, REST, REST), 0.0)
 
 
-def test_an_arm_that_is_too_far_away_to_enter_is_told_so():
-    # Near its limit a joint may not move as fast as the wave's offset would have to fade out.
+def test_a_trajectory_too_far_from_the_arm_to_enter_is_refused():
+    # Near its limit a joint may not move as fast as the offset would have to fade out.
     far = ArmState(HOME, np.array([2.6, 0, 0, 0, 0, 0, 0]), REST)
     q = HOME.copy()
     q[0] = fr3.POSITION_UPPER[0] - 0.05
@@ -348,14 +348,14 @@ def test_an_arm_that_is_too_far_away_to_enter_is_told_so():
     assert refused.value.reason == "too far away"
 
 
-def test_messages_name_the_joints_of_the_arm_that_is_meant() -> None:
+def test_messages_name_the_joints_with_the_prefix_of_the_arm() -> None:
     joints = ArmNames("left").joints
     with pytest.raises(InvalidTarget, match="left_fr3_joint7 = 3.5000 rad at point 0"):
         JointTrajectory(np.array([1.0]), np.array([[*HOME[:6], 3.5]]), joints=joints).check()
     too_fast = JointTrajectory(np.array([0.1]), HOME[np.newaxis] + 0.5, joints=joints)
     with pytest.raises(InvalidTarget, match="^left_fr3_joint"):
         join(too_fast, AT_HOME, 0.0)
-    with pytest.raises(InvalidTarget, match="beside it at left_fr3_joint"):
+    with pytest.raises(InvalidTarget, match="away from it at left_fr3_joint"):
         join(JointTrajectory(np.array([0.0]), HOME[np.newaxis] + 2.0, joints=joints), AT_HOME, 0.0)
     state = {"q": HOME, "dq": REST, "ref_q": HOME + 0.1, "ref_dq": REST}
     assert Tolerance(np.full(7, 0.01), np.full(7, 0.01), joints).violations(state).startswith("left_fr3_joint1 by")
@@ -365,7 +365,7 @@ def test_messages_name_the_joints_of_the_arm_that_is_meant() -> None:
 
 
 def test_a_trajectory_that_lasts_for_years_is_checked_at_once() -> None:
-    """Whoever checks it must not fall silent meanwhile: one such message would make the arm stop."""
+    """A long check would delay the node's heartbeat, so one such message could stop the arm."""
     took = {}
     for duration in (10.0, 2.0**31):
         trajectory = JointTrajectory(np.array([duration]), HOME[np.newaxis] + 0.1)

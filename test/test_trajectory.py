@@ -1,7 +1,8 @@
-"""Motions: fast, within every limit, and stopping on their own path."""
+"""Motions: they are fast, keep every limit, and stop on their own path."""
 
 from __future__ import annotations
 
+import re
 from time import perf_counter
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiofranka_ros.arm import planning
+from aiofranka_ros.arm.limit_checks import check_set_limits
 from aiofranka_ros.control.law import motion as motion_kernels
 from aiofranka_ros.control.records import MEMORY, MOTION, MotionStatus, new
 from aiofranka_ros.control.shared_memory import fill_motion
@@ -102,7 +104,7 @@ def test_a_motion_to_where_the_arm_is_ends_at_once():
     st.lists(st.floats(-1.0, 1.0), min_size=14, max_size=14),
     st.lists(st.sampled_from([1e-12, 1e-5, 1e-4, 1e-3, 0.1, 1.0]), min_size=7, max_size=7),
 )
-def test_wherever_the_arm_goes_and_however_slow_it_shall_be_a_motion_is_planned_or_refused(q, goal, moving, slow):
+def test_from_any_state_at_any_speed_a_motion_is_planned_or_refused(q, goal, moving, slow):
     dq, ddq = fr3.VELOCITY_LIMIT * moving[:7], ACCELERATION * moving[7:]
     try:
         motion = plan(q, goal, dq=dq, ddq=ddq, max_velocity=fr3.VELOCITY_LIMIT * slow)
@@ -112,7 +114,7 @@ def test_wherever_the_arm_goes_and_however_slow_it_shall_be_a_motion_is_planned_
         np.testing.assert_allclose(motion.goal, goal, atol=1e-3)
 
 
-def test_a_motion_of_more_than_two_hours_is_refused_with_what_is_too_low():
+def test_a_motion_of_more_than_two_hours_is_refused_with_the_reason():
     with pytest.raises(InvalidTarget, match="is a velocity, an acceleration or a jerk too low"):
         plan(fr3.HOME, fr3.READY, max_velocity=np.full(7, 1e-4))
 
@@ -146,7 +148,7 @@ def executed(motion: motion_kernels.Motion, *, stop_at: float | None = None, q=N
     return MotionStatus(int(memory["motion_status"][0])), q_rows, dq_rows, ddq_rows
 
 
-def test_the_control_thread_follows_the_plan_and_holds_its_end():
+def test_the_control_thread_follows_the_plan_and_holds_at_its_end():
     motion = plan(fr3.HOME, fr3.READY)
     status, q, dq, _ = executed(motion)
     assert status is MotionStatus.DONE
@@ -156,7 +158,7 @@ def test_the_control_thread_follows_the_plan_and_holds_its_end():
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.8, 0.97])
-def test_stopping_keeps_to_the_path_and_to_what_the_arm_can_do(share):
+def test_a_motion_stops_on_its_path_within_the_arm_s_limits(share):
     motion = plan(fr3.HOME, fr3.READY)
     at = share * motion.duration
     status, q, dq, ddq = executed(motion, stop_at=at)
@@ -166,7 +168,7 @@ def test_stopping_keeps_to_the_path_and_to_what_the_arm_can_do(share):
     _, path, _, _ = sampled(motion, 1e-4)
     for row in q[:: max(1, len(q) // 20)]:
         assert np.abs(path - row).max(axis=1).min() < 1e-3
-    # Where the path itself takes more than half of the limit, braking has the other half.
+    # If the path itself needs more than half of the limit, braking uses the other half.
     assert np.abs(ddq).max() <= 1.1 * fr3.ACCELERATION_LIMIT[0]
     assert np.abs(np.diff(dq, axis=0)).max() <= 1.1e-3 * fr3.ACCELERATION_LIMIT[0]
     assert (
@@ -176,7 +178,7 @@ def test_stopping_keeps_to_the_path_and_to_what_the_arm_can_do(share):
 
 
 @pytest.mark.parametrize("share", [0.2, 0.35, 0.5, 0.65])
-def test_a_joint_that_is_too_fast_to_stop_as_quickly_gets_the_time_it_needs(share):
+def test_a_joint_too_fast_to_stop_in_the_usual_time_gets_longer(share):
     goal = fr3.HOME.copy()
     goal[6] += 3.0
     motion = planning.plan(fr3.HOME, goal, max_acceleration=fr3.ACCELERATION_LIMIT, max_jerk=np.full(7, 1000.0))
@@ -191,8 +193,8 @@ def test_a_joint_that_is_too_fast_to_stop_as_quickly_gets_the_time_it_needs(shar
 @pytest.mark.slow
 @settings(max_examples=30)
 @given(st.lists(st.integers(1, 600), min_size=2, max_size=8))
-def test_however_often_a_motion_pauses_and_goes_on_it_keeps_to_its_path_without_a_jolt(turns):
-    """Each turn [ms] the node falls silent, or gives a sign of life again."""
+def test_a_motion_that_pauses_and_continues_keeps_to_its_path_without_a_jolt(turns):
+    """After each turn [ms] the node falls silent, or sends its heartbeat again."""
     motion = plan(fr3.HOME, fr3.READY)
     record, memory = new(MOTION), new(MEMORY)
     fill_motion(record, 1, 0.0, motion.times, motion.coefficients)
@@ -205,7 +207,7 @@ def test_however_often_a_motion_pauses_and_goes_on_it_keeps_to_its_path_without_
         for _ in range(cycles):
             motion_kernels.advance(memory[0], record[0], 1e-3, silent)
             rows.append(np.array([memory[name][0] for name in ("ref_q", "ref_dq", "ref_ddq")]))
-            assert 0.0 <= memory["motion_rate"][0] <= 1.0 + 0.15, "a ramp that turns round may overshoot a little"
+            assert 0.0 <= memory["motion_rate"][0] <= 1.0 + 0.15, "a ramp that reverses may overshoot a little"
     q, dq, ddq = np.array(rows).transpose(1, 0, 2)
     assert memory["motion_status"][0] == MotionStatus.DONE
     np.testing.assert_allclose(q[-1], fr3.READY, atol=1e-6)
@@ -217,7 +219,7 @@ def test_however_often_a_motion_pauses_and_goes_on_it_keeps_to_its_path_without_
     assert np.abs(np.diff(dq, axis=0)).max() <= 1.5e-3 * fr3.ACCELERATION_LIMIT[0]
 
 
-def test_an_arm_a_little_beside_the_beginning_is_led_onto_the_motion_without_a_jump():
+def test_an_arm_near_the_beginning_is_led_onto_the_motion_without_a_jump():
     motion = plan(fr3.HOME, fr3.READY)
     beside, moving = fr3.HOME + 0.02, np.full(7, 0.1)
     status, q, dq, _ = executed(motion, q=beside, dq=moving)
@@ -238,32 +240,41 @@ def test_an_arm_far_from_the_beginning_refuses_the_motion():
     assert memory["motion_status"][0] == MotionStatus.REFUSED
 
 
-def test_a_motion_that_lasts_for_years_is_compared_with_the_limits_in_a_moment():
-    """Whoever does it must not fall silent meanwhile: one such message would make the arm stop."""
-    far, found, took = np.full(7, np.inf), np.empty(3), {}
+def test_a_motion_that_lasts_for_years_is_checked_in_a_moment():
+    """A long check would delay the node's heartbeat, so one such message could stop the arm."""
+    far, took = np.full(7, np.inf), {}
     for duration in (10.0, 2.0**31):
         motion = motion_kernels.Motion(np.array([0.0, duration]), np.zeros((1, 7, 6)))
-        arguments = (np.eye(4), -far, far, -far[:3], far[:3], found)
-        planning.first_outside(motion.times, motion.coefficients, *arguments)  # Compiled from now on.
+        arguments = (motion, np.eye(4), -far, far, -far[:3], far[:3], fr3.JOINT_NAMES)
+        check_set_limits(*arguments)  # Compiled from now on.
         begin = perf_counter()
-        assert planning.first_outside(motion.times, motion.coefficients, *arguments) == -1
+        check_set_limits(*arguments)
         took[duration] = perf_counter() - begin
     assert took[2.0**31] < 100.0 * took[10.0], "without a bound, it would be a hundred million times"
 
 
-def test_where_a_motion_leaves_the_limits_is_found_between_its_points_too():
+def test_a_motion_that_leaves_a_limit_is_refused_with_the_joint_or_coordinate_the_value_and_the_time():
     goal = fr3.HOME + np.array([1.0, 0, 0, 0, 0, 0, 0])
     motion = plan(fr3.HOME, goal)
-    far, found = np.full(7, np.inf), np.empty(3)
-    upper = far.copy()
-    upper[0] = 0.5
-    walls = (-far[:3], far[:3])
-    index = planning.first_outside(motion.times, motion.coefficients, np.eye(4), -far, upper, *walls, found)
-    assert index == 0 and 0.5 < found[1] < 0.55
-    assert abs(motion.at(found[0])[0][0] - found[1]) < 1e-9
-    # The way back leads inwards.
-    back = plan(goal, fr3.HOME)
-    assert planning.first_outside(back.times, back.coefficients, np.eye(4), -far, upper, *walls, found) == -1
-    wall = far[:3].copy()
-    wall[1] = 0.1
-    assert planning.first_outside(motion.times, motion.coefficients, np.eye(4), -far, far, -wall, wall, found) == 8
+    far = np.full(7, np.inf)
+    upper, wall = far.copy(), far[:3].copy()
+    upper[0], wall[1] = 0.5, 0.1
+
+    def check(motion: motion_kernels.Motion, upper=far, wall=far[:3]) -> None:
+        check_set_limits(motion, np.eye(4), -far, upper, -far[:3], wall, fr3.JOINT_NAMES)
+
+    check(motion)
+    with pytest.raises(
+        InvalidTarget, match=r"fr3_joint1 would be at 0.5\d\d rad .* beyond joint_upper \(0.501 rad\)"
+    ) as refused:
+        check(motion, upper)
+    assert refused.value.reason == "outside the joint limits"
+    # The position and the time belong together.
+    position, time = (
+        float(number) for number in re.findall(r"at ([\d.]+) rad after ([\d.]+) s", str(refused.value))[0]
+    )
+    assert abs(motion.at(time)[0][0] - position) < 0.02
+    check(plan(goal, fr3.HOME), upper)  # It leads inwards.
+    with pytest.raises(InvalidTarget, match="y of the control frame would be at .* beyond workspace_upper") as refused:
+        check(motion, wall=wall)
+    assert refused.value.reason == "outside the workspace"

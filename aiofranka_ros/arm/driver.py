@@ -18,7 +18,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from aiofranka_ros.arm import planning
+from aiofranka_ros.arm import limit_checks
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.records import RobotSetting
@@ -73,7 +73,7 @@ class Driver:
                 cpu = cpu_for(address) if cpu is None else cpu
             else:
                 client.start()
-            planning.warm_up()  # Planning while the arm is active must not wait for a compiler: heartbeats would stop.
+            limit_checks.load_kernels()
             answer = client.connect(address, cpu=cpu)
             client.update(self._settings.commands(client.state()["robot_tcp"]), mode=self._settings.mode)
             self._settings.apply_collision_behavior(client)

@@ -17,14 +17,13 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from aiofranka_ros.arm.joint_trajectory import ArmState, remainder
-from aiofranka_ros.arm.planning import first_outside
+from aiofranka_ros.arm.limit_checks import check_set_limits
 from aiofranka_ros.arm.tasks import REST_VELOCITY, Departure, Task
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.law.motion import Motion
 from aiofranka_ros.control.records import Hold, Mode, MotionStatus
 from aiofranka_ros.errors import GoalMissed, InvalidTarget, MoveFailed, MoveReplaced, PathViolated
 from aiofranka_ros.kernels import Array, Record
-from aiofranka_ros.model.fr3 import POSITION_LOWER, POSITION_UPPER
 
 #: Robot time between reading the state of a running motion and the beginning of the one that replaces it [s]: longer
 #: than planning takes, so that the new one begins where the old one will be.
@@ -209,21 +208,7 @@ class Mover:
         """
         motion = task.plan(departure, self._owner.parameter)
         lower, upper, workspace_lower, workspace_upper, _, _, flange_to_tcp = limits
-        found = np.empty(3)
-        index = first_outside(
-            motion.times, motion.coefficients, flange_to_tcp,
-            # The arm's own limits were checked already, and better: a motion may brake beyond where it begins.
-            np.where(lower > POSITION_LOWER, lower, -np.inf), np.where(upper < POSITION_UPPER, upper, np.inf),
-            workspace_lower, workspace_upper, found,
-        )  # fmt: skip
-        if index >= 0:
-            side = "lower" if found[1] < found[2] else "upper"
-            what, unit = (task.joints[index], "rad") if index < 7 else (f"{'xyz'[index - 7]} of the control frame", "m")
-            raise InvalidTarget(
-                f"{what} would be at {found[1]:.3f} {unit} after {found[0]:.2f} s, beyond "
-                f"{'joint' if index < 7 else 'workspace'}_{side} ({found[2]:.3f} {unit})",
-                reason="outside the joint limits" if index < 7 else "outside the workspace",
-            )
+        check_set_limits(motion, flange_to_tcp, lower, upper, workspace_lower, workspace_upper, task.joints)
         return Plan(task, motion, departure, limits)
 
     def _departure(self, state: Record) -> Departure:
@@ -231,7 +216,7 @@ class Mover:
         status, run = MotionStatus(int(state["motion_status"])), self._run
         if run is not None and state["motion_id"] == run.number and status is MotionStatus.EXECUTING:
             running = remainder(run.motion, float(state["motion_time"]) + _LEAD)
-            return Departure(ArmState.on(running, 0.0), running, float(state["time"]) + _LEAD, _LEAD)
+            return Departure(ArmState(*running.at(0.0)), running, float(state["time"]) + _LEAD, _LEAD)
         if status in (MotionStatus.NONE, MotionStatus.REFUSED) and state["mode"] in (Mode.OSC, Mode.TORQUE):
             # These modes have no joint reference.
             return Departure(ArmState(state["q"].copy(), state["dq"].copy(), np.zeros(7)))

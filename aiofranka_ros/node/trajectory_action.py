@@ -25,7 +25,6 @@ from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory as TrajectoryMessage
 from trajectory_msgs.msg import JointTrajectoryPoint
 
-from aiofranka_ros.arm import joint_trajectory
 from aiofranka_ros.arm.joint_trajectory import JointTrajectory
 from aiofranka_ros.arm.moves import ArmOwner, MoveCancelled, Mover, Plan
 from aiofranka_ros.arm.tasks import ENDED, REST_VELOCITY, Tolerance, TrajectoryGoal
@@ -64,7 +63,6 @@ class TrajectoryAction:
         self._owner = owner
         self._mover = mover
         self._names = names
-        joint_trajectory.warm_up()  # Compiling later would delay the heartbeat that the control process waits for.
         actions.serve(FollowJointTrajectory, [_ACTION], self._check, self._pursue, title="follow_joint_trajectory")
         # Reliable, because a trajectory is sent once. Depth 1: only the newest one counts.
         node.create_subscription(TrajectoryMessage, _TOPIC, self._on_message, QoSProfile(depth=1))
