@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiofranka_ros.arm.planning import plan
-from aiofranka_ros.arm.settings import Settings
+from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.records import (
@@ -488,15 +488,13 @@ def test_the_report_counts_lost_cycles_and_the_longest_gap():
 
 
 def test_default_commands_are_the_default_settings_and_have_every_limit_and_gain():
-    commands, fields = default_commands()[0], Settings().commands(np.eye(4))
+    commands, fields = default_commands()[0], ArmSettings().commands(np.eye(4))
     for name, value in fields.items():
         np.testing.assert_array_equal(commands[name], value, err_msg=name)
-    assert commands["mode"] == Settings().mode
     names = {name for name in commands.dtype.names if not name.startswith(("target_", "motion_")) or name in fields}
     assert names - set(fields) == {
         "activation",
         "law_id",
-        "mode",
         "mode_id",
         "hold",
         "release_id",

@@ -75,7 +75,7 @@ class Driver:
                 client.start()
             limit_checks.load_kernels()
             answer = client.connect(address, cpu=cpu)
-            client.update(self._settings.commands(client.state()["robot_tcp"]), mode=self._settings.mode)
+            client.update(self._settings.commands(client.state()["robot_tcp"]))
             self._settings.apply_collision_behavior(client)
         except BaseException:
             self.release()
@@ -105,11 +105,10 @@ class Driver:
         return self._take_control(self._require_client())
 
     def _take_control(self, client: ControlClient) -> bool:
-        client.poll()  # What ended before is history.
-        client.update(self._settings.commands(client.state()["robot_tcp"]), mode=self._settings.mode)
+        client.poll()  # Forget how the last activation ended.
+        client.update(self._settings.commands(client.state()["robot_tcp"]))
         recovered = client.activate()
-        # The end effector may have been changed in Desk since.
-        self._settings.apply(client, ["tcp_from_robot"])
+        self._settings.follow_robot(client)  # Desk may have changed it a moment ago.
         self.active = True
         note = " after clearing a reflex" if recovered else ""
         _log.info("active%s, the arm holds; mode %s", note, self._settings["mode"])
@@ -124,8 +123,7 @@ class Driver:
         """
         client = self._require_client()
         client.set_robot(setting, *values)
-        # The end effector may be another one now.
-        self._settings.apply(client, ["tcp_from_robot"])
+        self._settings.follow_robot(client)  # ``setting`` may be the end effector.
 
     def deactivate(self) -> None:
         """Stop smoothly and release the arm.

@@ -86,7 +86,9 @@ class JointTrajectory:
             raise InvalidTarget("it has no points", reason="no points")
         given = {"time_from_start": self.times, "positions": self.q, "velocities": self.dq, "accelerations": self.ddq}
         for what, values in given.items():
-            for point in np.argwhere(~np.isfinite(values))[:1, 0] if values is not None else ():
+            if values is None:
+                continue
+            for point in np.argwhere(~np.isfinite(values))[:1, 0]:
                 raise InvalidTarget(
                     f"{what} of point {point} are not finite: {values[point].tolist()}", reason="not finite"
                 )

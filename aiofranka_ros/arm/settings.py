@@ -23,7 +23,7 @@ from aiofranka_ros.setting import Effect, Value
 #: Largest deviation from 1 of the norm of the quaternion in ``tcp_in_flange``.
 _QUATERNION_TOLERANCE = 0.01
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
-#: ArmSettings that have to leave room between them.
+#: Settings of which the first must be below the second.
 RANGES = (("joint_lower", "joint_upper"), ("workspace_lower", "workspace_upper"))
 
 
@@ -31,12 +31,12 @@ class ArmSettings:
     """The value of every setting; ``settings["kp"]``, arrays as numpy ones (read-only by agreement).
 
     :param values: those that differ from the defaults, by name.
-    :raises ConfigurationError: one of them does not exist or cannot be used.
+    :raises ConfigurationError: a setting does not exist, or its value cannot be used.
     """
 
     def __init__(self, **values: Any) -> None:
         self._values = {setting.name: setting.parse(_plain(setting.default)) for setting in SETTINGS}
-        #: ArmSettings that the robot did not take: they count as changed until it does.
+        #: Settings that the robot did not accept: they count as changed until it does.
         self._not_taken: set[str] = set()
         self.update(values)
 
@@ -62,9 +62,9 @@ class ArmSettings:
         return parsed
 
     def check_together(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """``values`` as they would be used beside those that there are; nothing is changed.
+        """``values`` as they would be used together with the present ones; nothing is changed.
 
-        :raises ConfigurationError: one of them does not exist or cannot be used, or they contradict each other.
+        :raises ConfigurationError: a setting does not exist, or its value cannot be used, alone or with the others.
         """
         parsed = {name: self.check(name, value) for name, value in values.items()}
         merged = self._values | parsed
@@ -76,10 +76,10 @@ class ArmSettings:
         return parsed
 
     def update(self, values: Mapping[str, Any]) -> set[str]:
-        """Use ``values`` from now on, all of them or, where one is refused, none.
+        """Use ``values`` from now on; if one is refused, none of them.
 
-        :returns: the names whose values the control process does not know yet.
-        :raises ConfigurationError: one of them does not exist or cannot be used.
+        :returns: the names whose values the control process does not have yet.
+        :raises ConfigurationError: a setting does not exist, or its value cannot be used.
         """
         parsed = self.check_together(values)
         changed = {name for name, value in parsed.items() if not np.array_equal(self._values[name], value)}
@@ -89,7 +89,7 @@ class ArmSettings:
         return changed
 
     def commands(self, robot_tcp: Array) -> dict[str, Any]:
-        """Every field of the commands that a setting decides, but for the mode.
+        """Every field of the commands that a setting decides.
 
         :param robot_tcp: the end effector configured in the robot, in the flange (4, 4).
         """
@@ -98,11 +98,12 @@ class ArmSettings:
             for setting in SETTINGS
             if setting.effect in (Effect.COMMAND, Effect.LAW)
         }
+        fields["mode"] = self.mode
         fields["flange_to_tcp"] = robot_tcp if self["tcp_from_robot"] else pose_matrix(self["tcp_in_flange"])
         return fields
 
     def apply(self, client: ControlClient, names: Iterable[str]) -> None:
-        """Let the control process know what changed, all of it at the beginning of one cycle.
+        """Send what changed to the control process, which uses all of it from the same cycle on.
 
         :param names: what :meth:`update` returned.
         :raises CommandRefused: the robot does not accept the collision thresholds.
@@ -117,6 +118,14 @@ class ArmSettings:
             )
         if Effect.COLLISION in effects:
             self.apply_collision_behavior(client)
+
+    def follow_robot(self, client: ControlClient) -> None:
+        """Use the end effector that is configured in the robot now, if it is another one than before.
+
+        :raises ControlProcessDied: the control process is gone.
+        """
+        if not np.array_equal(self.commands(client.state()["robot_tcp"])["flange_to_tcp"], client.flange_to_tcp):
+            self.apply(client, ["tcp_from_robot"])
 
     def apply_collision_behavior(self, client: ControlClient) -> None:
         """Set the robot's thresholds of contact and collision; only while it is not active.
@@ -133,7 +142,7 @@ class ArmSettings:
 
     @property
     def names(self) -> ArmNames:
-        """What the joints and frames are called."""
+        """Names of the joints and frames."""
         return ArmNames(self["arm_prefix"], self["tcp_frame"])
 
     @property

@@ -100,7 +100,8 @@ class ControlClient:
         """
         self._shared = SharedMemory.create()
         self._activation = self._robot_states_seen = 0
-        self.update({"activation": 0})
+        self._commands["activation"] = 0
+        self._send()
         try:
             self._process = ProcessHandle(self._shared, self._priority)
             self._process.wait(lambda message: message.get("event") == "ready", timeout, "become ready")
@@ -223,7 +224,7 @@ class ControlClient:
         return frame
 
     def update(self, fields: Mapping[str, Any], *, mode: Mode | None = None, blend: bool = False) -> None:
-        """Change any fields of the commands, all of them at the beginning of the same cycle.
+        """Change any fields of the commands, all of them at the beginning of the same cycle; send only changes.
 
         :param fields: values by name, see :data:`~aiofranka_ros.control.records.COMMANDS`.
         :param mode: the control law to switch to, also if it is the present one; targets then start from where the arm
@@ -233,7 +234,7 @@ class ControlClient:
         :raises ControlProcessDied: the process was not started, or was closed; it will get the fields when it starts.
         """
         with self._lock:
-            commands = self._commands
+            commands, before = self._commands, bytes(self._bytes)
             for name, value in fields.items():
                 commands[name] = value
             if mode is not None:
@@ -241,7 +242,8 @@ class ControlClient:
                 commands["mode_id"] += 1
             if mode is not None or blend:
                 commands["law_id"] += 1
-            self._send()
+            if self._bytes != before:
+                self._send()
 
     def switch(self, mode: Mode) -> None:
         """Change the control law, without a step in the torque; targets start from where the arm is."""
@@ -283,9 +285,7 @@ class ControlClient:
 
     def copy_robot_states(self, period: int) -> None:
         """Have a full robot state copied every ``period`` cycles, see :meth:`robot_states`; 0: never."""
-        with self._lock:
-            if self._commands["robot_state_period"] != period:
-                self.update({"robot_state_period": period})
+        self.update({"robot_state_period": period})
 
     def start_motion(self, motion: Motion, *, start: float = 0.0) -> int:
         """Execute a motion; it replaces one that runs.
