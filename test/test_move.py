@@ -1,4 +1,4 @@
-"""The action ``~/move``: it arrives or says why not, and it stops when it is told to."""
+"""The action ``~/move``: a goal is reached or fails with the reason, and it can be cancelled."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from aiofranka_ros.model.fr3 import HOME
 
 Log = Callable[[str], bool]
 
-#: Beside HOME, a second away at the default velocities.
+#: A second away from HOME at the default velocities.
 ELSEWHERE = HOME + np.array([0.4, -0.3, 0.2, -0.4, 0.3, 0.3, -0.5])
 
 
 @pytest.fixture(autouse=True)
 def at_home(robot: Client) -> Iterator[None]:
-    """Begin at HOME."""
+    """Start at HOME."""
     if np.abs(robot.q - HOME).max() > 0.02:
         assert robot.outcome(robot.send_goal(HOME)).status == GoalStatus.STATUS_SUCCEEDED
     yield
 
 
-def under_way(robot: Client) -> bool:
-    """Whether the arm moves well, in time."""
+def up_to_speed(robot: Client) -> bool:
+    """Whether the arm gets up to speed in time."""
     return robot.spin_until(lambda: robot.speed() > 0.3)
 
 
-def test_a_move_arrives_within_its_tolerance_and_tells_of_it_on_the_way(robot: Client) -> None:
+def test_a_move_arrives_within_its_tolerance_and_gives_feedback_until_then(robot: Client) -> None:
     handle = robot.send_goal(ELSEWHERE)
     assert handle.accepted
     outcome = robot.outcome(handle)
@@ -57,14 +57,14 @@ def test_a_move_that_would_take_hours_is_rejected_with_the_reason(robot: Client,
     assert robot.state == "active"
 
 
-def test_a_move_keeps_to_its_lower_velocities(robot: Client) -> None:
+def test_a_move_keeps_to_the_lower_velocities_of_its_goal(robot: Client) -> None:
     handle = robot.send_goal(HOME + np.array([0.2, 0, 0, 0, 0, 0, 0]), velocities=[0.1] * 7)
     result = handle.get_result_async()
     fastest = 0.0
     while not result.done():
         fastest = max(fastest, robot.speed())
     assert result.result().status == GoalStatus.STATUS_SUCCEEDED
-    # A stiff joint law overshoots its reference by a few per cent.
+    # A stiff joint law overshoots its reference by a few percent.
     assert 0.05 < fastest < 0.13
 
 
@@ -88,7 +88,7 @@ def test_a_bad_goal_is_rejected_with_the_reason(robot: Client, log: Log, what: s
 
 def test_cancelling_stops_the_arm_smoothly_where_it_is(robot: Client) -> None:
     handle = robot.send_goal(ELSEWHERE)
-    assert under_way(robot)
+    assert up_to_speed(robot)
     assert len(robot.cancel(handle).goals_canceling) == 1
     outcome = robot.outcome(handle)
     assert outcome.status == GoalStatus.STATUS_CANCELED
@@ -99,9 +99,9 @@ def test_cancelling_stops_the_arm_smoothly_where_it_is(robot: Client) -> None:
     assert robot.state == "active"
 
 
-def test_a_new_goal_replaces_the_one_that_runs(robot: Client) -> None:
+def test_a_new_goal_replaces_the_running_one(robot: Client) -> None:
     first = robot.send_goal(ELSEWHERE)
-    assert under_way(robot)
+    assert up_to_speed(robot)
     second = robot.send_goal(HOME)
     assert second.accepted
     outcome = robot.outcome(first)
@@ -111,14 +111,14 @@ def test_a_new_goal_replaces_the_one_that_runs(robot: Client) -> None:
     assert np.abs(robot.q - HOME).max() <= 0.01
 
 
-def test_targets_are_refused_during_a_move_and_taken_after_it(robot: Client, log: Log) -> None:
+def test_targets_are_refused_during_a_move_and_accepted_after_it(robot: Client, log: Log) -> None:
     handle = robot.send_goal(ELSEWHERE)
-    assert under_way(robot)
+    assert up_to_speed(robot)
     target = robot.pose
     robot.publish("ee_desired", target)
     assert robot.spin_until(lambda: log("~/move has the arm"))
     assert robot.outcome(handle).status == GoalStatus.STATUS_SUCCEEDED
-    # The mode goes on from where the arm is.
+    # The mode continues from where the arm is.
     q = robot.q
     robot.spin_for(0.3)
     assert np.abs(robot.q - q).max() < 0.01
@@ -153,7 +153,7 @@ def test_a_goal_that_is_missed_names_the_joints(robot: Client) -> None:
 
 def test_deactivating_aborts_the_move_and_inactive_goals_are_rejected(robot: Client, log: Log) -> None:
     handle = robot.send_goal(ELSEWHERE)
-    assert under_way(robot)
+    assert up_to_speed(robot)
     assert robot.change("deactivate")
     outcome = robot.outcome(handle)
     assert outcome.status == GoalStatus.STATUS_ABORTED
@@ -169,10 +169,10 @@ def test_the_robot_dying_aborts_the_move_with_the_reason(
 ) -> None:
     simulator = descendant(running[0].process.pid, "aiofranka_ros.simulation")
     handle = robot.send_goal(ELSEWHERE)
-    assert under_way(robot)
+    assert up_to_speed(robot)
     os.kill(simulator, signal.SIGKILL)
     outcome = robot.outcome(handle)
     assert outcome.status == GoalStatus.STATUS_ABORTED
     assert "lost the robot" in outcome.result.error_message
     assert robot.becomes("inactive")
-    assert robot.change("activate"), "which starts another simulated arm"
+    assert robot.change("activate"), "activating starts another simulated arm"

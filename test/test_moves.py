@@ -189,7 +189,7 @@ def test_a_trajectory_that_should_have_ended_before_it_begins_is_not_executed(ow
     times = iter([0.1, 1.5])
     trajectory = JointTrajectory(np.array([1.0]), ELSEWHERE[np.newaxis])
     anything = Tolerance(FAR, FAR)
-    with pytest.raises(MoveFailed, match="its header.stamp lets it end 0.500 s in the past") as failure:
+    with pytest.raises(MoveFailed, match="by its header.stamp it ended 0.500 s ago") as failure:
         pursue(owner, TrajectoryGoal(trajectory, anything, anything, 1.0, lambda: next(times)))
     assert isinstance(failure.value.__cause__, InvalidTarget)
     assert owner.client.started == []

@@ -1,4 +1,4 @@
-"""The table of parameters: consistent in itself, with the configuration file, and with what validation says."""
+"""The table of parameters: it is consistent, agrees with the configuration file, and validation follows it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def node() -> Iterator[Node]:
 
 @pytest.fixture(scope="module")
 def reached() -> list[Stage]:
-    """The state that the node claims to be in; the only element."""
+    """The stage that the node claims to be in, as the only element."""
     return [Stage.STARTED]
 
 
@@ -52,7 +52,7 @@ def parameters(node: Node, reached: list[Stage]) -> Parameters:
 
 
 def change(node: Node, **values: Any) -> str:
-    """Set parameters together; return the reason why they were refused, or an empty string."""
+    """Set parameters together; return why they were refused, or an empty string."""
     result = node.set_parameters_atomically([Parameter(name, value=value) for name, value in values.items()])
     return "" if result.successful else result.reason
 
@@ -69,12 +69,12 @@ def test_every_default_is_valid_and_every_parameter_is_explained(setting: Settin
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
-def test_the_configuration_file_lists_every_parameter_as_the_table_has_it(setting: Setting) -> None:
+def test_the_configuration_file_lists_every_parameter_as_in_the_table(setting: Setting) -> None:
     values = yaml.safe_load(CONFIG.read_text())["/**"]["ros__parameters"]
     assert values.keys() == BY_NAME.keys()
     np.testing.assert_array_equal(values[setting.name], setting.default)
     assert type(values[setting.name]) is (list if setting.size else type(setting.default))
-    # The comment above it says what it does, its range with its unit, and its source.
+    # The comment above it gives its meaning, its range with the unit, and its source.
     above = re.search(rf"((?:^    #.*\n)+)    {setting.name}:", CONFIG.read_text(), re.MULTILINE)
     assert above is not None
     comment = " ".join(line.strip(" #") for line in above[1].splitlines())
@@ -118,12 +118,12 @@ def test_the_modes_are_those_of_the_control_process() -> None:
         ("smooth_targets", None, "smooth_targets is None"),
     ],
 )
-def test_what_is_refused_is_told_with_value_range_and_unit(name: str, value: Any, text: str) -> None:
+def test_a_refusal_names_value_range_and_unit(name: str, value: Any, text: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(text)):
         BY_NAME[name].parse(value)
 
 
-def test_whole_numbers_stand_for_floats() -> None:
+def test_integers_are_accepted_as_floats() -> None:
     assert BY_NAME["max_linear_step"].parse(1) == 1.0
     assert BY_NAME["kp"].parse([1, 2, 3, 4, 5, 6, 7]).dtype == np.float64
 
@@ -134,7 +134,7 @@ def test_a_refused_change_changes_nothing(node: Node, parameters: Parameters) ->
     assert node.get_parameter("max_linear_step").value == 0.15
 
 
-def test_a_change_is_used_only_once_asked_for(node: Node, parameters: Parameters) -> None:
+def test_a_change_is_used_only_once_the_node_asks_for_it(node: Node, parameters: Parameters) -> None:
     assert change(node, max_linear_step=0.3, mode="pid") == ""
     assert parameters["max_linear_step"] == 0.15
     assert parameters.changes() == {"max_linear_step", "mode"}
@@ -144,7 +144,7 @@ def test_a_change_is_used_only_once_asked_for(node: Node, parameters: Parameters
     parameters.changes()
 
 
-def test_what_cannot_change_in_a_state_says_what_to_do(
+def test_a_parameter_that_cannot_change_now_says_what_to_do(
     node: Node, parameters: Parameters, reached: list[Stage]
 ) -> None:
     try:
@@ -159,7 +159,7 @@ def test_what_cannot_change_in_a_state_says_what_to_do(
         reached[0] = Stage.STARTED
 
 
-def test_the_control_frame_cannot_be_called_as_a_link_of_the_arm() -> None:
+def test_the_control_frame_cannot_have_the_name_of_a_link() -> None:
     with pytest.raises(ConfigurationError, match="tcp_frame is 'fr3_link8', which is one of the arm's links"):
         ArmSettings(tcp_frame="fr3_link8")
     assert ArmSettings(arm_prefix="left", tcp_frame="tip").names.tcp == "left_tip"

@@ -1,4 +1,4 @@
-"""The action that recovers from errors: in which states it leads to an active arm, and what it says where it cannot."""
+"""The action ``~/error_recovery``: from which states it activates the arm, and what it reports if it cannot."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def arm() -> Iterator[subprocess.Popen[bytes]]:
 
 
 class Recovery:
-    """The action of a node, by either of its names."""
+    """A client of the action, under both of its names."""
 
     def __init__(self, process: NodeProcess, client: Client) -> None:
         self.process, self.client = process, client
@@ -67,13 +67,13 @@ class Recovery:
             action.destroy()
 
     def goal(self, which: int = 0) -> Any:
-        """The handle of a goal, which says whether it was accepted."""
+        """The handle of a new goal."""
         action = self._actions[which]
         assert self.client.spin_until(action.server_is_ready)
         return self.client.result(action.send_goal_async(ErrorRecovery.Goal()))
 
     def __call__(self, which: int = 0) -> bool:
-        """Whether it succeeded, or was aborted."""
+        """Send a goal; return whether it succeeded, as opposed to aborted."""
         handle = self.goal(which)
         assert handle.accepted
         status = self.client.outcome(handle).status
@@ -93,7 +93,7 @@ def recover(arm: subprocess.Popen[bytes], tmp_path_factory: pytest.TempPathFacto
 
 
 def provoke_reflex(client: Client) -> None:
-    """Let the robot go without a torque for more than its twenty cycles."""
+    """Lose torque commands for more than the twenty cycles that the robot tolerates."""
     control = int(client.diagnostics("control loop")[1]["control process"])
     lose_packets(control)
 
@@ -106,9 +106,7 @@ def holds(client: Client) -> bool:
 
 
 @pytest.mark.parametrize("which", range(len(NAMES)), ids=NAMES)
-def test_after_a_reflex_in_a_move_one_call_leads_to_an_arm_that_holds_where_it_is(
-    recover: Recovery, which: int
-) -> None:
+def test_after_a_reflex_during_a_move_one_call_makes_the_arm_hold_where_it_is(recover: Recovery, which: int) -> None:
     client = recover.client
     goal = HOME + (0.3 if which == 0 else -0.3)
     client.send_goal(goal)
@@ -121,22 +119,22 @@ def test_after_a_reflex_in_a_move_one_call_leads_to_an_arm_that_holds_where_it_i
     assert "after clearing a reflex" in recover.process.log[after:]
     assert client.diagnostics("robot")[0] == b"\x00"
     assert client.rests()
-    assert np.abs(client.q - goal).max() > 0.05, "it went on to where it was told to go"
+    assert np.abs(client.q - goal).max() > 0.05, "it continued to its goal"
     assert holds(client)
 
 
-def test_an_active_arm_is_left_as_it_is(recover: Recovery) -> None:
+def test_an_active_arm_is_left_alone(recover: Recovery) -> None:
     client = recover.client
     handle = client.send_goal(HOME, velocities=[0.5] * 7)
     assert client.spin_until(lambda: client.speed() > 0.1)
     before = int(client.diagnostics("control loop")[1]["cycles"])
     assert recover()
-    # Activating would count from 0 again, and end the move.
+    # Activating would reset the count and end the move.
     assert int(client.diagnostics("control loop")[1]["cycles"]) > before
     assert client.outcome(handle).status == GoalStatus.STATUS_SUCCEEDED
 
 
-def test_an_arm_that_was_deactivated_without_an_error_is_activated(recover: Recovery) -> None:
+def test_an_arm_deactivated_without_an_error_is_activated(recover: Recovery) -> None:
     client = recover.client
     assert client.change("deactivate")
     assert recover()
@@ -144,7 +142,7 @@ def test_an_arm_that_was_deactivated_without_an_error_is_activated(recover: Reco
     assert holds(client)
 
 
-def test_with_the_user_stop_pressed_it_is_aborted_with_the_reason_until_it_is_released(
+def test_while_the_user_stop_is_pressed_recovery_is_aborted_with_the_reason(
     recover: Recovery, arm: subprocess.Popen[bytes]
 ) -> None:
     client = recover.client
@@ -163,12 +161,12 @@ def test_with_the_user_stop_pressed_it_is_aborted_with_the_reason_until_it_is_re
     assert client.state == "active"
 
 
-def test_without_an_arm_it_is_rejected_with_the_reason(recover: Recovery) -> None:
+def test_without_an_arm_recovery_is_rejected_with_the_reason(recover: Recovery) -> None:
     client = recover.client
     assert client.change("deactivate") and client.change("cleanup")
     assert not recover.goal().accepted
     assert recover.process.says("rejected a goal of ~/error_recovery: the node is not configured")
-    # One that was published before may still be on its way.
+    # An earlier message may still be on its way.
     assert wait_until(lambda: client.diagnostics("targets")[1].get("goal rejected: not configured") == "1")
     assert client.change("configure")
     assert recover()
@@ -182,7 +180,7 @@ def test_an_arm_that_was_lost_is_connected_again_once_it_is_back(
     arm.terminate()
     assert client.becomes("inactive")
     set_load = client.node.create_client(SetLoad, recover.process.name_of("~/set_load"))
-    # The arm stops first; that it is lost, and not just stopped, turns out a moment later.
+    # The arm stops first; a moment later the node finds that it is lost.
     assert wait_until(lambda: "activating the node connects again" in client.call(set_load, SetLoad.Request()).error)
     with SimulatedArm(ARM):
         assert recover()

@@ -221,10 +221,10 @@ def test_a_motion_that_pauses_and_continues_keeps_to_its_path_without_a_jolt(tur
 
 def test_an_arm_near_the_beginning_is_led_onto_the_motion_without_a_jump():
     motion = plan(fr3.HOME, fr3.READY)
-    beside, moving = fr3.HOME + 0.02, np.full(7, 0.1)
-    status, q, dq, _ = executed(motion, q=beside, dq=moving)
+    nearby, moving = fr3.HOME + 0.02, np.full(7, 0.1)
+    status, q, dq, _ = executed(motion, q=nearby, dq=moving)
     assert status is MotionStatus.DONE
-    np.testing.assert_allclose(q[0], beside, atol=1e-3)
+    np.testing.assert_allclose(q[0], nearby, atol=1e-3)
     np.testing.assert_allclose(dq[0], moving, atol=0.02)
     np.testing.assert_allclose(q[-1], fr3.READY, atol=1e-6)
     assert np.abs(np.diff(q, axis=0)).max() < 3e-3

@@ -1,4 +1,4 @@
-"""Trajectories as MoveIt sends them: followed at their times, or refused or ended with the reason."""
+"""Trajectories as MoveIt sends them: they are followed at their times, or refused or ended with the reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Log = Callable[[str], bool]
 Result = FollowJointTrajectory.Result
 
 ALL = ("positions", "velocities", "accelerations")
-#: Beside HOME, a second away at moderate speed.
+#: A second away from HOME at moderate speed.
 ELSEWHERE = HOME + np.array([0.4, -0.3, 0.2, -0.4, 0.3, 0.3, -0.5])
 
 
@@ -53,7 +53,7 @@ def smooth_step(u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def line(
     goal: np.ndarray, seconds: float, *, begin: np.ndarray = HOME, count: int = 50, fields: tuple[str, ...] = ALL
 ) -> JointTrajectory:
-    """From ``begin`` to ``goal``, both at rest; at any time a share of the way."""
+    """From rest at ``begin`` to rest at ``goal``, on a straight line."""
     times = np.linspace(0.0, seconds, count)
     message = JointTrajectory(joint_names=list(JOINT_NAMES))
     for at, share, rate, change in zip(times, *smooth_step(times / seconds), strict=True):
@@ -68,7 +68,7 @@ def line(
 
 
 def shuffled(message: JointTrajectory) -> JointTrajectory:
-    """The same with the joints in another order."""
+    """The same trajectory with the joints in another order."""
     order = list(range(7))
     random.Random(1).shuffle(order)
     result = JointTrajectory(joint_names=[message.joint_names[index] for index in order])
@@ -86,7 +86,7 @@ def point_of(message: JointTrajectory, index: int, **fields: Any) -> JointTrajec
 
 
 class Trajectories:
-    """What a client of the action and of the topic does; spins in the calling thread.
+    """A client of the action and of the topic; it spins in the calling thread.
 
     :param robot: the client of the node, whose thread and executor it uses.
     """
@@ -120,7 +120,7 @@ class Trajectories:
         return outcome.status, outcome.result.error_code, outcome.result.error_string
 
     def publish(self, trajectory: JointTrajectory) -> None:
-        """Send it on the topic once the node listens."""
+        """Publish it on the topic once the node has subscribed."""
         assert self.robot.spin_until(lambda: self._publisher.get_subscription_count() > 0)
         self._publisher.publish(trajectory)
 
@@ -142,7 +142,7 @@ def arm(robot: Client, trajectories: Trajectories) -> Trajectories:
 
 
 class Recording:
-    """The control cycles since it was made, from the node's shared memory."""
+    """The control cycles since its creation, from the node's shared memory."""
 
     def __init__(self, robot: Client) -> None:
         address = robot.diagnostics("control loop")[1]["shared memory"]
@@ -162,9 +162,9 @@ class Recording:
 
 
 def highest_acceleration(cycles: Any) -> float:
-    """Of any joint's reference [rad/s²], by three cycles of a motion in a row; a step of the velocity gives hundreds.
+    """The largest acceleration of any joint's reference [rad/s²], from three consecutive cycles of a motion.
 
-    A tenth beyond the limit is what planned accelerations may have.
+    A step in velocity gives hundreds. Planned accelerations may exceed the limit by a tenth.
     """
     moving = np.isin(cycles["motion_status"], [MotionStatus.EXECUTING, MotionStatus.STOPPING])
     whole = moving[:-2] & moving[1:-1] & moving[2:] & (cycles["lost"][1:-1] == 0) & (cycles["lost"][2:] == 0)
@@ -172,8 +172,8 @@ def highest_acceleration(cycles: Any) -> float:
     return float(np.abs(np.diff(cycles["ref_q"], 2, axis=0)[whole]).max()) / fr3.CYCLE**2
 
 
-def under_way(robot: Client, speed: float = 0.3) -> bool:
-    """Whether the arm moves well, in time."""
+def up_to_speed(robot: Client, speed: float = 0.3) -> bool:
+    """Whether the arm gets up to speed in time."""
     return robot.spin_until(lambda: robot.speed() > speed)
 
 
@@ -184,7 +184,7 @@ SUCCEEDED = (GoalStatus.STATUS_SUCCEEDED, Result.SUCCESSFUL, "")
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_what_moveit_sends_is_followed_within_two_hundredths_of_a_radian(arm: Trajectories, count: int) -> None:
+def test_a_trajectory_of_moveit_is_followed_within_two_hundredths_of_a_radian(arm: Trajectories, count: int) -> None:
     fields = ALL[:count]
     with Recording(arm.robot) as recording:
         assert arm.follow(shuffled(line(ELSEWHERE, 2.0, count=200, fields=fields))) == SUCCEEDED
@@ -203,7 +203,7 @@ def test_what_moveit_sends_is_followed_within_two_hundredths_of_a_radian(arm: Tr
 
 def test_positions_alone_are_enough(arm: Trajectories) -> None:
     message = line(ELSEWHERE, 2.0, count=12, fields=("positions",))
-    del message.points[0]  # Where the arm is; it begins there in any case.
+    del message.points[0]  # Where the arm is: it begins there in any case.
     with Recording(arm.robot) as recording:
         assert arm.follow(message) == SUCCEEDED
         cycles = recording.cycles()
@@ -212,7 +212,7 @@ def test_positions_alone_are_enough(arm: Trajectories) -> None:
     assert highest_acceleration(cycles) < 1.1 * fr3.ACCELERATION_LIMIT[0]
 
 
-def test_feedback_tells_of_every_joint_and_of_the_point_that_is_pursued(arm: Trajectories) -> None:
+def test_feedback_has_every_joint_and_the_current_point(arm: Trajectories) -> None:
     begin = time.monotonic()
     assert arm.follow(shuffled(line(ELSEWHERE, 2.0))) == SUCCEEDED
     messages = [message.feedback for message in arm.feedback]
@@ -245,7 +245,7 @@ def test_a_trajectory_runs_in_every_mode(arm: Trajectories) -> None:
 # --- When
 
 
-def test_one_with_a_stamp_in_the_future_begins_then(arm: Trajectories) -> None:
+def test_a_trajectory_with_a_stamp_in_the_future_begins_then(arm: Trajectories) -> None:
     message = line(ELSEWHERE, 1.0, count=10)
     begin = time.time_ns() + 700_000_000
     message.header.stamp = stamp(begin)
@@ -253,15 +253,15 @@ def test_one_with_a_stamp_in_the_future_begins_then(arm: Trajectories) -> None:
         assert arm.follow(message) == SUCCEEDED
         cycles = recording.cycles()
     reference = cycles["ref_q"][:, 0]
-    # A tenth of joint 1's way is done a quarter of the time after the beginning, half of it in the middle.
+    # Joint 1 has done a tenth of its way after a quarter of the time, and half of it after half of the time.
     moved = cycles[np.argmax(np.abs(reference - HOME[0]) > 0.02 + 0.01)]
     half = cycles[np.argmax(reference > 0.5 * (HOME[0] + ELSEWHERE[0]))]
     assert moved["written"] >= begin
-    # In robot time, which stands still where the simulated arm does not get its processor.
+    # In robot time, which stands still while the simulated arm gets no CPU.
     assert 0.1 < half["time"] - moved["time"] < 0.4
 
 
-def test_one_that_should_have_begun_is_entered_where_it_is_by_now(arm: Trajectories) -> None:
+def test_a_trajectory_that_should_have_begun_is_entered_where_it_is_now(arm: Trajectories) -> None:
     message = line(ELSEWHERE, 2.0, count=30)
     message.header.stamp = stamp(time.time_ns() - 600_000_000)
     with Recording(arm.robot) as recording:
@@ -270,7 +270,7 @@ def test_one_that_should_have_begun_is_entered_where_it_is_by_now(arm: Trajector
         cycles = recording.cycles()
     moving = cycles[cycles["motion_status"] == MotionStatus.EXECUTING]
     assert highest_acceleration(cycles) < 1.1 * fr3.ACCELERATION_LIMIT[0]
-    # Not two seconds after it was sent: the missed part is left out.
+    # Less than two seconds after it was sent: the missed part is left out.
     middle = moving["written"][np.argmax(moving["ref_q"][:, 0] > 0.9 * ELSEWHERE[0])]
     assert middle - sent < 1.4e9
 
@@ -299,7 +299,7 @@ BAD_GOALS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "a joint twice": (lambda: {"trajectory": named(*ARM, ARM[0])}, "named twice: fr3_joint1 (INVALID_JOINTS)"),
     "no names": (lambda: {"trajectory": named()}, "missing joint fr3_joint1, fr3_joint2"),
-    "times that stand still": (
+    "times that do not increase": (
         lambda: {"trajectory": point_of(line(ELSEWHERE, 2.0), 7, time_from_start=duration(0.2))},
         "times must increase, but point 6 is at",
     ),
@@ -338,9 +338,9 @@ BAD_GOALS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "over": (
         lambda: {"trajectory": stamped(line(ELSEWHERE, 2.0), time.time() - 10.0)},
-        "s in the past (OLD_HEADER_TIMESTAMP)",
+        "s ago (OLD_HEADER_TIMESTAMP)",
     ),
-    "joints of several degrees": (
+    "joints with several degrees of freedom": (
         lambda: {
             "trajectory": line(ELSEWHERE, 2.0),
             "component_path_tolerance": [JointComponentTolerance(joint_name="base")],
@@ -390,7 +390,7 @@ def test_rejected_goals_are_counted_by_reason(arm: Trajectories) -> None:
 # --- Tolerances
 
 
-def test_a_violated_path_tolerance_ends_the_trajectory_and_says_where(arm: Trajectories) -> None:
+def test_a_violated_path_tolerance_ends_the_trajectory_and_names_the_joint(arm: Trajectories) -> None:
     status, code, text = arm.follow(
         line(ELSEWHERE, 2.0), path_tolerance=[JointTolerance(name="fr3_joint4", position=1e-5)]
     )
@@ -400,14 +400,14 @@ def test_a_violated_path_tolerance_ends_the_trajectory_and_says_where(arm: Traje
     assert arm.robot.state == "active"
 
 
-def test_a_violated_velocity_tolerance_counts_as_well(arm: Trajectories) -> None:
+def test_a_violated_velocity_tolerance_ends_the_trajectory_too(arm: Trajectories) -> None:
     tolerance = [JointTolerance(name="fr3_joint1", velocity=1e-5)]
     status, code, text = arm.follow(line(ELSEWHERE, 2.0), path_tolerance=tolerance)
     assert (status, code) == (GoalStatus.STATUS_ABORTED, Result.PATH_TOLERANCE_VIOLATED)
     assert "fr3_joint1 by" in text and "rad/s (tolerance 1e-05)" in text
 
 
-def test_zero_means_the_default_tolerance_and_minus_one_none(arm: Trajectories) -> None:
+def test_zero_means_the_default_tolerance_and_minus_one_no_limit(arm: Trajectories) -> None:
     assert arm.robot.set(path_tolerance=1e-5) == ""
     try:
         zero = [JointTolerance(name=name, position=0.0) for name in ARM]
@@ -419,7 +419,7 @@ def test_zero_means_the_default_tolerance_and_minus_one_none(arm: Trajectories) 
         assert arm.robot.set(path_tolerance=0.0) == ""
 
 
-def test_a_goal_that_is_missed_ends_with_its_code_and_the_joints(arm: Trajectories) -> None:
+def test_a_missed_goal_ends_with_its_code_and_the_joints(arm: Trajectories) -> None:
     status, code, text = arm.follow(
         line(ELSEWHERE, 1.5),
         goal_tolerance=[JointTolerance(name="fr3_joint6", position=1e-9)],
@@ -429,7 +429,7 @@ def test_a_goal_that_is_missed_ends_with_its_code_and_the_joints(arm: Trajectori
     assert text.startswith("missed the goal: fr3_joint6 by ") and "(tolerance 1e-09)" in text
 
 
-def test_without_a_limit_of_time_the_goal_waits_for_the_arm_until_it_is_cancelled(arm: Trajectories) -> None:
+def test_without_a_goal_time_limit_the_goal_waits_until_it_is_cancelled(arm: Trajectories) -> None:
     assert arm.robot.set(move_settle_time=0.01) == ""
     try:
         handle = arm.send(
@@ -438,7 +438,7 @@ def test_without_a_limit_of_time_the_goal_waits_for_the_arm_until_it_is_cancelle
             goal_time_tolerance=duration(-1.0),
         )
         result = handle.get_result_async()
-        # Several feedbacks at the end of the trajectory: it is still waited for.
+        # Several feedback messages at the end of the trajectory: the goal still waits.
         assert arm.robot.spin_until(
             lambda: sum(message.feedback.desired.velocities[0] == 0.0 for message in arm.feedback) > 5
         )
@@ -459,8 +459,8 @@ def test_cancelling_at_speed_stops_on_the_path_within_the_limits(
     far = HOME.copy()
     far[joint] += distance
     with Recording(arm.robot) as recording:
-        handle = arm.send(line(far, seconds))  # At its fastest 1.875 times as fast as on average.
-        assert under_way(arm.robot, speed)
+        handle = arm.send(line(far, seconds))  # Its peak speed is 1.875 times the average.
+        assert up_to_speed(arm.robot, speed)
         assert len(arm.robot.cancel(handle).goals_canceling) == 1
         status, code, _ = arm.end_of(handle)
         cycles = recording.cycles()
@@ -474,10 +474,10 @@ def test_cancelling_at_speed_stops_on_the_path_within_the_limits(
     assert reference[-1, joint] < far[joint] - 0.1
 
 
-def test_a_new_trajectory_replaces_the_one_that_runs_without_a_jolt(arm: Trajectories) -> None:
+def test_a_new_trajectory_replaces_the_running_one_without_a_jolt(arm: Trajectories) -> None:
     with Recording(arm.robot) as recording:
         first = arm.send(line(ELSEWHERE, 1.5))
-        assert under_way(arm.robot)
+        assert up_to_speed(arm.robot)
         back = line(HOME, 1.5, count=2, fields=("positions", "velocities"))
         back.points = back.points[1:]
         assert arm.follow(back) == SUCCEEDED
@@ -493,14 +493,14 @@ def test_a_new_trajectory_replaces_the_one_that_runs_without_a_jolt(arm: Traject
 
 def test_a_move_replaces_a_trajectory_and_the_other_way_round(arm: Trajectories) -> None:
     trajectory = arm.send(line(ELSEWHERE, 2.0))
-    assert under_way(arm.robot)
+    assert up_to_speed(arm.robot)
     move = arm.robot.send_goal(HOME)
     status, code, text = arm.end_of(trajectory)
     assert (status, code, text) == (GoalStatus.STATUS_ABORTED, Result.INVALID_GOAL, "replaced by a new goal of ~/move")
     assert arm.robot.outcome(move).status == GoalStatus.STATUS_SUCCEEDED
 
     move = arm.robot.send_goal(ELSEWHERE)
-    assert under_way(arm.robot)
+    assert up_to_speed(arm.robot)
     back = line(HOME, 2.0, count=2, fields=("positions", "velocities"))
     back.points = back.points[1:]
     assert arm.follow(back) == SUCCEEDED
@@ -511,7 +511,7 @@ def test_a_move_replaces_a_trajectory_and_the_other_way_round(arm: Trajectories)
 
 def test_targets_are_refused_during_a_trajectory(arm: Trajectories, log: Log) -> None:
     handle = arm.send(line(ELSEWHERE, 1.5))
-    assert under_way(arm.robot)
+    assert up_to_speed(arm.robot)
     arm.robot.publish("ee_desired", arm.robot.pose)
     assert arm.robot.spin_until(lambda: log("fr3_arm_controller/follow_joint_trajectory has the arm"))
     assert arm.end_of(handle) == SUCCEEDED
@@ -519,7 +519,7 @@ def test_targets_are_refused_during_a_trajectory(arm: Trajectories, log: Log) ->
 
 def test_an_inactive_arm_rejects_trajectories_and_deactivating_aborts_them(arm: Trajectories, log: Log) -> None:
     handle = arm.send(line(ELSEWHERE, 2.0))
-    assert under_way(arm.robot)
+    assert up_to_speed(arm.robot)
     assert arm.robot.change("deactivate")
     status, code, text = arm.end_of(handle)
     assert (status, code) == (GoalStatus.STATUS_ABORTED, Result.INVALID_GOAL)
@@ -534,9 +534,9 @@ def test_an_inactive_arm_rejects_trajectories_and_deactivating_aborts_them(arm: 
 # --- The topic
 
 
-def test_a_trajectory_on_the_topic_is_followed_and_replaces_what_runs(arm: Trajectories) -> None:
+def test_a_trajectory_on_the_topic_is_followed_and_replaces_a_running_one(arm: Trajectories) -> None:
     handle = arm.send(line(ELSEWHERE, 2.0))
-    assert under_way(arm.robot)
+    assert up_to_speed(arm.robot)
     goal = HOME - 0.1
     message = line(goal, 1.5, count=2, fields=("positions",))
     message.points = message.points[1:]
@@ -546,7 +546,7 @@ def test_a_trajectory_on_the_topic_is_followed_and_replaces_what_runs(arm: Traje
     assert arm.robot.rests()
 
 
-def test_streamed_trajectories_replace_each_other_without_a_word(arm: Trajectories, log: Log) -> None:
+def test_streamed_trajectories_replace_each_other_without_log_messages(arm: Trajectories, log: Log) -> None:
     with Recording(arm.robot) as recording:
         for share in np.linspace(0.1, 1.0, 10):
             message = line(HOME + share * 0.2, 0.3, count=2, fields=("positions",))
@@ -557,10 +557,10 @@ def test_streamed_trajectories_replace_each_other_without_a_word(arm: Trajectori
         cycles = recording.cycles()
     assert not log("rejected") and not log("a trajectory failed")
     moving = cycles[cycles["motion_status"] == MotionStatus.EXECUTING]
-    assert len(set(moving["motion_id"])) >= 5  # A node that has no time for all of them takes the newest.
+    assert len(set(moving["motion_id"])) >= 5  # A busy node uses only the newest.
     assert highest_acceleration(cycles) < 1.1 * fr3.ACCELERATION_LIMIT[0]
 
 
-def test_a_bad_message_on_the_topic_is_said_in_the_log(arm: Trajectories, log: Log) -> None:
+def test_a_bad_message_on_the_topic_is_logged(arm: Trajectories, log: Log) -> None:
     arm.publish(JointTrajectory(joint_names=ARM))
     assert arm.robot.spin_until(lambda: log("rejected a trajectory: it has no points"))

@@ -1,11 +1,10 @@
-"""Everything that one arm needs: its control process, its settings, and the simulated arm where there is no robot.
+"""Everything that drives one arm: its control process, its settings, and the simulated arm if there is no robot.
 
-Used by the node and by :class:`~aiofranka_ros.api.robot_interface.RobotInterface`, in the process and thread that they
-call it from. It knows nothing of ROS and nothing of asyncio; the methods that change what the arm does block until it
-is done.
+Used by the node and by :class:`~aiofranka_ros.api.robot_interface.RobotInterface`, in the process and thread that call
+it. It knows neither ROS nor asyncio; the methods that change what the arm does block until that is done.
 
     configure    start the simulated arm if there is one, start the control process, connect
-    activate     take torque control and hold where the arm is; connect first where the arm was lost
+    activate     take torque control and hold where the arm is; connect first if the arm was lost
     deactivate   stop smoothly and release
     release      disconnect, end the control process and the simulated arm
 
@@ -29,23 +28,22 @@ _log = logging.getLogger(__name__)
 
 
 class Driver:
-    """One arm and what drives it.
+    """One arm and the processes that drive it.
 
-    :param settings: what they are to be; changed ones take effect with
-        :meth:`~aiofranka_ros.arm.settings.ArmSettings.apply`.
+    :param settings: the settings of the arm; :meth:`~aiofranka_ros.arm.settings.ArmSettings.apply` sends changes.
     """
 
     def __init__(self, settings: ArmSettings) -> None:
         self._settings = settings
-        #: The control process; ``None`` where the arm is not configured.
+        #: The control process; ``None`` if the arm is not configured.
         self.client: ControlClient | None = None
-        #: Address of the connected arm, the simulated one too; empty where there is none.
+        #: Address of the connected arm, also a simulated one; empty if none is connected.
         self.address = ""
-        #: CPU that the control process runs on alone; ``None`` where it may run on any.
+        #: CPU that only the control process uses; ``None`` if it may run on any.
         self.cpu: int | None = None
         #: Versions of libfranka and its protocol, once they are known.
         self.versions: dict[str, Any] = {}
-        #: Whether torque control was taken and not given back.
+        #: Whether the arm is under torque control.
         self.active = False
         self._arm: SimulatedArm | None = None
 
@@ -55,7 +53,7 @@ class Driver:
         return self.client if self.active else None
 
     def configure(self) -> None:
-        """Start what has to run and connect; on failure nothing of it is left.
+        """Start the processes and connect; after a failure nothing is left running.
 
         :raises ConnectionFailed: no robot answers, its FCI is not active, or it speaks another protocol version.
         :raises ArmInUse: another process on this machine already drives it.
@@ -128,15 +126,15 @@ class Driver:
     def deactivate(self) -> None:
         """Stop smoothly and release the arm.
 
-        :raises ControlStopped: the robot stopped before it came to that; it is released nevertheless.
+        :raises ControlStopped: the robot stopped first; it is released all the same.
         :raises ControlProcessDied: the control process is gone.
-        :raises TimeoutError: the arm was not released in time; :meth:`release` is the way out.
+        :raises TimeoutError: the arm was not released in time; call :meth:`release`.
         """
         self.active = False
         self._require_client().deactivate()
 
     def release(self) -> None:
-        """End the control process, which brings the arm to rest first, and the simulated arm; idempotent."""
+        """End the control process, which stops the arm first, and the simulated arm; idempotent."""
         self.active = False
         self.address = ""
         self.cpu = None
@@ -148,13 +146,13 @@ class Driver:
             arm.close()
 
     def cause(self, error: FrankaError) -> FrankaError:
-        """``error``, or what is behind it: where the simulated arm died, the connection to it is lost."""
+        """``error``, or its cause: if the simulated arm died, the connection to it is lost."""
         if self._arm is not None and not self._arm.alive and isinstance(error, ConnectionFailed):
             return ConnectionFailed("the simulated arm died")
         return error
 
     def _start_both(self, client: ControlClient) -> str:
-        """Start simulated arm and control process at the same time, each of which takes seconds.
+        """Start the simulated arm and the control process at the same time, because each takes seconds.
 
         :returns: the simulated arm's address.
         """

@@ -170,7 +170,7 @@ class TrajectoryGoal(Task):
         elapsed = 0.0 if self.elapsed is None else self.elapsed()
         over = elapsed - float(self.trajectory.times[-1])
         if self.elapsed is not None and over > 0.0:
-            raise InvalidTarget(f"its header.stamp lets it end {over:.3f} s in the past", reason=ENDED)
+            raise InvalidTarget(f"by its header.stamp it ended {over:.3f} s ago", reason=ENDED)
         self.begin = 0.0 if self.elapsed is None else elapsed + departure.lead
         before = departure.state if departure.running is None else departure.running
         if self.begin < 0.0 and isinstance(before, ArmState) and np.abs(before.dq).max() > REST_VELOCITY:

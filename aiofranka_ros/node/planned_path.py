@@ -1,7 +1,7 @@
-"""What a motion looks like from outside: the way of the control frame, on ``~/planned_path``, for RViz.
+"""The path of the control frame during a motion, on ``~/planned_path``, for RViz.
 
 Used by the node, in its process and its one thread. The path is made a tick after the motion has begun, so that nothing
-waits for it, and only once somebody listens; it stays there for whoever comes later, until the next motion.
+waits for it, and only if there is a subscriber. The topic is latched: later subscribers get the path, too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.kinematics import control_frame
 from aiofranka_ros.ros.messages import pose_stamped
 
-#: Poses along a motion, at equal intervals of time. Making the message takes less than two milliseconds.
+#: Poses along a motion, equally spaced in time. Making the message takes less than two milliseconds.
 POSES = 50
 
 
@@ -35,18 +35,18 @@ class PlannedPath:
         self._begun: tuple[Motion, Array] | None = None
 
     def begin(self, motion: Motion, flange_to_tcp: Array) -> None:
-        """Take note of a motion that has begun.
+        """Remember a motion that has begun.
 
         :param flange_to_tcp: pose of the control frame in the flange (4, 4).
         """
         self._begun = motion, flange_to_tcp.copy()
 
     def publish(self) -> None:
-        """Publish what was noted, if it is new and somebody listens; called at every tick."""
+        """Publish the path of a new motion if there is a subscriber; called at every tick."""
         if self._begun is None or self._publisher.get_subscription_count() == 0:
             return
         (motion, flange_to_tcp), self._begun = self._begun, None
         stamp = self._node.get_clock().now().to_msg()
-        way = (control_frame(motion.at(time)[0], flange_to_tcp) for time in np.linspace(0.0, motion.duration, POSES))
-        poses = [pose_stamped(pose, stamp, self._frame) for pose in way]
+        path = (control_frame(motion.at(time)[0], flange_to_tcp) for time in np.linspace(0.0, motion.duration, POSES))
+        poses = [pose_stamped(pose, stamp, self._frame) for pose in path]
         self._publisher.publish(Path(header=poses[0].header, poses=poses))

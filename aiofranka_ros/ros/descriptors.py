@@ -1,6 +1,6 @@
-"""How a setting describes itself as a parameter of ROS.
+"""Descriptors of settings that are ROS parameters.
 
-Used where parameters are declared, by the arm's node and by the gripper's, in their processes.
+Used by the arm's node and the gripper's node, in their processes, when they declare their parameters.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from aiofranka_ros.setting import Setting, Stage
 
 
 def describe(setting: Setting) -> ParameterDescriptor:
-    """What ``ros2 param describe`` shows."""
+    """The descriptor that ``ros2 param describe`` shows."""
     descriptor = ParameterDescriptor(
         description=setting.text,
         additional_constraints=setting.terms,
         read_only=setting.locked_from is Stage.STARTED,
-        # Types are checked here, so that integers can stand for floats.
+        # The node checks types itself, so that it can accept integers for floats.
         dynamic_typing=True,
     )
-    # Graphical tools make a slider of a range. ROS has none for arrays.
+    # Graphical tools show a range as a slider. ROS has no ranges for arrays.
     if isinstance(setting.default, float):
         descriptor.floating_point_range = [FloatingPointRange(from_value=setting.low, to_value=setting.high, step=0.0)]
     elif isinstance(setting.default, int) and not isinstance(setting.default, bool):
