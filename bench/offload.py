@@ -1,11 +1,11 @@
-"""How long a call takes through the offload helpers, beside what one would use otherwise; ``make bench-offload``.
+"""How long a call takes through the offload helpers, compared with the obvious alternatives; ``make bench-offload``.
 
 Every helper echoes the same arrays: a 7-vector (joint positions), one camera image and four. All are measured in turn,
-in many short rounds in one process, so that whatever else the machine does meets all of them. What is compared are the
-medians of the same round. The pipe is what one would write without ``mpify``: pickles through a
-``multiprocessing.Pipe``, received in the event loop's executor.
+in many short rounds in one process, so that other load on the machine affects all of them, and the medians of the same
+round are compared. The pipe is the obvious alternative to ``mpify``: pickles through a ``multiprocessing.Pipe``,
+received in the event loop's executor.
 
-The exit status is 0 if ``mpify`` is as much faster than the pipe as :data:`REQUIRED` says and leaks nothing.
+The exit status is 0 if ``mpify`` is faster than the pipe by the factors in :data:`REQUIRED`, and leaks nothing.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from aiofranka_ros.offload.workers import asyncify
 
 Echo = Callable[[Any], Awaitable[Any]]
 
-#: What is echoed, and how many times in each round.
+#: The values to echo, and how many times in each round.
 PAYLOADS: dict[str, tuple[Any, int]] = {
     "vector": (np.linspace(-1.0, 1.0, 7), 50),
     "image": (np.random.default_rng(1).integers(0, 255, (480, 640, 3), np.uint8), 15),
     "four_images": ([np.random.default_rng(n).integers(0, 255, (480, 640, 3), np.uint8) for n in range(4)], 8),
 }
 TITLES = {"vector": "7-vector", "image": "640x480x3 image", "four_images": "four images"}
-#: How many times faster than the pipe ``mpify`` has to be.
+#: How many times faster than the pipe ``mpify`` must be.
 REQUIRED = {"vector": 2.0, "four_images": 8.0}
-#: Each helper with what it is compared with.
+#: Each helper and its alternative.
 COMPARISONS = {"mpify": "pipe", "asyncify": "run_in_executor", "cuda_inference_thread": "run_in_executor"}
-#: Anonymous memory may vary by so much between the halves of the leak check [bytes]: allocators keep some.
+#: Anonymous memory may grow by this much in the second half of the leak check [bytes]: allocators keep some.
 _TOLERANCE = 4 * 1024 * 1024
 
 
@@ -58,7 +58,7 @@ class Remote:
         return value
 
     def footprint(self) -> dict[str, int]:
-        """What its process has in use, see :func:`footprint`."""
+        """The resources of its process, see :func:`footprint`."""
         return footprint()
 
 
@@ -78,7 +78,7 @@ class PipeProxy:
         theirs.close()
 
     async def echo(self, value: Any) -> Any:
-        """Have ``value`` returned by the child."""
+        """Send ``value`` to the child, which returns it."""
         self._connection.send(("call", "echo", (value,), {}))
         status, answer = await asyncio.get_running_loop().run_in_executor(None, self._connection.recv)
         if status != "ok":
@@ -100,7 +100,7 @@ def _serve_pipe(connection: Connection) -> None:
 
 
 def footprint() -> dict[str, int]:
-    """What this process has in use: ``memory``, ``shared_memory`` [bytes], ``descriptors`` and mapped ``segments``."""
+    """Resources of this process: ``memory``, ``shared_memory`` [bytes], ``descriptors`` and mapped ``segments``."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     maps = Path("/proc/self/maps").read_text().splitlines()
     return {
@@ -114,7 +114,7 @@ def footprint() -> dict[str, int]:
 async def time_calls(function: Echo, payload: Any, count: int) -> list[float]:
     """Round trips [us], one after another."""
     durations = []
-    answer = await function(payload)  # Not measured: what the previous helper left in the caches is not its fault.
+    answer = await function(payload)  # Not measured: the previous helper has filled the caches.
     for _ in range(count):
         begin = time.perf_counter()
         answer = await function(payload)
@@ -144,7 +144,7 @@ async def measure(policy: Proxy, rounds: int, progress: Progress) -> dict[str, A
         task = progress.add_task("round trips", total=rounds * len(PAYLOADS))
         for number in range(rounds):
             for label, (payload, count) in PAYLOADS.items():
-                # Each in another place every time.
+                # In a different order each time.
                 for name in _rotated(list(helpers), number):
                     times[name][label].append(await time_calls(helpers[name], payload, count))
                 progress.update(task, advance=1, refresh=True)
@@ -157,7 +157,7 @@ async def measure(policy: Proxy, rounds: int, progress: Progress) -> dict[str, A
 
 
 async def check_leaks(policy: Proxy, calls: int, progress: Progress) -> dict[str, Any]:
-    """Whether many calls with an image leave anything behind, here or in the child.
+    """Check that many calls with an image leave nothing behind, in this process or in the child.
 
     :returns: ``calls``, each process's footprints after a tenth, a half and all of them, and ``passed``.
     """
@@ -180,7 +180,7 @@ async def check_leaks(policy: Proxy, calls: int, progress: Progress) -> dict[str
 
 
 async def run(options: argparse.Namespace, policy: Proxy, progress: Progress) -> dict[str, Any]:
-    """All that was asked for."""
+    """Measure, and check for leaks if asked for."""
     async with policy:
         report = await measure(policy, options.rounds, progress)
         if options.leak_check:
@@ -205,7 +205,7 @@ def _ratio(rounds: list[list[float]], others: list[list[float]]) -> dict[str, fl
 
 
 def tables(report: dict[str, Any]) -> list[Table]:
-    """What the report says, for people."""
+    """The report as tables."""
     trips = Table(title="Round trips, p50 / p99 [us]")
     trips.add_column("")
     for title in TITLES.values():
@@ -219,7 +219,7 @@ def tables(report: dict[str, Any]) -> list[Table]:
         ratios.add_column(title + required, justify="right")
     for name, other in COMPARISONS.items():
         cells = [report["ratio"][f"{name}_over_{other}"][label] for label in TITLES]
-        # Spaces, so that it is wrapped where words end.
+        # Spaces, so that lines break between words.
         texts = [f"{cell['median']:.2f} ({cell['min']:.2f} to {cell['max']:.2f})" for cell in cells]
         ratios.add_row(f"{name} than {other}".replace("_", " "), *texts)
     if "leak_check" not in report:
@@ -237,7 +237,7 @@ def tables(report: dict[str, Any]) -> list[Table]:
 
 def plot(report: dict[str, Any], path: Path) -> None:
     """Draw the round trips: medians as bars, the 99th percentiles as ticks above them."""
-    # Imported here: it takes a second, and the child needs none of it.
+    # Imported here: it takes a second, and the child does not need it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -250,7 +250,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     }
     figure = Figure(figsize=(11.0, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    # One scale for all, so that the heights of all bars can be compared.
+    # One scale, so that all bars can be compared.
     for (label, title), axes in zip(TITLES.items(), figure.subplots(1, len(TITLES), sharey=True), strict=True):
         for position, (name, color) in enumerate(colors.items()):
             figures = report["round_trip_us"][name][label]
@@ -268,7 +268,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
 
 
 def failures(report: dict[str, Any]) -> list[str]:
-    """What is not as required."""
+    """Requirements that are not met."""
     found = []
     for label, required in REQUIRED.items():
         ratio = report["ratio"]["mpify_over_pipe"][label]["median"]
@@ -289,44 +289,44 @@ def _positive(text: str) -> int:
 def _calls(text: str) -> int:
     value = int(text)
     if value < 100:
-        raise argparse.ArgumentTypeError(f"{text} calls show nothing: at least 100")
+        raise argparse.ArgumentTypeError(f"{text} calls are too few to show a leak: at least 100")
     return value
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python bench/offload.py",
-        description="Measure how long calls take through mpify, asyncify and CudaInferenceThread, beside a plain "
-        "multiprocessing.Pipe and run_in_executor. The exit status is 0 if mpify is at least "
+        description="Measure how long calls take through mpify, asyncify and CudaInferenceThread, compared with "
+        "a plain multiprocessing.Pipe and run_in_executor. The exit status is 0 if mpify is at least "
         f"{REQUIRED['vector']:g} times as fast as the pipe for a 7-vector and {REQUIRED['four_images']:g} times for "
         "four images.",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("build/bench/offload.json"), metavar="FILE",
-        help="where to write the figures; the plot goes beside it, as .png [%(default)s]",
+        help="where to write the figures; the plot goes next to it, as .png [%(default)s]",
     )  # fmt: skip
     parser.add_argument(
         "--rounds", type=_positive, default=60, metavar="N",
-        help="how many times to measure everything in turn, about a quarter of a second each [%(default)s]",
+        help="number of rounds, about a quarter of a second each [%(default)s]",
     )  # fmt: skip
     parser.add_argument(
         "--leak-check", type=_calls, nargs="?", const=20_000, metavar="N",
         help="also make N calls with an image and compare memory, descriptors and shared memory [%(const)s]",
     )  # fmt: skip
-    parser.add_argument("--quiet", action="store_true", help="show only what is not as required")
+    parser.add_argument("--quiet", action="store_true", help="show only requirements that are not met")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, show and write.
 
-    :returns: exit status: 0 if all is as required, 1 if not.
+    :returns: exit status: 0 if all requirements are met, 1 if not.
     """
     options = _parser().parse_args(arguments)
     console = Console(quiet=options.quiet)
     columns = TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     policy = mpify(Remote)
-    # No automatic refresh: that would be a second thread, which disturbs what is measured.
+    # No automatic refresh: it would be a second thread, which disturbs the measurement.
     with Progress(*columns, console=console, transient=True, auto_refresh=False, disable=options.quiet) as progress:
         report = asyncio.run(run(options, policy, progress))
     report["machine"] = {"cpus": os.cpu_count(), "python": platform.python_version(), "kernel": platform.release()}

@@ -1,4 +1,4 @@
-"""What the tests of mpify put into processes of their own; light, because every child imports it."""
+"""The objects that the tests of mpify use; small, because every child imports this module."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Policy:
         return note
 
     def compute(self, path: str) -> None:
-        """Never return, nor sleep."""
+        """Never return or sleep."""
         Path(path).touch()
         while True:
             pass
@@ -136,7 +136,7 @@ def logging_factory() -> Policy:
 
 
 def footprint() -> dict[str, int]:
-    """Memory of this process's own [bytes], descriptors, and pieces of shared memory that are mapped."""
+    """Private memory [bytes], descriptors, and mapped pieces of shared memory of this process."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {
         "memory": 1024 * int(status["RssAnon"].split()[0]),

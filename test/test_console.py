@@ -79,7 +79,7 @@ def test_a_line_of_a_pipe_is_returned_without_its_end_and_the_prompt_is_written(
     assert capsys.readouterr().out == ""
 
 
-def test_the_end_of_a_pipe_gives_the_rest_and_then_eof_again_and_again(pipe):
+def test_at_the_end_of_a_pipe_the_rest_is_returned_and_then_eof_raised(pipe):
     pipe(b"rest")
     pipe()
     assert run(async_input()) == "rest"
@@ -94,7 +94,7 @@ def test_input_finds_what_async_input_left_in_the_pipe(pipe):
     assert sys.stdin.readline() == "two\n"
 
 
-def test_a_line_that_comes_in_pieces_is_put_together(pipe):
+def test_a_line_that_arrives_in_pieces_is_joined(pipe):
     async def main():
         task = await asked()
         for piece in (b"he", b"ll", b"o\nnext"):
@@ -105,7 +105,7 @@ def test_a_line_that_comes_in_pieces_is_put_together(pipe):
     run(main())
 
 
-def test_a_cancelled_call_takes_no_line_and_not_even_a_part_of_one(pipe):
+def test_a_cancelled_call_takes_no_part_of_a_line(pipe):
     async def main():
         task = await asked()
         pipe(b"half and ")
@@ -115,9 +115,9 @@ def test_a_cancelled_call_takes_no_line_and_not_even_a_part_of_one(pipe):
         pipe(b"half\n")
         assert await async_input() == "half and half"
         task = await asked()
-        pipe(b"here in the very moment\n")
+        pipe(b"arrives with the cancellation\n")
         await cancelled(task)
-        assert await async_input() == "here in the very moment"
+        assert await async_input() == "arrives with the cancellation"
 
     run(main())
 
@@ -132,7 +132,7 @@ def test_a_timeout_is_a_cancellation_too(pipe):
     run(main())
 
 
-def test_calls_at_a_time_get_a_line_each_in_order_and_prompt_when_it_is_their_turn(pipe, capsys):
+def test_concurrent_calls_get_a_line_each_in_order_and_prompt_in_turn(pipe, capsys):
     async def main():
         tasks = [await asked(f"{i}? ") for i in range(4)]
         await cancelled(tasks.pop(1))
@@ -180,10 +180,10 @@ def test_a_line_in_another_encoding_is_an_error_and_the_next_one_is_read(pipe):
     assert run(async_input()) == "fine"
 
 
-def test_the_loop_goes_on_and_forgets_the_descriptor_afterwards(pipe):
+def test_the_loop_continues_and_removes_the_descriptor_afterwards(pipe):
     async def main():
         task = await asked()
-        assert await asyncio.sleep(0.001, "the loop goes on") == "the loop goes on"
+        assert await asyncio.sleep(0.001, "the loop continues") == "the loop continues"
         pipe(b"x\n")
         await task
         assert not asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
@@ -191,7 +191,7 @@ def test_the_loop_goes_on_and_forgets_the_descriptor_afterwards(pipe):
     run(main())
 
 
-def test_a_socket_works_as_a_pipe_does(monkeypatch):
+def test_a_socket_works_like_a_pipe(monkeypatch):
     ours, theirs = socket.socketpair()
     with ours, theirs, theirs.makefile("r", encoding="utf-8") as stream:
         monkeypatch.setattr(sys, "stdin", stream)
@@ -215,7 +215,7 @@ def test_a_terminal_edits_the_line_before_it_is_returned(terminal):
     run(main())
 
 
-def test_lines_typed_ahead_of_a_terminal_come_one_by_one_and_input_may_take_its_share(terminal):
+def test_lines_typed_ahead_are_shared_with_input(terminal):
     terminal(b"one\ntwo\nthree\n")
     assert run(async_input()) == "one"
     assert sys.stdin.readline() == "two\n"
@@ -226,7 +226,7 @@ def test_ctrl_d_ends_the_input_of_a_terminal_once(terminal):
     terminal(b"\x04")
     with pytest.raises(EOFError):
         run(async_input())
-    terminal(b"on\x04")  # amid a line it only hands over what is there
+    terminal(b"on\x04")  # within a line it only submits the characters so far
     terminal(b"e\n")
     assert run(async_input()) == "one"
 
@@ -257,10 +257,10 @@ def test_a_terminal_that_is_closed_is_the_end_of_input(monkeypatch):
         run(main())
 
 
-# What can't be watched.
+# Inputs that cannot be watched.
 
 
-def test_a_file_is_read_line_by_line_together_with_input(monkeypatch, tmp_path):
+def test_a_file_is_read_line_by_line_and_shared_with_input(monkeypatch, tmp_path):
     path = tmp_path / "answers"
     path.write_text("one\ntwo\nthree\nfour")
     with path.open() as stream:
@@ -292,7 +292,7 @@ def test_a_replaced_stdin_without_a_descriptor_works(monkeypatch):
 
 
 class SlowStdin:
-    """Has no descriptor, and its lines take as long as the test likes."""
+    """Has no descriptor, and returns a line when the test releases it."""
 
     def __init__(self):
         self.release = threading.Semaphore(0)
@@ -364,7 +364,7 @@ def read_until(descriptor, text):
     while text not in seen:
         try:
             data = os.read(descriptor, 1024)
-        except OSError:  # a terminal without anybody at the other end
+        except OSError:  # a terminal whose other end is closed
             data = b""
         assert data, seen
         seen += data

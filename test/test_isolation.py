@@ -1,4 +1,4 @@
-"""Objects in processes of their own: transparent, in step, never left behind; and arrays that nobody changes."""
+"""Objects in separate processes: calls, arrays, errors, cancellation, and the end of the process."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ from aiofranka_ros.offload.mpify.isolated import Proxy, mpify
 
 pytestmark = pytest.mark.unit
 
-#: Long enough for anything here on a busy machine [s]; never waited for unless something is wrong.
+#: Long enough for everything here on a busy machine [s]; only reached if something is wrong.
 PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
     before = len(os.listdir("/proc/self/fd"))
-    with mpify(Policy):  # What multiprocessing keeps open from its first use on.
+    with mpify(Policy):  # multiprocessing keeps some descriptors open from its first use on.
         pass
     started = len(os.listdir("/proc/self/fd"))
     assert started <= before + 1
     yield
     gc.collect()
     assert not multiprocessing.active_children()
-    assert len(os.listdir("/proc/self/fd")) <= started  # What other modules had left may be closed meanwhile.
+    assert len(os.listdir("/proc/self/fd")) <= started  # Descriptors of other test modules may have been closed.
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def exists(pid: int) -> bool:
 
 @contextlib.contextmanager
 def script(tmp_path: Path, text: str) -> Iterator[subprocess.Popen[str]]:
-    """A user's script, run on its own."""
+    """A user's script, in a separate process."""
     path = tmp_path / "script.py"
     path.write_text(text)
     # The script needs the objects of the tests.
@@ -117,7 +117,7 @@ def through(channels: tuple[Channel, Channel], value: Any) -> Any:
 
 
 def answer(channels: tuple[Channel, Channel]) -> None:
-    """Something in the other direction, which releases what the receiver no longer has."""
+    """A message in the other direction, which releases the memory that the receiver no longer uses."""
     channels[1].send(1, 2, packed(channels[1], None))
     assert channels[0].receive() is not None
 
@@ -158,12 +158,12 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-def test_every_kind_of_array_arrives_as_it_was_and_writable(channels, name):
+def test_every_kind_of_array_arrives_equal_and_writable(channels, name):
     sent = ARRAYS[name]
     received = through(channels, sent)
     np.testing.assert_array_equal(received, sent)
     assert received.dtype == sent.dtype and received.shape == sent.shape
-    assert received.flags.fnc == sent.flags.fnc, "the memory order matters to those who go through it"
+    assert received.flags.fnc == sent.flags.fnc, "code that relies on the memory order must keep working"
     assert received.flags.writeable
 
 
@@ -175,7 +175,7 @@ def test_arrays_are_found_at_any_depth(channels):
     np.testing.assert_array_equal(received.state[1]["mask"], BASE > 3)
 
 
-def test_one_array_in_two_places_arrives_as_one(channels):
+def test_an_array_that_occurs_twice_arrives_as_one_object(channels):
     first, second = through(channels, [BASE, BASE])
     assert first is second
 
@@ -185,12 +185,12 @@ class Blob(bytearray):
         return Blob, (pickle.PickleBuffer(self),)
 
 
-def test_other_objects_with_buffers_arrive_too(channels):
+def test_objects_with_their_own_buffers_arrive(channels):
     for content in (b"short", bytes(range(256)) * 10):
         assert through(channels, Blob(content)) == Blob(content)
 
 
-def test_what_is_longer_than_a_packet_arrives(channels):
+def test_messages_longer_than_a_packet_arrive(channels):
     long = "joint" * 1_000_000
     many = [np.full(100, index) for index in range(5000)]
     assert through(channels, long) == long
@@ -208,7 +208,7 @@ def test_a_message_that_waits_does_not_change_with_the_callers_array(channels):
     np.testing.assert_array_equal(channels[1].receive().load(), BASE)
 
 
-def test_an_array_that_is_kept_does_not_change_when_more_come(channels):
+def test_a_kept_array_does_not_change_when_more_arrive(channels):
     kept = []
     for number in range(3 * SLOTS):
         kept.append(through(channels, BASE + number)[1:])  # A view of it is enough.
@@ -217,7 +217,7 @@ def test_an_array_that_is_kept_does_not_change_when_more_come(channels):
         np.testing.assert_array_equal(array, BASE[1:] + number)
 
 
-def test_who_writes_into_a_received_array_changes_nothing_else(channels):
+def test_writing_into_a_received_array_changes_nothing_else(channels):
     first = through(channels, BASE)
     first[:] = 0.0
     second = through(channels, BASE)
@@ -233,7 +233,7 @@ def test_arrays_outlive_the_channel(channels):
     received[:] = 1.0
 
 
-def test_memory_is_used_again_as_soon_as_the_arrays_are_gone(channels):
+def test_memory_is_reused_once_the_arrays_are_gone(channels):
     before = footprint()["segments"]
     for _ in range(100):
         array = through(channels, BASE)
@@ -242,7 +242,7 @@ def test_memory_is_used_again_as_soon_as_the_arrays_are_gone(channels):
     assert footprint()["segments"] - before == 2, "one slot, mapped by both ends"
 
 
-def test_keeping_many_arrays_costs_neither_descriptors_nor_segments_without_end(channels):
+def test_keeping_many_arrays_uses_a_bounded_number_of_descriptors_and_segments(channels):
     kept, before = [], footprint()
     for number in range(10 * SLOTS):
         kept.append(through(channels, BASE + number))
@@ -253,7 +253,7 @@ def test_keeping_many_arrays_costs_neither_descriptors_nor_segments_without_end(
     assert after["descriptors"] - before["descriptors"] <= most
 
 
-def test_many_messages_at_once_do_not_leave_their_memory_behind(channels):
+def test_many_messages_at_once_leave_no_memory_behind(channels):
     before = footprint()["segments"]
     for number in range(40):
         channels[0].send(1, 1 + number, packed(channels[0], BASE + number))
@@ -271,10 +271,10 @@ def test_larger_messages_replace_the_memory_of_smaller_ones(channels):
     assert footprint()["segments"] - before <= 2
 
 
-# --- Transparent
+# --- Used like a local object
 
 
-def test_methods_attributes_and_the_object_itself_are_used_as_if_they_were_here(policy):
+def test_methods_attributes_and_the_object_itself_are_used_like_local_ones(policy):
     async def main() -> None:
         assert await policy.pid() != os.getpid()
         assert await policy.gain == 0.5
@@ -296,7 +296,7 @@ def test_dotted_names_reach_into_the_object(policy):
     run(main())
 
 
-def test_attributes_are_set_by_assign_and_not_by_mistake(policy):
+def test_attributes_are_set_by_assign_only(policy):
     async def main() -> None:
         await policy.assign("gain", 0.75)
         assert await policy.gain == 0.75
@@ -309,15 +309,15 @@ def test_attributes_are_set_by_assign_and_not_by_mistake(policy):
     run(main())
 
 
-def test_a_name_of_the_proxy_can_still_be_the_objects(policy):
+def test_remote_reaches_an_attribute_that_the_proxy_has_too(policy):
     async def main() -> None:
-        await policy.assign("stop", "the object's own")
-        assert await policy.remote("stop") == "the object's own"
+        await policy.assign("stop", "of the object")
+        assert await policy.remote("stop") == "of the object"
 
     run(main())
 
 
-def test_python_does_not_take_the_proxy_for_something_else(policy):
+def test_a_proxy_has_no_special_methods_and_cannot_be_pickled(policy):
     for name in ("__len__", "__iter__", "__wrapped__", "__array__"):
         assert not hasattr(policy, name) and not hasattr(policy.echo, name)
     for thing in (policy, policy.echo):
@@ -326,7 +326,7 @@ def test_python_does_not_take_the_proxy_for_something_else(policy):
     assert "Policy" in repr(policy) and "echo" in repr(policy.echo)
 
 
-def test_images_go_there_and_back(policy):
+def test_images_arrive_in_both_directions(policy):
     async def main() -> None:
         images = [np.random.default_rng(n).integers(0, 255, (480, 640, 3), np.uint8) for n in range(4)]
         received = await policy.echo({"images": images})
@@ -337,7 +337,7 @@ def test_images_go_there_and_back(policy):
     run(main())
 
 
-def test_what_the_object_keeps_and_what_the_user_keeps_does_not_change(policy):
+def test_arrays_kept_on_either_side_do_not_change(policy):
     async def main() -> None:
         await policy.assign("kept", [])
         received = []
@@ -351,7 +351,7 @@ def test_what_the_object_keeps_and_what_the_user_keeps_does_not_change(policy):
     run(main())
 
 
-def test_a_call_that_waits_sends_what_was_there_when_it_was_made(policy, tmp_path):
+def test_a_waiting_call_sends_its_arguments_as_they_were_when_it_was_made(policy, tmp_path):
     gate = tmp_path / "gate"
 
     async def main() -> None:
@@ -367,7 +367,7 @@ def test_a_call_that_waits_sends_what_was_there_when_it_was_made(policy, tmp_pat
     run(main())
 
 
-def test_large_messages_neither_deadlock_nor_get_mixed_up(policy):
+def test_large_messages_neither_deadlock_nor_mix(policy):
     async def main() -> None:
         texts = [letter * 3_000_000 for letter in "abcd"]
         assert await asyncio.gather(*[policy.echo(text) for text in texts]) == texts
@@ -375,7 +375,7 @@ def test_large_messages_neither_deadlock_nor_get_mixed_up(policy):
     run(main())
 
 
-# --- In step
+# --- Order, time limits and cancellation
 
 
 def test_concurrent_calls_each_get_their_own_answer_in_order(policy):
@@ -388,7 +388,7 @@ def test_concurrent_calls_each_get_their_own_answer_in_order(policy):
     run(main())
 
 
-def test_a_call_that_takes_too_long_raises_and_its_late_answer_reaches_nobody(policy, tmp_path):
+def test_a_call_that_times_out_raises_and_its_late_answer_is_dropped(policy, tmp_path):
     gate = tmp_path / "gate"
 
     async def main() -> None:
@@ -403,7 +403,7 @@ def test_a_call_that_takes_too_long_raises_and_its_late_answer_reaches_nobody(po
     run(main())
 
 
-def test_a_time_limit_is_given_once_for_all_calls_or_for_one(tmp_path):
+def test_a_time_limit_holds_for_all_calls_or_for_one(tmp_path):
     async def main() -> None:
         async with await mpify.options(timeout=0.05).create(Policy) as proxy:
             with pytest.raises(TimeoutError):
@@ -414,7 +414,7 @@ def test_a_time_limit_is_given_once_for_all_calls_or_for_one(tmp_path):
     run(main())
 
 
-def test_a_call_that_is_given_up_before_its_turn_is_never_executed(policy, tmp_path):
+def test_a_call_cancelled_or_timed_out_before_its_turn_is_never_executed(policy, tmp_path):
     gate = tmp_path / "gate"
 
     async def main() -> None:
@@ -433,7 +433,7 @@ def test_a_call_that_is_given_up_before_its_turn_is_never_executed(policy, tmp_p
     run(main())
 
 
-def test_cancelling_a_running_call_leaves_the_next_ones_in_step(policy, tmp_path):
+def test_after_a_cancelled_call_the_next_one_gets_its_own_answer(policy, tmp_path):
     gate = tmp_path / "gate"
 
     async def main() -> None:
@@ -471,7 +471,7 @@ def test_calls_cancelled_at_any_moment_leave_the_proxy_usable(policy):
     run(main())
 
 
-def test_event_loops_one_after_another_share_a_proxy(policy, tmp_path):
+def test_one_event_loop_after_another_can_use_a_proxy(policy, tmp_path):
     gate = tmp_path / "gate"
 
     async def leave() -> None:
@@ -489,7 +489,7 @@ def test_event_loops_one_after_another_share_a_proxy(policy, tmp_path):
     run(follow())
 
 
-def test_a_loop_that_is_not_closed_hands_the_proxy_over(policy):
+def test_loops_that_are_not_closed_can_take_turns(policy):
     first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
     try:
         for loop in (first, second, first):
@@ -499,7 +499,7 @@ def test_a_loop_that_is_not_closed_hands_the_proxy_over(policy):
         second.close()
 
 
-def test_a_second_loop_that_runs_at_the_same_time_is_refused(policy):
+def test_a_second_running_loop_is_refused(policy):
     async def main() -> None:
         await policy.echo(1)
 
@@ -513,16 +513,16 @@ def test_a_second_loop_that_runs_at_the_same_time_is_refused(policy):
     run(main())
 
 
-def test_without_an_event_loop_a_call_says_so(policy):
+def test_a_call_without_an_event_loop_raises(policy):
     call = policy.echo(1)
     with pytest.raises(RuntimeError, match="event loop"):
         call.send(None)
 
 
-# --- What goes wrong in the object
+# --- Errors in the object
 
 
-def test_an_exception_keeps_its_type_and_brings_its_traceback(policy):
+def test_an_exception_keeps_its_type_and_has_its_remote_traceback(policy):
     async def main() -> None:
         with pytest.raises(KeyError) as caught:
             await policy.fail("k")
@@ -544,7 +544,7 @@ def test_an_exception_keeps_its_type_and_brings_its_traceback(policy):
         ("keyboard interrupt", "builtins.KeyboardInterrupt"),
     ],
 )
-def test_an_exception_that_cannot_travel_is_described(policy, way, type_name):
+def test_an_exception_that_cannot_travel_becomes_a_remote_error(policy, way, type_name):
     async def main() -> None:
         with pytest.raises(RemoteError) as caught:
             await policy.fail_in(way)
@@ -555,7 +555,7 @@ def test_an_exception_that_cannot_travel_is_described(policy, way, type_name):
     run(main())
 
 
-def test_what_cannot_be_pickled_fails_that_call_alone(policy):
+def test_only_the_call_with_an_unpicklable_value_fails(policy):
     async def main() -> None:
         with pytest.raises(NotPicklable, match=r"echo.*lock"):
             await policy.echo(threading.Lock())
@@ -566,7 +566,7 @@ def test_what_cannot_be_pickled_fails_that_call_alone(policy):
     run(main())
 
 
-def test_a_factory_that_raises_does_so_here_and_leaves_no_process():
+def test_an_exception_of_the_factory_arrives_and_the_process_ends():
     with pytest.raises(ValueError, match="no checkpoint") as caught:
         mpify(broken_factory, "no checkpoint")
     assert "broken_factory" in str(caught.value.__cause__)
@@ -584,7 +584,7 @@ def test_a_factory_that_cannot_be_pickled_is_refused_before_anything_starts(monk
         mpify(Policy, threading.Lock())
 
 
-def test_a_process_that_dies_before_the_object_is_there_says_how():
+def test_a_process_that_dies_before_the_object_exists_raises_its_exit_code():
     with pytest.raises(RemoteDied, match="exit code 7") as caught:
         mpify(dying_factory)
     assert caught.value.exit_code == 7
@@ -636,7 +636,7 @@ def test_an_object_that_exits_ends_its_process_and_not_this_one(status):
     run(main())
 
 
-def test_stop_reaps_is_idempotent_and_refuses_what_comes_later(tmp_path):
+def test_stop_reaps_the_process_is_idempotent_and_refuses_later_calls(tmp_path):
     async def main() -> None:
         proxy = await mpify.create(Policy)
         pid = await proxy.pid()
@@ -649,7 +649,7 @@ def test_stop_reaps_is_idempotent_and_refuses_what_comes_later(tmp_path):
     run(main())
 
 
-def test_stop_fails_the_calls_that_wait(tmp_path):
+def test_stop_fails_waiting_calls(tmp_path):
     async def main() -> None:
         proxy = await mpify.options(grace=0.05).create(Policy)
         calls = [asyncio.ensure_future(proxy.wait_for(str(tmp_path / "gate"))) for _ in range(3)]
@@ -661,7 +661,7 @@ def test_stop_fails_the_calls_that_wait(tmp_path):
     run(main())
 
 
-def test_a_call_that_ends_while_it_is_stopped_gets_no_answer_but_ends_in_peace(tmp_path, caplog):
+def test_a_call_that_ends_during_stop_gets_no_answer_and_the_process_ends_by_itself(tmp_path, caplog):
     gate = tmp_path / "gate"
 
     async def main() -> None:
@@ -672,7 +672,7 @@ def test_a_call_that_ends_while_it_is_stopped_gets_no_answer_but_ends_in_peace(t
         proxy.stop()
         with pytest.raises(RemoteStopped) as caught:
             await waiting
-        assert caught.value.exit_code is None, "told before the process had ended"
+        assert caught.value.exit_code is None, "raised before the process had ended"
         with pytest.raises(RemoteStopped) as caught:
             await proxy.echo(1)
         assert caught.value.exit_code == 0
@@ -697,8 +697,8 @@ def test_leaving_async_with_ends_a_busy_process_without_blocking_the_loop(tmp_pa
             busy = asyncio.ensure_future(proxy.compute(str(tmp_path / "begun")))
             await until((tmp_path / "begun").exists)
             ticking = asyncio.ensure_future(tick())
-        assert not exists(pid), "killed, because it neither ended nor heeded SIGTERM"
-        assert ticks > 10, "0.4 s of grace have room for many"
+        assert not exists(pid), "killed, because it ignored SIGTERM"
+        assert ticks > 10, "there is time for many in 0.4 s of grace"
         ticking.cancel()
         with pytest.raises(RemoteStopped):
             await busy
@@ -706,7 +706,7 @@ def test_leaving_async_with_ends_a_busy_process_without_blocking_the_loop(tmp_pa
     run(main())
 
 
-def test_stop_from_another_thread_is_fine_while_the_loop_runs(tmp_path):
+def test_another_thread_can_stop_it_while_the_loop_runs(tmp_path):
     async def main() -> None:
         proxy = await mpify.options(grace=0.1).create(Policy)
         pid = await proxy.pid()
@@ -720,19 +720,19 @@ def test_stop_from_another_thread_is_fine_while_the_loop_runs(tmp_path):
     run(main())
 
 
-def test_a_proxy_that_is_forgotten_ends_its_process():
+def test_a_garbage_collected_proxy_ends_its_process():
     proxy = mpify(Policy)
     pid = run(proxy.pid())
     view = proxy.with_timeout(1.0)
     del proxy
-    assert run(view.echo(1)) == 1, "it is in use through another view"
+    assert run(view.echo(1)) == 1, "another view still uses it"
     with pytest.warns(ResourceWarning, match="never stopped"):
         del view
         gc.collect()
     assert not exists(pid)
 
 
-def test_creating_does_not_block_the_loop_and_is_cancellable(tmp_path):
+def test_create_does_not_block_the_loop_and_can_be_cancelled(tmp_path):
     async def main() -> None:
         creating = asyncio.ensure_future(mpify.options(grace=0.05).create(slow_factory, str(tmp_path / "gate")))
         await until((tmp_path / "gate.begun").exists)
@@ -745,7 +745,7 @@ def test_creating_does_not_block_the_loop_and_is_cancellable(tmp_path):
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_an_object_that_is_not_ready_in_time_is_given_up(tmp_path, blocking):
+def test_an_object_that_is_not_ready_in_time_raises_and_its_process_ends(tmp_path, blocking):
     hasty = mpify.options(start_timeout=0.05, grace=0.05)
     with pytest.raises(TimeoutError):
         if blocking:
@@ -755,7 +755,7 @@ def test_an_object_that_is_not_ready_in_time_is_given_up(tmp_path, blocking):
     assert not [child for child in multiprocessing.active_children() if "slow" in child.name]
 
 
-def test_ctrl_c_is_left_to_the_users_process(policy):
+def test_the_child_ignores_ctrl_c(policy):
     async def main() -> None:
         os.kill(await policy.pid(), signal.SIGINT)
         assert await policy.echo(1) == 1
@@ -763,7 +763,7 @@ def test_ctrl_c_is_left_to_the_users_process(policy):
     run(main())
 
 
-def test_the_object_may_have_processes_of_its_own(policy):
+def test_the_object_can_start_processes(policy):
     assert run(policy.has_children()) == 0
 
 
@@ -782,14 +782,14 @@ if __name__ == "__main__":
 """
 
 
-def test_a_script_that_forgets_to_stop_ends_and_leaves_nothing(tmp_path):
+def test_a_script_that_does_not_call_stop_ends_and_leaves_no_process(tmp_path):
     with script(tmp_path, FORGETFUL.format(then="pass")) as process:
         output, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors
         assert not exists(int(output))
 
 
-def test_the_process_ends_with_the_users_even_while_it_computes(tmp_path):
+def test_the_process_ends_with_the_users_process_even_while_it_computes(tmp_path):
     begun = tmp_path / "begun"
     with script(tmp_path, FORGETFUL.format(then=f"await policy.compute({str(begun)!r})")) as process:
         assert process.stdout is not None
@@ -804,19 +804,19 @@ def test_the_process_ends_with_the_users_even_while_it_computes(tmp_path):
                 os.kill(pid, signal.SIGKILL)
 
 
-def test_a_script_without_a_guard_gets_a_clear_error_and_not_endless_processes(tmp_path):
+def test_a_script_without_a_main_guard_gets_a_clear_error(tmp_path):
     text = "from aiofranka_ros import mpify\nfrom isolated_objects import Policy\nprint('once')\nmpify(Policy)\n"
     with script(tmp_path, text) as process:
         output, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1
-        assert output.count("once") == 2, "the script, and the child that imports it"
+        assert output.count("once") == 2, "by the script, and by the child that imports it"
         assert "__main__" in errors.strip().splitlines()[-1]
 
 
-# --- What the child has to say
+# --- Logs and output of the child
 
 
-def test_log_records_of_the_child_reach_the_loggers_here(policy, caplog):
+def test_log_records_of_the_child_reach_the_loggers_of_the_users_process(policy, caplog):
     async def main() -> None:
         await policy.log(logging.WARNING, "gripper at %.1f mm", 12.34)
         await policy.log(logging.WARNING, "x" * 200_000)
@@ -830,13 +830,13 @@ def test_log_records_of_the_child_reach_the_loggers_here(policy, caplog):
     assert "KeyError: 'k'" in exception.exc_text
 
 
-def test_levels_set_here_hold_in_the_child_and_records_of_the_factory_arrive(caplog):
+def test_log_levels_hold_in_the_child_and_records_of_the_factory_arrive(caplog):
     with caplog.at_level(logging.DEBUG, logger="policy"), mpify(logging_factory) as proxy:
         run(proxy.log(logging.DEBUG, "fine"))
     assert [record.getMessage() for record in caplog.records if record.name == "policy.child"] == ["loading", "fine"]
 
 
-def test_what_the_child_prints_is_not_lost_even_if_it_is_killed(capfd, monkeypatch):
+def test_output_of_the_child_is_not_lost_if_it_is_killed(capfd, monkeypatch):
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     with mpify(Policy) as proxy:
         run(proxy.speak())
@@ -846,10 +846,10 @@ def test_what_the_child_prints_is_not_lost_even_if_it_is_killed(capfd, monkeypat
     assert "said by the child" in output.out and "complained by the child" in output.err
 
 
-# --- Nothing leaks
+# --- Leaks
 
 
-def test_calls_with_images_leave_neither_memory_nor_descriptors_behind(policy):
+def test_calls_with_images_leak_neither_memory_nor_descriptors(policy):
     async def main() -> None:
         image = np.zeros((480, 640, 3), np.uint8)
         footprints = []
@@ -870,12 +870,12 @@ def test_calls_with_images_leave_neither_memory_nor_descriptors_behind(policy):
 
 
 @pytest.mark.slow
-def test_the_benchmark_writes_what_it_measured(tmp_path):
+def test_the_benchmark_writes_its_figures(tmp_path):
     report = tmp_path / "bench" / "offload.json"
     bench = Path(__file__).parent.parent / "bench" / "offload.py"
     command = [sys.executable, str(bench), "--rounds", "1", "--leak-check", "100", "--quiet", "--output", str(report)]
     status = subprocess.run(command, timeout=PATIENCE, check=False).returncode
-    assert status in (0, 1), "how fast this machine is now is not for a test to judge"
+    assert status in (0, 1), "1 if this machine is too slow at the moment"
     figures = json.loads(report.read_text())
     for helper in ("mpify", "pipe", "asyncify", "run_in_executor", "cuda_inference_thread"):
         for payload in ("vector", "image", "four_images"):

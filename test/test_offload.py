@@ -34,7 +34,7 @@ request = contextvars.ContextVar("request", default="none")
 
 
 def run(main):
-    """Run a coroutine function; whatever ends up in the loop's exception handler fails the test."""
+    """Run a coroutine function; an error that reaches the loop's exception handler fails the test."""
     complaints = []
 
     async def watched():
@@ -57,7 +57,7 @@ async def until(condition):
 
 
 class Gate:
-    """A function that blocks its thread until it is opened, and knows who came."""
+    """A function that blocks its thread until it is opened, and records its calls."""
 
     def __init__(self):
         self.entered = []
@@ -75,7 +75,7 @@ class Gate:
 def gate():
     gate = Gate()
     yield gate
-    gate.open.set()  # no thread stays in it, however the test ended
+    gate.open.set()  # releases all threads, however the test ends
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def infer():
 
 
 class Policy:
-    """What a user decorates."""
+    """A class with decorated methods."""
 
     def __init__(self, gain):
         self.gain = gain
@@ -152,7 +152,7 @@ def test_a_method_is_bound_when_awaited_and_in_sync():
     assert run(lambda: Policy.get_action(policy, 2)) == 6
 
 
-def test_static_and_class_methods_work_in_either_order_of_the_decorators():
+def test_static_and_class_methods_work_with_either_order_of_decorators():
     for holder in (Policy, Policy(1)):
         assert run(lambda h=holder: h.outer_static(1)) == 2 == holder.outer_static.sync(1)
         assert run(lambda h=holder: h.inner_static(1)) == 3 == holder.inner_static.sync(1)
@@ -187,7 +187,7 @@ def test_arguments_of_any_name_reach_the_function():
     assert run(lambda: asyncify(odd)(self=1, fn=2, function=3, repeat=4)) == (1, 2, 3, 4)
 
 
-def test_the_wrapper_looks_like_the_original_as_a_coroutine_function():
+def test_the_wrapper_looks_like_a_coroutine_function_with_the_originals_signature():
     policy = Policy(1)
     for wrapper in (asyncify(square), Policy.get_action, policy.get_action, asyncify(Model()), asyncify(len)):
         assert inspect.iscoroutinefunction(wrapper)
@@ -216,7 +216,7 @@ class AsyncModel:
     "function",
     [coroutine_function, generator_function, AsyncModel(), functools.partial(coroutine_function), asyncify(square), 3],
 )
-def test_what_is_asynchronous_or_no_function_is_refused(function):
+def test_asynchronous_and_uncallable_objects_are_refused(function):
     with pytest.raises(TypeError):
         asyncify(function)
     with pytest.raises(TypeError):
@@ -231,14 +231,14 @@ def test_an_exception_keeps_its_type_and_the_line_that_raised_it():
     assert caught.traceback[-1].name == "fails"
 
 
-def test_stop_iteration_is_raised_as_runtime_error_rather_than_hanging_the_await(infer):
+def test_stop_iteration_becomes_a_runtime_error(infer):
     for offloaded in (asyncify(next), infer.wrap(next)):
         with pytest.raises(RuntimeError) as caught:
             run(lambda offloaded=offloaded: offloaded(iter(())))
         assert isinstance(caught.value.__cause__, StopIteration)
 
 
-def test_system_exit_reaches_the_one_who_awaits(infer):
+def test_system_exit_reaches_the_awaiting_task(infer):
     async def main(offloaded):
         with pytest.raises(SystemExit) as caught:
             await offloaded(3)
@@ -271,7 +271,7 @@ def test_context_variables_are_those_of_the_awaiting_task(infer):
 # asyncify: its executor.
 
 
-def test_no_more_calls_run_at_a_time_than_there_are_workers_and_the_rest_waits_its_turn(gate):
+def test_calls_beyond_the_number_of_workers_wait_for_their_turn(gate):
     async def main():
         calls = [asyncio.ensure_future(asyncify(gate)(i)) for i in range(3 * ASYNCIFY_WORKERS)]
         await until(lambda: len(gate.entered) == ASYNCIFY_WORKERS)
@@ -309,14 +309,14 @@ def test_fewer_than_one_worker_is_refused():
         asyncify(max_workers=0)
 
 
-def test_one_worker_of_its_own_serialises_what_one_decorator_decorates(gate):
+def test_a_decorator_with_one_worker_runs_one_call_at_a_time(gate):
     one_at_a_time = asyncify(max_workers=1)
     first, second = one_at_a_time(gate), one_at_a_time(gate)
 
     async def main():
         calls = [asyncio.ensure_future(call(i)) for i, call in enumerate((first, second, first))]
         await until(lambda: gate.entered)
-        assert await asyncify(square)(2) == 4  # the shared threads are not concerned
+        assert await asyncify(square)(2) == 4  # the shared threads are free
         assert gate.entered == [0]
         gate.open.set()
         await asyncio.gather(*calls)
@@ -325,7 +325,7 @@ def test_one_worker_of_its_own_serialises_what_one_decorator_decorates(gate):
     run(main)
 
 
-def test_a_call_that_has_not_begun_never_runs_once_its_await_is_cancelled(gate):
+def test_a_call_cancelled_before_it_begins_never_runs(gate):
     offloaded = asyncify(max_workers=1)(gate)
 
     async def main():
@@ -345,7 +345,7 @@ def test_a_call_that_has_not_begun_never_runs_once_its_await_is_cancelled(gate):
     run(main)
 
 
-def test_the_outcome_of_a_cancelled_call_is_dropped_and_the_next_call_gets_its_own(gate, infer):
+def test_the_outcome_of_a_cancelled_call_is_dropped(gate, infer):
     def fails_later(value):
         gate(value)
         raise ValueError(value)
@@ -367,7 +367,7 @@ def test_the_outcome_of_a_cancelled_call_is_dropped_and_the_next_call_gets_its_o
     run(lambda: main(infer.wrap(fails_later), infer.wrap(square)))
 
 
-def test_a_call_within_a_worker_runs_in_place_instead_of_waiting_for_itself(infer):
+def test_a_call_awaited_in_a_worker_runs_right_there(infer):
     def nested(offloaded):
         return asyncio.run(offloaded(4)), threading.get_ident()
 
@@ -427,7 +427,7 @@ def test_arguments_and_results_are_not_kept_after_the_call(gate):
             alive = await call(decorate)
             await until(lambda alive=alive: alive() is None)
 
-    gc.disable()  # without its help
+    gc.disable()  # reference counts alone must free them
     try:
         with CudaInferenceThread() as infer:
             for decorate in (asyncify(max_workers=1), infer.wrap):
@@ -437,7 +437,7 @@ def test_arguments_and_results_are_not_kept_after_the_call(gate):
         gc.enable()
 
 
-def test_a_call_that_outlives_its_event_loop_disturbs_nobody(gate, infer, monkeypatch):
+def test_a_call_that_outlives_its_event_loop_causes_no_errors(gate, infer, monkeypatch):
     failures = []
     monkeypatch.setattr(threading, "excepthook", failures.append)
 
@@ -472,8 +472,8 @@ def test_several_event_loops_share_the_threads(infer):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # from Python 3.12, and the point of this
-def test_a_forked_child_starts_threads_of_its_own_and_knows_that_the_inference_thread_is_gone(infer):
-    run(lambda: asyncify(square)(2))  # the parent has threads that the child won't
+def test_a_forked_child_starts_new_threads_and_has_no_inference_thread(infer):
+    run(lambda: asyncify(square)(2))  # the parent has threads that the child will not have
 
     child = os.fork()
     if child == 0:
@@ -520,7 +520,7 @@ asyncio.run(main(asyncify(work) if sys.argv[1] == "asyncify" else infer.wrap(wor
 
 
 @pytest.mark.parametrize("helper", ["asyncify", "cuda"])
-def test_the_end_of_the_process_waits_for_a_short_call_and_not_for_one_that_hangs(helper):
+def test_the_process_waits_at_exit_for_a_short_call_but_not_for_one_that_hangs(helper):
     for seconds, grace, expected in (("0.1", "20", "finished\n"), ("1000", "0.1", "")):
         command = [sys.executable, "-c", EXIT_SCRIPT, helper, seconds, grace]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -530,7 +530,7 @@ def test_the_end_of_the_process_waits_for_a_short_call_and_not_for_one_that_hang
 # CudaInferenceThread.
 
 
-def test_everything_runs_in_one_and_the_same_thread_in_order(infer):
+def test_all_calls_run_in_one_thread_in_order(infer):
     order = []
 
     def note(i):
@@ -580,7 +580,7 @@ def test_start_and_stop_may_be_repeated_and_leave_no_thread():
         assert set(threading.enumerate()) <= before
 
 
-def test_wrap_offers_the_original_bound_for_methods_too(infer):
+def test_the_sync_attribute_of_a_wrapped_method_is_bound(infer):
     class Camera:
         offset = 5
 
@@ -595,7 +595,7 @@ def test_wrap_offers_the_original_bound_for_methods_too(infer):
     assert wrapped.sync() == threading.get_ident() != run(wrapped)
 
 
-def test_stop_fails_what_waits_and_lets_the_running_call_deliver(gate):
+def test_stop_fails_waiting_calls_and_lets_the_running_one_finish(gate):
     async def main():
         infer = CudaInferenceThread()
         infer.start()
@@ -634,7 +634,7 @@ def test_async_with_waits_for_the_running_call_without_blocking_the_loop(gate):
         async with CudaInferenceThread() as infer:
             running = asyncio.ensure_future(infer.run(gate))
             await until(lambda: gate.entered)
-            # Only the loop can open the gate: were it blocked by the exit, it would never come.
+            # Only the loop can open the gate: if the exit blocked the loop, the gate would stay closed.
             asyncio.get_running_loop().call_later(0.02, gate.open.set)
         assert not infer.running and infer.stop(timeout=0.0)
         await running
@@ -658,7 +658,7 @@ def test_a_cancelled_call_that_waits_never_runs(gate, infer):
         gate.open.set()
         deadline = time.monotonic() + LONG
         while 2 not in gate.entered and time.monotonic() < deadline:
-            time.sleep(0.001)  # the loop is blocked: the thread comes first and must know by itself
+            time.sleep(0.001)  # the loop is blocked, so the thread runs first and must notice the cancellation itself
         assert await calls[1] == 2 and await running == 0
         assert calls[0].cancelled()
         assert gate.entered == [0, 2]
@@ -666,7 +666,7 @@ def test_a_cancelled_call_that_waits_never_runs(gate, infer):
     run(main)
 
 
-def test_latest_only_drops_observations_that_a_newer_one_overtakes(gate):
+def test_latest_only_drops_an_observation_when_a_newer_one_arrives(gate):
     reset = []
 
     async def main():
@@ -689,7 +689,7 @@ def test_latest_only_drops_observations_that_a_newer_one_overtakes(gate):
     run(main)
 
 
-def test_latest_only_tells_methods_of_different_objects_apart(gate):
+def test_latest_only_treats_methods_of_different_objects_as_different(gate):
     class Arm:
         def __init__(self, name):
             self.name = name
@@ -727,7 +727,7 @@ def test_warm_up_is_measured_and_neither_counted_nor_superseded(gate):
     run(main)
 
 
-def test_timings_tell_waiting_from_running_and_are_bounded(gate):
+def test_timings_separate_waiting_from_running_and_are_bounded(gate):
     def fails():
         raise ValueError
 
