@@ -1,7 +1,7 @@
-"""A policy that needs nothing but numpy: it sees a ball in four pictures and lets the hand follow it.
+"""A policy that needs only numpy: it sees a ball in four pictures and makes the hand follow it.
 
-It stands for a learned one, and has its shape: an observation of 3.7 MB goes in, a chunk of the next poses comes out.
-``policy_process.py`` and ``policy_over_ros.py`` run it in a process of its own, which imports this module.
+It replaces a learned policy and has the same interface: an observation of 3.7 MB goes in, a chunk of the next poses
+comes out. ``policy_process.py`` and ``policy_over_ros.py`` run it in a separate process, which imports this module.
 """
 
 import time
@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-#: How far the hand goes for a pixel [m].
+#: How far the hand moves for each pixel [m].
 METRES_PER_PIXEL = 2e-4
-#: Share of a new measurement in the estimate of the ball's velocity.
+#: Weight of a new measurement in the estimate of the ball's velocity.
 _SMOOTHING = 0.3
 
 
 class BallPolicy:
-    """Follows a red ball with the hand, in the y-z plane of the base.
+    """Moves the hand after a red ball, in the y-z plane of the base.
 
     :param period: time from one pose of a chunk to the next [s].
     :param length: poses in a chunk.
-    :param think: how long it pretends to compute for every chunk [s].
+    :param think: how long it pretends to compute each chunk [s].
     """
 
     def __init__(self, period: float, length: int = 8, think: float = 0.0) -> None:
@@ -31,14 +31,14 @@ class BallPolicy:
     def reset(self, initial_ee: np.ndarray) -> None:
         """Begin a new episode.
 
-        :param initial_ee: pose of the hand (4, 4) that belongs to a ball in the middle of the pictures.
+        :param initial_ee: pose of the hand in the base (4, 4) for a ball in the middle of the pictures.
         """
         self._initial_ee = initial_ee
         self._last: tuple[float, np.ndarray] | None = None
         self._velocity = np.zeros(2)
 
     def get_chunk(self, observation: dict[str, Any]) -> np.ndarray:
-        """The next poses of the hand (length, 4, 4); the first one is for the moment of the observation.
+        """The next poses of the hand (length, 4, 4); the first one is for the time of the observation.
 
         :param observation: ``images``, a list of uint8 arrays (480, 640, 3), and ``time``, when they were taken [s].
         :raises LookupError: none of the images shows the ball.
@@ -50,7 +50,7 @@ class BallPolicy:
             self._velocity += _SMOOTHING * (measured - self._velocity)
         self._last = now, ball
         chunk = np.repeat(self._initial_ee[None], len(self._ahead), axis=0)
-        # To the right in the picture is along -y, down is along -z.
+        # Right in the picture is -y of the base, down is -z.
         chunk[:, 1:3, 3] -= METRES_PER_PIXEL * (ball + self._ahead[:, None] * self._velocity)
         return chunk
 

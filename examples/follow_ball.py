@@ -1,8 +1,8 @@
 """What ``policy_process.py`` and ``policy_over_ros.py`` share: simulated cameras, and the loop around the policy.
 
-The loop sends a target in every period, whether or not the policy has answered by then. A chunk begins when its
-observation was made, so the loop takes the pose that belongs to the present time: a slow policy makes the hand less
-exact, but never late or jerky.
+The loop sends a target in every period, even if the policy has not answered. A chunk starts at the time of its
+observation, so the loop picks the pose for the present time: with a slow policy the hand is less accurate, but never
+late or jerky.
 """
 
 import asyncio
@@ -15,16 +15,16 @@ from aiofranka_ros import FrankaController, asyncify
 
 #: Targets per second [Hz].
 RATE = 30.0
-#: How far the ball goes from the middle of the picture [pixel], its radius [pixel], and its turns per second [Hz].
+#: Distance of the ball from the middle of the picture [pixel], its radius [pixel], and its revolutions per second [Hz].
 _ORBIT, _RADIUS, _FREQUENCY = 150.0, 25, 0.2
 _GREYS = (20, 40, 60, 80)
 
 
 class Cameras:
-    """Four cameras that see a ball go round; at first and at last it is at rest in the middle of their pictures.
+    """Four cameras that see a ball move in a circle; it starts and ends at rest in the middle of their pictures.
 
-    :param begin: when the ball begins [s].
-    :param seconds: how long it takes.
+    :param begin: when the ball starts to move [s, time of the event loop].
+    :param seconds: how long it moves [s].
     """
 
     def __init__(self, begin: float, seconds: float) -> None:
@@ -32,7 +32,7 @@ class Cameras:
         self._seconds = seconds
 
     def ball(self, now: float) -> np.ndarray:
-        """Where the ball is: to the right and down [pixel] (2,)."""
+        """Position of the ball: to the right and down [pixel] (2,)."""
         elapsed = now - self._begin
         share = np.clip(min(elapsed, self._seconds - elapsed) / 2.0, 0.0, 1.0)
         angle = 2.0 * np.pi * _FREQUENCY * elapsed
@@ -51,9 +51,9 @@ class Cameras:
 
 
 async def follow(controller: FrankaController, policy: Any, seconds: float) -> str:
-    """Let the hand follow the ball; returns how well that went.
+    """Make the hand follow the ball; returns how well it did.
 
-    :param policy: a proxy of a :class:`~ball_policy.BallPolicy`.
+    :param policy: an ``mpify`` proxy of a :class:`~ball_policy.BallPolicy`.
     :param seconds: how long, at least 4 [s].
     """
     loop = asyncio.get_running_loop()
@@ -64,7 +64,7 @@ async def follow(controller: FrankaController, policy: Any, seconds: float) -> s
     cameras = Cameras(begin, seconds)
 
     async def think() -> tuple[float, float, np.ndarray]:
-        """When the pictures were taken, when their chunk was there [s], and the chunk."""
+        """When the pictures were taken, when their chunk arrived [s], and the chunk."""
         taken = loop.time()
         chunk = await policy.get_chunk(await cameras.read(taken))
         return taken, loop.time(), chunk
@@ -88,5 +88,5 @@ async def follow(controller: FrankaController, policy: Any, seconds: float) -> s
     return (
         f"{len(errors)} targets at {len(errors) / (loop.time() - begin):.1f} Hz, {len(delays)} chunks; "
         f"from pictures to chunk {1e3 * np.median(delays):.0f} ms (median), {1e3 * max(delays):.0f} ms (longest); "
-        f"{1e3 * rms:.1f} mm from the ball (rms), which went {1e3 * METRES_PER_PIXEL * _ORBIT:.0f} mm wide"
+        f"{1e3 * rms:.1f} mm from the ball (rms), which moved {1e3 * METRES_PER_PIXEL * _ORBIT:.0f} mm wide"
     )

@@ -1,12 +1,12 @@
-"""The shortest way around: a move, joint targets, poses.
+"""The shortest tour: a move, joint targets, poses.
 
-What one sees: the arm moves three joints by 0.1 rad and back, sways about its first joint, then draws a flat circle of
-2 cm radius with its hand. Everything begins where the arm is. At the end, two lines say how well that went.
+You see the arm move three joints by 0.1 rad and back, sway about its first joint, then draw a flat circle of 2 cm
+radius with its hand. Everything starts where the arm is. At the end, two lines say how well it worked.
 
     python examples/hello.py                        # a simulated arm
     python examples/hello.py --robot 172.16.0.2     # a real one: keep the emergency stop in your hand
 
-Ctrl-C brings the arm to rest and releases it.
+Ctrl-C stops the arm and releases it.
 """
 
 import argparse
@@ -23,7 +23,7 @@ RATE, STEPS = 50, 150
 
 
 async def greet(controller: FrankaController) -> str:
-    """The three motions, one after the other; returns what became of them."""
+    """The three motions, one after the other; returns how far the arm moved."""
     here = controller.state["qpos"]
     await controller.move(here + [0.0, 0.1, 0.0, 0.1, 0.0, 0.1, 0.0])
     there = controller.state["qpos"]
@@ -31,7 +31,7 @@ async def greet(controller: FrankaController) -> str:
 
     loop = asyncio.get_running_loop()
     controller.set_freq(RATE)
-    # 0 at the beginning and at the end, where it changes slowly: the arm starts and stops gently.
+    # 0 at the beginning and at the end, with zero slope: the arm starts and stops gently.
     swing = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(1, STEPS + 1) / STEPS)
     begin = loop.time()
 
@@ -55,7 +55,7 @@ async def greet(controller: FrankaController) -> str:
 
 
 async def main(robot: str) -> None:
-    """Greet with the arm at ``robot``, and watch its control loop meanwhile."""
+    """Greet with the arm at ``robot``, and watch its control loop."""
     async with FrankaController(RobotInterface(robot)) as controller:
         motions, connection = await asyncio.gather(greet(controller), controller.test_connection(8.0))
         print(motions)

@@ -1,14 +1,14 @@
-"""Change the control law while the arm moves, and feel nothing of it.
+"""Change the control law while the arm moves, without a jerk.
 
-What one sees: in turn the arm sways about its first joint (impedance, pid), moves its hand up and down (osc), and can
-be pushed about by hand (torque), for some seconds each, without a jerk in between. A line for each switch says by how
-much the torque changed from the state before it to the state after it.
+You see the arm sway about its first joint (impedance, pid), move its hand up and down (osc), and then you can push it
+around by hand (torque), for some seconds each. For each switch, a line reports how much the torque changed between the
+states before and after it.
 
     python examples/switch_modes.py                              # a simulated arm
     python examples/switch_modes.py --robot 172.16.0.2           # a real one: keep the emergency stop in your hand
-    python examples/switch_modes.py --node aiofranka             # whatever arm a running node has
+    python examples/switch_modes.py --node aiofranka             # the arm of a running node
 
-Ctrl-C brings the arm to rest, and releases it unless a node had it active before.
+Ctrl-C stops the arm, and releases it unless a node had activated it before.
 """
 
 import argparse
@@ -21,14 +21,14 @@ import numpy as np
 from aiofranka_ros import FrankaController, RobotInterface, RosInterface
 from aiofranka_ros.errors import FrankaError
 
-#: Targets per second [Hz]. In mode torque they have to come within ``torque_timeout`` of each other.
+#: Targets per second [Hz]. In mode torque they must follow each other within ``torque_timeout``.
 RATE = 100
 #: Damping of the arm in mode torque [Nm s/rad] (7,).
 DAMPING = np.array([4.0, 4.0, 4.0, 4.0, 1.0, 1.0, 1.0])
 
 
 def swing(seconds: float) -> Iterator[float]:
-    """From 0 to 1 and back to 0, once in so many seconds [s]."""
+    """Shares from 0 to 1 and back to 0, over this time [s]."""
     steps = round(seconds * RATE)
     for step in range(1, steps + 1):
         yield 0.5 - 0.5 * np.cos(2.0 * np.pi * step / steps)
@@ -51,13 +51,13 @@ async def lift(controller: FrankaController, seconds: float) -> None:
 
 
 async def give_way(controller: FrankaController, seconds: float) -> None:
-    """Torques: gravity is compensated anyway, so nothing but some damping."""
+    """Torques: the robot compensates gravity, so only some damping."""
     for _ in swing(seconds):
         await controller.set("torque", -DAMPING * controller.state["qvel"])
 
 
 async def use_all(controller: FrankaController, seconds: float) -> None:
-    """Every mode in turn, for so many seconds [s] each."""
+    """Every mode in turn, for this time [s] each."""
     controller.set_freq(RATE)
     for mode, use in (("impedance", sway), ("pid", sway), ("osc", lift), ("torque", give_way), ("impedance", sway)):
         before, mode_before = await controller.next_state(), controller.type
@@ -70,7 +70,7 @@ async def use_all(controller: FrankaController, seconds: float) -> None:
 
 
 async def main(arm: RobotInterface | RosInterface, seconds: float) -> None:
-    """Use all modes of ``arm``, and watch its control loop meanwhile."""
+    """Use all modes of ``arm``, and watch its control loop."""
     async with FrankaController(arm) as controller:
         _, connection = await asyncio.gather(use_all(controller, seconds), controller.test_connection(5.0 * seconds))
         print(connection)
@@ -82,13 +82,13 @@ if __name__ == "__main__":
     which.add_argument(
         "--robot", default="sim", metavar="ADDRESS", help="address of the robot; sim: a simulated one [%(default)s]"
     )
-    which.add_argument("--node", metavar="NAME", help="name of a node that has the arm, instead of an address")
+    which.add_argument("--node", metavar="NAME", help="name of a node that drives the arm, instead of an address")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long to use each mode [%(default)s]")
     arguments = parser.parse_args()
     link = RosInterface(arguments.node) if arguments.node else RobotInterface(arguments.robot)
     try:
         asyncio.run(main(link, arguments.seconds))
     except KeyboardInterrupt:
-        sys.exit(130)  # Nothing else to do: `async with` has let the arm come to rest.
+        sys.exit(130)  # Nothing else to do: `async with` has stopped the arm.
     except FrankaError as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""The examples run as their first lines say, on a simulated arm, and do what they say one sees."""
+"""The examples run on a simulated arm as their docstrings say, and do what they promise."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ EXAMPLES = ROOT / "examples"
 #: Those that can be started; the others are imported by them.
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py") if '__name__ == "__main__"' in path.read_text())
 
-#: Longest that an example may take [s]: the first one after a change compiles the kernels.
+#: Longest time that an example may take [s]: the first one after a change compiles the kernels.
 _LONGEST = 4.0 * PATIENCE
 pytestmark = pytest.mark.timeout(2.0 * _LONGEST)
 
 
 class Example:
-    """An example as a user starts it from a terminal, in a process group of its own.
+    """An example as a user starts it from a terminal, in a separate process group.
 
-    :param log: file for what goes to standard error.
+    :param log: file for standard error.
     """
 
     def __init__(self, name: str, *arguments: str, log: Path) -> None:
@@ -49,13 +49,13 @@ class Example:
         return self._log.read_text()
 
     def output(self) -> str:
-        """All that it prints, once it has ended by itself; the exit status is 0."""
+        """Everything that it prints until it ends by itself, with exit status 0."""
         printed, _ = self.process.communicate(timeout=_LONGEST)
         assert self.process.returncode == 0, self.complaints
         return printed
 
     def interrupted(self) -> str:
-        """What it still prints after Ctrl-C, which leaves no process behind and no traceback."""
+        """What it prints after Ctrl-C, which must leave no process and no traceback behind."""
         children = descendants(self.process.pid)
         os.killpg(self.process.pid, signal.SIGINT)  # As a terminal does: every process of the group gets it.
         printed, _ = self.process.communicate(timeout=PATIENCE)
@@ -67,7 +67,7 @@ class Example:
 
 @contextlib.contextmanager
 def started(name: str, *arguments: str, tmp_path: Path) -> Iterator[Example]:
-    """An example that runs; ended, with all that it started, at last."""
+    """A running example; in the end it is killed, with everything that it started."""
     example = Example(name, *arguments, log=tmp_path / f"{name}.log")
     try:
         yield example
@@ -90,10 +90,10 @@ def assert_nothing_was_lost(printed: str) -> None:
 
 
 def assert_the_ball_was_followed(printed: str) -> None:
-    # Chunks bridge what a busy machine takes away: half of the targets and a few chunks a second will do.
+    # On a busy machine, chunks bridge the gaps: half of the targets and a few chunks a second are enough.
     assert figure(r"(\d+) targets", printed) > 0.5 * 30 * 6
     assert figure(r"(\d+) chunks", printed) > 6
-    # Without moving at all it would be some 25 mm; 3 mm on an idle machine.
+    # Without any motion it would be some 25 mm; on an idle machine it is 3 mm.
     assert figure(r"([\d.]+) mm from the ball", printed) < 15.0
 
 
@@ -106,7 +106,7 @@ def test_hello_moves_sways_and_circles(tmp_path: Path) -> None:
     assert_nothing_was_lost(printed)
 
 
-def test_the_policy_in_a_process_of_its_own_follows_the_ball(tmp_path: Path) -> None:
+def test_the_policy_in_a_separate_process_follows_the_ball(tmp_path: Path) -> None:
     with started("policy_process", "--seconds", "6", tmp_path=tmp_path) as example:
         printed = example.output()
     assert_the_ball_was_followed(printed)
@@ -121,7 +121,7 @@ def test_a_slow_policy_still_gives_a_target_in_every_period(tmp_path: Path) -> N
     assert_nothing_was_lost(printed)
 
 
-def test_the_policy_follows_the_ball_beside_a_running_node(tmp_path: Path) -> None:
+def test_the_policy_follows_the_ball_through_a_running_node(tmp_path: Path) -> None:
     node = NodeProcess(tmp_path / "node.log", diagnostics_rate=10.0, heartbeat_timeout=2.0)
     try:
         with started("policy_over_ros", "--node", node.name, "--seconds", "6", tmp_path=tmp_path) as example:
@@ -138,8 +138,8 @@ def test_modes_are_switched_without_a_step_in_the_torque(tmp_path: Path) -> None
     with started("switch_modes", "--seconds", "2", tmp_path=tmp_path) as example:
         printed = example.output()
     changes = [float(change) for change in re.findall(r"changed by ([\d.]+) Nm", printed)]
-    # The states are 10 ms apart, on a busy machine more, and the arm has not quite come to rest: 0.3 Nm on an idle one.
-    # A torque that began anew would change by 990 Nm/s in that time.
+    # The states are 10 ms apart, on a busy machine more, and the arm has not quite stopped: 0.3 Nm on an idle one. If the
+    # new law started from zero, the torque would change by 990 Nm/s in that time.
     assert len(changes) == 5 and max(changes) < 5.0
     assert_nothing_was_lost(printed)
 
@@ -158,7 +158,7 @@ def test_the_ros_client_activates_streams_moves_and_cancels(tmp_path: Path) -> N
     assert wait_until(lambda: not any(alive(pid) for pid in children))
 
 
-def test_change_state_configures_and_activates_and_says_what_was_refused(tmp_path: Path) -> None:
+def test_change_state_configures_and_activates_and_reports_a_refusal(tmp_path: Path) -> None:
     node = NodeProcess(tmp_path / "node.log")
     try:
         for transition in ("configure", "activate", "deactivate"):
@@ -197,7 +197,7 @@ def test_help_explains_every_option(name: str, tmp_path: Path) -> None:
         assert re.search(rf"^  {option} \w+\s+[a-z]+ ", explained, re.MULTILINE), f"{option} is not explained"
 
 
-def test_an_arm_that_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_arm_is_reported_in_one_line(tmp_path: Path) -> None:
     with started("hello", "--robot", "127.0.0.99", tmp_path=tmp_path) as example:
         printed, _ = example.process.communicate(timeout=PATIENCE)
         complaints = example.complaints

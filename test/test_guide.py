@@ -255,23 +255,23 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
     return {"__name__": "guide", "run_policy": run_policy}
 
 
-@pytest.mark.timeout(300)  # Everything in one run, on a machine that may be busy; 25 s on an idle one.
-def test_the_code_of_the_guide_runs_as_it_stands(
+@pytest.mark.timeout(300)  # Everything in one run, perhaps on a busy machine; 25 s on an idle one.
+def test_the_code_of_the_guide_runs_as_printed(
     node: int, surroundings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = _of_this_process(node)
     asyncio.run(run_and_clean_up(GUIDE, tmp_path, surroundings, GUIDES))
     assert "('communication_constraints_violation',)" in capsys.readouterr().out
-    # Of the simulated arm, the control process and the policies of the guide, none is left.
+    # The simulated arm, the control process and the guide's policies have ended.
     assert wait_until(lambda: not _of_this_process(node) - before)
 
 
 @pytest.mark.timeout(300)
-def test_the_script_in_the_page_about_porting_runs_as_it_stands(surroundings: dict[str, Any], tmp_path: Path) -> None:
+def test_the_script_in_the_page_about_porting_runs_as_printed(surroundings: dict[str, Any], tmp_path: Path) -> None:
     asyncio.run(run_and_clean_up(PORTING, tmp_path, surroundings, PORTINGS))
 
 
-def test_the_cells_of_the_page_about_notebooks_run_in_an_event_loop_that_already_runs(tmp_path: Path) -> None:
+def test_the_cells_of_the_page_about_notebooks_run_in_a_running_event_loop(tmp_path: Path) -> None:
     async def run_policy(controller: FrankaController) -> None:
         assert not controller.running
 
@@ -290,7 +290,7 @@ def test_the_settings_in_the_page_about_the_real_arm_are_accepted(tmp_path: Path
 
 
 def _of_this_process(node: int) -> set[int]:
-    """Children of this process, those of ``node`` and multiprocessing's resource tracker, which stays, left out."""
+    """Children of this process, without those of ``node`` and without multiprocessing's resource tracker, which stays."""
     children = descendants(os.getpid()) - descendants(node)
     return {pid for pid in children if "resource_tracker" not in _command(pid)}
 
@@ -335,7 +335,7 @@ def test_every_call_of_aiofrankas_guide_is_in_this_one(call: str) -> None:
     assert any(call in piece.code for piece in pieces(GUIDE))
 
 
-def test_settings_have_the_values_that_the_documents_give_them() -> None:
+def test_settings_have_the_values_given_in_the_documents() -> None:
     defaults = {setting.name: setting.default for setting in SETTINGS}
     given = [
         (name, float(value))
@@ -347,7 +347,7 @@ def test_settings_have_the_values_that_the_documents_give_them() -> None:
         assert defaults[name] == value
 
 
-def test_the_guide_names_no_exception_that_does_not_exist() -> None:
+def test_every_exception_in_the_guide_exists() -> None:
     rows = re.findall(r"^\| (`[A-Z].*?) \|", GUIDE.read_text().partition("## Errors")[2], re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert len(named) >= 7 and all(issubclass(getattr(errors, name), errors.FrankaError) for name in named)

@@ -39,7 +39,7 @@ _WHEN = {
 
 
 def section(name: str, document: Path = README) -> re.Match[str]:
-    """What stands between the marks ``name: begin`` and ``name: end``, as the group ``text``."""
+    """The text between the marks ``name: begin`` and ``name: end``, as the group ``text``."""
     text = document.read_text()
     found = re.search(rf"<!-- {name}: begin.*?-->\n(?P<text>.*?)<!-- {name}: end -->", text, re.DOTALL)
     assert found is not None, f"{document.name} has no section {name!r}"
@@ -56,7 +56,7 @@ def parameter_table(settings: tuple[Setting, ...]) -> str:
 
 
 def diagnostics_tables() -> str:
-    """What the statuses can say, why targets are refused, and why robots stop."""
+    """What the statuses can say, why targets are refused, and why a robot stops."""
 
     def blanks(text: str) -> str:
         return re.sub(r"{[^}]*}", "...", text.replace("{node}", "/aiofranka").replace("{address}", "ADDRESS"))
@@ -88,11 +88,11 @@ def default(setting: Setting) -> str:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_the_tables_of_parameters_are_those_of_the_nodes(name: str) -> None:
+def test_the_tables_of_parameters_match_the_nodes(name: str) -> None:
     assert section(name, REFERENCE)["text"] == parameter_table(TABLES[name]), "run: python test/test_readme.py"
 
 
-def test_the_tables_of_diagnostics_are_those_of_the_nodes() -> None:
+def test_the_tables_of_diagnostics_match_the_nodes() -> None:
     assert section("diagnostics", TROUBLESHOOTING)["text"] == diagnostics_tables(), "run: python test/test_readme.py"
 
 
@@ -129,7 +129,7 @@ def test_every_topic_service_and_action_of_the_node_is_in_a_table(running: tuple
         *get_action_server_names_and_types_by_node(client.node, name, namespace),
         *client.node.get_service_names_and_types_by_node(name, namespace),
     ]
-    # Those that every node of ROS has, those of its lifecycle, and those that actions are made of.
+    # Names that every ROS node has, names of its lifecycle, and names inside actions.
     common = re.compile(
         r"/(rosout|parameter_events|transition_event|clock)$|/_action/|/\w*parameters?(_\w+)?$|/get_type_description$|"
         r"/(change_state|get_state|get_available_states|get_available_transitions|get_transition_graph)$"
@@ -165,7 +165,7 @@ def test_every_page_can_be_found_from_the_readme() -> None:
     assert {str(document.relative_to(ROOT)) for document in DOCUMENTS} - linked == {"README.md"}
 
 
-def test_links_between_documents_lead_somewhere() -> None:
+def test_links_between_documents_are_valid() -> None:
     for document in DOCUMENTS:
         for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", document.read_text()):
             path, _, anchor = link.partition("#")
