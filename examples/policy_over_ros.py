@@ -8,7 +8,8 @@ end, two lines report the rate, how long the policy took, and how well the node'
     python examples/policy_over_ros.py
     python examples/policy_over_ros.py --node /left/aiofranka      # a node with another name
 
-The script configures and activates the node if necessary. Ctrl-C stops the arm and leaves the node in its earlier state.
+The script configures and activates the node if necessary. Ctrl-C stops the arm and leaves the node in its earlier
+state.
 """
 
 import argparse

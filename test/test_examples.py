@@ -138,8 +138,8 @@ def test_modes_are_switched_without_a_step_in_the_torque(tmp_path: Path) -> None
     with started("switch_modes", "--seconds", "2", tmp_path=tmp_path) as example:
         printed = example.output()
     changes = [float(change) for change in re.findall(r"changed by ([\d.]+) Nm", printed)]
-    # The states are 10 ms apart, on a busy machine more, and the arm has not quite stopped: 0.3 Nm on an idle one. If the
-    # new law started from zero, the torque would change by 990 Nm/s in that time.
+    # The states are 10 ms apart, on a busy machine more, and the arm has not quite stopped: 0.3 Nm on an idle one. If
+    # the new law started from zero, the torque would change by 990 Nm/s in that time.
     assert len(changes) == 5 and max(changes) < 5.0
     assert_nothing_was_lost(printed)
 

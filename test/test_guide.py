@@ -290,7 +290,7 @@ def test_the_settings_in_the_page_about_the_real_arm_are_accepted(tmp_path: Path
 
 
 def _of_this_process(node: int) -> set[int]:
-    """Children of this process, without those of ``node`` and without multiprocessing's resource tracker, which stays."""
+    """Children of this process, except those of ``node`` and multiprocessing's resource tracker, which stays."""
     children = descendants(os.getpid()) - descendants(node)
     return {pid for pid in children if "resource_tracker" not in _command(pid)}
 
