@@ -28,7 +28,7 @@ from rclpy.qos import qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
 
-from aiofranka_ros.node.senders import told
+from aiofranka_ros.ros.executor import with_info
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Longest that anything may take that is waited for [s]. Ten times what it takes on an idle machine.
@@ -156,7 +156,7 @@ class Client:
         namespace, _, base = name.rpartition("/")
         self.node.create_subscription(JointState, f"{namespace}/joint_states", self.joint_states.append, 10)
         self.node.create_subscription(PoseStamped, f"{name}/ee_pose", self.poses.append, qos_profile_sensor_data)
-        self.node.create_subscription(DiagnosticArray, "/diagnostics", told(self._on_diagnostics), 10)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", with_info(self._on_diagnostics), 10)
         self._publishers = {
             topic: self.node.create_publisher(kind, f"{name}/{topic}", 1)
             for topic, kind in (

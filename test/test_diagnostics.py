@@ -1,4 +1,4 @@
-"""What the node says on /diagnostics: a level that fits, and what to do wherever not all is well."""
+"""The node's /diagnostics: the right level, and what to do if something is wrong."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REAL = "172.16.0.2"
 
 
 def becomes(robot: Client, status: str, level: bytes, remedy: str = "") -> bool:
-    """Whether a status comes to have a level, and a remedy that says so."""
+    """Whether a status reaches ``level``, with ``remedy`` in what to do."""
 
     def reached() -> bool:
         found, values = robot.diagnostics(status)
@@ -40,13 +40,13 @@ def becomes(robot: Client, status: str, level: bytes, remedy: str = "") -> bool:
 # --- A running node
 
 
-def test_an_arm_that_is_well_has_nothing_to_do(robot: Client) -> None:
+def test_without_a_problem_there_is_nothing_to_do(robot: Client) -> None:
     for status in ("control loop", "targets", "robot"):
         assert becomes(robot, status, OK)
         assert "what to do" not in robot.diagnostics(status)[1]
 
 
-def test_a_refused_target_is_a_warning_for_a_while_with_the_reason_and_what_to_do(robot: Client) -> None:
+def test_a_refused_target_is_a_warning_for_some_seconds_with_the_reason_and_what_to_do(robot: Client) -> None:
     pose = robot.pose
     pose.header.frame_id = "camera"
     robot.publish("ee_desired", pose)
@@ -66,10 +66,10 @@ def test_a_target_that_jumps_is_a_warning(robot: Client) -> None:
 def test_a_rejected_goal_is_a_warning(robot: Client) -> None:
     assert becomes(robot, "targets", OK)
     assert not robot.send_goal(np.full(7, np.nan)).accepted
-    assert becomes(robot, "targets", WARN, "not a number")
+    assert becomes(robot, "targets", WARN, "NaN or infinity")
 
 
-def test_holding_for_lack_of_torques_is_a_warning(robot: Client) -> None:
+def test_an_arm_that_holds_without_torque_targets_is_a_warning(robot: Client) -> None:
     assert robot.set(mode="torque") == ""
     robot.publish("torque_desired", JointState(effort=[0.0] * 7))
     assert becomes(robot, "control loop", WARN, "mode osc")
@@ -77,26 +77,26 @@ def test_holding_for_lack_of_torques_is_a_warning(robot: Client) -> None:
     assert becomes(robot, "control loop", OK)
 
 
-def test_a_robot_that_falls_silent_makes_the_control_loop_stale(
+def test_without_data_from_the_robot_the_control_loop_is_stale(
     running: tuple[NodeProcess, Client], robot: Client
 ) -> None:
     assert becomes(robot, "control loop", OK)
     simulator = descendant(running[0].process.pid, "aiofranka_ros.simulation")
     os.kill(simulator, signal.SIGSTOP)
     try:
-        assert becomes(robot, "control loop", STALE, "look at robot and cable")
+        assert becomes(robot, "control loop", STALE, "check robot and cable")
     finally:
         os.kill(simulator, signal.SIGCONT)
-    # Where libfranka had to wait for more than its second, it has given the robot up.
+    # If libfranka has to wait for more than a second, it disconnects from the robot.
     robot.spin_for(1.0)
     assert robot.state == "active" or robot.change("activate")
     assert becomes(robot, "control loop", OK)
 
 
-def test_a_reflex_is_an_error_with_what_to_do_about_this_one(robot: Client) -> None:
+def test_a_reflex_is_an_error_with_what_to_do_about_its_cause(robot: Client) -> None:
     lose_packets(int(robot.diagnostics("control loop")[1]["control process"]))
     assert robot.becomes("inactive")
-    # It names what is to be looked at for this error of all, then how to go on.
+    # First what to do about this error, then how to continue.
     assert becomes(robot, "robot", ERROR, "doctor --robot-ip")
     level, values = robot.diagnostics("robot")
     assert values["libfranka errors"] == "communication_constraints_violation"
@@ -105,19 +105,19 @@ def test_a_reflex_is_an_error_with_what_to_do_about_this_one(robot: Client) -> N
     assert becomes(robot, "robot", OK) and becomes(robot, "control loop", OK)
 
 
-# --- States that a simulated arm does not come into: a real control process, and what it would report
+# --- States that a simulated arm cannot reach: a real control process, with states made up for the test
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[ControlClient]:
-    """A control process that is not granted real time: no system has that priority."""
+    """A control process without real-time scheduling: no system has that priority."""
     with ControlClient(priority=100) as client:
         yield client
 
 
 @pytest.fixture
 def state(client: ControlClient) -> Any:
-    """Its state, as it would be while it drives a robot."""
+    """A state as it would be while the control process drives a robot."""
     state = client.state().copy()
     state["phase"], state["robot_mode"] = Phase.ACTIVE, 2
     return state
@@ -128,7 +128,7 @@ def said(status: DiagnosticStatus) -> tuple[bytes, str, str]:
     return status.level, status.message, {value.key: value.value for value in status.values}.get("what to do", "")
 
 
-def test_without_real_time_a_real_robot_is_driven_with_a_warning(client: ControlClient, state: Any) -> None:
+def test_driving_a_real_robot_without_real_time_scheduling_is_a_warning(client: ControlClient, state: Any) -> None:
     level, message, remedy = said(Diagnosis("/arm").loop(client, state, REAL))
     assert level == WARN and "no real-time scheduling (SCHED_FIFO)" in message
     assert remedy == f"ros2 run aiofranka_ros doctor --robot-ip {REAL}"
@@ -140,12 +140,12 @@ def test_lost_cycles_are_a_warning(client: ControlClient, state: Any) -> None:
     assert said(diagnosis.loop(client, state, "127.0.0.1"))[0] == OK
     state["cycles_lost"] += 3
     level, message, remedy = said(diagnosis.loop(client, state, "127.0.0.1"))
-    assert (level, message) == (WARN, "robot cycles are lost: 3 lately")
+    assert (level, message) == (WARN, "robot cycles lost recently: 3")
     assert "doctor" in remedy
 
 
 @pytest.mark.parametrize("hold", [Hold.NODE_SILENT, Hold.NOT_FINITE, Hold.TORQUE_STALE])
-def test_an_arm_that_holds_by_itself_is_a_warning(client: ControlClient, state: Any, hold: Hold) -> None:
+def test_an_arm_that_holds_is_a_warning(client: ControlClient, state: Any, hold: Hold) -> None:
     state["hold"] = hold
     level, message, remedy = said(Diagnosis("/arm").loop(client, state, "127.0.0.1"))
     assert level == WARN and message.startswith("the arm holds: ") and remedy
@@ -160,7 +160,7 @@ def test_an_arm_that_holds_by_itself_is_a_warning(client: ControlClient, state: 
         (5, WARN, "release it, then: ros2 lifecycle set /arm activate"),
     ],
 )
-def test_the_robot_itself_can_say_that_it_stopped(state: Any, mode: int, level: bytes, remedy: str) -> None:
+def test_the_mode_of_the_robot_can_be_a_warning_or_an_error(state: Any, mode: int, level: bytes, remedy: str) -> None:
     state["robot_mode"] = mode
     status = Diagnosis("/arm").robot(state, address=REAL, versions={}, trouble=None)
     assert (said(status)[0], said(status)[2]) == (level, remedy)
@@ -170,7 +170,7 @@ def test_the_robot_itself_can_say_that_it_stopped(state: Any, mode: int, level: 
     ("name", "remedy"),
     [
         ("communication_constraints_violation", f"doctor --robot-ip {REAL}"),
-        ("cartesian_reflex", "clear the way"),
+        ("cartesian_reflex", "remove obstacles"),
         ("joint_velocity_violation", "slower targets"),
         ("controller_torque_discontinuity", "lower the gains"),
         ("instability_detected", "remove the cause"),
@@ -182,13 +182,13 @@ def test_what_to_do_depends_on_what_stopped_the_robot(name: str, remedy: str) ->
     assert trouble.remedy.endswith(", then: ros2 lifecycle set /arm activate")
 
 
-def test_a_reason_that_nobody_has_heard_of_leads_to_the_log() -> None:
+def test_for_an_unknown_reason_the_remedy_points_to_the_log() -> None:
     assert refusal_remedy(["a new one"], "/arm") == OTHER_REFUSALS
     assert refusal_remedy(["a new one", "not active"], "/arm") == f"{OTHER_REFUSALS}; ros2 lifecycle set /arm activate"
 
 
 @pytest.mark.parametrize("name", CONDITIONS)
-def test_every_condition_is_not_well_and_says_what_to_do(name: str) -> None:
+def test_every_condition_is_a_problem_and_says_what_to_do(name: str) -> None:
     assert CONDITIONS[name].level != OK
     assert CONDITIONS[name].message and CONDITIONS[name].remedy
 
@@ -197,7 +197,7 @@ def clock(*times: float) -> Callable[[], float]:
     return iter(times).__next__
 
 
-def test_what_happened_once_is_recent_for_some_seconds() -> None:
+def test_an_event_is_recent_for_some_seconds() -> None:
     recent = Recent(clock(0.0, 1.0, 2.0, 4.0, 5.0))
     counts: Counter[str] = Counter()
     assert recent.update(counts) == {}
@@ -205,16 +205,16 @@ def test_what_happened_once_is_recent_for_some_seconds() -> None:
     assert [recent.update(counts) for _ in range(3)] == [{"jump": 1}, {"jump": 1}, {}]
 
 
-def test_counts_that_begin_anew_are_counted_anew() -> None:
+def test_counting_starts_again_when_counts_shrink() -> None:
     recent = Recent(clock(0.0, 1.0, 2.0))
     assert recent.update(Counter(lost=5)) == {"lost": 5}
     assert recent.update(Counter(lost=2)) == {"lost": 2}
 
 
-def test_the_layout_for_foxglove_shows_values_that_there_are(robot: Client) -> None:
+def test_the_layout_for_foxglove_shows_only_values_that_exist(robot: Client) -> None:
     layout = (ROOT / "config" / "foxglove_layout.json").read_text()
     shown = re.findall(r'name==\\"aiofranka: ([^"\\]*)\\"}\.values\[:\]{key==\\"([^"\\]*)\\"', layout)
     assert {"control loop", "targets", "robot"} == {status for status, _ in shown}
     for status, key in shown:
-        # Statistics of the loop are there once it has run for a period.
+        # Statistics of the loop exist once it has run for a period.
         assert robot.spin_until(lambda status=status, key=key: key in robot.diagnostics(status)[1]), key

@@ -1,4 +1,4 @@
-"""Who has the arm, how it is taken from everyone, and where it may not go."""
+"""Which client controls the arm, how ~/hold takes control from all of them, and the limits of the workspace."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def services(running: Any) -> Services:
 
 @pytest.fixture
 def call(services: Services, robot: Client) -> Any:
-    """Calls a service by name; the arm is at HOME before and free afterwards."""
+    """Calls a service by name; the arm is at HOME at the beginning and released at the end."""
     handle = robot.send_goal(HOME)
     assert robot.outcome(handle).status == GoalStatus.STATUS_SUCCEEDED
     yield services
@@ -61,23 +61,21 @@ def under_way(robot: Client) -> bool:
     return robot.spin_until(lambda: robot.speed() > 0.1)
 
 
-def test_holding_takes_the_arm_from_a_move_which_is_told_why(robot: Client, call: Services, log: Log) -> None:
+def test_a_hold_aborts_a_move_and_its_result_says_why(robot: Client, call: Services, log: Log) -> None:
     handle = robot.send_goal(ELSEWHERE)
     assert under_way(robot)
     assert owner(robot) == "~/move"
-    assert call("hold") == "held; taken from ~/move"
+    assert call("hold") == "held; ~/move no longer controls the arm"
     outcome = robot.outcome(handle)
     assert outcome.status == GoalStatus.STATUS_ABORTED
-    assert "somebody called ~/hold" in outcome.result.error_message
-    assert robot.speed() < 0.05, "the goal ends when the arm rests"
+    assert "a client called ~/hold" in outcome.result.error_message
+    assert robot.speed() < 0.05, "the goal ends when the arm has stopped"
     assert owner(robot) == "~/hold"
     assert robot.state == "active"
     assert np.abs(robot.q - ELSEWHERE).max() > 0.05
 
 
-def test_while_the_arm_is_held_goals_and_targets_are_refused_and_counted(
-    robot: Client, call: Services, log: Log
-) -> None:
+def test_goals_and_targets_for_a_held_arm_are_refused_and_counted(robot: Client, call: Services, log: Log) -> None:
     assert call("hold") == "held"
     q = robot.q
     assert not robot.send_goal(ELSEWHERE).accepted
@@ -92,7 +90,7 @@ def test_while_the_arm_is_held_goals_and_targets_are_refused_and_counted(
     assert np.abs(robot.q - q).max() < 0.01
 
     assert call("release") == "released"
-    assert owner(robot) == "nobody"
+    assert owner(robot) == "no client"
     before = robot.position
     for _ in range(20):
         robot.publish("ee_desired", target)
@@ -115,7 +113,7 @@ def test_a_held_arm_stays_held_when_it_is_activated_again(robot: Client, call: S
 
 
 @pytest.mark.parametrize(("beyond", "accepted"), [(-0.01, True), (0.01, False)])
-def test_a_goal_outside_of_the_workspace_is_rejected(
+def test_a_goal_outside_the_workspace_is_rejected(
     robot: Client, call: Services, log: Log, beyond: float, accepted: bool
 ) -> None:
     tcp_height = robot.position[2] - control_frame(robot.q)[2, 3]
@@ -135,7 +133,7 @@ def test_a_goal_outside_of_the_workspace_is_rejected(
         assert robot.set(workspace_lower=[-2.0, -2.0, -2.0]) == ""
 
 
-def test_targets_end_at_the_wall_of_the_workspace(robot: Client, call: Services) -> None:
+def test_targets_stop_at_the_limit_of_the_workspace(robot: Client, call: Services) -> None:
     start = robot.position
     assert robot.set(workspace_lower=[-2.0, -2.0, float(start[2] - 0.03)]) == ""
     try:
@@ -146,7 +144,7 @@ def test_targets_end_at_the_wall_of_the_workspace(robot: Client, call: Services)
             robot.publish("ee_desired", target)
             robot.spin_for(0.02)
         assert robot.rests()
-        # What friction leaves of the way is at most 5 mm.
+        # Friction stops the arm at most 5 mm before.
         assert robot.position[2] == pytest.approx(start[2] - 0.03, abs=5e-3)
         assert int(robot.diagnostics("targets")[1]["limited"]) > 0
     finally:
@@ -166,11 +164,11 @@ def test_a_goal_beyond_a_soft_limit_of_a_joint_is_rejected(robot: Client, call: 
         assert robot.set(joint_upper=POSITION_UPPER.tolist()) == ""
 
 
-def test_limits_that_contradict_each_other_are_refused_whole(robot: Client) -> None:
+def test_of_limits_that_contradict_each_other_none_is_set(robot: Client) -> None:
     reason = robot.set(workspace_lower=[0.3, 0.0, 0.0], workspace_upper=[0.6, 0.0, 0.5])
     assert "workspace_lower" in reason and "not below workspace_upper" in reason
     assert list(robot.get("workspace_lower")) == [-2.0] * 3
-    # Two calls that come before anybody used the first.
+    # The second call is checked against the first.
     assert robot.set(workspace_lower=[0.3, -1.0, 0.0]) == ""
     assert "not below" in robot.set(workspace_upper=[0.2, 1.0, 1.0])
     assert robot.set(workspace_lower=[-2.0] * 3) == ""
@@ -179,7 +177,7 @@ def test_limits_that_contradict_each_other_are_refused_whole(robot: Client) -> N
 # Two publishers.
 
 
-def test_of_two_publishers_the_first_has_the_arm_until_it_is_silent(
+def test_the_first_of_two_publishers_controls_the_arm_until_it_is_silent(
     running: tuple[NodeProcess, Client], robot: Client, call: Services, log: Log
 ) -> None:
     second = rclpy.create_node("second_policy", context=robot.node.context, use_global_arguments=False)
@@ -191,18 +189,18 @@ def test_of_two_publishers_the_first_has_the_arm_until_it_is_silent(
         above = copy.deepcopy(here)
         above.pose.position.z += 0.05
         for _ in range(30):
-            # Not at once: the node takes the newest one alone.
+            # With a pause, because the node reads only the newest message.
             robot.publish("ee_desired", here)
             robot.spin_for(0.02)
             publisher.publish(above)
             robot.spin_for(0.02)
         if "publisher_gid" not in MessageInfo.__annotations__:
-            pytest.skip("rclpy does not tell here who published a message")
+            pytest.skip("this rclpy does not report the publisher of a message")
         assert robot.spin_until(lambda: log("second_policy has to wait"))
         robot.publish("ee_desired", here)
         assert "client on" in owner(robot) and owner(robot).endswith("/ee_desired")
         assert abs(robot.position[2] - here.pose.position.z) < 0.01
-        # The first one falls silent; the second has the arm.
+        # The first publisher falls silent; the second one then controls the arm.
         before = robot.position[2]
         deadline = time.monotonic() + PATIENCE
         while robot.position[2] < before + 0.03 and time.monotonic() < deadline:

@@ -116,7 +116,7 @@ def test_targets_are_refused_during_a_move_and_accepted_after_it(robot: Client, 
     assert up_to_speed(robot)
     target = robot.pose
     robot.publish("ee_desired", target)
-    assert robot.spin_until(lambda: log("~/move has the arm"))
+    assert robot.spin_until(lambda: log("~/move controls the arm"))
     assert robot.outcome(handle).status == GoalStatus.STATUS_SUCCEEDED
     # The mode continues from where the arm is.
     q = robot.q

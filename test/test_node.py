@@ -1,4 +1,4 @@
-"""The node as its users meet it: targets that move the arm, and all that can be wrong with what they send."""
+"""The node as its users see it: targets that move the arm, and everything that can be wrong with a target."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Log = Callable[[str], bool]
 
 
 def pose(robot: Client, *, dx: float = 0.0, dy: float = 0.0, dz: float = 0.0) -> PoseStamped:
-    """A pose beside the measured one."""
+    """A pose next to the measured one."""
     message = robot.pose
     message.header.stamp.sec = message.header.stamp.nanosec = 0
     message.pose.position.x += dx
@@ -39,12 +39,12 @@ def joints(q: Any, names: Any = JOINT_NAMES, field: str = "position") -> JointSt
 
 
 def stays(robot: Client, where: np.ndarray, tolerance: float = 0.003) -> bool:
-    """Whether the control frame remains within ``tolerance`` [m], which friction and measurement explain."""
+    """Whether the control frame remains within ``tolerance`` [m], the effect of friction and noise."""
     return all(np.abs(robot.position - where).max() < tolerance for _ in range(20))
 
 
 def explains(robot: Client, log: Log, text: str, topic: str, message: Any) -> bool:
-    """Whether the node says ``text`` of ``message``; repeated, as it does not say the same all the time."""
+    """Whether the node logs ``text`` because of ``message``, which is repeated, because the log is throttled."""
 
     def said() -> bool:
         robot.publish(topic, message)
@@ -60,7 +60,7 @@ def test_the_measured_state_is_published(robot: Client) -> None:
     assert tuple(message.name) == JOINT_NAMES
     assert len(message.position) == len(message.velocity) == len(message.effort) == 7
     assert robot.pose.header.frame_id == "fr3_link0"
-    # The stamp is the system's clock at the measurement; discovery and a busy machine explain a second.
+    # The stamp is the system's clock at the measurement; discovery and a busy machine may take a second.
     assert abs(message.header.stamp.sec - time.time()) < 2.0
 
 
@@ -90,7 +90,7 @@ def test_joint_targets_move_the_arm_in_the_joint_modes(robot: Client, mode: str)
     assert robot.spin_until(arrived)
 
 
-def test_torques_move_the_arm_and_it_holds_when_they_cease(robot: Client) -> None:
+def test_torques_move_the_arm_and_it_holds_when_they_stop(robot: Client) -> None:
     assert robot.set(mode="torque") == ""
     assert robot.rests()
     before = robot.q[6]
@@ -146,7 +146,7 @@ def test_bad_joints_are_explained_and_the_arm_keeps_holding(robot: Client, log: 
     assert stays(robot, where)
 
 
-def test_a_target_of_another_mode_is_refused_with_the_command_that_helps(
+def test_a_target_of_another_mode_is_refused_with_the_command_to_switch(
     running: tuple[NodeProcess, Client], robot: Client, log: Log
 ) -> None:
     text = f"ros2 param set {running[0].name} mode impedance"
@@ -154,14 +154,14 @@ def test_a_target_of_another_mode_is_refused_with_the_command_that_helps(
 
 
 @pytest.mark.parametrize("offset", [{"dz": 0.5}, {"turn": 1.0}])
-def test_a_target_far_away_is_limited_and_that_is_said(robot: Client, log: Log, offset: dict[str, float]) -> None:
+def test_a_target_far_away_is_limited_and_reported(robot: Client, log: Log, offset: dict[str, float]) -> None:
     assert robot.rests()
     where = robot.position
     if "turn" in offset:
         target = pose(robot)
         o = target.pose.orientation
         half = 0.5 * offset["turn"]
-        # Turned about the base's z axis.
+        # Rotated about the base's z axis.
         x, y, z, w = o.x, o.y, o.z, o.w
         s, c = math.sin(half), math.cos(half)
         o.x, o.y, o.z, o.w = c * x - s * y, c * y + s * x, c * z + s * w, c * w - s * z
@@ -172,11 +172,11 @@ def test_a_target_far_away_is_limited_and_that_is_said(robot: Client, log: Log, 
     robot.publish("ee_desired", target)
     assert robot.spin_until(lambda: log(text))
     assert robot.rests()
-    # The arm goes as far as the limit and no further; 3 cm for what a compliant arm overshoots.
+    # The arm goes to the limit, and a compliant one up to 3 cm beyond.
     assert np.linalg.norm(robot.position - where) < 0.15 + 0.03
 
 
-def test_parameters_are_refused_whole_and_keep_their_values(robot: Client) -> None:
+def test_if_one_parameter_is_refused_all_of_the_request_keep_their_values(robot: Client) -> None:
     before = robot.get("kp")
     reason = robot.set(kd=[40.0] * 7, kp=[-1.0] * 7)
     assert "kp is -1 Nm/rad at index 0; allowed: 7 values, each in [0, 3000] Nm/rad" in reason
@@ -189,7 +189,7 @@ def test_parameters_are_refused_whole_and_keep_their_values(robot: Client) -> No
     assert "deactivate it first" in robot.set(collision_torque_thresholds=[30.0] * 7)
 
 
-def test_integers_stand_for_floats(robot: Client) -> None:
+def test_integers_are_accepted_as_floats(robot: Client) -> None:
     assert robot.set(ee_kp=[400, 400, 400, 1000, 1000, 1000]) == ""
 
 
@@ -199,7 +199,7 @@ def test_gains_and_control_frame_change_while_the_arm_holds(robot: Client) -> No
     assert robot.set(ee_kp=[300.0] * 3 + [800.0] * 3, null_kp=[5.0] * 7) == ""
     assert stays(robot, where, tolerance=0.006)
     assert robot.set(tcp_from_robot=False, tcp_in_flange=[0.0, 0.0, 0.1034, 0.0, 0.0, 0.0, 1.0]) == ""
-    # The measured pose is that of the new control frame, 10 cm further out; the arm itself stays.
+    # The measured pose is that of the new control frame, 10 cm further out; the arm does not move.
     assert wait_until(lambda: abs(np.linalg.norm(robot.position - where) - 0.1034) < 0.006)
     assert robot.set(tcp_from_robot=True, ee_kp=[400.0] * 3 + [1000.0] * 3, null_kp=[10.0] * 7) == ""
     assert wait_until(lambda: np.linalg.norm(robot.position - where) < 0.006)
@@ -221,7 +221,7 @@ def test_transitions_follow_the_lifecycle(robot: Client, log: Log) -> None:
     assert robot.state == "active"
 
 
-def test_activation_holds_where_the_arm_is_whatever_was_asked_for_before(robot: Client) -> None:
+def test_an_activated_arm_holds_its_position_whatever_its_last_target_was(robot: Client) -> None:
     assert robot.rests()
     for _ in range(5):
         robot.publish("ee_desired", pose(robot, dz=0.08))
@@ -235,7 +235,7 @@ def test_activation_holds_where_the_arm_is_whatever_was_asked_for_before(robot: 
     assert np.abs(robot.position - where).max() < 0.005
 
 
-def test_the_control_process_dying_leaves_a_node_that_can_start_again(robot: Client, log: Log) -> None:
+def test_after_the_control_process_has_died_the_arm_can_be_activated_again(robot: Client, log: Log) -> None:
     _, values = robot.diagnostics("control loop")
     os.kill(int(values["control process"]), signal.SIGKILL)
     assert robot.spin_until(lambda: log("the control process was killed by signal 9"))
@@ -259,18 +259,18 @@ def test_a_stopped_control_process_is_noticed_and_replaced(robot: Client, log: L
     assert robot.state == "active"
 
 
-def test_a_control_process_that_does_not_answer_is_ended_and_the_node_lives(robot: Client, log: Log) -> None:
+def test_a_control_process_that_does_not_answer_is_ended_and_the_node_continues(robot: Client, log: Log) -> None:
     _, values = robot.diagnostics("control loop")
     assert robot.change("deactivate")
     os.kill(int(values["control process"]), signal.SIGSTOP)
-    # The node asks it to tell the robot before it can notice that it was stopped.
+    # The node sends it a request before it can notice that it was stopped.
     robot.set(collision_force_thresholds=[21.0] * 6)
     assert robot.spin_until(lambda: log("did not set within 5 s") or log("was stopped by a signal"))
     assert robot.state == "inactive" and not alive(int(values["control process"]))
     assert robot.change("activate")
 
 
-def test_a_parameter_of_no_type_is_refused_and_the_node_lives(robot: Client, log: Log) -> None:
+def test_a_parameter_of_an_unknown_type_is_refused_and_the_node_continues(robot: Client, log: Log) -> None:
     odd = ParameterMessage(name="mode", value=ParameterValue(type=255))
     for kind, name in ((SetParameters, "set_parameters"), (SetParametersAtomically, "set_parameters_atomically")):
         client = robot.node.create_client(kind, f"{robot._name}/{name}")

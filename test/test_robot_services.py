@@ -1,4 +1,4 @@
-"""The services that set something in the robot itself: what they take, when, and what the robot says afterwards."""
+"""The services that set something in the robot itself: what they accept, when, and what the robot then reports."""
 
 from __future__ import annotations
 
@@ -122,12 +122,12 @@ BAD: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("name", "request_", "text"), BAD, ids=lambda value: value if isinstance(value, str) else "")
-def test_what_no_robot_could_be_set_to_is_refused_with_the_reason(name: str, request_: Any, text: str) -> None:
+def test_values_that_no_robot_accepts_are_refused_with_the_reason(name: str, request_: Any, text: str) -> None:
     with pytest.raises(ConfigurationError, match=text):
         SERVICES[name][1](request_)
 
 
-def test_a_transformation_that_is_rigid_but_for_rounding_becomes_a_rigid_one() -> None:
+def test_a_transformation_that_is_rigid_except_for_rounding_is_corrected() -> None:
     change = SERVICES["set_tcp_frame"][1](tool(np.round(TOOL, 4)))
     assert change.setting is RobotSetting.END_EFFECTOR
     matrix = np.reshape(change.values[0], (4, 4)).T
@@ -262,12 +262,12 @@ def test_the_control_frame_follows_the_end_effector_before_and_after_activation(
         assert client.change("deactivate")
 
 
-def test_parameters_say_at_which_forces_the_robot_stops(inactive: Robot) -> None:
+def test_parameters_show_the_thresholds_at_which_the_robot_stops(inactive: Robot) -> None:
     client = inactive.client
     assert inactive.set("set_full_collision_behavior", GOOD["set_full_collision_behavior"]) == ""
     np.testing.assert_allclose(client.get("collision_torque_thresholds"), TORQUES + 5.0)
     np.testing.assert_allclose(client.get("collision_force_thresholds"), FORCES + 6.0)
-    # A parameter that is set afterwards counts, and is not mistaken for the service's.
+    # A parameter that is set afterwards counts, and is not confused with the service's.
     assert client.set(collision_torque_thresholds=[25.0] * 7) == ""
     np.testing.assert_allclose(client.get("collision_torque_thresholds"), 25.0)
     np.testing.assert_allclose(client.get("collision_force_thresholds"), FORCES + 6.0)
@@ -275,13 +275,13 @@ def test_parameters_say_at_which_forces_the_robot_stops(inactive: Robot) -> None
 
 @pytest.fixture
 def restarting(active: Robot) -> Iterator[Robot]:
-    """The active node, which may restart its arm."""
+    """The active node, allowed to restart its arm."""
     assert active.client.set(restart_if_needed=True) == ""
     yield active
     assert active.client.set(restart_if_needed=False) == ""
 
 
-def test_an_active_arm_is_restarted_for_it_where_that_is_allowed(restarting: Robot) -> None:
+def test_an_active_arm_is_restarted_if_that_is_allowed(restarting: Robot) -> None:
     client = restarting.client
     assert client.rests()
     q = client.q
@@ -290,11 +290,11 @@ def test_an_active_arm_is_restarted_for_it_where_that_is_allowed(restarting: Rob
     assert restarting.state.inertia_load.inertia.m == pytest.approx(0.7, abs=1e-6)
     assert restarting.state.robot_mode == FrankaRobotState.ROBOT_MODE_MOVE
     assert client.rests()
-    # It holds where it was; friction and a compliant arm explain the rest.
+    # It holds where it was; friction and compliance explain the rest.
     np.testing.assert_allclose(client.q, q, atol=0.01)
 
 
-def test_a_move_is_aborted_by_a_restart_and_told_why(restarting: Robot) -> None:
+def test_a_restart_aborts_a_move_and_its_result_says_why(restarting: Robot) -> None:
     client = restarting.client
     handle = client.send_goal(HOME + 0.3, velocities=[0.4] * 7)
     assert handle.accepted
@@ -302,10 +302,10 @@ def test_a_move_is_aborted_by_a_restart_and_told_why(restarting: Robot) -> None:
     assert restarting.set("set_tcp_frame", tool()) == ""
     outcome = client.outcome(handle)
     assert outcome.status == GoalStatus.STATUS_ABORTED
-    assert "the arm is restarted by set_tcp_frame" in outcome.result.error_message
+    assert "set_tcp_frame is restarting the arm" in outcome.result.error_message
     assert client.state == "active"
     assert client.rests()
-    assert np.abs(client.q - (HOME + 0.3)).max() > 0.05, "it went on"
+    assert np.abs(client.q - (HOME + 0.3)).max() > 0.05, "it continued"
 
 
 def test_two_requests_at_once_are_both_carried_out(restarting: Robot) -> None:
@@ -318,15 +318,15 @@ def test_two_requests_at_once_are_both_carried_out(restarting: Robot) -> None:
     assert abs(state.f_t_ee.pose.position.z) < 1e-6
 
 
-def test_what_is_wrong_with_a_request_is_found_before_the_arm_is_stopped(restarting: Robot) -> None:
+def test_a_wrong_request_is_refused_before_the_arm_is_stopped(restarting: Robot) -> None:
     before = int(restarting.client.diagnostics("control loop")[1]["cycles"])
     assert "mass is 99 kg" in restarting.set("set_load", load(mass=99.0))
     # Activating would count from 0 again.
     assert int(restarting.client.diagnostics("control loop")[1]["cycles"]) > before
 
 
-def test_after_a_request_that_was_not_answered_in_time_the_arm_is_connected_anew(inactive: Robot) -> None:
-    # What the control process says later must not pass for the answer to another request.
+def test_after_a_request_without_an_answer_the_arm_can_be_connected_again(inactive: Robot) -> None:
+    # A late answer of the control process must not count as the answer to another request.
     arm = descendant(inactive.process.process.pid, "aiofranka_ros.simulation")
     os.kill(arm, signal.SIGSTOP)
     try:
@@ -334,7 +334,7 @@ def test_after_a_request_that_was_not_answered_in_time_the_arm_is_connected_anew
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(arm, signal.SIGCONT)
-    assert "there is no arm" in inactive.set("set_load", load())
+    assert "the arm is not connected" in inactive.set("set_load", load())
     assert inactive.client.change("activate")
 
 

@@ -1,12 +1,12 @@
-"""Targets that are faster than the transforms they need; TF is played here, because PyPI has none.
+"""Targets that arrive before the transforms they need, with a fake TF, because PyPI has none.
 
-``test_frames.py`` has the same with the real one, where it is installed.
+``test_frames.py`` has the same with the real one, if it is installed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,11 +25,11 @@ pytestmark = pytest.mark.unit
 
 
 class Arm:
-    """What targets need of the node and of its frames; TF is known once ``known`` is set."""
+    """The node, its mover and its frames, as far as targets need them; TF knows the frame once ``known`` is set."""
 
     def __init__(self) -> None:
         self.known = False
-        self.moving = self.why_held = ""
+        self.owner = self.why_held = ""
         self.parameters: dict[str, Any] = {"mode": "osc", "max_target_age": 0.2}
         self.passed_on: list[float] = []
         self.active_client: Any = SimpleNamespace(
@@ -52,27 +52,43 @@ def arm() -> Arm:
 
 
 @pytest.fixture
-def targets(arm: Arm) -> Iterator[TargetTopics]:
+def node() -> Iterator[LifecycleNode]:
     context = Context()
     rclpy.init(context=context)
     node = LifecycleNode("targets", context=context, use_global_arguments=False)
-    yield TargetTopics(node, arm, arm, FR3)  # type: ignore[arg-type]
+    yield node
     node.destroy_node()
     context.try_shutdown()
 
 
-def send(targets: TargetTopics, number: int, frame: str = "camera", *, stamped: bool = True) -> None:
-    message = PoseStamped()
-    message.header.frame_id = frame
-    if stamped:
-        message.header.stamp.sec, message.header.stamp.nanosec = divmod(time.time_ns(), 1_000_000_000)
-    message.pose.position.x, message.pose.orientation.w = float(number), 1.0
-    targets._take(targets._topics[0], serialize_message(message), {})
+@pytest.fixture
+def targets(arm: Arm, node: LifecycleNode) -> TargetTopics:
+    return TargetTopics(node, arm, arm, arm, FR3)  # type: ignore[arg-type]
 
 
-def test_targets_that_wait_are_passed_on_in_their_order_once_tf_knows(arm: Arm, targets: TargetTopics) -> None:
+Send = Callable[..., None]
+
+
+@pytest.fixture
+def send(targets: TargetTopics, node: LifecycleNode) -> Send:
+    (on_message,) = (topic.callback for topic in node.subscriptions if topic.topic_name.endswith("/ee_desired"))
+
+    def send(number: int, frame: str = "camera", *, stamped: bool = True) -> None:
+        message = PoseStamped()
+        message.header.frame_id = frame
+        if stamped:
+            message.header.stamp.sec, message.header.stamp.nanosec = divmod(time.time_ns(), 1_000_000_000)
+        message.pose.position.x, message.pose.orientation.w = float(number), 1.0
+        on_message(serialize_message(message), {})
+
+    return send
+
+
+def test_waiting_targets_are_passed_on_in_order_once_tf_knows_the_frame(
+    arm: Arm, targets: TargetTopics, send: Send
+) -> None:
     for number in range(3):
-        send(targets, number)
+        send(number)
     targets.try_again()
     assert arm.passed_on == [] and not targets.refused
     arm.known = True
@@ -82,10 +98,10 @@ def test_targets_that_wait_are_passed_on_in_their_order_once_tf_knows(arm: Arm, 
 
 
 @pytest.mark.parametrize("stamped", [True, False])
-def test_a_target_that_waited_too_long_is_refused_for_what_was_missing(
-    arm: Arm, targets: TargetTopics, stamped: bool
+def test_a_target_that_waited_too_long_is_refused_with_what_was_missing(
+    arm: Arm, targets: TargetTopics, send: Send, stamped: bool
 ) -> None:
-    send(targets, 1, stamped=stamped)
+    send(1, stamped=stamped)
     deadline = time.monotonic() + 5.0
     while not targets.refused and time.monotonic() < deadline:
         targets.try_again()
@@ -95,25 +111,27 @@ def test_a_target_that_waited_too_long_is_refused_for_what_was_missing(
     assert arm.passed_on == []
 
 
-def test_a_target_that_waits_is_overtaken_by_a_newer_one_that_need_not(arm: Arm, targets: TargetTopics) -> None:
-    send(targets, 1)
-    send(targets, 2, frame="")
+def test_a_waiting_target_is_overtaken_by_a_newer_one_that_need_not_wait(
+    arm: Arm, targets: TargetTopics, send: Send
+) -> None:
+    send(1)
+    send(2, frame="")
     arm.known = True
     targets.try_again()
     assert arm.passed_on == [2.0] and targets.refused == {"out of order": 1}
 
 
-def test_what_waits_is_forgotten_when_the_mode_is_switched_or_the_arm_activated(
-    arm: Arm, targets: TargetTopics
+def test_waiting_targets_are_dropped_when_the_mode_is_switched_or_the_arm_activated(
+    arm: Arm, targets: TargetTopics, send: Send
 ) -> None:
-    send(targets, 1)
+    send(1)
     arm.active_client.mode_id += 1
     arm.known = True
     targets.try_again()
     assert arm.passed_on == [] and not targets.refused
 
 
-def test_no_more_wait_than_can_be_looked_at_in_every_tick(arm: Arm, targets: TargetTopics) -> None:
+def test_only_as_many_targets_wait_as_can_be_tried_in_every_tick(arm: Arm, targets: TargetTopics, send: Send) -> None:
     for number in range(150):
-        send(targets, number, stamped=False)
+        send(number, stamped=False)
     assert targets.refused["unknown frame"] == 50

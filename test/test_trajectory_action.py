@@ -513,7 +513,7 @@ def test_targets_are_refused_during_a_trajectory(arm: Trajectories, log: Log) ->
     handle = arm.send(line(ELSEWHERE, 1.5))
     assert up_to_speed(arm.robot)
     arm.robot.publish("ee_desired", arm.robot.pose)
-    assert arm.robot.spin_until(lambda: log("fr3_arm_controller/follow_joint_trajectory has the arm"))
+    assert arm.robot.spin_until(lambda: log("fr3_arm_controller/follow_joint_trajectory controls the arm"))
     assert arm.end_of(handle) == SUCCEEDED
 
 

@@ -37,7 +37,7 @@ from aiofranka_ros.gripper_node.connection import Hand
 from aiofranka_ros.gripper_node.parameters import GripperParameters
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.processes import StopRequest
-from aiofranka_ros.ros.conditions import OK, Recent, status, told
+from aiofranka_ros.ros.conditions import OK, Recent, condition, status
 
 _DIAGNOSTICS_PERIOD = 1.0
 #: Pause between two attempts to connect [s].
@@ -196,8 +196,8 @@ class GripperNode(Node):
         hand = self.hand
         if hand is None or hand.state is None:
             if not self._address:
-                return told("no arm", values, message=self._why, arm=self._arm)
-            return told("gripper lost" if self._lost else "no gripper", values, message=self._why)
+                return condition("no arm", values, message=self._why, arm=self._arm)
+            return condition("gripper lost" if self._lost else "no gripper", values, message=self._why)
         values |= {
             "width [m]": f"{hand.state.width:.4f}",
             "largest width [m]": f"{hand.state.max_width:.4f}",
@@ -205,7 +205,7 @@ class GripperNode(Node):
             "temperature [deg C]": hand.state.temperature,
         }
         if recently:
-            return told("goal rejected", values, reasons=", ".join(sorted(recently)))
+            return condition("goal rejected", values, reasons=", ".join(sorted(recently)))
         return status(OK, "busy" if self._gripper.running else "connected", values)
 
     def abandon(self, reason: str) -> None:

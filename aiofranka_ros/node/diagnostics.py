@@ -1,9 +1,9 @@
-"""What the node says about itself on ``/diagnostics``: the control loop, the targets, the robot.
+"""The node's status on ``/diagnostics``: the control loop, the targets, the robot.
 
-Used by the node, in its process and its one thread, at ``diagnostics_rate``. Three statuses, because they
-have three remedies: a loop that loses cycles is this computer's matter, refused targets are their sender's,
-and an error of the robot is that of whoever stands beside it. What can be wrong, and what to do about it, stands in
-:mod:`aiofranka_ros.ros.conditions`.
+Used by the node, in its process and its one thread, at ``diagnostics_rate`` and whenever something goes wrong. There
+are three statuses, because they are fixed in three places: lost cycles on this computer, refused targets at their
+sender, and errors of the robot next to it. :mod:`aiofranka_ros.ros.conditions` lists what can be wrong, and what to do
+about it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile
 
+from aiofranka_ros.arm.driver import Driver
+from aiofranka_ros.arm.moves import Mover
+from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.records import Hold, Phase
 from aiofranka_ros.control.shared_memory import SharedMemory
@@ -28,11 +33,14 @@ from aiofranka_ros.errors import (
     SimulationError,
 )
 from aiofranka_ros.kernels import Record
-from aiofranka_ros.ros.conditions import ERROR, OK, Recent, refusal_remedy, robot_error_remedy, status, told
+from aiofranka_ros.node.hold import HOLDER, HoldServices
+from aiofranka_ros.node.targets import TargetTopics
+from aiofranka_ros.ros.actions import Actions
+from aiofranka_ros.ros.conditions import ERROR, OK, Recent, condition, refusal_remedy, robot_error_remedy, status
 
-#: Responses slower than this leave the robot's network little of the millisecond [s].
+#: Slower responses than this leave the robot's network too little of the millisecond [s].
 _SLOW_RESPONSE = 0.5e-3
-#: Every state of the robot is reported; without one for so long, something is wrong with it, or the way to it [s].
+#: The robot reports its state in every cycle; if none arrives for this long, the robot or the network has failed [s].
 _SILENT = 0.3
 #: ``franka::RobotMode``, libfranka ``robot_state.h``.
 _ROBOT_MODES = ("other", "idle", "move", "guiding", "reflex", "user stopped", "automatic error recovery")
@@ -45,7 +53,7 @@ class Trouble:
     :ivar message: what happened.
     :ivar remedy: what to do about it.
     :ivar kind: name of the exception's class, see :mod:`aiofranka_ros.errors`.
-    :ivar names: libfranka's names of what stopped the robot, where there are any.
+    :ivar names: libfranka's names of the errors that stopped the robot, if any.
     """
 
     message: str
@@ -55,9 +63,10 @@ class Trouble:
 
     @classmethod
     def of(cls, error: BaseException, again: str, address: str) -> Trouble:
-        """What ``error`` means for whoever runs the node on the robot at ``address``.
+        """Describe ``error`` to the user of the node.
 
-        :param again: the command that leads back once the cause is removed.
+        :param again: the command to run once the cause is removed.
+        :param address: of the robot.
         """
         names = tuple(getattr(error, "errors", ()))
         if isinstance(error, ControlStopped):
@@ -73,14 +82,14 @@ class Trouble:
 
 
 class LoopStatistics:
-    """Statistics of the control cycles since they were last asked for, from the ring in shared memory."""
+    """Statistics of the control cycles since the last call, from the ring in shared memory."""
 
     def __init__(self) -> None:
         self._position = 0
         self._memory: SharedMemory | None = None
 
     def collect(self, memory: SharedMemory) -> dict[str, Any]:
-        """What happened since the last call, as keys and values for people."""
+        """Statistics since the last call, as keys and values for users."""
         if memory is not self._memory:
             self._memory, self._position = memory, 0
         records, self._position, _ = memory.cycles.since(self._position)
@@ -97,7 +106,7 @@ class LoopStatistics:
 
 
 class Diagnosis:
-    """The statuses of one node, and what they need to know of the past.
+    """The statuses of one node, and the history that they need.
 
     :param node: the node's name, with its namespace.
     """
@@ -109,9 +118,9 @@ class Diagnosis:
         self._stamp, self._heard = 0, time.monotonic()
 
     def loop(self, client: ControlClient | None, state: Record | None, address: str) -> DiagnosticStatus:
-        """The control loop.
+        """Status of the control loop.
 
-        :param client: ``None`` while the node is unconfigured, and then ``state`` as well.
+        :param client: ``None`` while the node is unconfigured, and then ``state`` is too.
         :param address: of the connected robot.
         """
         if client is None or state is None:
@@ -132,28 +141,28 @@ class Diagnosis:
             "success rate min": f"{state['success_rate_min']:.3f}",
             "torques limited": state["limited_torques"],
             "torques not finite": state["not_finite"],
-            "holds for lack of signs of life": state["silent_holds"],
+            "holds for lack of heartbeats": state["silent_holds"],
             "hold": _flags(hold),
             "missing for real time": "; ".join(client.missing),
             **statistics,
         }
         details = {"node": self._node, "address": address}
         if (silence := self._silence(int(state["stamp"]))) > _SILENT:
-            return told("silent", values, age=silence, **details)
+            return condition("silent", values, age=silence, **details)
         if phase is not Phase.ACTIVE:
             return status(OK, phase.name.lower(), values)
         for flag in (Hold.PUSHED, Hold.ASKED, Hold.NODE_SILENT, Hold.NOT_FINITE, Hold.TORQUE_STALE):
             if hold & flag:
-                return told(_flags(flag), values, **details)
+                return condition(_flags(flag), values, **details)
         if lost:
-            return told("lost", values, count=lost, **details)
+            return condition("lost", values, count=lost, **details)
         response = int(statistics.get("response p99 [us]", 0))
         if response > 1e6 * _SLOW_RESPONSE:
-            return told("slow", values, response=response, **details)
+            return condition("slow", values, response=response, **details)
         # A simulated arm does not need real time.
         if client.missing and not address.startswith("127."):
             missing = "; ".join(text.partition(":")[0] for text in client.missing)
-            return told("not real time", values, missing=missing, **details)
+            return condition("not real time", values, missing=missing, **details)
         return status(OK, "active", values)
 
     def targets(
@@ -167,13 +176,13 @@ class Diagnosis:
         limited: int,
         rejected: Counter[str],
     ) -> DiagnosticStatus:
-        """Targets and goals.
+        """Status of targets and goals.
 
-        :param owner: who has the arm.
-        :param accepted: targets that were passed on.
-        :param refused: targets that were not, by reason.
-        :param limited: targets that were cut off.
-        :param rejected: goals and trajectories that were rejected, by reason.
+        :param owner: the client or interface that controls the arm.
+        :param accepted: number of targets that were passed on.
+        :param refused: number of targets that were not, by reason.
+        :param limited: number of targets that were limited.
+        :param rejected: number of goals and trajectories that were rejected, by reason.
         """
         values: dict[str, Any] = {"owner": owner, "accepted": accepted, "limited": limited}
         values["refused"] = sum(refused.values())
@@ -186,15 +195,15 @@ class Diagnosis:
         for name, counts in recently.items():
             if counts:
                 remedy = refusal_remedy(sorted(counts), self._node)
-                return told(name, values, reasons=", ".join(sorted(counts)), remedy=remedy)
+                return condition(name, values, reasons=", ".join(sorted(counts)), remedy=remedy)
         if cut:
-            return told("limited", values, count=cut)
-        return status(OK, "none refused lately", values)
+            return condition("limited", values, count=cut)
+        return status(OK, "none refused recently", values)
 
     def robot(
         self, state: Record | None, *, address: str, versions: dict[str, Any], trouble: Trouble | None
     ) -> DiagnosticStatus:
-        """The robot, and what went wrong last.
+        """Status of the robot, and what went wrong last.
 
         :param versions: of libfranka and its protocol, once they are known.
         """
@@ -212,16 +221,88 @@ class Diagnosis:
             }
             return status(ERROR, trouble.message, values)
         if mode == "user stopped":
-            return told("user stop", values, node=self._node)
+            return condition("user stop", values, node=self._node)
         if mode == "reflex":
-            return told("reflex", values, node=self._node)
+            return condition("reflex", values, node=self._node)
         return status(OK, "not connected" if state is None else "connected", values)
 
     def _silence(self, stamp: int) -> float:
-        """For how long the state has been the same [s]."""
+        """How long the state has not changed [s]."""
         if stamp != self._stamp:
             self._stamp, self._heard = stamp, time.monotonic()
         return time.monotonic() - self._heard
+
+
+class DiagnosticsTopic:
+    """The publisher of ``/diagnostics``, which also keeps the last thing that went wrong.
+
+    :param node: where to publish and log.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        driver: Driver,
+        settings: ArmSettings,
+        targets: TargetTopics,
+        hold: HoldServices,
+        mover: Mover,
+        actions: Actions,
+    ) -> None:
+        self._node = node
+        self._name = node.get_fully_qualified_name()
+        self._driver, self._settings, self._targets = driver, settings, targets
+        self._hold, self._mover, self._actions = hold, mover, actions
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
+        self._diagnosis = Diagnosis(self._name)
+        self._reported: BaseException | None = None
+        #: The last thing that went wrong since the arm was activated.
+        self.trouble: Trouble | None = None
+
+    def report(self, error: BaseException, *, again: str = "activate") -> None:
+        """Log what went wrong and what to do about it, and publish it.
+
+        :param again: the transition to request once the cause is removed.
+        """
+        self._reported = error
+        command = f"ros2 lifecycle set {self._name} {again}"
+        self.trouble = Trouble.of(error, command, self._settings["robot_ip"])
+        self._node.get_logger().error(f"{self.trouble.message} ({self.trouble.remedy})")
+        self.publish()  # A client that now finds the arm inactive looks for the reason.
+
+    def report_once(self, error: BaseException) -> None:
+        """Report ``error``, unless it was the last one to be reported."""
+        if error is not self._reported:
+            self.report(error)
+
+    def publish(self) -> None:
+        """Publish all statuses."""
+        driver, settings = self._driver, self._settings
+        client = driver.client
+        state = None if client is None else client.state()
+        statuses = {
+            "control loop": self._diagnosis.loop(client, state, driver.address),
+            "targets": self._diagnosis.targets(
+                state,
+                driver.active,
+                owner=HOLDER if self._hold.reason else self._mover.owner or self._targets.sender or "no client",
+                accepted=self._targets.accepted,
+                refused=self._targets.refused,
+                limited=self._targets.limited,
+                rejected=self._actions.rejected,
+            ),
+            "robot": self._diagnosis.robot(
+                state, address=settings["robot_ip"], versions=driver.versions, trouble=self.trouble
+            ),
+        }
+        message = DiagnosticArray()
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        for name, said in statuses.items():
+            # With the namespace, because viewers tell statuses apart by their names.
+            said.name = f"{self._name.lstrip('/')}: {name}"
+            said.hardware_id = settings["robot_ip"]
+            message.status.append(said)
+        self._publisher.publish(message)
 
 
 def _flags(hold: Hold) -> str:

@@ -1,23 +1,22 @@
-"""Taking the arm from everyone: the services ``~/hold`` and ``~/release``, and an arm that was pushed too hard.
+"""Taking control from every client: the services ``~/hold`` and ``~/release``, and an arm that was pushed too hard.
 
-Used by the node, in its process and its one thread. While the arm is held, the control process follows nobody: what
-runs slows down on its path and ends, targets come to rest, and the law of the mode holds. Targets and goals are refused
-with the reason. It stays so, over a deactivation and a lost arm too, until somebody calls ``~/release``.
+Used by the node, in its process and its one thread. While the arm is held, the control process follows no client: a
+running motion slows down on its path and ends, a stream of targets stops, and the law of the mode holds the arm.
+Targets and goals are refused with the reason. The hold lasts until a client calls ``~/release``, also if the arm is
+deactivated or lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from rclpy.lifecycle import LifecycleNode
 from std_srvs.srv import Trigger
 
+from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.arm.moves import Mover
-from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.records import Hold
 from aiofranka_ros.kernels import Record
 
-#: Who has an arm that is held, for the diagnostics.
+#: What controls an arm that is held, for the diagnostics.
 HOLDER = "~/hold"
 
 
@@ -25,44 +24,43 @@ class HoldServices:
     """The servers of ``~/hold`` and ``~/release``.
 
     :param node: where to serve and log.
-    :param mover: what moves the arm; it is interrupted.
-    :param client: the control process, ``None`` where there is none.
+    :param driver: the arm to hold.
+    :param mover: moves the arm; a hold interrupts it.
     """
 
-    def __init__(self, node: LifecycleNode, mover: Mover, client: Callable[[], ControlClient | None]) -> None:
+    def __init__(self, node: LifecycleNode, driver: Driver, mover: Mover) -> None:
         self._node = node
+        self._driver = driver
         self._mover = mover
-        self._client = client
         self._cause = ""
         node.create_service(Trigger, "~/hold", self._on_hold)
         node.create_service(Trigger, "~/release", self._on_release)
 
     @property
     def reason(self) -> str:
-        """Why the arm is held, in a sentence; empty where it isn't."""
-        return f"the arm is held: {self._cause}; ~/release gives it back" if self._cause else ""
+        """Why the arm is held, as a sentence; empty if it is not."""
+        return f"the arm is held: {self._cause}; to end it, call ~/release" if self._cause else ""
 
     def apply(self) -> None:
-        """Let the control process know, a new one too."""
-        client = self._client()
-        if client is not None:
-            client.hold(bool(self._cause))
+        """Pass the present hold on to the control process, which may be a new one."""
+        if self._driver.client is not None:
+            self._driver.client.hold(bool(self._cause))
 
     def follow(self, state: Record) -> None:
-        """Hold an arm that holds by itself because it was pushed; called with every ``state`` of an active arm."""
+        """Keep holding an arm that was pushed and holds by itself; called with every ``state`` while it is active."""
         if self._cause or not int(state["hold"]) & Hold.PUSHED:
             return
-        client = self._client()
-        # A state of before the last release says nothing any more.
+        client = self._driver.client
+        # A state from before the last release does not count.
         if client is not None and state["release_id"] == client.release_id:
-            self._take("an external force or torque exceeded max_external_force or max_external_torque")
+            self._hold("an external force or torque exceeded max_external_force or max_external_torque")
             self._node.get_logger().error(self.reason)
 
     def _on_hold(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         owner = self._mover.owner
-        self._take("somebody called ~/hold")
+        self._hold("a client called ~/hold")
         response.success = True
-        response.message = f"held; taken from {owner}" if owner else "held"
+        response.message = f"held; {owner} no longer controls the arm" if owner else "held"
         self._node.get_logger().info(response.message)
         return response
 
@@ -70,13 +68,12 @@ class HoldServices:
         response.success = True
         response.message = "released" if self._cause else "it was not held"
         self._cause = ""
-        client = self._client()
-        if client is not None:
-            client.release()
+        if self._driver.client is not None:
+            self._driver.client.release()
         self._node.get_logger().info(response.message)
         return response
 
-    def _take(self, cause: str) -> None:
+    def _hold(self, cause: str) -> None:
         self._cause = cause
         self.apply()
         self._mover.interrupt(self.reason)

@@ -1,10 +1,9 @@
-"""The node's settings as parameters of ROS: declared with descriptions and ranges, validated, taken whole.
+"""The node's settings as parameters of ROS: declared with descriptions and ranges, and validated together.
 
-Used by the node, in its process and its one thread. What there is to set stands in :mod:`aiofranka_ros.arm.settings`.
+Used by the node, in its process and its one thread. The settings are listed in :mod:`aiofranka_ros.arm.settings`.
 
-Validation has no side effects, because ROS may still refuse a change after it. A change takes effect later,
-when the node asks :meth:`Parameters.changes`; that works on every distribution, where a callback after the
-change does not.
+Validation has no side effects, because ROS may still refuse a change after it. A change takes effect when the node
+calls :meth:`Parameters.changes`, which it does before it answers the request.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ _SETTINGS = {setting.name: setting for setting in SETTINGS}
 class Parameters(ArmSettings):
     """The declared parameters of one node.
 
-    :param node: it declares them; their values may come from files and the command line.
-    :param reached: which of these states the node has reached; asked whenever a parameter shall change.
+    :param node: declares them; their values may come from files and the command line.
+    :param reached: the state that the node has reached; called for every request to change a parameter.
     :raises rclpy.exceptions.ParameterException: a value from a file or the command line cannot be used.
     """
 
@@ -48,7 +47,7 @@ class Parameters(ArmSettings):
         self.changes()
 
     def changes(self) -> set[str]:
-        """Use what was set since the last call.
+        """Use the values that were set since the last call.
 
         :returns: the names whose values the control process does not know yet.
         """
@@ -56,25 +55,25 @@ class Parameters(ArmSettings):
         return self.update({name: self._node.get_parameter(name).value for name in _SETTINGS})
 
     def adopt(self, **values: Any) -> None:
-        """Say ``values`` that are in force already; nothing is left to apply of them."""
+        """Set ``values`` that the robot already uses; they need not be applied."""
         self.update(values)
         self._node.set_parameters([Parameter(name, value=self[name].tolist()) for name in values])
 
     def _on_set(self, changes: Sequence[Parameter]) -> SetParametersResult:
-        ours = [change for change in changes if change.name in _SETTINGS]  # Others are ROS's own, such as use_sim_time.
-        # What was set a moment ago counts too, although nobody used it yet.
-        beside = [name for names in RANGES for name in names if self._node.has_parameter(name)]
-        values = {name: self._node.get_parameter(name).value for name in beside}
+        ours = [change for change in changes if change.name in _SETTINGS]  # Others belong to ROS, such as use_sim_time.
+        # Values that were set but not used yet count too.
+        related = [name for names in RANGES for name in names if self._node.has_parameter(name)]
+        values = {name: self._node.get_parameter(name).value for name in related}
         try:
             self.check_together(values | {change.name: change.value for change in ours})
             for change in ours:
-                self._check_lock(change.name)
+                self._check_stage(change.name)
         except ConfigurationError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self.dirty = True
         return SetParametersResult(successful=True)
 
-    def _check_lock(self, name: str) -> None:
+    def _check_stage(self, name: str) -> None:
         """:raises ConfigurationError: the parameter cannot be changed in the present state of the node."""
         setting = _SETTINGS[name]
         if not self._declaring and setting.locked_from is not None and self._reached() >= setting.locked_from:

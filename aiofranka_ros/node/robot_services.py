@@ -1,40 +1,41 @@
-"""franka_ros2's services, which set something in the robot itself: its load, its frames, when it sees a collision.
+"""franka_ros2's services, which set something in the robot itself: its load, its frames, its collision thresholds.
 
-Used by the node, in its process and its one thread. What a request says is checked here, completely; whatever is wrong
-with it, or with the moment, is the answer's ``error``.
+Used by the node, in its process and its one thread. Requests are checked here, completely; if a request is wrong or
+comes at the wrong time, the answer's ``error`` says why.
 
-The robot takes such settings only while no motion runs. Where the arm is active, a service refuses, or, with
-``restart_if_needed``, lets the node stop the arm smoothly, sets it, and activates the arm again where it is. That takes
-several ticks of the node, in which whoever moved the arm learns why it ended; hence services are coroutines.
+The robot accepts such settings only while no motion runs. If the arm is active, a service refuses; with
+``restart_if_needed``, it stops the arm smoothly, changes the setting, and activates the arm again at its present
+position. That takes several ticks of the node, in which the client that moved the arm learns why its motion ended;
+therefore services are coroutines.
 
-What is set lasts as long as the robot keeps it, or until Desk changes it. ``configure`` sets nothing of it again but
-the collision thresholds, which are parameters, too: a service changes these with the robot's.
+A setting lasts until the robot forgets it or Desk changes it. ``configure`` sets only the collision thresholds again,
+which are parameters, too: a service changes the parameter with the robot's setting.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from franka_msgs import srv
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.lifecycle import TransitionCallbackReturn
 
-from aiofranka_ros.arm import moves
 from aiofranka_ros.arm.setting_table import SETTINGS
-from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.records import RobotSetting
 from aiofranka_ros.errors import CommandRefused, ConfigurationError, FrankaError
 from aiofranka_ros.kernels import Array
-from aiofranka_ros.node.diagnostics import Trouble
 from aiofranka_ros.setting import Setting
 
-#: What the names of the services begin with: this node's, and those of franka_ros2.
+if TYPE_CHECKING:
+    from aiofranka_ros.node.lifecycle import FrankaNode
+
+#: Prefixes of the services' names: this node's, and that of franka_ros2.
 PREFIXES = ("~/", "service_server/")
-#: How far a transformation may be from a rigid one that is taken for rounding and corrected.
+#: Largest deviation of a transformation from a rigid one that counts as rounding and is corrected.
 _ROUNDING = 1e-3
-#: How far an inertia may be from a symmetric, positive semidefinite one, relative to its largest element.
+#: Largest deviation of an inertia from a symmetric, positive semidefinite one, relative to its largest element.
 _INERTIA_ROUNDING = 1e-6
 
 _LOAD = (
@@ -52,45 +53,19 @@ _CARTESIAN_STIFFNESS = Setting(
     low=(10.0,) * 3 + (1.0,) * 3, high=(3000.0,) * 3 + (300.0,) * 3,
     source="Robot::setCartesianImpedance, libfranka robot.h",
 )  # fmt: skip
-#: Parameters that say at which external torques and forces the robot stops, by the kind of threshold.
+#: The parameters with the external torques and forces at which the robot stops, by the kind of threshold.
 _THRESHOLDS = {
     kind: next(setting for setting in SETTINGS if setting.name == f"collision_{kind}_thresholds")
     for kind in ("torque", "force")
 }
 
 
-class Owner(moves.ArmOwner, Protocol):
-    """What the services need of the node."""
-
-    @property
-    def configured(self) -> bool:
-        """Whether the node is inactive or active; the arm may be lost nevertheless."""
-
-    @property
-    def client(self) -> ControlClient | None:
-        """The control process; ``None`` where the node is not configured, or lost the arm."""
-
-    @property
-    def moving(self) -> str:
-        """Which move or trajectory has the arm; empty where none does."""
-
-    @property
-    def trouble(self) -> Trouble | None:
-        """The last thing that went wrong since the arm was activated."""
-
-    def set_robot(self, setting: RobotSetting, values: Sequence[Any], parameters: Mapping[str, Any]) -> None:
-        """Set something in the robot at rest, and parameters that say the same.
-
-        :raises FrankaError, TimeoutError: it was not set.
-        """
-
-
 @dataclasses.dataclass(frozen=True)
 class _Change:
-    """What a request asks for, checked.
+    """A checked request.
 
-    :ivar values: what libfranka's command takes.
-    :ivar parameters: the node's parameters that say the same.
+    :ivar values: arguments of libfranka's command.
+    :ivar parameters: the node's parameters that describe the same.
     """
 
     setting: RobotSetting
@@ -101,16 +76,12 @@ class _Change:
 class RobotServices:
     """The servers of all these services.
 
-    They exist in every state of the node, so that a request for an arm that is not there is answered with a reason.
-
-    :param node: where to serve and log.
-    :param owner: what the node knows of the arm.
+    They exist in every state of the node, so that a request is answered with a reason if there is no arm.
     """
 
-    def __init__(self, node: LifecycleNode, owner: Owner) -> None:
+    def __init__(self, node: FrankaNode) -> None:
         self._node = node
-        self._owner = owner
-        #: Why the arm is not active for a moment, in words; empty where nobody restarts it.
+        #: Why the arm is inactive for a moment, in words; empty if no service is restarting it.
         self.restarting = ""
         for name, (kind, parse) in SERVICES.items():
             for prefix in PREFIXES:
@@ -124,66 +95,68 @@ class RobotServices:
                 self._node.get_logger().warning(f"refused {name}: {error}")
                 response.success, response.error = False, str(error)
             else:
-                self._node.get_logger().info(f"{name} was done")
+                self._node.get_logger().info(f"{name} succeeded")
                 response.success = True
             return response
 
         self._node.create_service(kind, f"{prefix}{name}", answer)
 
     async def _carry_out(self, name: str, change: _Change) -> None:
-        """Set something now, or between deactivating and activating the arm.
+        """Make a change now, or between deactivating and activating the arm.
 
-        :raises FrankaError, TimeoutError: that was not possible, and why.
+        :raises FrankaError, TimeoutError: it was not made.
         """
         while self.restarting:
-            await self._owner.next_tick()
-        if not self._owner.configured:
+            await self._node.next_tick()
+        if not self._node.configured:
             raise CommandRefused("the node is not configured: configure it first")
-        if self._owner.client is None:
-            raise CommandRefused(f"there is no arm{self._owner.why_inactive}; activating the node connects again")
-        if self._owner.active_client is None:
+        if self._node.client is None:
+            raise CommandRefused(
+                f"the arm is not connected{self._node.why_inactive}; activate the node to connect again"
+            )
+        if self._node.active_client is None:
             self._set(change)
-        elif self._owner.parameter("restart_if_needed"):
-            self.restarting = f"the arm is restarted by {name}"
+        elif self._node.parameter("restart_if_needed"):
+            self.restarting = f"{name} is restarting the arm"
             try:
                 await self._restart(change)
             finally:
                 self.restarting = ""
         else:
             raise CommandRefused(
-                "the robot takes this only while the arm is not active: deactivate the node first, or let it restart "
-                f"the arm: ros2 param set {self._node.get_fully_qualified_name()} restart_if_needed true"
+                "the robot accepts this only while the arm is not active: deactivate the node first, or allow it to "
+                f"restart the arm: ros2 param set {self._node.get_fully_qualified_name()} restart_if_needed true"
             )
 
     def _set(self, change: _Change) -> None:
-        self._owner.set_robot(change.setting, change.values, change.parameters)
+        self._node.set_robot(change.setting, change.values, change.parameters)
 
     async def _restart(self, change: _Change) -> None:
-        """Stop the arm smoothly, set something, and activate the arm again where it is.
+        """Stop the arm smoothly, make a change, and activate the arm again where it is.
 
-        :raises FrankaError, TimeoutError: the arm did not stop as it was asked to, and stays as it is; or the robot
+        :raises FrankaError, TimeoutError: the arm did not stop as requested, and nothing was changed; or the robot
             refused the change, and the arm is active again.
         """
-        before = self._owner.trouble
+        before = self._node.trouble
         if self._node.trigger_deactivate() != TransitionCallbackReturn.SUCCESS:
-            raise CommandRefused(f"the arm could not be stopped{self._owner.why_inactive}")
-        # Whoever moved the arm learns that it is not active any more, and the node, if the robot stopped by itself.
-        await self._owner.next_tick()
-        while self._owner.moving:
-            await self._owner.next_tick()
-        trouble = self._owner.trouble
+            raise CommandRefused(f"the arm could not be stopped{self._node.why_inactive}")
+        # The client that moved the arm learns that it is inactive, and the node, whether the robot stopped by itself.
+        await self._node.next_tick()
+        while self._node.moving:
+            await self._node.next_tick()
+        trouble = self._node.trouble
         if trouble is not None and trouble is not before:
-            raise CommandRefused(f"the arm did not stop as it was asked to: {trouble.message}")
-        if self._owner.client is None or self._owner.active_client is not None:
-            raise CommandRefused("somebody else changed the node's state meanwhile")
+            raise CommandRefused(f"the arm did not stop as requested: {trouble.message}")
+        if self._node.client is None or self._node.active_client is not None:
+            raise CommandRefused("another client has changed the state of the node")
         try:
             self._set(change)
         finally:
             if self._node.trigger_activate() != TransitionCallbackReturn.SUCCESS:
-                raise CommandRefused(f"the arm could not be activated again{self._owner.why_inactive}")
+                raise CommandRefused(f"the arm could not be activated again{self._node.why_inactive}")
 
 
-# What requests ask for.
+# From requests to changes.
 
 
 def _load(request: srv.SetLoad.Request) -> _Change:
@@ -237,14 +210,14 @@ def _full_collision_behavior(request: srv.SetFullCollisionBehavior.Request) -> _
             field = f"{side}_{kind}_thresholds"
             if not np.array_equal(getattr(request, f"{field}_acceleration"), getattr(request, f"{field}_nominal")):
                 raise ConfigurationError(
-                    f"{field}_acceleration differs from {field}_nominal: libfranka's Python bindings know one "
+                    f"{field}_acceleration differs from {field}_nominal: libfranka's Python bindings have one "
                     "threshold for both"
                 )
     return _collision_behavior(request)
 
 
 def _parse(setting: Setting, value: Any) -> Any:
-    """A field of a request as it is used.
+    """The value of a field of a request.
 
     :raises ConfigurationError: it is not finite or out of its range.
     """
@@ -252,28 +225,28 @@ def _parse(setting: Setting, value: Any) -> Any:
 
 
 def _rigid(values: Array) -> Array:
-    """The nearest rigid transformation, as libfranka takes it (16,), columns first.
+    """The nearest rigid transformation, in libfranka's form (16,), columns first.
 
-    :raises ConfigurationError: rounding does not explain the distance to it, or it is out of its range.
+    :raises ConfigurationError: the difference is more than rounding, or it is out of its range.
     """
     transformation = _parse(_TRANSFORMATION, values).reshape(4, 4).T
     if np.abs(transformation[3] - (0.0, 0.0, 0.0, 1.0)).max() > _ROUNDING:
         raise ConfigurationError(
-            f"the last row of the transformation is {transformation[3].tolist()} instead of [0, 0, 0, 1]: its sixteen "
-            "numbers are given column by column"
+            f"the last row of the transformation is {transformation[3].tolist()} instead of [0, 0, 0, 1]; its sixteen "
+            "numbers must be given column by column"
         )
     left, stretch, right = np.linalg.svd(transformation[:3, :3])
     rotation = left @ right
     if np.abs(stretch - 1.0).max() > _ROUNDING or np.linalg.det(rotation) < 0.0:
         raise ConfigurationError(
-            f"the upper left of the transformation is not a rotation: {transformation[:3, :3].tolist()}"
+            f"the upper left part of the transformation is not a rotation: {transformation[:3, :3].tolist()}"
         )
     rigid = np.eye(4)
     rigid[:3, :3], rigid[:3, 3] = rotation, transformation[:3, 3]
     return rigid.T.ravel()
 
 
-#: Every service by its name: its type, and what its request asks for.
+#: Every service by its name: its type, and how its request becomes a change.
 SERVICES: dict[str, tuple[type, Callable[[Any], _Change]]] = {
     "set_load": (srv.SetLoad, _load),
     "set_tcp_frame": (srv.SetTCPFrame, _tcp_frame),

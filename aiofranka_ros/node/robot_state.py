@@ -1,15 +1,14 @@
-"""The topic ``~/robot_state``: all that libfranka says of the robot, as franka_ros2's broadcaster publishes it.
+"""The topic ``~/robot_state``: libfranka's whole robot state, as franka_ros2's broadcaster publishes it.
 
 Used by the node, in its process and its one thread. The control process copies libfranka's state only as often as this
-topic asks for it, and not at all where nobody subscribes; see
-:data:`~aiofranka_ros.control.records.ROBOT_STATE` for the copy. A message is made in a timer of its own, because the
-topic may be faster than the node's tick.
+topic needs it, and not at all without subscribers; see :data:`~aiofranka_ros.control.records.ROBOT_STATE` for the copy.
+The topic has a separate timer, because it may be faster than the node's tick.
 """
 
 from __future__ import annotations
 
 from array import array
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -20,7 +19,7 @@ from rclpy.clock import Clock
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 
-from aiofranka_ros.control.client import ControlClient
+from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.control.records import ERROR_NAMES, ROBOT_STATE
 from aiofranka_ros.control.shared_memory import ROBOT_STATES
 from aiofranka_ros.kernels import Array, Record
@@ -29,63 +28,55 @@ from aiofranka_ros.model.kinematics import quaternion_from_matrix
 from aiofranka_ros.model.names import FR3, ArmNames
 from aiofranka_ros.ros.cdr import SerializedMessage
 
-#: The topic's names: this node's, and that of franka_ros2's broadcaster.
+#: Names of the topic: this node's, and that of franka_ros2's broadcaster.
 TOPICS = ("~/robot_state", "franka_robot_state_broadcaster/robot_state")
 
 _NANOSECONDS = 1_000_000_000
-#: How often the timer looks for new states at the most [s].
+#: Shortest period in which the timer looks for new states [s].
 _SHORTEST_PERIOD = 0.002
 _ZEROS = array("d", [0.0] * 7)
 _IDENTITY = np.eye(4).ravel()
-
-
-class Owner(Protocol):
-    """What the topic needs of the node."""
-
-    @property
-    def client(self) -> ControlClient | None:
-        """The control process; ``None`` where the node is not configured."""
 
 
 class RobotStateTopic:
     """The publishers of the robot's whole state.
 
     :param node: where to publish.
-    :param owner: what the node knows of the arm.
-    :param rate: how often [Hz].
-    :param clock: what the timer goes by.
-    :param names: what joints and frames are called.
+    :param driver: the arm.
+    :param rate: how often to publish [Hz].
+    :param clock: of the timer.
+    :param names: names of joints and frames.
     """
 
-    def __init__(self, node: LifecycleNode, owner: Owner, rate: float, clock: Clock, names: ArmNames) -> None:
-        self._owner = owner
-        # Reliable, as franka_ros2's: subscribers of either kind match.
+    def __init__(self, node: LifecycleNode, driver: Driver, rate: float, clock: Clock, names: ArmNames) -> None:
+        self._driver = driver
+        # Reliable, like franka_ros2's: it matches subscribers of either kind.
         qos = QoSProfile(depth=ROBOT_STATES)
         self._publishers = [node.create_publisher(FrankaRobotState, name, qos) for name in TOPICS]
         self._period = max(1, round(1.0 / (rate * CYCLE)))
         self._message = RobotStateMessage(names)
-        # Twice as often as there is something new, so that it does not wait for long; but not so often that the node
-        # would do nothing else: then several states are published at once.
+        # Twice as often as there is a new state, so that it does not wait long; but not so often that the node would do
+        # nothing else: then several states are published at once.
         period = max(0.5 * self._period * CYCLE, _SHORTEST_PERIOD)
-        group = ReentrantCallbackGroup()  # It may be faster than the turns of what can wait.
+        group = ReentrantCallbackGroup()  # It may be faster than the turns of the executor.
         self._timer = node.create_timer(period, self._publish, clock=clock, callback_group=group)
         self._timer.cancel()
 
     def follow(self) -> None:
-        """Ask the control process for what is subscribed; called at every tick."""
-        client = self._owner.client
+        """Have the control process copy states as long as there are subscribers; called at every tick."""
+        client = self._driver.client
         wanted = any(publisher.get_subscription_count() > 0 for publisher in self._publishers)
         if not wanted or client is None:
             self._timer.cancel()
         elif self._timer.is_canceled():
-            client.robot_states()  # What is left from before is old.
+            client.robot_states()  # Skip old states.
             self._timer.reset()
         period = self._period if wanted else 0
         if client is not None:
             client.copy_robot_states(period)
 
     def _publish(self) -> None:
-        client = self._owner.client
+        client = self._driver.client
         if client is None:
             return
         publishers = [publisher for publisher in self._publishers if publisher.get_subscription_count() > 0]
@@ -95,21 +86,21 @@ class RobotStateTopic:
                 publisher.publish(data)
 
 
-#: What the message is made of: all that libfranka says, and the quaternions (x, y, z, w) of its poses.
+#: The content of the message: libfranka's state, and the quaternions (x, y, z, w) of its poses.
 _POSES = ("O_T_EE", "O_T_EE_d", "O_T_EE_c", "F_T_EE", "EE_T_K")
 _CONTENT = np.dtype([*ROBOT_STATE.descr, ("quaternions", "f8", (len(_POSES), 4))])
 
 
 class RobotStateMessage:
-    """The message, serialized once for as long as nothing but numbers changes in it.
+    """The message, which is serialized again only if more than its numbers has changed.
 
-    :param names: what joints and frames are called.
+    :param names: names of joints and frames.
     """
 
     def __init__(self, names: ArmNames = FR3) -> None:
         self._names = names
         self._message = message = FrankaRobotState()
-        quaternion_from_matrix(np.eye(4), np.empty(4))  # Compiling it later would take too long.
+        quaternion_from_matrix(np.eye(4), np.empty(4))  # Compile it now.
         self._content = np.zeros(1, _CONTENT)
         self._serialized: SerializedMessage | None = None
         self._constant: tuple[Any, ...] = ()
@@ -135,10 +126,9 @@ class RobotStateMessage:
         self._headers = [part.header for part in (*joint_states, *in_base, *in_flange, *self._in_end_effector)]
 
     def of(self, state: Record) -> bytes:
-        """The message of ``state``, a record of :data:`~aiofranka_ros.control.records.ROBOT_STATE`, as a publisher
-        takes it.
+        """The message of ``state``, a record of :data:`~aiofranka_ros.control.records.ROBOT_STATE`, ready to publish.
 
-        Every part has the stamp of the measurement, and the frame that franka_ros2 gives it.
+        Every part has the stamp of the measurement, and the same frame as in franka_ros2.
         """
         content = self._content[0]
         self._content.view(np.uint8)[: ROBOT_STATE.itemsize] = np.frombuffer(state, np.uint8)
@@ -154,7 +144,7 @@ class RobotStateMessage:
         return self._serialized.of(content)
 
     def _set_constant(self, state: Record, bare: bool) -> None:
-        """Set what seldom changes."""
+        """Set the fields that rarely change."""
         message = self._message
         for part in self._in_end_effector:
             part.header.frame_id = self._names.flange if bare else self._names.hand_tcp

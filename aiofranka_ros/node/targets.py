@@ -1,19 +1,19 @@
-"""The topics on which targets arrive: check each message, pass it on, count and explain refusals.
+"""The topics of targets: check each message, pass it on, count and explain refusals.
 
 Used by the node, in its process and its one thread. A refused message changes nothing: the arm keeps its last
-target and holds it when no further one comes.
+target and holds it if no other arrives.
 
-A target in a frame of TF may be faster than the transform that it needs. It waits then, as nothing else does, and is
-tried again at every tick of the node until the transform has come or the target is too old.
+A target in a frame of TF may arrive before the transform that it needs. It then waits, as the only kind of target, and
+is tried again at every tick of the node until the transform has arrived or the target is too old.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
@@ -22,268 +22,209 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 
+from aiofranka_ros.arm.moves import ArmOwner, Mover
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.errors import InvalidTarget, TransformMissing
-from aiofranka_ros.kernels import Numbers, Record
+from aiofranka_ros.kernels import Record
 from aiofranka_ros.model.names import ArmNames
-from aiofranka_ros.node import stamps
+from aiofranka_ros.node.admission import Admission
 from aiofranka_ros.node.frames import Frames
-from aiofranka_ros.node.senders import Senders, told
-from aiofranka_ros.ros import messages
 from aiofranka_ros.ros.cdr import JointReader, JointValues, PoseValues, read_pose
+from aiofranka_ros.ros.executor import with_info
+from aiofranka_ros.ros.messages import PoseTarget, by_joint, pose_target
 
-#: Only the newest target matters, and a best-effort subscription matches reliable publishers as well.
+#: Only the newest target counts, and a best-effort subscription matches reliable publishers as well.
 TARGET_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
 #: Shortest time between two log messages about the same thing [s].
 LOG_PERIOD = 2.0
-#: Methods of the control process that take the targets of each topic.
-_SETTERS = {"ee_desired": "set_pose", "q_desired": "set_joints", "torque_desired": "set_torque"}
-#: Most targets that wait for transforms: each of them is looked at in every tick.
+#: Most targets that may wait for transforms: each of them is tried again at every tick.
 _MOST_WAITING = 100
 
 
-class Owner(Protocol):
-    """What targets need to know of the node."""
+class JointTarget(NamedTuple):
+    """A target of the modes impedance and pid.
 
-    @property
-    def active_client(self) -> ControlClient | None:
-        """The control process while the arm is active, else ``None``."""
+    :ivar q: joint positions [rad] (7,).
+    """
 
-    @property
-    def why_held(self) -> str:
-        """Why nobody may have the arm; empty where it may be had."""
-
-    @property
-    def moving(self) -> str:
-        """Which move or trajectory has the arm; empty where none does."""
-
-    def parameter(self, name: str) -> Any:
-        """Value of a parameter."""
+    q: tuple[float, ...]
 
 
-@dataclass
-class _Topic:
-    """One kind of targets.
+class TorqueTarget(NamedTuple):
+    """A target of the mode torque.
+
+    :ivar tau: joint torques, gravity and Coriolis excluded as in libfranka [Nm] (7,).
+    """
+
+    tau: tuple[float, ...]
+
+
+class _Topic(NamedTuple):
+    """One kind of target.
 
     :ivar name: after ``~/``.
-    :ivar modes: names of those that use them.
+    :ivar modes: names of the modes that use it.
     :ivar read: reads a serialized message.
-    :ivar convert: from its content and the control process to fields of the commands.
-    :ivar full_name: its name on the graph.
+    :ivar convert: makes its content into a target.
+    :ivar send: passes a target and its stamp on to the control process.
     """
 
     name: str
     modes: tuple[str, ...]
     read: Callable[[bytes], Any]
-    convert: Callable[[Any, ControlClient], dict[str, Numbers]]
-    full_name: str
-    order: stamps.Order = field(default_factory=stamps.Order)
+    convert: Callable[[Any, ControlClient], Any]
+    send: Callable[[ControlClient, Any, int], object]
 
 
-@dataclass(frozen=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     """A target that waits for a transform.
 
-    :ivar message: as it came.
-    :ivar info: what rclpy knows of the message.
-    :ivar until: how long it may [s, monotonic].
+    :ivar message: serialized.
+    :ivar info: rclpy's info about the message.
+    :ivar until: how long it may wait [s, monotonic].
+    :ivar period: the control process and its ``mode_id`` when it arrived.
     """
 
     topic: _Topic
     message: bytes
-    info: Any
+    info: Mapping[str, Any]
     until: float
+    period: tuple[ControlClient, int]
 
 
 class TargetTopics:
-    """Subscriptions of the node for the targets of every mode.
+    """The subscriptions for the targets of every mode.
 
-    They exist in every state of the node, so that a target for an inactive arm is answered by a message in
-    the log instead of silence.
+    They exist in every state of the node, so that a target for an inactive arm is answered in the log instead of
+    ignored.
 
     :param node: where to subscribe and log.
-    :param owner: what the node knows of the arm.
-    :param frames: what is known of the frames of targets.
-    :param names: what the joints are called.
+    :param owner: the owner of the arm.
+    :param mover: controls the arm during moves and trajectories.
+    :param frames: converts poses in other frames.
+    :param names: names of the joints.
     """
 
-    def __init__(self, node: LifecycleNode, owner: Owner, frames: Frames, names: ArmNames) -> None:
+    def __init__(self, node: LifecycleNode, owner: ArmOwner, mover: Mover, frames: Frames, names: ArmNames) -> None:
         self._node = node
         self._owner = owner
         self._frames = frames
-        self._names = names
-        #: Refused messages by reason, since the node was started.
+        self._joints = names.joints
+        #: Number of refused messages by reason, since the node was started.
         self.refused: Counter[str] = Counter()
-        #: Targets that were cut off at a limit, since the node was started.
+        #: Number of targets that were limited, since the node was started.
         self.limited = 0
-        #: Targets passed on, since the node was started.
+        #: Number of targets passed on, since the node was started.
         self.accepted = 0
         self._limited_before = 0
-        self._target: dict[str, Numbers] = {}
-        self._said: dict[tuple[str, str], float] = {}
+        self._newest: PoseTarget | JointTarget | TorqueTarget | None = None
+        self._logged: dict[tuple[str, str], float] = {}
         self._waiting: deque[_Waiting] = deque()
-        self._clock = node.get_clock()
-        self._simulated_time = True  # Until it is known, so that the clock is asked.
-        self._senders = Senders(node)
-        self._group = ReentrantCallbackGroup()  # Not the node's own: that is for what can wait.
-        #: Which stretch of time between activations and switches of the mode the newest target came in.
-        self._stretch: tuple[ControlClient, int] | None = None
-        self._topics = [
-            self._subscribe(PoseStamped, "ee_desired", ("osc",), read_pose, self._pose),
-            self._subscribe(JointState, "q_desired", ("impedance", "pid"), JointReader().read, self._position),
-            self._subscribe(JointState, "torque_desired", ("torque",), JointReader().read, self._torque),
-        ]
+        self._admission = Admission(node, owner, mover)
+        group = ReentrantCallbackGroup()  # Not the node's default group, whose callbacks can wait.
+        for kind, topic in (
+            (PoseStamped, _Topic("ee_desired", ("osc",), read_pose, self._pose, _send_pose)),
+            (JointState, _Topic("q_desired", ("impedance", "pid"), JointReader().read, self._position, _send_joints)),
+            (JointState, _Topic("torque_desired", ("torque",), JointReader().read, self._torque, _send_torque)),
+        ):
+            callback = with_info(partial(self._on_message, topic))
+            node.create_subscription(kind, f"~/{topic.name}", callback, TARGET_QOS, callback_group=group, raw=True)
 
     @property
-    def owner(self) -> str:
-        """Who streams targets at the moment; empty where nobody does."""
-        return self._senders.owner
+    def sender(self) -> str:
+        """The publisher that controls the arm, and its topic; empty if there is none."""
+        return self._admission.sender
 
     def try_again(self) -> None:
-        """Look whether transforms have come that targets wait for; called at every tick while the arm is active."""
-        self._simulated_time = self._clock.ros_time_is_active
+        """Try the targets that wait for transforms; called at every tick while the arm is active."""
+        self._admission.follow()
         client = self._owner.active_client
-        if client is not None:
-            self._begin_stretch(client)
         for _ in range(len(self._waiting)):
             waiting = self._waiting.popleft()
-            self._take(waiting.topic, waiting.message, waiting.info, waiting.until)
+            # Targets from before an activation or a switch of the mode are dropped.
+            if client is not None and waiting.period == (client, client.mode_id):
+                self._on_message(waiting.topic, waiting.message, waiting.info, waiting.until)
 
     def check_limited(self, state: Record) -> None:
-        """Say so where the control process had to cut a target off; called with every fresh ``state``."""
+        """Log if the control process had to limit a target; called with every new ``state``."""
         count = int(state["limited_targets"])
         if count > self._limited_before:
             self.limited += count - self._limited_before
-            self._say("limited", *self._describe_limited(state))
+            self._log("limited", *self._describe_limited(state))
         self._limited_before = count
 
-    def _subscribe(
-        self,
-        kind: type,
-        name: str,
-        modes: tuple[str, ...],
-        read: Callable[[bytes], Any],
-        convert: Callable[[Any, ControlClient], dict[str, Numbers]],
-    ) -> _Topic:
-        topic = _Topic(name, modes, read, convert, f"{self._node.get_fully_qualified_name()}/{name}")
-        callback = told(lambda message, info: self._take(topic, message, info))
-        self._node.create_subscription(kind, f"~/{name}", callback, TARGET_QOS, callback_group=self._group, raw=True)
-        return topic
+    def _on_message(self, topic: _Topic, message: bytes, info: Mapping[str, Any], until: float | None = None) -> None:
+        """Pass a target on, or explain why not.
 
-    def _take(self, topic: _Topic, message: bytes, info: Any, until: float | None = None) -> None:
-        """Pass a target on, or say why not.
-
-        :param info: what rclpy knows of the message.
-        :param until: how long it may wait for a transform [s, monotonic]; ``None``: it has just come.
+        :param until: how long it may wait for a transform [s, monotonic]; ``None``: it has just arrived.
         """
-        left = 0.0
         try:
             content = topic.read(message)
             stamp = content.stamp
-            client = self._client_for(topic.modes)
-            self._begin_stretch(client)
-            self._senders.check(topic.full_name, info)
-            if until is None:
-                left = self._time_left(topic, stamp)
-            topic.order.check(stamp)
+            client = self._admission.check(topic.name, topic.modes, stamp, info, waited=until is not None)
             target = topic.convert(content, client)
         except TransformMissing as error:
             now = time.monotonic()
-            until = until or now + left
+            if until is None:
+                until = now + self._admission.time_left(stamp)
             if now < until and len(self._waiting) < _MOST_WAITING:
-                self._waiting.append(_Waiting(topic, message, info, until))
+                self._waiting.append(_Waiting(topic, message, info, until, (client, client.mode_id)))
             else:
                 self._refuse(topic, error)
         except InvalidTarget as error:
             self._refuse(topic, error)
         else:
-            getattr(client, _SETTERS[topic.name])(*target.values(), stamp)
-            topic.order.took(stamp)
-            self._senders.took(topic.full_name, info)
-            self._target = target
+            topic.send(client, target, stamp)
+            self._admission.accepted(topic.name, stamp, info)
+            self._newest = target
             self.accepted += 1
 
     def _refuse(self, topic: _Topic, error: InvalidTarget) -> None:
         self.refused[error.reason] += 1
-        self._say(topic.name, error.reason, f"refused a target on ~/{topic.name}: {error}")
+        self._log(topic.name, error.reason, f"refused a target on ~/{topic.name}: {error}")
 
-    def _begin_stretch(self, client: ControlClient) -> None:
-        """Forget about what came before an activation or a switch of the mode."""
-        stretch = (client, client.mode_id)
-        if stretch != self._stretch:
-            self._stretch = stretch
-            self._waiting.clear()
-            self._senders.forget()
-            for topic in self._topics:
-                topic.order.forget()
+    def _pose(self, content: PoseValues, client: ControlClient) -> PoseTarget:
+        return self._frames.to_base(pose_target(content.numbers), content.frame, content.stamp, client)
 
-    def _time_left(self, topic: _Topic, stamp: int) -> float:
-        """How long a target that has just come may wait for a transform [s].
+    def _position(self, content: JointValues, client: ControlClient) -> JointTarget:
+        return JointTarget(by_joint(content.name, content.position, "position", self._joints))
 
-        :raises InvalidTarget: it is too old already, or too far in the future.
-        """
-        # Past rclpy where both are the same, because it needs longer than all other checks together.
-        now = self._clock.now().nanoseconds if self._simulated_time else time.time_ns()
-        limit = self._owner.parameter("max_target_age")
-        # Beyond this, a clock was put back.
-        topic.order.forget(beyond=now + int(1e9 * limit))
-        return limit - max(0.0, stamps.age_of(stamp, now, limit))
-
-    def _pose(self, content: PoseValues, client: ControlClient) -> dict[str, Numbers]:
-        target = messages.pose_target(content.numbers)
-        target = self._frames.to_base(target, content.frame, content.stamp, client)
-        return {"target_position": target.position, "target_orientation": target.orientation}
-
-    def _position(self, content: JointValues, client: ControlClient) -> dict[str, Numbers]:
-        return {"target_q": messages.by_joint(content.name, content.position, "position", self._names.joints)}
-
-    def _torque(self, content: JointValues, client: ControlClient) -> dict[str, Numbers]:
-        return {"target_torque": messages.by_joint(content.name, content.effort, "effort", self._names.joints)}
-
-    def _client_for(self, modes: tuple[str, ...]) -> ControlClient:
-        """The control process, if it takes targets of ``modes`` now.
-
-        :raises InvalidTarget: it does not, and why.
-        """
-        client = self._owner.active_client
-        if client is None:
-            raise InvalidTarget("the node is not active", reason="not active")
-        mode = self._owner.parameter("mode")
-        if mode not in modes:
-            node = self._node.get_fully_qualified_name()
-            raise InvalidTarget(
-                f"the mode is {mode}; to use this topic: ros2 param set {node} mode {modes[0]}",
-                reason="another mode",
-            )
-        if self._owner.why_held:
-            raise InvalidTarget(self._owner.why_held, reason="held")
-        if self._owner.moving:
-            raise InvalidTarget(f"{self._owner.moving} has the arm", reason="during a move")
-        return client
+    def _torque(self, content: JointValues, client: ControlClient) -> TorqueTarget:
+        return TorqueTarget(by_joint(content.name, content.effort, "effort", self._joints))
 
     def _describe_limited(self, state: Record) -> tuple[str, str]:
-        """Which limits cut a target off, and the target, judged by the newest one."""
-        target, distances = self._target, []
-        if "target_position" in target:
-            distance = float(np.linalg.norm(np.array(target["target_position"]) - state["ref_position"]))
-            turn = 2.0 * np.arccos(
-                min(1.0, abs(float(np.array(target["target_orientation"]) @ state["ref_orientation"])))
-            )
+        """The limits that a target exceeded, and a description, both judged by the newest target."""
+        target, distances = self._newest, []
+        if isinstance(target, PoseTarget):
+            distance = float(np.linalg.norm(np.array(target.position) - state["ref_position"]))
+            turn = 2.0 * np.arccos(min(1.0, abs(float(np.array(target.orientation) @ state["ref_orientation"]))))
             distances = [(distance, "m", "max_linear_step"), (turn, "rad", "max_angular_step")]
-        elif "target_q" in target:
-            distances = [(float(np.abs(np.array(target["target_q"]) - state["ref_q"]).max()), "rad", "max_joint_step")]
-        cut = {
+        elif isinstance(target, JointTarget):
+            distances = [(float(np.abs(np.array(target.q) - state["ref_q"]).max()), "rad", "max_joint_step")]
+        exceeded = {
             name: f"{distance:.2f} {unit} away was limited to {name} ({self._owner.parameter(name):g} {unit})"
             for distance, unit, name in distances
             if distance > self._owner.parameter(name)
         }
-        if not cut:
+        if not exceeded:
             return "", "targets further away than allowed were limited"
-        return " ".join(cut), "a target " + " and ".join(cut.values())
+        return " ".join(exceeded), "a target " + " and ".join(exceeded.values())
 
-    def _say(self, topic: str, reason: str, message: str) -> None:
-        """Warn, but seldom of the same; a throttle for all would let a flood of one kind hide another."""
+    def _log(self, topic: str, reason: str, message: str) -> None:
+        """Warn, but rarely about the same thing; one throttle for all would let one kind of message hide another."""
         now = time.monotonic()
-        if now - self._said.get((topic, reason), -LOG_PERIOD) >= LOG_PERIOD:
-            self._said[topic, reason] = now
+        if now - self._logged.get((topic, reason), -LOG_PERIOD) >= LOG_PERIOD:
+            self._logged[topic, reason] = now
             self._node.get_logger().warning(message)
+
+
+def _send_pose(client: ControlClient, target: PoseTarget, stamp: int) -> None:
+    client.set_pose(target.position, target.orientation, stamp)
+
+
+def _send_joints(client: ControlClient, target: JointTarget, stamp: int) -> None:
+    client.set_joints(target.q, stamp)
+
+
+def _send_torque(client: ControlClient, target: TorqueTarget, stamp: int) -> None:
+    client.set_torque(target.tau, stamp)

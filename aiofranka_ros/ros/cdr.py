@@ -1,10 +1,10 @@
-"""Messages as the bytes in which they travel (CDR): read past rclpy where a target waits, and written past it.
+"""Messages in their serialized form (CDR): read and written without rclpy's message objects where speed counts.
 
-Called by the node and by ``RosInterface``, in the thread of their executor. rclpy needs up to a millisecond to build a
-large message and serialize it, and fifty times as long as :func:`read_pose` to read a pose. The readers here handle
+Called by the node and by ``RosInterface``, in the thread of their executor. rclpy needs up to a millisecond to build and
+serialize a large message, and 24 µs to read a pose, for which :func:`read_pose` needs 1.2 µs. The readers here handle
 little-endian CDR, which the middlewares of ROS send on today's processors, and leave everything else to rclpy.
 
-:class:`SerializedMessage` works with every middleware: it finds out where numbers are in a message instead of knowing.
+:class:`SerializedMessage` works with every middleware: it finds the numbers in a message instead of knowing the format.
 """
 
 from __future__ import annotations

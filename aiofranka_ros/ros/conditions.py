@@ -1,8 +1,8 @@
-"""What the nodes can say of themselves on ``/diagnostics`` where not all is well, and what to do about each of it.
+"""Everything that the nodes can report as wrong on ``/diagnostics``, and what to do about it.
 
-Used by the node of the arm (:mod:`aiofranka_ros.node.diagnostics`) and by the gripper's, in their processes; the table
-in docs/troubleshooting.md follows from it. In the texts, ``{node}`` is the name of the node that says so; other names
-in braces are filled in by whoever says it.
+Used by the arm's node (:mod:`aiofranka_ros.node.diagnostics`) and by the gripper's, in their processes; the tables in
+docs/troubleshooting.md are generated from it. In the texts, ``{node}`` is the name of the node that reports; the caller
+of :func:`condition` provides all names in braces.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
 
-#: How long a warning stays after what it warns of, so that people and slow viewers see it [s].
+#: How long a warning remains after its cause, so that users and slow viewers see it [s].
 _RECENT = 3.0
 
 _ACTIVATE = "ros2 lifecycle set {node} activate"
+_CLOCKS = "synchronise the clocks (chrony, PTP), use the same use_sim_time for both, or raise max_target_age"
 _DOCTOR = "ros2 run aiofranka_ros doctor --robot-ip {address}"
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One way in which a status is not well.
+    """Something that can be wrong.
 
-    :ivar status: the status that says so.
-    :ivar level: ``WARN`` where the arm or gripper goes on, ``ERROR`` where it does not, ``STALE`` where nobody knows.
-    :ivar message: what is the matter.
+    :ivar status: the status that reports it.
+    :ivar level: ``WARN`` if the arm or gripper continues to work, ``ERROR`` if not, ``STALE`` if that is unknown.
+    :ivar message: what is wrong.
     :ivar remedy: what to do about it.
     """
 
@@ -42,11 +43,11 @@ class Condition:
 
 CONDITIONS = {
     "silent": Condition(
-        "control loop", STALE, "nothing was heard of the robot for {age:.1f} s", "look at robot and cable; " + _DOCTOR
+        "control loop", STALE, "no data from the robot for {age:.1f} s", "check robot and cable; " + _DOCTOR
     ),
     "pushed": Condition(
         "control loop", WARN, "the arm holds: pushed",
-        "remove what pushes it, then: ros2 service call {node}/release std_srvs/srv/Trigger; the limits are "
+        "remove what pushes the arm, then: ros2 service call {node}/release std_srvs/srv/Trigger; the limits are "
         "max_external_force and max_external_torque",
     ),
     "asked": Condition(
@@ -54,82 +55,88 @@ CONDITIONS = {
     ),
     "node silent": Condition(
         "control loop", WARN, "the arm holds: node silent",
-        "fewer processes on this computer, or a larger heartbeat_timeout; a new target ends it",
+        "run fewer processes on this computer, or raise heartbeat_timeout; a new target ends the hold",
     ),
     "not finite": Condition(
         "control loop", WARN, "the arm holds: not finite",
-        "the control law gives no finite torques: check gains and control frame, then deactivate and activate",
+        "the control law computes torques that are not finite: check gains and control frame, then deactivate and "
+        "activate",
     ),
     "torque stale": Condition(
         "control loop", WARN, "the arm holds: torque stale",
         "publish ~/torque_desired within torque_timeout, or: ros2 param set {node} mode osc",
     ),
     "lost": Condition(
-        "control loop", WARN, "robot cycles are lost: {count} lately", "fewer processes on this computer; " + _DOCTOR
+        "control loop", WARN, "robot cycles lost recently: {count}", "run fewer processes on this computer; " + _DOCTOR
     ),
     "slow": Condition(
-        "control loop", WARN, "responses are slow: p99 {response} us", "fewer processes on this computer; " + _DOCTOR
+        "control loop", WARN, "responses are slow: p99 {response} us",
+        "run fewer processes on this computer; " + _DOCTOR
     ),
     "not real time": Condition("control loop", WARN, "not in real time: {missing}", _DOCTOR),
     "refused": Condition(
-        "targets", WARN, "targets refused lately: {reasons}", "as the reason says, see below; the log quotes the target"
+        "targets", WARN, "targets refused recently: {reasons}",
+        "depends on the reason, see below; the log has the details"
     ),
     "limited": Condition(
-        "targets", WARN, "targets limited lately: {count}",
-        "begin where ~/ee_pose says; raise max_linear_step, max_angular_step, max_joint_step if the jumps are meant",
+        "targets", WARN, "targets limited recently: {count}",
+        "start from the pose on ~/ee_pose; if the jumps are intended, raise max_linear_step, max_angular_step, "
+        "max_joint_step",
     ),
     "rejected": Condition(
-        "targets", WARN, "goals rejected lately: {reasons}", "as the reason says, see below; the log has the details"
+        "targets", WARN, "goals rejected recently: {reasons}",
+        "depends on the reason, see below; the log has the details"
     ),
-    "trouble": Condition("robot", ERROR, "{message}", "as the error says, see below"),
+    "trouble": Condition("robot", ERROR, "{message}", "depends on the error, see below"),
     "user stop": Condition("robot", WARN, "the user stop is pressed", "release it, then: " + _ACTIVATE),
-    "reflex": Condition("robot", ERROR, "the robot has stopped by itself", "remove the cause, then: " + _ACTIVATE),
+    "reflex": Condition("robot", ERROR, "the robot has stopped with a reflex", "remove the cause, then: " + _ACTIVATE),
     "no arm": Condition("gripper", WARN, "waiting for the arm: {message}", "ros2 lifecycle set {arm} configure"),
     "no gripper": Condition(
         "gripper", WARN, "not connected: {message}",
-        "the node tries again every second; where there is no gripper: gripper:=false",
+        "the node tries again every second; if there is no gripper: gripper:=false",
     ),
     "gripper lost": Condition(
         "gripper", ERROR, "connection lost: {message}",
-        "look at the cable and at Desk; the node tries again every second",
+        "check the cable and Desk; the node tries again every second",
     ),
-    "goal rejected": Condition("gripper", WARN, "goals rejected lately: {reasons}", "see the node's log"),
+    "goal rejected": Condition("gripper", WARN, "goals rejected recently: {reasons}", "see the node's log"),
 }  # fmt: skip
 
-#: What to do where a target or goal was refused, by its reason.
+#: What to do if a target or goal was refused, by the reason.
 REFUSALS = {
     "not active": _ACTIVATE,
     "another mode": "ros2 param set {node} mode MODE, or publish on the topic of the mode",
     "during a move": "wait until the move or trajectory has ended, or cancel it",
-    "another publisher": "one sender at a time: end the other one, or wait until it is silent",
+    "another publisher": "use one sender at a time: end the other one, or wait until it is silent",
     "held": "ros2 service call {node}/release std_srvs/srv/Trigger",
-    "unknown frame": "install tf2_ros, without which only the arm's own frames are known, or give it in fr3_link0",
-    "old": "synchronise the clocks (chrony, PTP), same use_sim_time for both, or a larger max_target_age",
-    "in the future": "synchronise the clocks (chrony, PTP), same use_sim_time for both, or a larger max_target_age",
-    "out of order": "two senders, or one that sends in the wrong order: end one of them",
-    "outside the workspace": "stay inside of workspace_lower and workspace_upper",
-    "outside the joint limits": "stay inside of joint_lower and joint_upper",
-    "not finite": "look at the sender: it publishes what is not a number",
+    "unknown frame": "install tf2_ros, without which only the arm's own frames are known, or use fr3_link0",
+    "old": _CLOCKS,
+    "in the future": _CLOCKS,
+    "out of order": "there are two senders, or one that sends in the wrong order: end one, or correct its order",
+    "outside the workspace": "stay between workspace_lower and workspace_upper",
+    "outside the joint limits": "stay between joint_lower and joint_upper",
+    "not finite": "fix the sender: it publishes NaN or infinity",
     "not a unit quaternion": "normalise it; the order is x, y, z, w",
-    "frame not known at that time": "ros2 run tf2_ros tf2_echo fr3_link0 FRAME; is somebody publishing it?",
+    "frame not known at that time": "check that the frame is published: ros2 run tf2_ros tf2_echo fr3_link0 FRAME",
     "wrong joints": "name fr3_joint1 to fr3_joint7, each once",
     "wrong size": "give seven values",
 }
-#: For reasons that have no line above.
+#: For all other reasons.
 OTHER_REFUSALS = "see the node's log"
 
-#: What to do where libfranka says why the robot stopped, by parts of its names; the first that fits. Then: activate.
+#: What to do if the robot stopped, by parts of the names of libfranka's errors; the first that fits. Then: activate.
 ROBOT_ERRORS = {
     "communication_constraints_violation": _DOCTOR,
     "torque_discontinuity": "lower the gains, or torque_diff_limit",
-    "reflex": "clear the way; raise collision_force_thresholds, collision_torque_thresholds",
-    "collision": "move the arm away by hand (Desk, guiding), or activate and leave with a slow ~/move",
-    "violation": "slower targets; leave the limit by hand (Desk, guiding), or activate and leave it with a slow ~/move",
+    "reflex": "remove obstacles; raise collision_force_thresholds, collision_torque_thresholds",
+    "collision": "move the arm away by hand (Desk, guiding), or activate and move away with a slow ~/move",
+    "violation": "send slower targets; leave the limit by hand (Desk, guiding), or activate and leave it with a slow "
+    "~/move",
 }
 
 
 class Recent:
-    """What was counted within the last seconds: what happened once is not gone with the next message.
+    """Counts of the last seconds, so that a single event does not vanish with the next message.
 
     :param clock: the time [s].
     """
@@ -139,7 +146,7 @@ class Recent:
         self._history: deque[tuple[float, Counter[str]]] = deque([(clock(), Counter())])
 
     def update(self, counts: Counter[str]) -> Counter[str]:
-        """How much of ``counts``, which grow, came within the last seconds; where they shrink, they began anew."""
+        """The part of ``counts``, which grow, from the last seconds; if they shrink, counting starts again."""
         now = self._clock()
         if self._history[-1][1] - counts:
             self._history = deque([(now, Counter())])
@@ -150,31 +157,31 @@ class Recent:
 
 
 def refusal_remedy(reasons: list[str], node: str) -> str:
-    """What to do where targets or goals were refused for ``reasons``."""
+    """What to do if targets or goals were refused for ``reasons``."""
     remedies = dict.fromkeys(REFUSALS.get(reason, OTHER_REFUSALS).format(node=node) for reason in reasons)
     return "; ".join(remedies)
 
 
 def robot_error_remedy(names: tuple[str, ...], address: str) -> str:
-    """What to do where the robot stopped with libfranka's ``names``, up to activating it again."""
+    """What to do if the robot stopped with errors of these ``names``, before activating it again."""
     remedies = [next((ROBOT_ERRORS[part] for part in ROBOT_ERRORS if part in name), "") for name in names]
     return "; ".join(dict.fromkeys(text.format(address=address) for text in remedies if text))
 
 
-def told(name: str, values: dict[str, Any], *, remedy: str = "", **details: Any) -> DiagnosticStatus:
-    """A status that tells of a condition.
+def condition(name: str, values: dict[str, Any], *, remedy: str = "", **details: Any) -> DiagnosticStatus:
+    """A status that reports one of :data:`CONDITIONS`.
 
     :param name: of the condition.
-    :param values: what else the status shows.
-    :param remedy: what to do, where there is something better than what the condition says.
-    :param details: what its texts have in braces.
+    :param values: other values of the status.
+    :param remedy: what to do, instead of the condition's own remedy.
+    :param details: values for the names in braces.
     """
-    condition = CONDITIONS[name]
-    remedy = remedy or condition.remedy.format(**details)
-    return status(condition.level, condition.message.format(**details), {"what to do": remedy, **values})
+    found = CONDITIONS[name]
+    remedy = remedy or found.remedy.format(**details)
+    return status(found.level, found.message.format(**details), {"what to do": remedy, **values})
 
 
 def status(level: bytes, message: str, values: dict[str, Any]) -> DiagnosticStatus:
-    """A status, its name and hardware still to be filled in."""
+    """A status without its name and hardware."""
     pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
     return DiagnosticStatus(level=level, message=message, values=pairs)

@@ -1,20 +1,20 @@
-"""rclpy's executor for those who cannot wait: they are waited for alone, everything else has its turn between them.
+"""An executor that runs urgent callbacks at once and everything else in turns between them.
 
-Used by the node, where targets cannot wait, by policies, where the measured state cannot, and by RViz's tools, to which
-it comes often; each in one thread.
+Used by the node, where targets are urgent, by policies, where the measured state is, and by RViz's tools, which receive
+the state often; each in one thread.
 
-Before every wait, rclpy builds a wait set of all that a node has, asks every one of it afterwards whether it is ready,
-and makes a task of each callback. For the thirty services and five action servers of the node that takes longer than
-all that is done with a target. So the few things that cannot wait are taken straight from a wait set of their own, as
-``rclpy.wait_for_message`` does it. Every few milliseconds the rest is looked at in the same way, without waiting, and
-rclpy is called where there is something to do.
+Before every wait, rclpy builds a wait set of everything in a node, afterwards asks each entity whether it is ready, and
+makes a task of each callback. For the thirty services and five action servers of the node, that takes longer than
+handling a target. So this executor takes the few urgent messages and timers straight from a separate wait set, as
+``rclpy.wait_for_message`` does. Every few milliseconds it checks the rest in the same way, without waiting, and calls
+rclpy if there is something to do.
 """
 
 from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rclpy.client import Client
@@ -28,16 +28,16 @@ from rclpy.task import Task
 from rclpy.timer import Timer
 from rclpy.waitable import NumberOfEntities, Waitable
 
-#: How often everything that can wait has its turn [s]: that much later than it could, a service may be answered.
+#: How often callbacks that can wait have a turn [s]; services may be answered that much later.
 TURN_PERIOD = 0.01
-#: How long a turn may take that has more and more to do [s]; meanwhile those who cannot wait have to.
+#: Longest time for a turn [s]; urgent callbacks wait until it ends.
 _LONGEST_TURN = 0.005
-#: How often rclpy looks for events of publishers and subscriptions, such as one whose QoS does not fit [s].
+#: How often rclpy checks for events of publishers and subscriptions, such as incompatible QoS [s].
 _EVENTS_PERIOD = 1.0
 
 
 class _Entities:
-    """Parts of a node that are waited for together."""
+    """Parts of a node that share a wait set."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class _Entities:
     def wait(self, timeout: float) -> tuple[list[int], list[int]]:
         """Wait until something is ready.
 
-        :param timeout: how long [s].
+        :param timeout: longest wait [s].
         :returns: pointers of the subscriptions and of the timers that are ready.
         """
         wait_set = self._wait_set
@@ -87,7 +87,7 @@ class _Entities:
         wait_set = self._wait_set
         return bool(
             subscriptions
-            # rclpy asks timers themselves as well, because of those that were cancelled.
+            # As in rclpy, timers are asked too, because some may have been cancelled.
             or (timers and any(timer.is_ready() for timer in self.timers))
             or wait_set.get_ready_entities("service")
             or wait_set.get_ready_entities("client")
@@ -96,10 +96,7 @@ class _Entities:
 
 
 def _arguments(callback: Callable[..., Any]) -> int:
-    """How many arguments a subscription's callback takes: the message, and what is known of it where it insists.
-
-    As rclpy decides it.
-    """
+    """How many arguments a subscription's callback takes: the message, or also its info. rclpy decides it like this."""
     try:
         inspect.signature(callback).bind(None)
     except TypeError:
@@ -107,13 +104,18 @@ def _arguments(callback: Callable[..., Any]) -> int:
     return 1
 
 
-class UrgentFirstExecutor(SingleThreadedExecutor):
-    """An executor of one thread for a node most of whose callbacks can wait.
+def with_info(callback: Callable[[Any, Mapping[str, Any]], None]) -> Callable[..., None]:
+    """``callback`` for a subscription, to be called with a message and its info; on Humble, the info is empty."""
+    return callback if hasattr(Subscription, "CallbackType") else lambda message: callback(message, {})
 
-    :param node: what is in its default callback group can wait for its turn, as services, clients and actions can;
-        subscriptions and timers in other groups cannot: their callbacks are plain functions. Where a callback awaits
-        something, the default group has to be one that lets others begin meanwhile, or nothing could end that wait.
-        Guard conditions are looked at as seldom as events.
+
+class UrgentFirstExecutor(SingleThreadedExecutor):
+    """An executor with one thread, for a node most of whose callbacks can wait.
+
+    :param node: its services, clients and actions, and everything in its default callback group, can wait for a turn.
+        Subscriptions and timers in other groups are urgent; their callbacks are plain functions. If a callback awaits
+        something, the default group must allow other callbacks to start before it is done (a reentrant one does), or
+        nothing could end the wait. Guard conditions are checked as rarely as events.
     """
 
     def __init__(self, node: Node) -> None:
@@ -124,28 +126,28 @@ class UrgentFirstExecutor(SingleThreadedExecutor):
         self._look()
 
     def wake(self) -> None:
-        """Note that the node has got or lost something; rclpy's nodes call this, from any thread."""
+        """Note that the node has gained or lost an entity; rclpy's nodes call this, from any thread."""
         self._changed = True
         super().wake()
 
     def spin_turn(self, timeout: float = TURN_PERIOD) -> None:
-        """Wait until something is ready that cannot wait, and run it; then what can, if its turn has come.
+        """Wait until something urgent is ready, and run it; then run what can wait, if a turn is due.
 
-        :param timeout: how long to wait [s].
-        :raises Exception: that of a callback.
+        :param timeout: longest wait [s].
+        :raises Exception: from a callback.
         """
         self._run_urgent(timeout)
         now = time.monotonic()
         if now >= self._due:
             self._due = now + TURN_PERIOD
-            # What awaits something is a task, and only rclpy knows how to let it go on.
+            # A callback that awaits something is a task, which only rclpy can continue.
             waiting = any(not task.done() for task, *_ in self._tasks)
             if waiting or now >= self._events_due or self._any_ready():
                 self._events_due = now + _EVENTS_PERIOD
                 self._run_patient(now + _LONGEST_TURN)
 
     def _look(self) -> None:
-        """See what the node has now: waiting for what is destroyed would fail."""
+        """Find out what the node has now: waiting for a destroyed entity would fail."""
         self._changed = False
         node = self._node
         group = node.default_callback_group
@@ -172,12 +174,12 @@ class UrgentFirstExecutor(SingleThreadedExecutor):
         return self._patient.any_ready()
 
     def _run_urgent(self, timeout: float) -> None:
-        """Wait for what cannot wait, and run it, messages first."""
+        """Wait for something urgent, and run it, messages first."""
         if self._changed:
             self._look()
         urgent = self._urgent
         if not urgent.subscriptions and not urgent.timers:
-            time.sleep(timeout)  # An empty wait set cannot be waited for.
+            time.sleep(timeout)  # rcl cannot wait for an empty wait set.
             return
         messages, times = urgent.wait(timeout)
         for pointer in messages:
@@ -193,14 +195,14 @@ class UrgentFirstExecutor(SingleThreadedExecutor):
     def _run_patient(self, deadline: float) -> None:
         """Run what is ready until nothing is, or until ``deadline`` [s, monotonic].
 
-        Who awaits something is asked again only if there is more to do.
+        A callback that awaits something is asked again only if there is more to do.
         """
         asked: set[Task[Any]] = set()
         more = True
         while more and time.monotonic() < deadline:
             try:
                 handler, _, _ = self.wait_for_ready_callbacks(0.0)
-            except TimeoutException:  # Everybody was asked, and everything that was ready has run.
+            except TimeoutException:  # Every task was asked, and everything that was ready has run.
                 more = any(not task.done() and task not in asked for task, *_ in self._tasks) or self._any_ready()
                 continue
             asked.add(handler)

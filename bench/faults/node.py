@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from aiofranka_ros.node import lifecycle as node
+from aiofranka_ros.node import __main__ as node
 
 
 def _spin() -> None:
@@ -25,7 +25,7 @@ def _spin() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the node; see :func:`aiofranka_ros.node.lifecycle.main`."""
+    """Run the node; see :func:`aiofranka_ros.node.__main__.main`."""
     parser = argparse.ArgumentParser(description="The node, burdened; started by bench.")
     parser.add_argument("--spinning-threads", type=int, default=0, help="threads that compete with it [%(default)s]")
     parser.add_argument("--hang", type=float, default=3.0, help="how long SIGUSR1 keeps it [%(default)s s]")

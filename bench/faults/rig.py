@@ -45,7 +45,7 @@ from aiofranka_ros.control.records import STATE, Phase, new
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.fr3 import JOINT_NAMES
-from aiofranka_ros.node.senders import told
+from aiofranka_ros.ros.executor import with_info
 from aiofranka_ros.simulation.simulated_arm import cpu_for
 from bench.faults.arm import STANDSTILL, FaultyArm
 from bench.faults.helper import HelperFailed, environment
@@ -221,7 +221,7 @@ class Rig:
         self.ros = rclpy.create_node("faults", context=self._context, use_global_arguments=False)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.ros)
-        self.ros.create_subscription(DiagnosticArray, "/diagnostics", told(self._on_diagnostics), 20)
+        self.ros.create_subscription(DiagnosticArray, "/diagnostics", with_info(self._on_diagnostics), 20)
         self.ros.create_subscription(TransitionEvent, f"{self.name}/transition_event", self._on_transition, 20)
         self.ros.create_subscription(PoseStamped, f"{self.name}/ee_pose", self._on_pose, qos_profile_sensor_data)
         self.pose_targets = self.ros.create_publisher(PoseStamped, f"{self.name}/ee_desired", 1)

@@ -1,0 +1,186 @@
+"""Whether a target is accepted: the arm must be free for it, and the target in order, recent and from one sender.
+
+Used by :mod:`aiofranka_ros.node.targets` for every message, in the node's process and its one thread.
+
+A stamp says when its sender made the target. It is compared with the node's clock, which is the system's, or with
+``use_sim_time`` the simulated one, because that is the clock that senders use. A sender without a clock leaves the
+stamp empty.
+
+One publisher at a time controls the arm, so that two policies do not pull it back and forth: the first one, on any
+topic, until it has been silent for a while. The targets of others are refused, and the refusal names the publisher. Up
+to Jazzy, rclpy does not report the publisher of a message; there, all count as the same.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rclpy.node import Node
+
+from aiofranka_ros.arm.moves import ArmOwner, Mover
+from aiofranka_ros.control.client import ControlClient
+from aiofranka_ros.errors import InvalidTarget
+
+#: How long a publisher must be silent before another one may control the arm [s]: longer than policies usually pause.
+HANDOVER = 0.5
+#: Larger differences come from another kind of clock, not from a clock that is set wrong [s].
+_ANOTHER_CLOCK = 86400.0
+
+
+class Admission:
+    """The checks of one node's targets, and the history that they need.
+
+    :param node: its clock, and the publishers of its topics by name.
+    :param owner: the owner of the arm.
+    :param mover: controls the arm during moves and trajectories.
+    :param clock: for the silence of publishers [s].
+    """
+
+    def __init__(self, node: Node, owner: ArmOwner, mover: Mover, clock: Callable[[], float] = time.monotonic) -> None:
+        self._node = node
+        self._owner = owner
+        self._mover = mover
+        self._clock = clock
+        self._node_clock = node.get_clock()
+        self._name = node.get_fully_qualified_name()
+        self._simulated_time = True  # Until :meth:`follow` finds out, so that the clock is asked.
+        self._period: tuple[ControlClient, int] | None = None
+        #: Stamp of the newest accepted target of each topic [ns].
+        self._newest: dict[str, int] = {}
+        self._sender, self._sender_topic = b"", ""
+        self._heard = -math.inf
+
+    def follow(self) -> None:
+        """Note whether the node's clock is simulated; called at every tick."""
+        self._simulated_time = self._node_clock.ros_time_is_active
+
+    def check(
+        self, topic: str, modes: tuple[str, ...], stamp: int, info: Mapping[str, Any], *, waited: bool = False
+    ) -> ControlClient:
+        """Check everything but the content of a target.
+
+        :param topic: its topic, after ``~/``.
+        :param modes: names of the modes that use the topic.
+        :param stamp: when it was made [ns, the node's clock]; 0: unknown.
+        :param info: rclpy's info about the message.
+        :param waited: whether it was checked before: then its age does not count again.
+        :returns: the control process to pass it on to.
+        :raises InvalidTarget: it is refused.
+        """
+        client = self._free_client(modes)
+        if self._period is None or (client, client.mode_id) != self._period:
+            # Targets from before an activation or a switch of the mode do not count.
+            self._period = client, client.mode_id
+            self._newest.clear()
+            self._heard = -math.inf
+        self._check_sender(topic, info)
+        if not waited:
+            limit = self._owner.parameter("max_target_age")
+            now = self._now()
+            age_of(stamp, now, limit)
+            if self._newest.get(topic, 0) > now + int(1e9 * limit):  # The clock was put back.
+                del self._newest[topic]
+        newest = self._newest.get(topic, 0)
+        if 0 < stamp < newest:
+            raise InvalidTarget(
+                f"a target was accepted that is {1e-9 * (newest - stamp):.3f} s newer: are there two senders?",
+                reason="out of order",
+            )
+        return client
+
+    def accepted(self, topic: str, stamp: int, info: Mapping[str, Any]) -> None:
+        """Note that a target, which was checked, was passed on."""
+        if stamp > self._newest.get(topic, 0):
+            self._newest[topic] = stamp
+        self._sender, self._sender_topic, self._heard = _publisher_of(info), topic, self._clock()
+
+    def time_left(self, stamp: int) -> float:
+        """How long a target that has just arrived may wait for a transform [s]."""
+        limit = self._owner.parameter("max_target_age")
+        return limit - max(0.0, age_of(stamp, self._now(), math.inf))
+
+    @property
+    def sender(self) -> str:
+        """The publisher that controls the arm, and its topic; empty if there is none."""
+        if self._clock() - self._heard >= HANDOVER:
+            return ""
+        topic = f"{self._name}/{self._sender_topic}"
+        name = self._name_of(self._sender, topic)
+        return f"{name} on {topic}" if name else topic
+
+    def _now(self) -> int:
+        # Without rclpy if possible, because its clock takes longer than all other checks together.
+        return self._node_clock.now().nanoseconds if self._simulated_time else time.time_ns()
+
+    def _free_client(self, modes: tuple[str, ...]) -> ControlClient:
+        client = self._owner.active_client
+        if client is None:
+            raise InvalidTarget("the node is not active", reason="not active")
+        mode = self._owner.parameter("mode")
+        if mode not in modes:
+            raise InvalidTarget(
+                f"the mode is {mode}; to use this topic: ros2 param set {self._name} mode {modes[0]}",
+                reason="another mode",
+            )
+        if self._owner.why_held:
+            raise InvalidTarget(self._owner.why_held, reason="held")
+        if self._mover.owner:
+            raise InvalidTarget(f"{self._mover.owner} controls the arm", reason="during a move")
+        return client
+
+    def _check_sender(self, topic: str, info: Mapping[str, Any]) -> None:
+        publisher = _publisher_of(info)
+        if publisher != self._sender and self._clock() - self._heard < HANDOVER:
+            name = self._name_of(publisher, f"{self._name}/{topic}") or "its publisher"
+            raise InvalidTarget(
+                f"{name} has to wait: {self.sender} controls the arm until it has been silent for {HANDOVER:g} s",
+                reason="another publisher",
+            )
+
+    def _name_of(self, publisher: bytes, topic: str) -> str:
+        """Full name of the node of ``publisher``; empty if it is unknown or gone.
+
+        :param topic: full name of a topic that it publishes.
+        """
+        for found in self._node.get_publishers_info_by_topic(topic) if publisher else ():
+            if bytes(found.endpoint_gid) == publisher:
+                return f"{found.node_namespace.rstrip('/')}/{found.node_name}"
+        return ""
+
+
+def age_of(stamp: int, now: int, limit: float) -> float:
+    """The age of a target [s]; 0 if its stamp is empty.
+
+    :param stamp: when it was made [ns, the node's clock]; 0: unknown.
+    :param now: [ns, the node's clock].
+    :param limit: largest difference between the two [s].
+    :raises InvalidTarget: the difference is larger.
+    """
+    if stamp == 0:
+        return 0.0
+    if stamp < 0:
+        raise InvalidTarget("its stamp is negative: no clock shows such a time", reason="old")
+    age = 1e-9 * (now - stamp)
+    if abs(age) <= limit:
+        return age
+    if abs(age) > _ANOTHER_CLOCK:
+        cause = "another kind of clock: is use_sim_time the same for both, and is there a /clock?"
+    elif age > 0.0:
+        cause = "a sender that hangs, a slow network, or computers whose clocks differ: synchronise them"
+    else:
+        cause = "computers whose clocks differ: synchronise them"
+    what = f"{age:.3f} s old" if age > 0.0 else f"{-age:.3f} s in the future"
+    raise InvalidTarget(
+        f"it is {what} (max_target_age is {limit:g} s) by the clock of this node, a sign of {cause}; an empty stamp is "
+        "always accepted",
+        reason="old" if age > 0.0 else "in the future",
+    )
+
+
+def _publisher_of(info: Mapping[str, Any]) -> bytes:
+    """Identity of a message's publisher; empty if rclpy does not report it."""
+    gid = info.get("publisher_gid") or {}
+    return bytes(gid.get("data", b""))

@@ -1,0 +1,247 @@
+"""Which targets are accepted, by their stamps, senders and topics: alone, and on the topics of a node."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PoseStamped
+from node_harness import Client
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import JointState
+
+from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.node.admission import HANDOVER, Admission, age_of
+
+SECOND = 1_000_000_000
+NOW = 1_700_000_000 * SECOND
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("age", [-0.5, 0.0, 0.499])
+def test_a_stamp_close_to_the_clock_is_accepted(age: float) -> None:
+    assert age_of(NOW - int(age * SECOND), NOW, 0.5) == pytest.approx(age)
+
+
+@pytest.mark.unit
+def test_a_negative_stamp_is_refused_even_by_a_clock_that_starts_at_zero() -> None:
+    with pytest.raises(InvalidTarget, match="negative"):
+        age_of(-1, 0, 1.0)
+
+
+@pytest.mark.unit
+def test_an_empty_stamp_is_always_accepted() -> None:
+    assert age_of(0, NOW, 0.5) == 0.0
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("age", "reason", "words"),
+    [
+        (0.51, "old", ["0.510 s old (max_target_age is 0.5 s)", "a sender that hangs", "clocks differ"]),
+        (-0.51, "in the future", ["0.510 s in the future", "clocks differ: synchronise them"]),
+        (1.7e9 - 5.0, "old", ["1699999995.000 s old", "use_sim_time"]),
+        (-1.7e9, "in the future", ["s in the future", "use_sim_time"]),
+    ],
+)
+def test_a_stamp_far_from_the_clock_is_refused_with_the_difference_and_its_likely_cause(
+    age: float, reason: str, words: list[str]
+) -> None:
+    with pytest.raises(InvalidTarget) as refusal:
+        age_of(NOW - int(age * SECOND), NOW, 0.5)
+    assert refusal.value.reason == reason
+    assert not [word for word in words if word not in str(refusal.value)]
+
+
+class ActiveClient:
+    """The control process; ``mode_id`` counts activations and switches of the mode."""
+
+    mode_id = 1
+
+
+class Arm:
+    """An active arm, as far as :class:`Admission` knows it; the node's clock is the system's."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.why_held = self.owner = ""
+        self.parameters: dict[str, Any] = {"mode": "osc", "max_target_age": 0.5}
+        self.active_client: Any = ActiveClient()
+        self.ros_time_is_active = False
+        publishers = [
+            SimpleNamespace(endpoint_gid=list(gid), node_namespace="/", node_name=f"policy_{gid.decode()}")
+            for gid in (b"a", b"b")
+        ]
+        node: Any = SimpleNamespace(
+            get_clock=lambda: self,
+            get_fully_qualified_name=lambda: "/arm",
+            get_publishers_info_by_topic=lambda topic: publishers,
+        )
+        self.admission = Admission(node, self, self, clock=lambda: self.now)  # type: ignore[arg-type]
+        self.admission.follow()
+
+    def parameter(self, name: str) -> Any:
+        return self.parameters[name]
+
+    def send(self, stamp: int = 0, sender: bytes = b"", topic: str = "ee_desired", mode: str = "osc") -> None:
+        """Send a target that is passed on unless it is refused."""
+        info = {"publisher_gid": {"data": sender}}
+        assert self.admission.check(topic, (mode,), stamp, info) is self.active_client
+        self.admission.accepted(topic, stamp, info)
+
+    def refusal(self, *arguments: Any, **options: Any) -> InvalidTarget:
+        with pytest.raises(InvalidTarget) as refusal:
+            self.send(*arguments, **options)
+        return refusal.value
+
+
+@pytest.mark.unit
+def test_a_target_older_than_the_last_one_of_its_topic_is_refused() -> None:
+    arm, now = Arm(), time.time_ns()
+    arm.send(now)
+    arm.send(now)
+    arm.send(0)
+    refusal = arm.refusal(now - SECOND // 50)
+    assert refusal.reason == "out of order"
+    assert "0.020 s newer: are there two senders" in str(refusal)
+    arm.send(now - SECOND // 50, topic="another")
+
+
+@pytest.mark.unit
+def test_the_order_starts_again_when_the_clock_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    arm, now = Arm(), time.time_ns()
+    arm.send(now)
+    monkeypatch.setattr(time, "time_ns", lambda: now - SECOND // 4)
+    assert arm.refusal(now - SECOND // 4).reason == "out of order"
+    monkeypatch.setattr(time, "time_ns", lambda: now - SECOND)
+    arm.send(now - SECOND)
+
+
+@pytest.mark.unit
+def test_the_order_and_the_sender_start_again_after_an_activation_or_a_switch_of_the_mode() -> None:
+    arm, now = Arm(), time.time_ns()
+    arm.send(now, b"a")
+    arm.active_client.mode_id += 1
+    arm.send(now - SECOND // 10, b"b")
+    arm.active_client = ActiveClient()
+    arm.send(now - SECOND // 5, b"a")
+
+
+@pytest.mark.unit
+def test_one_publisher_controls_the_arm_until_it_is_silent_whatever_its_topic() -> None:
+    arm = Arm()
+    arm.send(sender=b"a")
+    arm.now += 0.9 * HANDOVER
+    refusal = arm.refusal(sender=b"b", topic="another")
+    assert refusal.reason == "another publisher"
+    assert "/policy_b has to wait: /policy_a on /arm/ee_desired controls the arm" in str(refusal)
+    assert arm.admission.sender == "/policy_a on /arm/ee_desired"
+    arm.now += 0.2 * HANDOVER
+    assert arm.admission.sender == ""
+    arm.send(sender=b"b")
+
+
+@pytest.mark.unit
+def test_no_target_is_accepted_unless_the_arm_is_free_for_it() -> None:
+    arm = Arm()
+    assert arm.refusal(mode="torque").reason == "another mode"
+    arm.owner = "~/move"
+    refusal = arm.refusal()
+    assert (refusal.reason, str(refusal)) == ("during a move", "~/move controls the arm")
+    arm.why_held = "the arm is held"
+    assert arm.refusal().reason == "held"
+    arm.active_client = None
+    assert arm.refusal().reason == "not active"
+
+
+# On the topics.
+
+Log = Callable[[str], bool]
+
+
+def stamped(robot: Client, age: float, *, now: float | None = None) -> PoseStamped:
+    """The measured pose with a stamp ``age`` [s] before ``now``, by default the system's clock."""
+    message = robot.pose
+    stamp = int(((time.time() if now is None else now) - age) * SECOND)
+    message.header.stamp = Time(sec=stamp // SECOND, nanosec=stamp % SECOND)
+    return message
+
+
+def counted(robot: Client, key: str) -> int:
+    """The number of targets that /diagnostics reports under ``key``."""
+    return int(robot.diagnostics("targets")[1].get(key, 0))
+
+
+def counts(robot: Client, key: str, message: PoseStamped | JointState, topic: str = "ee_desired") -> bool:
+    """Publish a target; return whether it is counted under ``key``."""
+    before = counted(robot, key)
+    robot.publish(topic, message)
+    return robot.spin_until(lambda: counted(robot, key) > before, 5.0)
+
+
+@pytest.mark.parametrize(("age", "reason"), [(0.7, "old"), (-0.7, "in the future")])
+def test_a_target_with_a_wrong_time_is_counted_and_explained_and_the_arm_does_not_move(
+    robot: Client, log: Log, age: float, reason: str
+) -> None:
+    assert robot.rests()
+    where = robot.position
+    target = stamped(robot, age)
+    target.pose.position.z -= 0.05
+    assert counts(robot, f"refused: {reason}", target)
+    assert robot.spin_until(lambda: log("(max_target_age is 0.5 s) by the clock of this node"))
+    assert robot.rests()
+    assert np.abs(robot.position - where).max() < 0.003
+
+
+def test_every_topic_refuses_old_targets(robot: Client) -> None:
+    header = stamped(robot, 0.7).header
+    for mode, topic, field in (("impedance", "q_desired", "position"), ("torque", "torque_desired", "effort")):
+        assert robot.set(mode=mode) == ""
+        values = robot.q.tolist() if field == "position" else [0.0] * 7
+        assert counts(robot, "refused: old", JointState(**{"header": header, field: values}), topic)
+
+
+def test_the_largest_age_of_a_target_is_a_parameter(robot: Client) -> None:
+    try:
+        assert robot.set(max_target_age=3.0) == ""
+        assert counts(robot, "accepted", stamped(robot, 1.0))
+    finally:
+        assert robot.set(max_target_age=0.5) == ""
+
+
+def test_a_target_that_was_overtaken_is_refused_until_the_mode_changes_or_the_arm_is_activated(robot: Client) -> None:
+    assert counts(robot, "accepted", stamped(robot, -0.4))
+    assert counts(robot, "refused: out of order", stamped(robot, 0.0))
+    assert counts(robot, "accepted", stamped(robot, 0.0, now=0.0)), "an empty stamp has no order"
+    assert robot.set(mode="impedance") == "" and robot.set(mode="osc") == ""
+    assert counts(robot, "accepted", stamped(robot, 0.1))
+    assert counts(robot, "accepted", stamped(robot, -0.4))
+    assert robot.change("deactivate") and robot.change("activate")
+    assert counts(robot, "accepted", stamped(robot, 0.1))
+
+
+def test_with_simulated_time_stamps_are_compared_with_the_simulated_clock(robot: Client, log: Log) -> None:
+    publisher = robot.node.create_publisher(Clock, "/clock", 1)
+    begin = time.monotonic()
+
+    def tick() -> float:
+        now = 100.0 + time.monotonic() - begin
+        publisher.publish(Clock(clock=Time(sec=int(now), nanosec=int(now % 1.0 * SECOND))))
+        return now
+
+    timer = robot.node.create_timer(0.01, tick)
+    try:
+        assert robot.set(use_sim_time=True) == ""
+        assert robot.spin_until(lambda: counts(robot, "accepted", stamped(robot, 0.0, now=tick())))
+        assert counts(robot, "refused: in the future", stamped(robot, 0.0))
+        assert log("is use_sim_time the same for both")
+    finally:
+        assert robot.set(use_sim_time=False) == ""
+        robot.node.destroy_timer(timer)
+        robot.node.destroy_publisher(publisher)
+    assert counts(robot, "accepted", stamped(robot, 0.0))
