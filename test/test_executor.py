@@ -1,4 +1,4 @@
-"""The node's executor: who waits, and for how long."""
+"""The node's executor: which callbacks wait, and for how long."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aiofranka_ros.ros.executor import UrgentFirstExecutor
 
 
 class PatientNode(Node):
-    """A node whose callbacks can wait unless they say that they can't."""
+    """A node whose callbacks can wait, except those in another callback group."""
 
     def __init__(self) -> None:
         self.patient = ReentrantCallbackGroup()
@@ -48,7 +48,7 @@ def executor(node: PatientNode) -> Iterator[UrgentFirstExecutor]:
 
 
 class Asker:
-    """Someone who asks the node's service ``question``, in a context of their own."""
+    """A client of the node's service ``question``, in a separate context."""
 
     def __init__(self, context: rclpy.Context) -> None:
         node = Node("asker", context=context)
@@ -59,7 +59,7 @@ class Asker:
         self._asked = 0.0
 
     def is_answered(self) -> bool:
-        """Ask, and again every second: an answer is dropped whose reader the service has not discovered in 100 ms."""
+        """Ask, and again every second: a service drops its answer if it does not discover the reader within 100 ms."""
         self.executor.spin_once(timeout_sec=0.0)
         if self._answer is not None and self._answer.done():
             return bool(self._answer.result().success)
@@ -86,7 +86,7 @@ def spin_until(executor: UrgentFirstExecutor, condition: Callable[[], bool], tim
     return condition()
 
 
-def test_what_can_wait_waits_for_its_turn(node: PatientNode, executor: UrgentFirstExecutor) -> None:
+def test_callbacks_that_can_wait_run_in_their_turn(node: PatientNode, executor: UrgentFirstExecutor) -> None:
     received: list[int] = []
     node.create_subscription(Int64, "patient", lambda message: received.append(message.data), 1)
     node.create_timer(0.0, lambda: None, callback_group=ReentrantCallbackGroup())
@@ -101,7 +101,9 @@ def test_what_can_wait_waits_for_its_turn(node: PatientNode, executor: UrgentFir
     assert spin_until(executor, lambda: received == [1])
 
 
-def test_what_is_made_later_and_cannot_wait_is_waited_for(node: PatientNode, executor: UrgentFirstExecutor) -> None:
+def test_an_urgent_subscription_that_is_created_later_is_waited_for(
+    node: PatientNode, executor: UrgentFirstExecutor
+) -> None:
     called = []
     executor.spin_turn(timeout=0.0)
     node.create_timer(0.0, lambda: called.append(True), callback_group=ReentrantCallbackGroup())
@@ -112,9 +114,7 @@ def test_what_is_made_later_and_cannot_wait_is_waited_for(node: PatientNode, exe
     assert spin_until(executor, lambda: bool(called))
 
 
-def test_a_callback_that_can_do_with_the_message_gets_nothing_else(
-    node: PatientNode, executor: UrgentFirstExecutor
-) -> None:
+def test_a_callback_with_one_argument_gets_the_message_alone(node: PatientNode, executor: UrgentFirstExecutor) -> None:
     received: list[Any] = []
     node.create_subscription(
         Int64,
@@ -129,7 +129,7 @@ def test_a_callback_that_can_do_with_the_message_gets_nothing_else(
     assert spin_until(executor, lambda: received == [(1, None)])
 
 
-def test_a_flood_of_what_cannot_wait_does_not_starve_what_can(
+def test_a_flood_of_urgent_messages_does_not_starve_the_others(
     node: PatientNode, executor: UrgentFirstExecutor, asker: Asker
 ) -> None:
     node.create_service(Trigger, "question", lambda request, response: Trigger.Response(success=True))
@@ -137,7 +137,7 @@ def test_a_flood_of_what_cannot_wait_does_not_starve_what_can(
     assert spin_until(executor, asker.is_answered)
 
 
-def test_a_flood_of_what_can_wait_does_not_starve_targets(node: PatientNode, executor: UrgentFirstExecutor) -> None:
+def test_a_flood_of_other_messages_does_not_starve_targets(node: PatientNode, executor: UrgentFirstExecutor) -> None:
     received: list[int] = []
     node.create_timer(0.0, lambda: None)
     node.create_subscription(
@@ -150,7 +150,7 @@ def test_a_flood_of_what_can_wait_does_not_starve_targets(node: PatientNode, exe
         assert spin_until(executor, lambda number=number: received[-1:] == [number])
 
 
-def test_an_answer_may_wait_for_something_that_happens_meanwhile(
+def test_a_service_may_await_a_later_event_before_it_answers(
     node: PatientNode, executor: UrgentFirstExecutor, asker: Asker
 ) -> None:
     happened = Future()
@@ -164,7 +164,7 @@ def test_an_answer_may_wait_for_something_that_happens_meanwhile(
     assert spin_until(executor, asker.is_answered)
 
 
-def test_who_waits_for_something_is_asked_once_a_turn(
+def test_a_waiting_coroutine_is_asked_once_per_turn(
     node: PatientNode, executor: UrgentFirstExecutor, asker: Asker
 ) -> None:
     happened, asked = Future(), []
@@ -209,7 +209,7 @@ def test_a_subscription_that_is_destroyed_is_not_waited_for(
         executor.spin_turn(timeout=0.0)
 
 
-def test_what_a_callback_leaves_to_be_done_is_done_in_the_same_turn(
+def test_work_that_a_callback_creates_is_done_in_the_same_turn(
     node: PatientNode, executor: UrgentFirstExecutor
 ) -> None:
     called: list[bool] = []
@@ -225,7 +225,7 @@ def test_what_a_callback_leaves_to_be_done_is_done_in_the_same_turn(
     assert done == [True]
 
 
-def test_events_of_subscriptions_are_told(node: PatientNode, executor: UrgentFirstExecutor) -> None:
+def test_events_of_subscriptions_are_reported(node: PatientNode, executor: UrgentFirstExecutor) -> None:
     handler = pytest.importorskip("rclpy.event_handler", reason="Humble has them elsewhere")
     events: list[Any] = []
     node.create_subscription(

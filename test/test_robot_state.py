@@ -1,4 +1,4 @@
-"""All that libfranka says of the robot, field by field from its state to the message, and the topic of a node."""
+"""libfranka's robot state, field by field from libfranka to the message, and the topic of a node."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HEADERS = {
 
 
 def leaves(message: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every field of a message that is no message itself; poses are matrices (4, 4)."""
+    """Every field of a message that is not a message itself; poses are matrices (4, 4)."""
     for field in message.get_fields_and_field_types():
         value, name = getattr(message, field), f"{path}.{field}".lstrip(".")
         if type(value).__name__ == "Pose":
@@ -119,7 +119,7 @@ def converted(robot: Any) -> FrankaRobotState:
 
 
 def check(message: FrankaRobotState, fields: dict[str, Any]) -> None:
-    """Every field of ``message`` is known and as it should be."""
+    """Check every field of ``message``."""
     found = dict(leaves(message))
     assert found.keys() == fields.keys()
     for name, value in fields.items():
@@ -164,25 +164,25 @@ def made_up(real: Any) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def read() -> Iterator[Callable[[], Any]]:
-    """What reads libfranka's state of a simulated arm with a hand."""
+    """Reads libfranka's state of a simulated arm with a hand."""
     with SimulatedArm(options=["--hand"]) as simulated:
         arm = Arm(simulated.host)
         yield arm.read
         arm.close()
 
 
-def test_every_field_is_what_libfranka_read_in_that_cycle(read: Callable[[], Any]) -> None:
+def test_every_field_has_the_value_that_libfranka_read_in_that_cycle(read: Callable[[], Any]) -> None:
     robot = read()
     assert np.abs(robot.q).max() > 0.0 and robot.time.to_sec() > 0.0
     check(converted(robot), expected(robot))
 
 
-def test_no_field_is_mistaken_for_another(read: Callable[[], Any]) -> None:
+def test_no_field_is_confused_with_another(read: Callable[[], Any]) -> None:
     robot = made_up(read())
     check(converted(robot), expected(robot))
 
 
-def test_what_the_loop_takes_and_tells_of_a_state_is_not_mistaken_either(read: Callable[[], Any]) -> None:
+def test_the_control_loop_does_not_confuse_fields_of_the_state_either(read: Callable[[], Any]) -> None:
     robot, state, measured = made_up(read()), new(STATE), new(MEASURED)
     RobotReport(state).take(robot)
     for name, value in {
@@ -217,7 +217,7 @@ def test_errors_and_modes_are_those_of_libfranka_and_of_the_message(read: Callab
         assert getattr(FrankaRobotState, f"ROBOT_MODE{constant}") == mode.value
 
 
-def test_a_message_that_is_filled_again_keeps_nothing_of_before(read: Callable[[], Any]) -> None:
+def test_nothing_of_the_last_state_remains_in_the_next_message(read: Callable[[], Any]) -> None:
     copy, message = RobotStateCopy(), RobotStateMessage()
     for robot in (made_up(read()), read()):
         copy.take(robot, STAMP)
@@ -238,14 +238,14 @@ def test_without_a_hand_the_end_effector_is_the_flange(read: Callable[[], Any]) 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeProcess, Client]]:
-    """An active node that publishes the robot's state as often as it may; shared by the tests below."""
+    """An active node that publishes the robot's state at the highest rate; shared by the tests below."""
     with started(tmp_path_factory.mktemp("node"), autostart=True, robot_state_rate=200.0) as (process, client):
         assert client.becomes("active"), process.log
         yield process, client
 
 
 def subscribe(node: tuple[NodeProcess, Client], topic: str) -> tuple[list[bytes], Any]:
-    """What comes on a topic of the node from now on, and the subscription.
+    """The messages on a topic of the node from now on, and the subscription.
 
     As it travels: making messages of it at once takes longer than a busy computer has before the next one comes.
     """
@@ -268,18 +268,18 @@ def test_an_active_arm_s_state_is_published_at_the_rate_of_robot_time(
     messages: list[FrankaRobotState] = []
 
     def neighbours() -> int:
-        """How many messages came without a gap, one every five cycles, at most."""
+        """The longest sequence of messages without a gap, one every five cycles."""
         received.clear()
         assert client.spin_until(lambda: len(received) >= 100)
         messages[:] = messages_of(received)
         steps = np.diff([message.time for message in messages])
-        # None comes twice, and none between two of the five cycles.
+        # No state arrives twice, and none from between the five cycles.
         np.testing.assert_allclose(steps, 0.005 * np.rint(steps / 0.005), atol=0.0015)
         assert steps.min() > 0.003
         gaps = np.flatnonzero(np.abs(steps - 0.005) > 1e-6)
         return int(np.diff([-1, *gaps, len(steps)]).max()) - 1
 
-    # A node or a test that is kept waiting misses some, for as long as the machine is busy.
+    # On a busy machine, the node or the test may miss some.
     assert wait_until(lambda: neighbours() >= 30)
     client.node.destroy_subscription(subscription)
     message = messages[-1]
@@ -288,7 +288,7 @@ def test_an_active_arm_s_state_is_published_at_the_rate_of_robot_time(
     np.testing.assert_allclose(message.measured_joint_state.position, client.q, atol=0.01)
 
 
-def test_nothing_is_copied_while_nobody_subscribes(node: tuple[NodeProcess, Client]) -> None:
+def test_no_state_is_copied_without_a_subscriber(node: tuple[NodeProcess, Client]) -> None:
     _, client = node
     _, values = client.diagnostics("control loop")
     with SharedMemory.observe(values["shared memory"]) as memory:
@@ -306,7 +306,7 @@ def test_nothing_is_copied_while_nobody_subscribes(node: tuple[NodeProcess, Clie
         assert client.spin_until(lambda: copies() == 0)
 
 
-def test_an_arm_that_is_not_active_is_published_too(node: tuple[NodeProcess, Client]) -> None:
+def test_the_state_of_an_inactive_arm_is_published_too(node: tuple[NodeProcess, Client]) -> None:
     _, client = node
     assert client.change("deactivate")
     received, subscription = subscribe(node, TOPICS[0])

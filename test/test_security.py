@@ -1,4 +1,4 @@
-"""Who may read and write what: permissions of ROS, of files and memory, and what is never executed."""
+"""Permissions of ROS, of files and of memory, and a check that no data from outside is executed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.offload.mpify.arrays import new_memory
 
 POLICIES = ROOT / "config" / "sros2" / "policies.xml"
-#: What belongs to every node of ROS, whoever it is.
+#: Topics and services that every ROS node has.
 EVERYBODYS = {"/rosout", "/parameter_events", "/clock"}
 
 
 def rules(node: str, kind: str, qualifier: str) -> set[str]:
-    """Full names that a node is allowed ``qualifier`` of; ``kind`` is topics, services or actions."""
+    """Full names for which a node has the permission ``qualifier``; ``kind`` is topics, services or actions."""
     profiles = ElementTree.parse(POLICIES).getroot().findall(f".//profile[@node='{node}']")
     assert len(profiles) == 1 and profiles[0].attrib["ns"] == "/"
     names = [
@@ -38,7 +38,7 @@ def rules(node: str, kind: str, qualifier: str) -> set[str]:
 
 
 def offered(running: tuple[NodeProcess, Client]) -> dict[str, set[str]]:
-    """What the running node publishes, subscribes and serves, as if it had no namespace."""
+    """The topics, services and actions of the running node, without its namespace."""
     process, client = running
     namespace, _, name = process.name.rpartition("/")
     ros = client.node
@@ -53,7 +53,7 @@ def offered(running: tuple[NodeProcess, Client]) -> dict[str, set[str]]:
     return names
 
 
-def test_the_driver_may_do_all_that_the_node_does(running: tuple[NodeProcess, Client]) -> None:
+def test_the_driver_enclave_permits_everything_that_the_node_does(running: tuple[NodeProcess, Client]) -> None:
     names = offered(running)
     for kind, qualifier in (("topics", "publish"), ("topics", "subscribe"), ("services", "reply")):
         allowed = rules("aiofranka", kind, qualifier)
@@ -61,7 +61,9 @@ def test_the_driver_may_do_all_that_the_node_does(running: tuple[NodeProcess, Cl
         assert not missing, f"config/sros2/policies.xml does not let the node {qualifier} {missing}"
 
 
-def test_a_policy_may_publish_targets_and_read_state_and_nothing_else(running: tuple[NodeProcess, Client]) -> None:
+def test_the_policy_enclave_permits_publishing_targets_and_reading_state_only(
+    running: tuple[NodeProcess, Client],
+) -> None:
     names = offered(running)
     targets = {name for name in names["subscribe"] if re.fullmatch(r"/aiofranka/\w+_desired", name)}
     assert rules("policy", "topics", "publish") - EVERYBODYS == targets
@@ -80,7 +82,7 @@ def test_every_enclave_is_explained() -> None:
         assert path in text.partition("-->")[0] and path in (ROOT / "SECURITY.md").read_text()
 
 
-def test_shared_memory_is_its_owners_alone() -> None:
+def test_only_its_owner_can_open_shared_memory() -> None:
     with SharedMemory.create() as memory:
         assert os.fstat(memory.descriptor).st_mode & 0o777 == 0o600
     _, descriptor = new_memory(4096)
@@ -89,31 +91,31 @@ def test_shared_memory_is_its_owners_alone() -> None:
 
 
 def calls(path: Path) -> Iterator[str]:
-    """Names of all that a source calls."""
+    """Names of all functions that a source calls."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func)
 
 
 def name_of(path: Path) -> str:
-    """Of a module of the package: ``control.loop``."""
+    """Name of a module within the package: ``control.loop``."""
     return ".".join(path.relative_to(ROOT / "aiofranka_ros").with_suffix("").parts)
 
 
-def test_nothing_is_unpickled_or_evaluated_but_between_a_process_and_its_own_child() -> None:
+def test_only_data_between_a_process_and_its_child_is_unpickled_and_nothing_is_evaluated() -> None:
     dangerous = re.compile(
         r"(pickle|marshal|shelve|dill|cloudpickle)\.\w*(load|Unpickler)\w*|eval|exec|yaml\.load|np\.load"
     )
     found = {(name_of(path), call) for path in (ROOT / "aiofranka_ros").rglob("*.py") for call in calls(path)}
-    # Both read what came through a socket pair that only the two ends of an isolated object have.
+    # Both read from a socket pair that only the two ends of an isolated object have.
     assert {(module, call) for module, call in found if dangerous.fullmatch(call)} == {
         ("offload.mpify.arrays", "pickle.loads"),
         ("offload.mpify.protocol", "pickle.loads"),
     }
 
 
-def test_sockets_without_a_name_connect_the_processes() -> None:
-    """What has a name in the file system or on the network is listed here, and in SECURITY.md."""
+def test_processes_are_connected_by_sockets_without_names() -> None:
+    """Every socket with a name in the file system or on the network is listed here, and in SECURITY.md."""
     named = re.compile(r"(\w+\.)*(bind|create_server|Listener)")
     found = {
         name_of(path)

@@ -1,4 +1,4 @@
-"""Every way in which the node can end: in every state, asked or killed, it leaves nothing behind."""
+"""Every way in which the node can end: in any state, by a signal or killed, it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ STATES = ("unconfigured", "configuring", "inactive", "active", "moving")
 
 
 def served_address(process: NodeProcess) -> str:
-    """Where the node's simulated arm is."""
+    """Address of the node's simulated arm."""
     return process.log.partition("connected to the robot at ")[2].partition(",")[0]
 
 
 def is_free(address: str) -> bool:
-    """Whether a simulated arm could be served at ``address`` again."""
+    """Whether another simulated arm could use ``address``."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -56,7 +56,7 @@ def test_a_signal_ends_the_node_in_every_state(tmp_path: Path, state: str, numbe
             assert is_free(served_address(process))
 
 
-def test_a_killed_node_takes_its_processes_with_it(tmp_path: Path) -> None:
+def test_the_other_processes_of_a_killed_node_end_too(tmp_path: Path) -> None:
     process = NodeProcess(tmp_path / "node.log", autostart=True)
     try:
         assert process.says("the arm holds"), process.log
@@ -69,7 +69,7 @@ def test_a_killed_node_takes_its_processes_with_it(tmp_path: Path) -> None:
     assert is_free(served_address(process))
 
 
-def test_a_parameter_that_cannot_be_used_ends_the_node_with_the_reason(tmp_path: Path) -> None:
+def test_the_node_does_not_start_with_a_parameter_that_cannot_be_used_and_says_why(tmp_path: Path) -> None:
     process = NodeProcess(tmp_path / "node.log", kp="[600.0]")
     try:
         assert process.process.wait(40.0) == 1
@@ -79,7 +79,7 @@ def test_a_parameter_that_cannot_be_used_ends_the_node_with_the_reason(tmp_path:
     assert "Traceback" not in process.log
 
 
-def test_a_results_last_words_reach_the_client_when_the_node_ends(tmp_path: Path) -> None:
+def test_the_result_of_an_aborted_goal_reaches_the_client_when_the_node_ends(tmp_path: Path) -> None:
     with started(tmp_path, autostart=True) as (process, client):
         assert client.becomes("active"), process.log
         handle = client.send_goal(HOME + 0.3)
