@@ -1,6 +1,6 @@
 """Messages in their serialized form (CDR): read and written without rclpy's message objects where speed counts.
 
-Called by the node and by ``RosInterface``, in the thread of their executor. rclpy needs up to a millisecond to build and
+Called by the node and by ``RosInterface``, in the thread of their executor. rclpy needs up to a millisecond to make and
 serialize a large message, and 24 µs to read a pose, for which :func:`read_pose` needs 1.2 µs. The readers here handle
 little-endian CDR, which the middlewares of ROS send on today's processors, and leave everything else to rclpy.
 
