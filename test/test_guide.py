@@ -33,10 +33,12 @@ import yaml
 from injection import lose_packets
 from node_harness import ROOT, descendants, wait_until
 
+import aiofranka_ros
 from aiofranka_ros import FrankaController, RobotInterface, errors
 from aiofranka_ros.arm.setting_table import SETTINGS
 
 GUIDE = ROOT / "docs" / "async_mode.md"
+API = ROOT / "docs" / "async_api.md"
 PORTING = ROOT / "docs" / "from_aiofranka.md"
 NOTEBOOKS = ROOT / "docs" / "notebooks.md"
 REAL_ARM = ROOT / "docs" / "real_arm.md"
@@ -280,6 +282,7 @@ def test_the_cells_of_the_page_about_notebooks_run_in_a_running_event_loop(tmp_p
     assert names["controller"].state["qpos"].shape == (7,)
 
 
+@pytest.mark.unit
 def test_the_settings_in_the_page_about_the_real_arm_are_accepted(tmp_path: Path) -> None:
     names: dict[str, Any] = {"RobotInterface": RobotInterface}
     asyncio.run(run(REAL_ARM, tmp_path, names, Companion()))
@@ -331,10 +334,12 @@ def _command(pid: int) -> str:
         "warm_up_inference(model)",
     ],
 )
+@pytest.mark.unit
 def test_every_call_of_aiofrankas_guide_is_in_this_one(call: str) -> None:
     assert any(call in piece.code for piece in pieces(GUIDE))
 
 
+@pytest.mark.unit
 def test_settings_have_the_values_given_in_the_documents() -> None:
     defaults = {setting.name: setting.default for setting in SETTINGS}
     given = [
@@ -347,12 +352,27 @@ def test_settings_have_the_values_given_in_the_documents() -> None:
         assert defaults[name] == value
 
 
+@pytest.mark.unit
 def test_every_exception_in_the_guide_exists() -> None:
     rows = re.findall(r"^\| (`[A-Z].*?) \|", GUIDE.read_text().partition("## Errors")[2], re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert len(named) >= 7 and all(issubclass(getattr(errors, name), errors.FrankaError) for name in named)
 
 
+@pytest.mark.unit
+def test_the_page_of_the_api_names_everything_public_and_nothing_else() -> None:
+    sections = dict(re.findall(r"^## (.*)\n((?:(?!^## ).*\n)*)", API.read_text(), re.MULTILINE))
+    rows = re.findall(r"^\| (`.*?) \|", sections["Calls"] + sections["Attributes"], re.MULTILINE)
+    named = set(re.findall(r"`(?:await |async for \w+ in )?(\w+)", " ".join(rows)))
+    public = {name for name in (*dir(FrankaController), *FrankaController.__annotations__) if not name.startswith("_")}
+    assert named == public - {"robot", "state_lock"}  # Both are in the text.
+    helpers = set(
+        re.findall(r"`@?(?:await )?(\w+)", sections["The way to an arm"] + sections["Work off the event loop"])
+    )
+    assert set(aiofranka_ros.__all__) <= helpers
+
+
+@pytest.mark.unit
 def test_the_guide_has_a_place_for_the_measured_round_trips() -> None:
     assert _TABLE.search(GUIDE.read_text()) is not None
 
