@@ -88,10 +88,12 @@ def default(setting: Setting) -> str:
 
 
 @pytest.mark.parametrize("name", TABLES)
+@pytest.mark.unit
 def test_the_tables_of_parameters_match_the_nodes(name: str) -> None:
     assert section(name, REFERENCE)["text"] == parameter_table(TABLES[name]), "run: python test/test_readme.py"
 
 
+@pytest.mark.unit
 def test_the_tables_of_diagnostics_match_the_nodes() -> None:
     assert section("diagnostics", TROUBLESHOOTING)["text"] == diagnostics_tables(), "run: python test/test_readme.py"
 
@@ -143,6 +145,7 @@ def test_every_topic_service_and_action_of_the_node_is_in_a_table(running: tuple
             assert (short, re.sub("/(msg|action|srv)/", "/", kind)) in rows
 
 
+@pytest.mark.unit
 def test_joint_positions_in_the_example_are_those_of_the_package() -> None:
     from aiofranka_ros.model.fr3 import HOME, READY
 
@@ -156,15 +159,38 @@ def test_joint_positions_in_the_example_are_those_of_the_package() -> None:
     np.testing.assert_allclose(names["ready"], READY)  # type: ignore[arg-type]
 
 
+@pytest.mark.unit
 def test_the_readme_is_short() -> None:
     assert len(README.read_text().split()) <= MOST_WORDS
 
 
+@pytest.mark.unit
 def test_every_page_can_be_found_from_the_readme() -> None:
     linked = set(re.findall(r"\]\(([^)#]+\.md)", README.read_text()))
     assert {str(document.relative_to(ROOT)) for document in DOCUMENTS} - linked == {"README.md"}
 
 
+@pytest.mark.unit
+def test_files_named_for_contributors_exist() -> None:
+    places = (ROOT, ROOT / "aiofranka_ros", ROOT / "aiofranka_ros" / "control")
+    for document in (ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md"):
+        names = re.findall(r"`((?:[\w.]+/)*[\w.]+\.(?:py|yaml|xml|md|toml)|(?:\w+/)+)`", document.read_text())
+        assert len(names) > 20
+        missing = {name for name in names if not any((place / name).exists() for place in places)}
+        assert not missing, f"{document.name}: {missing}"
+
+
+@pytest.mark.unit
+def test_the_architecture_has_every_folder() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rows = {
+        name.rstrip("/") for name in re.findall(r"`([\w.]+/?)`", "".join(re.findall(r"^\| `.*$", text, re.MULTILINE)))
+    }
+    folders = {path.name for path in (ROOT / "aiofranka_ros").iterdir() if (path / "__init__.py").exists()}
+    assert folders - rows == set()
+
+
+@pytest.mark.unit
 def test_links_between_documents_are_valid() -> None:
     for document in DOCUMENTS:
         for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", document.read_text()):
