@@ -51,13 +51,12 @@ _INLINE_LIMIT = 32 * 1024
 _PACKET_LIMIT = 128 * 1024
 #: Buffers begin at multiples of this [bytes]: a cache line, and more than any dtype needs.
 _ALIGNMENT = 64
-#: How every packet begins: kind, number, bit mask of the receiver's slots that are in use here.
-_HEADER = struct.Struct("<BQB")
-#: What follows: slot, whether its memory is new, number of buffers in it, offset and length of their sizes and the
-#: pickle, which come after them. Without a slot the pickle is in the packet.
-_PLACE = struct.Struct("<B?IQQ")
-_NOWHERE = _PLACE.pack(_NONE, False, 0, 0, 0)
-_START = _HEADER.size + _PLACE.size
+#: How every packet begins: kind, number, bit mask of the receiver's slots that are in use here, slot of this message.
+#: The pickle follows, or, if there is a slot, its contents.
+_HEADER = struct.Struct("<BQBB")
+#: Whether the slot's memory is new, number of buffers in it, offset and length of their sizes and the pickle, which
+#: come after them.
+_CONTENTS = struct.Struct("<?IQQ")
 _ANCILLARY_SIZE = socket.CMSG_SPACE(array.array("i").itemsize)
 # Plain integers: or-ing two flags of an enum takes longer than receiving.
 _CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
@@ -80,7 +79,7 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
         return copyreg.dispatch_table[kind]
 
 
-@dataclass
+@dataclass(slots=True)
 class Encoded:
     """A pickled message whose large arrays are still those of the caller."""
 
@@ -92,7 +91,7 @@ class Encoded:
         self.arrays = [source.copy(order="A") for source in self.arrays]
 
 
-@dataclass
+@dataclass(slots=True)
 class Packed:
     """A message that is ready to be sent: nothing in it belongs to the caller any more."""
 
@@ -211,7 +210,7 @@ class Channel:
         :raises OSError: the system has no memory or no descriptor left.
         """
         if not message.arrays and len(message.pickled) <= _INLINE_LIMIT:
-            return Packed(_NOWHERE + message.pickled)
+            return Packed(message.pickled)
         sizes = [source.nbytes for source in message.arrays]
         tail = struct.pack(f"<{len(sizes)}Q", *sizes) + message.pickled
         offset = sum(map(_aligned, sizes))
@@ -222,7 +221,7 @@ class Channel:
             np.copyto(np.ndarray(source.shape, source.dtype, memory, position, order=order), source)
             position += _aligned(source.nbytes)
         memory[offset : offset + len(tail)] = tail
-        return Packed(_PLACE.pack(slot, descriptor is not None, len(sizes), offset, len(tail)), slot, descriptor)
+        return Packed(_CONTENTS.pack(descriptor is not None, len(sizes), offset, len(tail)), slot, descriptor)
 
     def _memory(self, size: int) -> tuple[int, mmap.mmap, int | None]:
         """Shared memory of at least ``size`` bytes: its slot, and its descriptor if the other end does not have it."""
@@ -251,7 +250,7 @@ class Channel:
         for slot, view in self._views.items():
             if view() is not None:
                 in_use |= 1 << slot
-        packet = _HEADER.pack(kind, number, in_use) + message.content
+        packet = _HEADER.pack(kind, number, in_use, message.slot) + message.content
         if message.slot < SLOTS:
             self._busy |= 1 << message.slot
         if message.descriptor is None:
@@ -267,7 +266,7 @@ class Channel:
 
         :raises OSError: the other side is gone.
         """
-        self._socket.send(_HEADER.pack(kind, 0, 0) + _NOWHERE + pickled)
+        self._socket.send(_HEADER.pack(kind, 0, 0, _NONE) + pickled)
 
     def receive(self, *, wait: bool = True) -> Message | None:
         """The next message.
@@ -285,12 +284,12 @@ class Channel:
             return None
         if size == 0:
             return None
-        kind, number, busy = _HEADER.unpack_from(packet)
+        kind, number, busy, slot = _HEADER.unpack_from(packet)
         if number:
             self._busy = busy  # Sent after the other side had received all that was sent from here.
-        slot, new, count, offset, length = _PLACE.unpack_from(packet, _HEADER.size)
         if slot == _NONE:
-            return Message(kind, number, packet[_START:size], [])
+            return Message(kind, number, packet[_HEADER.size : size], [])
+        new, count, offset, length = _CONTENTS.unpack_from(packet, _HEADER.size)
         if new:
             self._mapped[slot] = _map(ancillary)
         whole = np.frombuffer(self._mapped[slot], np.uint8)

@@ -17,7 +17,7 @@ from aiofranka_ros.offload.mpify.arrays import Channel, Encoded, Message
 from aiofranka_ros.offload.mpify.protocol import Kind, exception_of
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Call:
     """One request.
 
@@ -34,8 +34,9 @@ class Call:
     @property
     def awaited(self) -> bool:
         """Whether a caller still waits for the answer; none does once its event loop has closed."""
-        closed = isinstance(self.future, asyncio.Future) and self.future.get_loop().is_closed()
-        return not closed and not self.future.done()
+        if self.future.done():
+            return False
+        return not (isinstance(self.future, asyncio.Future) and self.future.get_loop().is_closed())
 
 
 class Calls:
