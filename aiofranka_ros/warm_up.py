@@ -8,6 +8,7 @@ then on. ``make setup`` calls this, so that not even the first start of a node h
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def compiled() -> bool:
         for value in vars(module).values()
         if is_jitted(value)
     }
-    return all(any(Path(kernel.stats.cache_path).glob(f"*.{kernel.__qualname__}-*.nbi")) for kernel in kernels)
+    folders = ((Path(kernel.stats.cache_path or os.devnull), kernel.__qualname__) for kernel in kernels)
+    return all(any(folder.glob(f"*.{name}-*.nbi")) for folder, name in folders)
 
 
 def main() -> int:

@@ -152,9 +152,9 @@ def set_up() -> None:
         lambda: write_environment(prefix if underlay else None, distribution),
     )
     if (ROOT / "aiofranka_ros" / "warm_up.py").exists():
-        sources = (ROOT / "aiofranka_ros").rglob("*.py")
-        kernels = [source for source in sources if b"numba" in source.read_bytes()]
-        once("kernels", digest([environment_key, *contents(kernels)]), "compiled control laws", warm_up)
+        # Any module may be part of one; those that have not changed are not compiled again.
+        sources = contents((ROOT / "aiofranka_ros").rglob("*.py"))
+        once("kernels", digest([environment_key, *sources]), "compiled control laws", warm_up)
 
 
 # --- What is there already
