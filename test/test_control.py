@@ -198,7 +198,7 @@ def test_every_cycle_is_recorded_with_its_response_and_its_target(client):
     assert missed == 0 and len(records) >= 200
     steps = np.rint(np.diff(records["time"]) * 1e3).astype(int)
     np.testing.assert_array_equal(steps, 1 + records["lost"][1:])
-    assert np.all(records["response"] > 0.0) and np.all(np.diff(records["written"]) > 0)
+    assert np.all(records["response"] > 0.0) and np.all(np.diff(records["stamp"]) > 0)
     assert number in records["target_id"]
     client.deactivate()
 

@@ -12,7 +12,6 @@ from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.records import (
-    CYCLE_RECORD,
     MEASURED,
     MEMORY,
     MOTION,
@@ -26,6 +25,7 @@ from aiofranka_ros.control.records import (
 )
 from aiofranka_ros.control.shared_memory import fill_motion
 from aiofranka_ros.model import fr3
+from aiofranka_ros.model.kinematics import pose_matrix
 
 pytestmark = pytest.mark.unit
 
@@ -457,7 +457,7 @@ def test_the_next_cycle_holds_for_a_wrench_that_was_reported():
     bench, state = Bench(max_external_force=10.0), new(STATE)
     bench.run(moving=False)
     state["external_wrench"][0] = 0.0, 0.0, 11.0, 0.0, 0.0, 0.0
-    control_cycle.report(bench.commands, bench.measured, bench.memory, state, new(CYCLE_RECORD), 0, 0, 0.0, 1.0)
+    control_cycle.report(bench.commands, bench.measured, bench.memory, state, 0, 0.0, 1.0)
     assert not bench.memory["hold"][0] & Hold.PUSHED
     bench.run(moving=False)
     assert bench.memory["hold"][0] & Hold.PUSHED
@@ -469,22 +469,24 @@ def test_the_report_says_which_release_it_is_after():
     for releases in (0, 1, 1):
         bench.run(moving=False)
         bench.commands["release_id"] = releases
-        control_cycle.report(bench.commands, bench.measured, bench.memory, state, new(CYCLE_RECORD), 0, 0, 0.0, 1.0)
+        control_cycle.report(bench.commands, bench.measured, bench.memory, state, 0, 0.0, 1.0)
         known.append(int(state["release_id"][0]))
     assert known == [0, 0, 1]
 
 
 def test_the_report_counts_lost_cycles_and_the_longest_gap():
-    bench, state, record = Bench(), new(STATE), new(CYCLE_RECORD)
+    bench, state = Bench(), new(STATE)
     state["success_rate_min"] = 1.0
     for elapsed, rate in [(0, 0.0), (1, 0.0), (1, 0.01), (4, 0.5), (2, 0.9), (1, 0.9)] + [(1, 0.97)] * 200:
         bench.measured["elapsed"] = elapsed * fr3.CYCLE
         bench.run(moving=False)
-        control_cycle.report(bench.commands, bench.measured, bench.memory, state, record, 0, 123, 1e-4, rate)
+        control_cycle.report(bench.commands, bench.measured, bench.memory, state, 123, 1e-4, rate)
     assert state["cycles"][0] == 206
     assert state["cycles_lost"][0] == 4 and state["longest_gap"][0] == 3
     assert state["success_rate_min"][0] == pytest.approx(0.97), "the first hundred say nothing"
-    assert record["written"][0] == 123 and record["response"][0] == 1e-4
+    assert state["stamp"][0] == 123 and state["response"][0] == 1e-4
+    pose = np.concatenate((state["position"][0], state["orientation"][0]))
+    np.testing.assert_allclose(state["tcp"][0], pose_matrix(pose), atol=1e-12)
 
 
 def test_default_commands_are_the_default_settings_and_have_every_limit_and_gain():

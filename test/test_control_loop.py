@@ -12,7 +12,6 @@ from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.loop import SILENCE_GRACE, ControlLoop, End, _Watch
 from aiofranka_ros.control.records import (
     COMMANDS,
-    CYCLE_RECORD,
     MEASURED,
     MEMORY,
     MOTION,
@@ -152,16 +151,15 @@ def test_a_computer_that_stood_still_is_not_a_silent_node(watch: _Watch, shared:
 
 
 def test_the_entry_point_of_a_kernel_computes_what_the_kernel_does() -> None:
-    arguments = [new(dtype) for dtype in (COMMANDS, MEASURED, MEMORY, STATE, CYCLE_RECORD)]
+    arguments = [new(dtype) for dtype in (COMMANDS, MEASURED, MEMORY, STATE)]
     arguments[1]["time"] = 3.0
-    control_cycle.report(*arguments, 0, 1, 0.5, 0.9)
-    expected = arguments[4].copy()
-    arguments[4][:] = new(CYCLE_RECORD)
+    control_cycle.report(*arguments, 1, 0.5, 0.9)
+    expected = arguments[3].copy()
     arguments[3][:] = new(STATE)
-    entry = entry_point(control_cycle.report, *arguments, 0, 1, 0.5, 0.9)
-    entry(*arguments, 0, 1, 0.5, 0.9)
-    np.testing.assert_array_equal(arguments[4], expected)
-    assert arguments[4]["time"][0] == 3.0
+    entry = entry_point(control_cycle.report, *arguments, 1, 0.5, 0.9)
+    entry(*arguments, 1, 0.5, 0.9)
+    np.testing.assert_array_equal(arguments[3], expected)
+    assert expected["time"][0] == 3.0
     step = [new(dtype) for dtype in (COMMANDS, MOTION, MEASURED, MEMORY, SCRATCH)]
     with pytest.raises(TypeError):
         entry_point(control_cycle.step, *step, 0)(*step[:4], None, 0)

@@ -34,7 +34,7 @@ def cycles(count: int) -> np.ndarray:
     """Cycles of one activation, one a millisecond from ``NOW`` on, in which the arm rests and all is well."""
     records = np.zeros(count, CYCLE_RECORD)
     records["activation"] = 1
-    records["written"] = NOW + MS * np.arange(count)
+    records["stamp"] = NOW + MS * np.arange(count)
     records["success_rate"] = 1.0
     records["response"] = 100e-6
     return records
@@ -119,7 +119,7 @@ def test_the_latency_of_a_target_ends_with_the_first_torque_that_used_it() -> No
 
 def test_tracking_is_measured_from_the_first_to_the_last_target_gaps_included() -> None:
     records = cycles(10_000)
-    records["position"] = CIRCLE.position(records["written"]) + [0.0, 0.0, 0.003]
+    records["position"] = CIRCLE.position(records["stamp"]) + [0.0, 0.0, 0.003]
     # Before the first and after the last target the arm may be anywhere.
     records["position"][:100] = records["position"][9001:] = 7.0
     records["position"][5000] += [0.004, 0.0, 0.0]

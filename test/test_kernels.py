@@ -9,15 +9,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from numba.core.caching import _CacheLocator
 
 from aiofranka_ros import kernels
-from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 
 PACKAGE = Path(kernels.__file__).parent
 FILES = {
@@ -48,21 +45,30 @@ def keep_time(file: Path, text: str) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def copy_package(folder: Path) -> Path:
+    """A copy of the package in ``folder``, without anything compiled."""
+    return shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def environment_of(package: Path) -> dict[str, str]:
+    """Variables with which Python imports a copy of the package."""
+    own = {"PYTHONPATH": str(package.parent), "XDG_CACHE_HOME": str(package.parent / "cache")}
+    return {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"} | own
+
+
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of the package without anything compiled, and with the two modules."""
-    package = tmp_path / "aiofranka_ros"
-    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    """A copy of the package with the two modules."""
+    package = copy_package(tmp_path)
     (package / "model" / "scale.py").write_text(CONSTANT)
     (package / "model" / "scaling.py").write_text(KERNEL)
     return package
 
 
 @pytest.fixture
-def environment(copy: Path, tmp_path: Path) -> dict[str, str]:
+def environment(copy: Path) -> dict[str, str]:
     """Variables with which Python imports the copy."""
-    own = {"PYTHONPATH": str(copy.parent), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    return {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"} | own
+    return environment_of(copy)
 
 
 def run(environment: dict[str, str], *arguments: str) -> str:
@@ -233,51 +239,3 @@ def test_the_check_finds_what_is_not_compiled(copy: Path, environment: dict[str,
     (copy / "__pycache__" / "kernels").write_text("")
     (copy.parent / "cache").write_text("")
     assert subprocess.run(command, env=environment, cwd=copy.parent).returncode == 1, "nothing can be kept"
-
-
-#: Runs the control process in torque mode and prints the largest torque of joint 6 [Nm].
-FEEL_THE_SPRING = """
-import sys, time
-from aiofranka_ros.control.client import ControlClient
-from aiofranka_ros.control.records import Mode
-
-with ControlClient() as client:
-    client.update({"heartbeat_timeout": 2.0}, mode=Mode.TORQUE)
-    client.connect(sys.argv[1])
-    client.activate()
-    end = time.monotonic() + 0.5
-    while time.monotonic() < end:
-        client.set_torque((0.0,) * 7)
-        client.beat()
-        time.sleep(0.005)
-    records, _, _ = client.shared.cycles.since(0)
-    client.deactivate()
-print(abs(records["tau"][:, 5]).max())
-"""
-
-
-@pytest.fixture(scope="module")
-def arm() -> Iterator[SimulatedArm]:
-    with SimulatedArm() as simulated:
-        yield simulated
-
-
-def test_a_started_control_process_computes_with_a_limit_that_changed_without_a_trace(
-    arm: SimulatedArm, copy: Path, environment: dict[str, str]
-) -> None:
-    """SOFT_LIMIT_MARGIN says how far from a joint's limits a spring pushes; with 2 rad it does so at once."""
-    for folder in (PACKAGE / "__pycache__" / "kernels").glob("*"):  # Compiling all of it would take a minute.
-        source = copy.parent.joinpath(*folder.name.rpartition("-")[0].split(".")).with_suffix(".py")
-        for files in folder.iterdir():
-            name = _CacheLocator.get_suitable_cache_subpath(str(source))
-            shutil.copytree(files, copy / "__pycache__" / "kernels" / folder.name / name)
-
-    def largest_torque() -> float:
-        return float(run(environment, "-c", FEEL_THE_SPRING, arm.host))
-
-    assert largest_torque() < 1.0
-    limits = copy / "control" / "law" / "limits.py"
-    changed = limits.read_text().replace("SOFT_LIMIT_MARGIN = 0.1", "SOFT_LIMIT_MARGIN = 2.0")
-    assert changed != limits.read_text()
-    keep_time(limits, changed)
-    assert largest_torque() > 3.0

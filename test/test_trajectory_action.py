@@ -256,7 +256,7 @@ def test_a_trajectory_with_a_stamp_in_the_future_begins_then(arm: Trajectories) 
     # Joint 1 has done a tenth of its way after a quarter of the time, and half of it after half of the time.
     moved = cycles[np.argmax(np.abs(reference - HOME[0]) > 0.02 + 0.01)]
     half = cycles[np.argmax(reference > 0.5 * (HOME[0] + ELSEWHERE[0]))]
-    assert moved["written"] >= begin
+    assert moved["stamp"] >= begin
     # In robot time, which stands still while the simulated arm gets no CPU.
     assert 0.1 < half["time"] - moved["time"] < 0.4
 
@@ -271,7 +271,7 @@ def test_a_trajectory_that_should_have_begun_is_entered_where_it_is_now(arm: Tra
     moving = cycles[cycles["motion_status"] == MotionStatus.EXECUTING]
     assert highest_acceleration(cycles) < 1.1 * fr3.ACCELERATION_LIMIT[0]
     # Less than two seconds after it was sent: the missed part is left out.
-    middle = moving["written"][np.argmax(moving["ref_q"][:, 0] > 0.9 * ELSEWHERE[0])]
+    middle = moving["stamp"][np.argmax(moving["ref_q"][:, 0] > 0.9 * ELSEWHERE[0])]
     assert middle - sent < 1.4e9
 
 

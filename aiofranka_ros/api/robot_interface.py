@@ -28,7 +28,6 @@ from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.snapshot import Snapshot
 from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError, NotStarted
 from aiofranka_ros.kernels import Array
-from aiofranka_ros.model.kinematics import pose_matrix
 
 #: How long this process may be silent before the arm holds [s], unless the settings say otherwise. Longer than for the
 #: node, which runs nothing else: garbage collection in a large program can block every thread for this long.
@@ -274,7 +273,7 @@ def _snapshot(client: ControlClient) -> Snapshot:
         stamp=int(state["stamp"]),
         q=state["q"].copy(),
         dq=state["dq"].copy(),
-        ee=pose_matrix(np.concatenate((state["position"], state["orientation"]))),
+        ee=state["tcp"].copy(),
         jacobian=state["jacobian"].copy(),
         mass=state["mass"].copy(),
         tau=state["tau"].copy(),

@@ -280,6 +280,7 @@ class RobotStateCopy:
     def __init__(self) -> None:
         #: The copy, an array of one.
         self.record = new(ROBOT_STATE)
+        self.bytes = self.record.view(np.uint8).data
         fields = ROBOT_STATE.fields
         assert fields is not None
         numbers = [name for name in fields if name not in self._SINGLE]

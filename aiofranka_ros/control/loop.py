@@ -81,6 +81,7 @@ class ControlLoop:
         #: Fills ``state`` with what comes from the robot alone.
         self.robot_report = RobotReport(self.state)
         self._state_bytes = self.state.view(np.uint8).data
+        self._cycle_bytes = self._state_bytes[: CYCLE_RECORD.itemsize]
         self._robot_state, self._robot_state_cycle = RobotStateCopy(), 0
         self._copies = False
         self._report_kernel: Callable[..., None]
@@ -107,11 +108,8 @@ class ControlLoop:
             state[field] = 0
         state["success_rate_min"] = 1.0
         views, scratch, tau = self._views, self._scratch, memory["tau"][0]
-        cycles = shared.cycles
         step = entry_point(control_cycle.step, commands, self.motion, measured, memory, scratch, 0)
-        self._report_kernel = entry_point(
-            control_cycle.report, commands, measured, memory, state, cycles.records, cycles.next, 0, 0.0, 0.0
-        )
+        self._report_kernel = entry_point(control_cycle.report, commands, measured, memory, state, 0, 0.0, 0.0)
         robot = arm.read()
         measured["external_wrench"] = robot.O_F_ext_hat_K
         first, stop = True, 0
@@ -185,12 +183,11 @@ class ControlLoop:
     def _report(self, robot: object, written: int, response: int) -> None:
         shared = self._shared
         self.robot_report.take(robot)
-        cycles = shared.cycles
         self._report_kernel(
-            self.commands, self.measured, self.memory, self.state, cycles.records, cycles.next,
+            self.commands, self.measured, self.memory, self.state,
             written, response * 1e-9, robot.control_command_success_rate,  # type: ignore[attr-defined]
         )  # fmt: skip
-        cycles.commit()
+        shared.cycles.append(self._cycle_bytes)
         shared.state.write(self._state_bytes)
         if self._copies:
             self.copy_all(robot, written)
@@ -209,9 +206,7 @@ class ControlLoop:
             return
         self._robot_state_cycle = cycle
         self._robot_state.take(robot, stamp)
-        states = self._shared.robot_states
-        states.records[states.next] = self._robot_state.record[0]
-        states.commit()
+        self._shared.robot_states.append(self._robot_state.bytes)
 
     def _at_rest(self, watch: _Watch, now: int) -> bool:
         moving = self.memory["motion_status"][0] in (MotionStatus.EXECUTING, MotionStatus.STOPPING)
@@ -236,10 +231,10 @@ def warm_up() -> None:
     views, bodies = MeasuredViews(measured), np.zeros((dynamics.BODIES, 10))
     dynamics.mass_and_coriolis(views.q, views.dq, bodies, dynamics.working_memory(), views.mass, views.coriolis)
     state = new(STATE)
-    control_cycle.report(commands, measured, memory, state, new(CYCLE_RECORD), 0, 0, 0.0, 1.0)
+    control_cycle.report(commands, measured, memory, state, 0, 0.0, 1.0)
     # What the control process reports of an arm that is not active.
-    forward(state["q"][0], commands["flange_to_tcp"][0], memory["flange"][0], memory["tcp"][0], state["jacobian"][0])
-    quaternion_from_matrix(memory["tcp"][0], state["orientation"][0])
+    forward(state["q"][0], commands["flange_to_tcp"][0], memory["flange"][0], state["tcp"][0], state["jacobian"][0])
+    quaternion_from_matrix(state["tcp"][0], state["orientation"][0])
 
 
 class _Commands:

@@ -183,10 +183,10 @@ class Server:
             return  # The node is just writing; the next report is due in a moment.
         forward(
             state["q"][0], self._loop.commands["flange_to_tcp"][0],
-            memory["flange"][0], memory["tcp"][0], state["jacobian"][0],
+            memory["flange"][0], state["tcp"][0], state["jacobian"][0],
         )  # fmt: skip
-        quaternion_from_matrix(memory["tcp"][0], state["orientation"][0])
-        state["position"][0] = memory["tcp"][0, :3, 3]
+        quaternion_from_matrix(state["tcp"][0], state["orientation"][0])
+        state["position"][0] = state["tcp"][0, :3, 3]
         state["twist"][0] = state["jacobian"][0] @ state["dq"][0]
         self._shared.state.write(state)
         self._loop.copy_all(robot, int(state["stamp"][0]))

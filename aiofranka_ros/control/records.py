@@ -328,38 +328,51 @@ SCRATCH = np.dtype(
     ]
 )
 
-#: Control process to node, once a cycle.
+_CYCLE: list[tuple[Any, ...]] = [
+    ("activation", "u8"),
+    ("stamp", "i8"),  # when the torque was handed to the robot, or the idle arm was measured [ns, system clock]
+    ("time", "f8"),  # robot time [s]
+    ("lost", "u8"),  # cycles lost just before this one
+    ("response", "f8"),  # readOnce returning to writeOnce returning [s]
+    ("success_rate", "f8"),  # control_command_success_rate
+    ("mode", "i8"),
+    ("law", "i8"),
+    ("target_id", "u8"),
+    ("target_stamp", "i8"),
+    ("motion_id", "u8"),
+    ("motion_status", "i8"),
+    ("q", "f8", (7,)),
+    ("dq", "f8", (7,)),
+    ("tau", "f8", (7,)),  # sent in this cycle
+    ("position", "f8", (3,)),  # of the control frame
+    ("orientation", "f8", (4,)),
+    ("ref_q", "f8", (7,)),
+    ("ref_position", "f8", (3,)),
+    ("ref_orientation", "f8", (4,)),
+]
+
+#: Control process to node, once a cycle: one record of the ring.
+CYCLE_RECORD = np.dtype(_CYCLE)
+
+#: Control process to node, once a cycle: the newest state. It begins with the record of its cycle.
 STATE = np.dtype(
     [
+        *_CYCLE,
         ("phase", "i8"),
-        ("activation", "u8"),
-        ("stamp", "i8"),  # when it was measured [ns, system clock]
-        ("time", "f8"),  # robot time [s]
-        ("q", "f8", (7,)),
-        ("dq", "f8", (7,)),
-        ("tau", "f8", (7,)),  # sent in this cycle
         ("robot_mode", "i8"),  # franka::RobotMode; from here to external_wrench packed together, in this order
         ("tau_measured", "f8", (7,)),
         ("tau_external", "f8", (7,)),
         ("external_wrench", "f8", (6,)),  # O_F_ext_hat_K [N, Nm]
         ("robot_tcp", "f8", (4, 4)),  # F_T_EE, the end effector configured in the robot, in the flange
-        ("position", "f8", (3,)),  # of the control frame
-        ("orientation", "f8", (4,)),
+        ("tcp", "f8", (4, 4)),  # the control frame in the base
         ("twist", "f8", (6,)),  # [m/s, rad/s]
         ("jacobian", "f8", (6, 7)),
         ("mass", "f8", (7, 7)),  # [kg m²]
-        ("ref_position", "f8", (3,)),
-        ("ref_orientation", "f8", (4,)),
-        ("ref_q", "f8", (7,)),
         ("ref_dq", "f8", (7,)),
         ("ref_ddq", "f8", (7,)),
-        ("mode", "i8"),
         ("hold", "i8"),
         ("release_id", "u8"),
-        ("target_id", "u8"),
         ("target_age", "f8"),  # [s]; infinite before the first one
-        ("motion_id", "u8"),
-        ("motion_status", "i8"),
         ("motion_time", "f8"),
         ("limited_targets", "u8"),
         ("limited_torques", "u8"),
@@ -368,9 +381,7 @@ STATE = np.dtype(
         ("cycles", "u8"),  # since activation
         ("cycles_lost", "u8"),
         ("longest_gap", "u8"),  # most cycles lost in a row
-        ("success_rate", "f8"),  # control_command_success_rate
         ("success_rate_min", "f8"),  # since 100 cycles after activation
-        ("response", "f8"),  # readOnce returning to writeOnce returning [s]
     ]
 )
 
@@ -395,34 +406,8 @@ ROBOT_STATE = np.dtype(
     ]
 )
 
-#: One cycle in the ring.
-CYCLE_RECORD = np.dtype(
-    [
-        ("activation", "u8"),
-        ("time", "f8"),
-        ("written", "i8"),  # when the torque was handed to the robot [ns, system clock]
-        ("lost", "u8"),  # cycles lost just before this one
-        ("response", "f8"),
-        ("success_rate", "f8"),
-        ("target_id", "u8"),
-        ("target_stamp", "i8"),
-        ("mode", "i8"),
-        ("law", "i8"),
-        ("motion_id", "u8"),
-        ("motion_status", "i8"),
-        ("q", "f8", (7,)),
-        ("dq", "f8", (7,)),
-        ("tau", "f8", (7,)),
-        ("ref_q", "f8", (7,)),
-        ("position", "f8", (3,)),
-        ("orientation", "f8", (4,)),
-        ("ref_position", "f8", (3,)),
-        ("ref_orientation", "f8", (4,)),
-    ]
-)
-
 #: Fingerprint of all of the above: two processes with different ones cannot understand each other.
-LAYOUT = zlib.crc32(repr([COMMANDS.descr, MOTION.descr, STATE.descr, ROBOT_STATE.descr, CYCLE_RECORD.descr]).encode())
+LAYOUT = zlib.crc32(repr([COMMANDS.descr, MOTION.descr, STATE.descr, ROBOT_STATE.descr]).encode())
 
 
 def command_word(name: str) -> int:

@@ -107,7 +107,8 @@ class Ring:
     def __init__(self, memory: memoryview, dtype: np.dtype[Any], capacity: int) -> None:
         self._count = memory[:8].cast("Q")
         self._capacity = capacity
-        self.records = np.frombuffer(memory[_LINE:], dtype, count=capacity)
+        self._bytes = memory[_LINE : _LINE + capacity * dtype.itemsize]
+        self.records = np.frombuffer(self._bytes, dtype)
 
     @staticmethod
     def size(dtype: np.dtype[Any], capacity: int) -> int:
@@ -119,14 +120,12 @@ class Ring:
         """Records since the memory was made."""
         return self._count[0]
 
-    @property
-    def next(self) -> int:
-        """Index of the record to fill now; :meth:`commit` publishes it. Writer only."""
-        return self._count[0] % self._capacity
-
-    def commit(self) -> None:
-        """Publish the record that was filled. Writer only."""
-        self._count[0] += 1
+    def append(self, record: memoryview) -> None:
+        """Publish a record, given as its bytes. Writer only."""
+        count = self._count[0]
+        begin = count % self._capacity * len(record)
+        self._bytes[begin : begin + len(record)] = record
+        self._count[0] = count + 1
 
     def since(self, position: int) -> tuple[npt.NDArray[Any], int, int]:
         """Copies of the records after the first ``position`` ones.
@@ -146,7 +145,7 @@ class Ring:
 
     def at(self, time: int) -> Record | None:
         """A copy of the cycle that was written nearest to ``time`` [ns, system clock]; ``None`` where there is none."""
-        count, stamps = self.count, self.records["written"]
+        count, stamps = self.count, self.records["stamp"]
         oldest = max(0, count - self._capacity + 1)
 
         def written(index: int) -> int:

@@ -58,7 +58,7 @@ def setpoint_latencies(cycles: Cycles, stamps: Stamps) -> Array:
     """
     seen, first = np.unique(cycles["target_stamp"], return_index=True)
     _, index, published = np.intersect1d(seen, stamps, return_indices=True)
-    return 1e-6 * (cycles["written"][first[index]] - stamps[published])
+    return 1e-6 * (cycles["stamp"][first[index]] - stamps[published])
 
 
 @dataclass(frozen=True)
@@ -96,15 +96,15 @@ def track(cycles: Cycles, path: Callable[[Stamps], Array], stamps: Stamps) -> Tr
     :param path: position [m] (n, 3) as a function of stamps (n,).
     :param stamps: when targets were published.
     """
-    written = cycles["written"]
+    written = cycles["stamp"]
     during = cycles[(written >= stamps[0]) & (written <= stamps[-1])]
-    when = during["written"].astype(np.int64)
+    when = during["stamp"].astype(np.int64)
     return Tracking(1e-9 * (when - stamps[0]), path(when), during["position"])
 
 
 def joint_error(cycles: Cycles, goal: Array, since: int, until: int) -> float | None:
     """Largest distance of any joint from ``goal`` [rad] (7,) between two times [ns]; ``None`` without cycles."""
-    written = cycles["written"]
+    written = cycles["stamp"]
     during = cycles["q"][(written >= since) & (written <= until)]
     return round(float(np.abs(during - goal).max()), 6) if len(during) else None
 
@@ -114,14 +114,14 @@ def stop_duration(cycles: Cycles, since: int, until: int) -> float | None:
 
     :returns: [s]; 0 where the arm did not move; ``None`` where some joint still moved at the end.
     """
-    written = cycles["written"]
+    written = cycles["stamp"]
     during = cycles[(written >= since) & (written <= until)]
     moving = np.flatnonzero(np.abs(during["dq"]).max(axis=1) >= REST_VELOCITY)
     if len(moving) == 0:
         return 0.0
     if moving[-1] + 1 == len(during):
         return None
-    return round(1e-9 * float(during["written"][moving[-1] + 1] - since), 4)
+    return round(1e-9 * float(during["stamp"][moving[-1] + 1] - since), 4)
 
 
 def gains(commands: Record) -> dict[str, float]:

@@ -71,7 +71,7 @@ class Frames:
         age = self._node.get_clock().now().nanoseconds - stamp if stamp else 0
         then = time.time_ns() - age
         cycle = client.shared.cycles.at(then)
-        if cycle is None or cycle["activation"] != client.activation or int(cycle["written"]) - then > 1e9 * _SLACK:
+        if cycle is None or cycle["activation"] != client.activation or int(cycle["stamp"]) - then > 1e9 * _SLACK:
             raise InvalidTarget(
                 f"the pose of the arm at its stamp, {1e-9 * age:.3f} s ago, is unknown: the arm was not active then",
                 reason="frame not known at that time",

@@ -86,12 +86,12 @@ async def main(options: Any) -> None:
                 fresh = np.flatnonzero(np.diff(found["target_id"].astype(np.int64)) > 0) + 1
                 return {
                     **{name: found[name].copy() for name in names},
-                    "written": 1e-9 * found["written"],
+                    "written": 1e-9 * found["stamp"],
                     # From the beginning of the node's process, or of the policy's where there is none, to torque
                     # control.
                     "start": start,
                     # From the policy's call to the first torque that was computed with its target.
-                    "latency": 1e-9 * (found["written"] - found["target_stamp"])[fresh],
+                    "latency": 1e-9 * (found["stamp"] - found["target_stamp"])[fresh],
                     # Of what a policy sees, when it looks at the arm at any time.
                     "state_age": np.array(ages),
                 }

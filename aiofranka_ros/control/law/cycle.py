@@ -325,31 +325,25 @@ def _make_safe(
 
 @kernel
 def report(
-    commands: Record, measured: Record, memory: Record, state: Record, cycles: Record, index: int,
-    written: int, response: float, success_rate: float,
-) -> None:  # fmt: skip
-    """Tell of this cycle in ``state`` and in the ring; the next one gets the external wrench from ``state``.
+    commands: Record, measured: Record, memory: Record, state: Record, stamp: int, response: float, success_rate: float
+) -> None:
+    """Write this cycle into ``state``, from which the next one gets the external wrench.
 
-    :param cycles: the records of the ring.
-    :param index: the one to fill.
-    :param written: when the torque was written [ns, system clock].
+    :param stamp: when the torque was handed to the robot [ns, system clock].
     :param response: from the state's arrival to the torque's departure [s].
     :param success_rate: the robot's ``control_command_success_rate``.
     """
-    c, m, r, s, y = commands[0], measured[0], memory[0], state[0], cycles[index]
-    lost = max(0, int(round(m.elapsed / CYCLE)) - 1) if s.cycles > 0 else 0
+    c, m, r, s = commands[0], measured[0], memory[0], state[0]
+    s.lost = max(0, int(round(m.elapsed / CYCLE)) - 1) if s.cycles > 0 else 0
     s.cycles += 1
-    s.cycles_lost += lost
-    s.longest_gap = max(s.longest_gap, lost)
-    s.success_rate = success_rate
+    s.cycles_lost += s.lost
+    s.longest_gap = max(s.longest_gap, s.lost)
+    s.stamp, s.response, s.success_rate = stamp, response, success_rate
     if s.cycles > _SUCCESS_WINDOW:
         s.success_rate_min = min(s.success_rate_min, success_rate)
-    s.response = response
-    s.stamp = written
-    s.time = m.time
-    s.mode = c.mode
+    s.time, s.mode, s.law = m.time, c.mode, r.law
     s.hold, s.release_id = r.hold, r.release_id
-    s.target_id = r.target_id
+    s.target_id, s.target_stamp = r.target_id, r.target_stamp
     s.target_age = m.time - r.target_seen if r.target_count > 0 else math.inf
     s.motion_id, s.motion_status, s.motion_time = r.motion_id, r.motion_status, r.motion_time
     s.limited_targets, s.limited_torques = r.limited_targets, r.limited_torques
@@ -357,14 +351,6 @@ def report(
     s.q[:], s.dq[:], s.tau[:] = m.q, m.dq, r.tau
     m.external_wrench[:] = s.external_wrench
     s.ref_q[:], s.ref_dq[:], s.ref_ddq[:] = r.ref_q, r.ref_dq, r.ref_ddq
-    s.position[:], s.orientation[:], s.twist[:] = r.position, r.orientation, r.twist
+    s.tcp[:], s.position[:], s.orientation[:], s.twist[:] = r.tcp, r.position, r.orientation, r.twist
     s.ref_position[:], s.ref_orientation[:] = r.ref_position, r.ref_orientation
     s.jacobian[:], s.mass[:] = r.jacobian, m.mass
-
-    y.activation, y.time, y.written = s.activation, m.time, written
-    y.lost, y.response, y.success_rate = lost, response, success_rate
-    y.target_id, y.target_stamp, y.mode, y.law = r.target_id, r.target_stamp, c.mode, r.law
-    y.motion_id, y.motion_status = r.motion_id, r.motion_status
-    y.q[:], y.dq[:], y.tau[:], y.ref_q[:] = m.q, m.dq, r.tau, r.ref_q
-    y.position[:], y.orientation[:] = r.position, r.orientation
-    y.ref_position[:], y.ref_orientation[:] = r.ref_position, r.ref_orientation

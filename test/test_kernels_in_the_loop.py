@@ -1,0 +1,56 @@
+"""A control process that is started after a limit was changed uses the changed limit, however the change came."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from numba.core.caching import _CacheLocator
+from test_kernels import PACKAGE, copy_package, environment_of, keep_time, run
+
+from aiofranka_ros.simulation.simulated_arm import SimulatedArm
+
+#: Runs the control process in torque mode and prints the largest torque of joint 6 [Nm].
+FEEL_THE_SPRING = """
+import sys, time
+from aiofranka_ros.control.client import ControlClient
+from aiofranka_ros.control.records import Mode
+
+with ControlClient() as client:
+    client.update({"heartbeat_timeout": 2.0}, mode=Mode.TORQUE)
+    client.connect(sys.argv[1])
+    client.activate()
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        client.set_torque((0.0,) * 7)
+        client.beat()
+        time.sleep(0.005)
+    records, _, _ = client.shared.cycles.since(0)
+    client.deactivate()
+print(abs(records["tau"][:, 5]).max())
+"""
+
+
+def copy_compiled_code(package: Path) -> None:
+    """Give a copy of the package what was compiled already: compiling all of it takes a minute."""
+    for folder in (PACKAGE / "__pycache__" / "kernels").glob("*"):
+        source = package.parent.joinpath(*folder.name.rpartition("-")[0].split(".")).with_suffix(".py")
+        for files in folder.iterdir():
+            name = _CacheLocator.get_suitable_cache_subpath(str(source))
+            shutil.copytree(files, package / "__pycache__" / "kernels" / folder.name / name)
+
+
+@pytest.mark.timeout(400)
+def test_a_limit_that_changed_without_a_trace_in_times_and_sizes_is_in_force(tmp_path: Path) -> None:
+    package = copy_package(tmp_path)
+    copy_compiled_code(package)
+    limits = package / "control" / "law" / "limits.py"
+    before = limits.read_text()
+    # How far from a joint's limits a spring pushes: with 2 rad, it does so everywhere.
+    changed = before.replace("SOFT_LIMIT_MARGIN = 0.1", "SOFT_LIMIT_MARGIN = 2.0")
+    assert changed != before
+    with SimulatedArm() as arm:
+        assert float(run(environment_of(package), "-c", FEEL_THE_SPRING, arm.host)) < 1.0
+        keep_time(limits, changed)
+        assert float(run(environment_of(package), "-c", FEEL_THE_SPRING, arm.host)) > 3.0
