@@ -148,8 +148,8 @@ class _Block:
 
     The loop's thread measures it; the watch's thread adds what it sees.
 
-    :ivar busy: processor time of the process [s], between the two beats once it has ended.
-    :ivar collecting: time spent in garbage collection [s], as ``busy``.
+    :ivar busy: processor time of the process until the first beat, once it has ended between the two beats [s].
+    :ivar collecting: the same for the time spent in garbage collection [s].
     :ivar late: how long the watch's thread was kept from looking [s].
     """
 
@@ -162,13 +162,18 @@ class _Block:
         self.in_debugger = False
 
     def end(self, seconds: float, busy: float, collecting: float) -> None:
-        """The next beat, with the clocks as they are now; ``seconds``: the estimated duration."""
+        """The next beat has come; ``seconds``: the estimated duration, the others: the clocks at this beat."""
         self.seconds, self.busy, self.collecting = seconds, busy - self.busy, collecting - self.collecting
 
     @property
     def place(self) -> Place | None:
         """Where the loop was seen most often."""
         return max(self.places, key=self.places.count, default=None)
+
+    @property
+    def is_standstill(self) -> bool:
+        """Whether nothing kept the loop from running but the operating system."""
+        return self.place is None and max(self.busy, self.collecting) < _STANDSTILL * self.seconds
 
     def __str__(self) -> str:
         text, place = f"the event loop was blocked for {self.seconds:.2f} s", self.place
@@ -320,7 +325,7 @@ class _Watch:
     def _report(self, block: _Block) -> None:
         if block.in_debugger:
             return
-        if block.place is None and block.busy < _STANDSTILL * block.seconds:
+        if block.is_standstill:
             _logger.debug("the process stood still for %.2f s: it was stopped, or got no processor", block.seconds)
             return
         self.guard.blocks += 1

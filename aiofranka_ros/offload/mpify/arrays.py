@@ -7,12 +7,14 @@ Pickling a camera image copies it into the pickle, through the socket and out ag
 its large buffers (pickle protocol 5). They are copied once, into anonymous memory (``memfd_create``) that the receiver
 maps too, and the receiver's arrays are views of that memory. Each direction has :data:`SLOTS` pieces of memory, which
 are reused. The two sides take turns, request and answer, and every message says which pieces its sender's arrays still
-use; the other side does not write to those. So no array changes while anyone holds it. A message that finds no free
-slot, or is too large for one, travels in memory of its own, from which the receiver copies: memory and mappings stay
-bounded however many arrays are kept.
+use; the other side does not write to those. So an array never changes while it is in use. A message that finds no free
+slot, or is too large for one, travels in separate memory, from which the receiver copies: memory and mappings stay
+bounded however many arrays are kept. Each message is one packet (``SOCK_SEQPACKET``), which arrives whole or not at
+all. New memory travels with the message that first uses it.
 
-Each message is one packet (``SOCK_SEQPACKET``): it arrives whole or not at all. New memory travels with the message
-that first uses it.
+Why not something simpler? Four camera images, there and back, took 1 ms this way on a virtual machine with two cores,
+3.6 ms through pyzmq, 5 ms with pickle 5 over a socket, 7 ms or more with these slots but a copy on arrival, and 20 ms
+or more with new shared memory for each message, ``anyio.to_process`` or a pipe. Fresh pages are the expensive part.
 """
 
 from __future__ import annotations
@@ -81,19 +83,19 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
 
 @dataclass(slots=True)
 class Encoded:
-    """A pickled message whose large arrays are still those of the caller."""
+    """A pickled message that still refers to the caller's large arrays."""
 
     pickled: bytes
     arrays: list[npt.NDArray[Any]]
 
     def keep(self) -> None:
-        """Copy the arrays: the message has to wait, and must not change until it is sent."""
+        """Copy the arrays, because the message must wait and must not change until it is sent."""
         self.arrays = [source.copy(order="A") for source in self.arrays]
 
 
 @dataclass(slots=True)
 class Packed:
-    """A message that is ready to be sent: nothing in it belongs to the caller any more."""
+    """A message that is ready to be sent and independent of the caller's arrays."""
 
     content: bytes
     slot: int = _NONE
@@ -133,10 +135,10 @@ class Channel:
     def __init__(self, connection: socket.socket, threshold: int = THRESHOLD) -> None:
         self._socket = connection
         self._threshold = threshold
-        #: Memory that this end writes to, and a bit mask of what the other end still uses.
+        #: Memory that this end writes to, and a bit mask of the slots that the other end still uses.
         self._slots: list[mmap.mmap | None] = [None] * SLOTS
         self._busy = 0
-        #: Memory that the other end writes to, and what keeps arrays in it alive.
+        #: Memory that the other end writes to, and the array in each slot whose views the user may hold.
         self._mapped: dict[int, mmap.mmap] = {}
         self._views: dict[int, weakref.ref[Any]] = {}
         self._packet = memoryview(bytearray(_PACKET_LIMIT))
@@ -160,13 +162,13 @@ class Channel:
         try:
             pickler.dump(value)
             return Encoded(file.getvalue(), self._arrays)
-        except BaseException as error:  # Whatever the object's own methods raise.
+        except BaseException as error:  # Anything that the object's own methods raise.
             self._pickler = self._new_pickler()  # The old one stopped halfway.
             if not isinstance(error, Exception):
                 raise
             raise NotPicklable(f"{what} cannot be pickled: {type(error).__name__}: {error}") from error
         finally:
-            # The channel keeps nothing of what was sent: it may be in the other end's memory.
+            # The channel keeps no arrays: they may be in the other end's memory, and would keep it in use.
             file.seek(0)
             file.truncate()
             pickler.clear_memo()
@@ -286,7 +288,7 @@ class Channel:
             return None
         kind, number, busy, slot = _HEADER.unpack_from(packet)
         if number:
-            self._busy = busy  # Sent after the other side had received all that was sent from here.
+            self._busy = busy  # The other side had received everything sent from here when it wrote this.
         if slot == _NONE:
             return Message(kind, number, packet[_HEADER.size : size], [])
         new, count, offset, length = _CONTENTS.unpack_from(packet, _HEADER.size)
