@@ -97,7 +97,7 @@ class Proxy:
         :param name: may be dotted.
         :returns: something to await or call, like ``proxy.name``.
         """
-        return _Remote(self, name, self.__process, self.__timeout)
+        return _Remote(self, name)
 
     def assign(self, name: str, value: object) -> Coroutine[Any, Any, None]:
         """Set an attribute of the object: ``await policy.assign("temperature", 0.5)``.
@@ -105,7 +105,7 @@ class Proxy:
         :param name: may be dotted.
         :raises Exception: as for every call, see :class:`Proxy`; the same holds for cancellation.
         """
-        return self.__process.call(Kind.ASSIGN, (name, value), f"assigning {name}", self.__timeout, self)
+        return self.__request(Kind.ASSIGN, (name, value), f"assigning {name}")
 
     def stop(self) -> None:
         """End the process and reap it: ask it to end, then send SIGTERM, then SIGKILL, ``grace`` apart.
@@ -128,12 +128,14 @@ class Proxy:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         """Call the object itself."""
-        process = self.__process
-        return process.call(Kind.CALL, ("", args, kwargs), process.name, self.__timeout, self)
+        return self.__request(Kind.CALL, ("", args, kwargs), self.__process.name)
+
+    def __request(self, kind: Kind, request: Any, what: str) -> Coroutine[Any, Any, Any]:
+        return self.__process.call(kind, request, what, self.__timeout, self)
 
     def __getattr__(self, name: str) -> Any:
         _refuse_special(name)
-        return _Remote(self, name, self.__process, self.__timeout)
+        return _Remote(self, name)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"the object is in another process: await proxy.assign({name!r}, value)")
@@ -151,29 +153,26 @@ class Proxy:
 class _Remote:
     """An attribute of an isolated object: await it to get its value, or call it."""
 
-    __slots__ = ("__proxy", "__name", "__process", "__timeout")
+    __slots__ = ("__proxy", "__name")
 
-    def __init__(self, proxy: Proxy, name: str, process: RemoteProcess, timeout: float | None) -> None:
+    def __init__(self, proxy: Proxy, name: str) -> None:
         self.__proxy, self.__name = proxy, name  # The proxy, so that it is not collected before this is used.
-        self.__process, self.__timeout = process, timeout
 
     def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        name = self.__name
-        return self.__process.call(Kind.CALL, (name, args, kwargs), name, self.__timeout, self.__proxy)
+        return self.__proxy._Proxy__request(Kind.CALL, (self.__name, args, kwargs), self.__name)
 
     def __await__(self) -> Generator[Any, None, Any]:
-        name = self.__name
-        return self.__process.call(Kind.GET, name, name, self.__timeout, self.__proxy).__await__()
+        return self.__proxy._Proxy__request(Kind.GET, self.__name, self.__name).__await__()
 
     def __getattr__(self, name: str) -> _Remote:
         _refuse_special(name)
-        return _Remote(self.__proxy, f"{self.__name}.{name}", self.__process, self.__timeout)
+        return _Remote(self.__proxy, f"{self.__name}.{name}")
 
     def __reduce__(self) -> Any:
         raise NotPicklable(f"{self.__name} belongs to an isolated object: await it")
 
     def __repr__(self) -> str:
-        return f"<{self.__name} of {self.__process}>"
+        return f"<{self.__name} of {self.__proxy!r}>"
 
 
 @dataclasses.dataclass(frozen=True)

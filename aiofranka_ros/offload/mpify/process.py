@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import logging
 import multiprocessing
 import multiprocessing.util  # Registers its own exit handler, see _stop_all.
@@ -148,7 +149,7 @@ class RemoteProcess:
     def _give_up(self, error: OSError) -> None:
         """The channel failed, so it is unknown what has arrived."""
         _log.error("%s is killed because its channel failed: %s", self, error)
-        self._process.kill()
+        self._kill()
 
     # --- Messages of the child
 
@@ -301,13 +302,8 @@ class RemoteProcess:
             _alive.discard(self)
 
     def _kill(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            return  # Another thread is stopping it.
-        try:
-            if not self._ended:
-                self._process.kill()
-        finally:
-            self._lock.release()
+        with contextlib.suppress(ValueError):  # It has ended, and was reaped.
+            self._process.kill()
 
     def _pump(self, done: Callable[[], bool], timeout: float | None) -> bool:
         """Read messages without an event loop until ``done``.
@@ -329,7 +325,7 @@ class RemoteProcess:
             elif not self._read():
                 poller.unregister(self._channel.fileno())
                 if not _is_readable(self._pidfd, self._grace):
-                    self._process.kill()  # It has closed the channel, but something in it does not end.
+                    self._kill()  # It has closed the channel, but something in it does not end.
         return True
 
     def _gone(self) -> RemoteDied:
