@@ -1,4 +1,4 @@
-"""Configure, activate, deactivate or clean up a node, where there is no ``ros2 lifecycle``.
+"""Configure, activate, deactivate or clean up a node, on computers without ``ros2 lifecycle``.
 
     python examples/change_state.py configure      # connects to the robot; nothing moves
     python examples/change_state.py activate       # takes torque control and holds where the arm is
