@@ -1,7 +1,7 @@
-"""Child processes and signals: start a process that no exception can make forgotten, and when Ctrl-C may interrupt.
+"""Child processes and signals: no exception can make a started process go unnoticed, and Ctrl-C ends programs in order.
 
-Used by everything that starts the control process or the simulated arm, and in the main threads of both nodes, of the
-demo and of what measures; Python handles signals nowhere else.
+:func:`start_child` is used by everything that starts the control process or the simulated arm. :class:`StopRequest` is
+used by the main threads of nodes, tools, demo and benchmarks; Python handles signals in main threads only.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from concurrent.futures import Future, InvalidStateError
 from types import FrameType
 from typing import Any
 
-#: When a signal is raised again that came in the middle of a finalizer [s].
+#: How long to wait before sending a signal again that interrupted a finalizer [s].
 _AGAIN = 0.01
 
 
 def start_child(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a process as :class:`subprocess.Popen` does, wholly or not at all.
+    """Start a process as :class:`subprocess.Popen` does; if this call is interrupted, no process is left.
 
-    A signal handler's exception, such as ``KeyboardInterrupt``, may come when the process is there already and its
-    handle is not; it would live on then. In a thread, where signals are not handled, that cannot be.
+    A signal handler may raise an exception, such as ``KeyboardInterrupt``, after the process was created and before its
+    handle is returned, and the process would survive. Signals are not handled in other threads, so a thread starts it.
 
-    :param options: those of :class:`subprocess.Popen`.
+    :param options: the options of :class:`subprocess.Popen`.
     :raises OSError: it could not be started.
     """
     started: Future[subprocess.Popen[bytes]] = Future()
@@ -38,7 +38,7 @@ def start_child(command: Sequence[str], **options: Any) -> subprocess.Popen[byte
             return
         try:
             started.set_result(process)
-        except InvalidStateError:  # Nobody waits for it any more.
+        except InvalidStateError:  # The caller was interrupted and no longer waits.
             _end(process)
 
     try:
@@ -56,49 +56,64 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM: noted for the main loop, and raised only where something takes long.
+    """Ctrl-C or SIGTERM: recorded for the main loop, and raised only inside :meth:`interrupts`.
 
-    rclpy's own handlers would shut the context down under the node, before it could bring the arm to rest.
+    rclpy's own handlers would shut the context down before the node has stopped the arm.
+
+    :ivar number: the last signal, or 0.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.number = 0
         self._raise = False
 
+    @property
+    def requested(self) -> bool:
+        """Whether a signal has arrived."""
+        return self.number != 0
+
+    @property
+    def exit_status(self) -> int:
+        """The exit status of a program that the signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self.number
+
     def install(self) -> None:
-        """Handle the signals from now on."""
+        """Handle both signals from now on."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
     @contextlib.contextmanager
     def interrupts(self) -> Iterator[None]:
-        """Inside of this context, a signal raises ``KeyboardInterrupt``."""
+        """Inside this context, the first signal raises ``KeyboardInterrupt``; later ones do not interrupt the cleanup.
+
+        :raises KeyboardInterrupt: also at once, if a signal has already arrived.
+        """
         if self.requested:
             raise KeyboardInterrupt
         self._raise = True
         try:
             yield
         except Exception:
-            if self.requested:  # What a library made of the interruption, such as a compiler that was in the middle.
+            if self.requested:  # A library, for example a compiler, turned the interruption into its own exception.
                 raise KeyboardInterrupt from None
             raise
         finally:
             self._raise = False
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        if self._raise and not postponed(number, frame):
-            self._raise = False  # A second signal must not interrupt the cleaning up.
+        self.number = number
+        if self._raise and not _in_finalizer(number, frame):
+            self._raise = False
             raise KeyboardInterrupt
 
 
-def postponed(number: int, frame: FrameType | None) -> bool:
-    """Whether a signal came where its exception would be lost; it comes again in a moment then.
+def _in_finalizer(number: int, frame: FrameType | None) -> bool:
+    """Whether a signal interrupted a finalizer; if so, send it again shortly.
 
-    What is raised in a finalizer, Python prints, and goes on.
+    Python prints and drops an exception that a finalizer raises.
 
-    :param number: of the signal, as its handler gets it.
-    :param frame: that it interrupted.
+    :param number: the signal.
+    :param frame: the frame that it interrupted.
     """
     while frame is not None and frame.f_code.co_name != "__del__":
         frame = frame.f_back

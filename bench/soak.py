@@ -19,8 +19,6 @@ import itertools
 import json
 import os
 import platform
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -37,10 +35,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from aiofranka_ros.demo.run import Interrupted, interrupt, isolate
+from aiofranka_ros.processes import StopRequest
 from aiofranka_ros.simulation.simulated_arm import cpu_for
-from bench.faults.helper import environment
-from bench.faults.rig import SWING, Failed, Rig
+from aiofranka_ros.testing import Child, Failed, isolate, ros_arguments
+from bench.faults.rig import SWING, Rig
 from bench.ledger import BINS, Ledger
 from bench.witness import Witness
 
@@ -61,9 +59,9 @@ class Soak:
         self._bar = progress
         self._task = progress.add_task("starting", total=self._duration)
         self._rig = Rig(output, on_wait=self._look)
-        self._gripper: subprocess.Popen[bytes] | None = None
-        self._grasp = ActionClient(self._rig.ros, Grasp, "/franka_gripper/grasp")
-        self._open = ActionClient(self._rig.ros, GripperMove, "/franka_gripper/move")
+        self._gripper: Child | None = None
+        self._grasp = ActionClient(self._rig.node, Grasp, "/franka_gripper/grasp")
+        self._open = ActionClient(self._rig.node, GripperMove, "/franka_gripper/move")
         self._begin = self._looked = self._remembered = 0.0
         #: One for each processor; that of arm and control process is the first.
         self._witnesses: list[Witness] = []
@@ -84,15 +82,9 @@ class Soak:
         rig = self._rig
         rig.ready(burdened=True, options=("--spinning-threads", str(SPINNING_THREADS)))
         assert rig.observer is not None and rig.proxy is not None and rig.arm is not None
-        with (self._output / "gripper.log").open("wb") as log:
-            self._gripper = subprocess.Popen(
-                [sys.executable, "-m", "aiofranka_ros.gripper_node", "--ros-args", "-p", f"robot_ip:={rig.arm.host}"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment(),
-                start_new_session=True,
-            )
+        self._gripper = Child(
+            "aiofranka_ros.gripper_node", ros_arguments(robot_ip=rig.arm.host), log=self._output / "gripper.log"
+        )
         rig.wait(self._grasp.server_is_ready, "the gripper's node does not answer")
         of_arm = cpu_for(rig.arm.host)
         for cpu in sorted(os.sched_getaffinity(0), key=lambda cpu: cpu != of_arm):
@@ -155,33 +147,33 @@ class Soak:
             self.troubles.append(f"mode {mode}: {reason}")
         if mode == "osc":
             with rig.streaming():
-                rig.spin(6.0)
+                rig.spin_for(6.0)
         else:
-            q, begin = rig.q(), time.monotonic()
+            q, begin = rig.arm_q(), time.monotonic()
 
             def publish() -> None:
                 target = q + 0.05 * (1.0 - np.cos(2.0 * (time.monotonic() - begin)))
                 if mode == "torque":
-                    message = rig.joints(rig.q())
+                    message = rig.joints(rig.arm_q())
                     message.position = []
-                    message.effort = np.clip(20.0 * (q - rig.q()), -4.0, 4.0).tolist()
+                    message.effort = np.clip(20.0 * (q - rig.arm_q()), -4.0, 4.0).tolist()
                     rig.torque_targets.publish(message)
                 else:
                     rig.joint_targets.publish(rig.joints(target))
 
-            timer = rig.ros.create_timer(0.02, publish)
-            rig.spin(4.0)
-            rig.ros.destroy_timer(timer)
+            timer = rig.node.create_timer(0.02, publish)
+            rig.spin_for(4.0)
+            rig.node.destroy_timer(timer)
         rig.set(mode="osc")
 
     def _move(self, *, cancel: bool = False) -> None:
         rig = self._rig
-        q = rig.q()
+        q = rig.arm_q()
         handle = rig.move(max(SWING, key=lambda end: float(np.abs(end - q).max())), 0.5)
         if not handle.accepted:
             raise Failed(f"a move was rejected: {rig.last_error}")
         if cancel:
-            rig.spin(0.7)
+            rig.spin_for(0.7)
             rig.result(handle.cancel_goal_async(), "a cancel request was not answered")
         status = rig.outcome(handle).status
         if status != (5 if cancel else 4):
@@ -347,12 +339,7 @@ class Soak:
         for witness in self._witnesses:
             witness.close()
         if self._gripper is not None:
-            self._gripper.send_signal(signal.SIGINT)
-            try:
-                self._gripper.wait(10.0)
-            except subprocess.TimeoutExpired:
-                self._gripper.kill()
-                self._gripper.wait()
+            self._gripper.end()
         self._grasp.destroy()
         self._open.destroy()
         self._rig.__exit__(kind, error, trace)
@@ -419,8 +406,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("build/soak"), metavar="DIR", help="results [%(default)s]")
     parser.add_argument("--domain-id", type=int, choices=range(102), metavar="ID", help="ROS domain to use")
     options = parser.parse_args(arguments)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    stop = StopRequest()
+    stop.install()
     isolate(options.domain_id)
     output = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
@@ -429,6 +416,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # No automatic refresh: that would be a second thread.
         with (
+            stop.interrupts(),
             Progress(*columns, console=console, transient=True, auto_refresh=False) as bar,
             Soak(output, options.minutes, bar) as soak,
         ):
@@ -437,9 +425,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Failed as failure:
         Console(stderr=True).print(f"The soak failed: {failure}", markup=False)
         return 1
-    except Interrupted as interrupted:
+    except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted.")
-        return 128 + interrupted.number
+        return stop.exit_status
     table = Table(show_edge=False, pad_edge=False, show_header=False)
     for row in rows(report):
         table.add_row(*map(escape, row))

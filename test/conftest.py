@@ -1,27 +1,23 @@
-"""What several tests share: the surroundings of ROS, and a node with a client."""
+"""Shared fixtures and rules: an isolated ROS domain, a node with a client, and which tests run at the same time."""
 
 from __future__ import annotations
 
 import inspect
 import os
 import signal
-
-# Before rclpy is imported: a domain of this run's own, visible on this machine alone.
-os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
-os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-if os.environ.get("ROS_DISTRO") == "humble":
-    os.environ["ROS_LOCALHOST_ONLY"] = "1"
-
 from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
-from node_harness import Client, NodeProcess, started
 
-# A shell that runs this in the background has it ignore Ctrl-C, and all processes that are started here with it.
+from aiofranka_ros.testing import Client, NodeProcess, isolate, started
+
+isolate()
+
+# In a background job of a shell, Python ignores Ctrl-C, and so does every process that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The first call of a compiled kernel takes as long as its compilation.
+# The first call of a compiled kernel includes its compilation.
 settings.register_profile("compiled", deadline=None)
 settings.load_profile("compiled")
 
@@ -45,7 +41,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run a test that is a coroutine function, in the event loop of its fixture ``loop``."""
+    """Run a test that is a coroutine function in the event loop of its fixture ``loop``."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     names = inspect.signature(pyfuncitem.obj).parameters
@@ -64,7 +60,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeProc
 
 @pytest.fixture
 def robot(running: tuple[NodeProcess, Client]) -> Client:
-    """The client of the module's node, which is active, at rest and in its default mode."""
+    """The client of the module's node, which is active and in its default mode."""
     process, client = running
     assert process.process.poll() is None, process.log
     assert client.state == "active", process.log
@@ -74,7 +70,7 @@ def robot(running: tuple[NodeProcess, Client]) -> Client:
 
 @pytest.fixture
 def log(running: tuple[NodeProcess, Client]) -> Callable[[str], bool]:
-    """Whether the module's node has said something since the test began."""
+    """Whether the module's node has logged a text since the test began."""
     process, _ = running
     after = len(process.log)
     return lambda text: text in process.log[after:]

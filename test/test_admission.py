@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
-from node_harness import Client
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.node.admission import HANDOVER, Admission, age_of
+from aiofranka_ros.testing import Client
 
 SECOND = 1_000_000_000
 NOW = 1_700_000_000 * SECOND

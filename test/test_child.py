@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from node_harness import descendants, wait_until
 
 from aiofranka_ros.processes import start_child
+from aiofranka_ros.testing import descendants, wait_until
 
 pytestmark = pytest.mark.unit
 
 
 class Interrupted(BaseException):
-    """What the handler raises, as Python's own one raises ``KeyboardInterrupt``."""
+    """Raised by the signal handler, as Python's own handler raises ``KeyboardInterrupt``."""
 
 
 @pytest.fixture

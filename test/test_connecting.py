@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from injection import lose_packets
-from node_harness import Client, NodeProcess, started, wait_until
+from common import lose_packets
 
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
+from aiofranka_ros.testing import Client, NodeProcess, started, wait_until
 
 ARM, OLD_ARM, NOBODY = "127.0.0.30", "127.0.0.31", "127.0.0.32"
 #: Reserved for documentation (RFC 5737): nothing answers there.

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from injection import lose_packets
+from common import lose_packets
 
 from aiofranka_ros.arm.planning import plan
 from aiofranka_ros.control.client import ControlClient, Ended

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 from action_msgs.srv import CancelGoal
-from injection import lose_packets
+from common import lose_packets
 from lifecycle_msgs.srv import GetState
-from node_harness import NodeProcess, descendant
 
 from aiofranka_ros import FrankaController, RobotInterface, RosInterface
 from aiofranka_ros.api.ros_client import RosClient
@@ -37,6 +36,7 @@ from aiofranka_ros.errors import (
 )
 from aiofranka_ros.model.fr3 import HOME, TORQUE_LIMIT
 from aiofranka_ros.model.kinematics import control_frame
+from aiofranka_ros.testing import NodeProcess, descendant
 
 #: Longest that these tests wait for anything [s].
 PATIENCE = 40.0

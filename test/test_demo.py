@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from node_harness import ROOT, wait_until
+from common import ROOT
 
 from aiofranka_ros.control.records import COMMANDS, CYCLE_RECORD, new
 from aiofranka_ros.demo import evaluation
+from aiofranka_ros.demo.__main__ import main
 from aiofranka_ros.demo.evaluation import REQUIREMENTS, Requirement
 from aiofranka_ros.demo.policy import BLOCKED, RATE, Circle, blocked_intervals
-from aiofranka_ros.demo.run import Child, DemoFailed, main
+from aiofranka_ros.testing import Child, Failed, wait_until
 
 #: A moment, so that times are as large as real ones [ns].
 NOW = 1_700_000_000_123_456_789
@@ -197,11 +198,11 @@ def test_the_plot_is_an_image_even_of_an_arm_that_did_not_move(tmp_path: Path) -
 
 
 def test_a_process_that_dies_is_reported_with_its_last_words(tmp_path: Path) -> None:
-    child = Child("node", "aiofranka_ros.is_not_there", [], tmp_path / "node.log")
+    child = Child("aiofranka_ros.is_not_there", log=tmp_path / "node.log", label="node")
     child.process.wait(20.0)
-    with pytest.raises(DemoFailed, match=r"(?s)the node ended with exit code 1.*is_not_there"):
+    with pytest.raises(Failed, match=r"(?s)the node ended with exit code 1.*is_not_there"):
         child.check()
-    assert child.stop() == 1
+    assert child.end() == 1
 
 
 @pytest.mark.parametrize("arguments", [["--duration", "1"], ["--duration", "long"], ["--domain-id", "102"]])

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from common import ROOT, lose_packets
 from diagnostic_msgs.msg import DiagnosticStatus
-from injection import lose_packets
-from node_harness import ROOT, Client, NodeProcess, descendant
 from sensor_msgs.msg import JointState
 
 from aiofranka_ros.control.client import ControlClient
@@ -21,6 +20,7 @@ from aiofranka_ros.control.records import Hold, Phase
 from aiofranka_ros.errors import ControlStopped
 from aiofranka_ros.node.diagnostics import Diagnosis, Trouble
 from aiofranka_ros.ros.conditions import CONDITIONS, OTHER_REFUSALS, Recent, refusal_remedy
+from aiofranka_ros.testing import Client, NodeProcess, descendant
 
 OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
 #: An address that is not the simulated arm's.

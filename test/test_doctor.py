@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node_harness import ROOT
+from common import ROOT
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from node_harness import PATIENCE, ROOT, NodeProcess, alive, descendants, wait_until
+from common import ROOT
+
+from aiofranka_ros.testing import PATIENCE, NodeProcess, alive, descendants, wait_until
 
 EXAMPLES = ROOT / "examples"
 #: Those that can be started; the others are imported by them.

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
-from node_harness import ROOT  # noqa: F401  # Makes this directory's modules known as the others do.
 
 from aiofranka_ros.control.realtime import PRIORITY
 from aiofranka_ros.control.records import CYCLE_RECORD

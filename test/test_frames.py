@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped, TransformStamped
-from node_harness import Client
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from scipy.spatial.transform import Rotation
 from tf2_msgs.msg import TFMessage
 
 from aiofranka_ros.model.kinematics import link_pose
+from aiofranka_ros.testing import Client
 
 Log = Callable[[str], bool]
 

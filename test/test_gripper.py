@@ -18,6 +18,7 @@ import pytest
 import rclpy
 import yaml
 from action_msgs.msg import GoalStatus
+from common import ROOT
 from control_msgs.action import GripperCommand
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from franka_msgs.action import Grasp, Homing, Move
@@ -25,7 +26,6 @@ from franka_msgs.msg import GraspEpsilon
 from franka_sim.gripper.backend import GripperStateData
 from franka_sim.gripper.protocol import GripperCommand as GripperCommandName
 from franka_sim.gripper.protocol import GripperCommandHeader, GripperStatus, build_command_response
-from node_harness import PATIENCE, ROOT, Client, NodeProcess
 from rcl_interfaces.srv import DescribeParameters, SetParametersAtomically
 from rclpy.action import ActionClient
 from rclpy.context import Context
@@ -40,6 +40,7 @@ from aiofranka_ros.gripper_node.parameters import GRIPPER_SETTINGS
 from aiofranka_ros.ros.cdr import nanoseconds
 from aiofranka_ros.simulation.hand import HandServer
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
+from aiofranka_ros.testing import PATIENCE, Client, NodeProcess
 
 ARM, BARE = "127.0.0.60", "127.0.0.61"
 OBJECT = 0.03

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from action_msgs.msg import GoalStatus
 from franka_msgs.action import Homing
-from node_harness import started
 from test_gripper import Unruly, gripper
 from test_hand import served
 
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.model.fr3 import HOME
+from aiofranka_ros.testing import started
 
 #: Where the hand is that does not answer, and how long it doesn't [s].
 DEAF, BLOCKED = "127.0.0.62", 10.0

@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from injection import lose_packets
-from node_harness import ROOT, descendants, wait_until
+from common import ROOT, lose_packets
 
 import aiofranka_ros
 from aiofranka_ros import FrankaController, RobotInterface, errors
 from aiofranka_ros.arm.setting_table import SETTINGS
+from aiofranka_ros.testing import descendants, wait_until
 
 GUIDE = ROOT / "docs" / "async_mode.md"
 API = ROOT / "docs" / "async_api.md"

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from node_harness import PATIENCE
 
 from aiofranka_ros.errors import ConnectionFailed, IncompatibleRobot
 from aiofranka_ros.gripper_node.connection import PORT, Command, Hand, Status
 from aiofranka_ros.simulation.hand import HandServer, SimulatedHand
+from aiofranka_ros.testing import PATIENCE
 
 HOST = "127.0.0.62"
 OBJECT = 0.03

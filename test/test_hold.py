@@ -12,12 +12,12 @@ import pytest
 import rclpy
 from action_msgs.msg import GoalStatus
 from geometry_msgs.msg import PoseStamped
-from node_harness import PATIENCE, Client, NodeProcess
 from rclpy.subscription import MessageInfo
 from std_srvs.srv import Trigger
 
 from aiofranka_ros.model.fr3 import HOME, POSITION_UPPER
 from aiofranka_ros.model.kinematics import control_frame
+from aiofranka_ros.testing import PATIENCE, Client, NodeProcess
 
 Log = Callable[[str], bool]
 ELSEWHERE = HOME + np.array([0.5, 0.0, 0.0, -0.3, 0.0, 0.3, 0.0])

@@ -18,7 +18,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from node_harness import PATIENCE, ROOT, Client, alive, descendants, wait_until
+from common import ROOT
+
+from aiofranka_ros.testing import PATIENCE, Client, alive, descendants, wait_until
 
 LAUNCH_FILE = ROOT / "launch" / "bringup.launch.py"
 TWO_ARMS = ROOT / "launch" / "two_arms.launch.py"

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 import rclpy
 from geometry_msgs.msg import Pose
-from node_harness import Client
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Header
 from visualization_msgs.msg import InteractiveMarker, InteractiveMarkerFeedback, InteractiveMarkerUpdate
 from visualization_msgs.srv import GetInteractiveMarkers
 
 from aiofranka_ros.rviz_tools.marker_server import MarkerServer
+from aiofranka_ros.testing import Client
 
 pytestmark = pytest.mark.unit
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from franka_msgs.msg import TargetStatus
-from node_harness import Client, NodeProcess, descendant
 
 from aiofranka_ros.model.fr3 import HOME
+from aiofranka_ros.testing import Client, NodeProcess, descendant
 
 Log = Callable[[str], bool]
 

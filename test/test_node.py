@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from geometry_msgs.msg import PoseStamped
-from node_harness import PATIENCE, Client, NodeProcess, alive, wait_until
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterValue
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from sensor_msgs.msg import JointState
 
 from aiofranka_ros.model.fr3 import HOME, JOINT_NAMES
+from aiofranka_ros.testing import PATIENCE, Client, NodeProcess, alive, wait_until
 
 Log = Callable[[str], bool]
 
@@ -273,7 +273,7 @@ def test_a_control_process_that_does_not_answer_is_ended_and_the_node_continues(
 def test_a_parameter_of_an_unknown_type_is_refused_and_the_node_continues(robot: Client, log: Log) -> None:
     odd = ParameterMessage(name="mode", value=ParameterValue(type=255))
     for kind, name in ((SetParameters, "set_parameters"), (SetParametersAtomically, "set_parameters_atomically")):
-        client = robot.node.create_client(kind, f"{robot._name}/{name}")
+        client = robot.node.create_client(kind, f"{robot.name}/{name}")
         answer = robot.call(client, kind.Request(parameters=[odd]))
         assert not answer.results if kind is SetParameters else not answer.result.successful
     assert robot.spin_until(lambda: log("255 is not a valid Parameter.Type"))

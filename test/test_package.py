@@ -140,6 +140,7 @@ def test_the_import_contracts_hold_and_one_that_is_broken_is_reported(tmp_path: 
         ("offload/workers", "from aiofranka_ros.model import fr3"),
         ("simulation/model", "from aiofranka_ros.model import fr3"),
         ("rviz_tools/marker", "from aiofranka_ros.arm import driver"),
+        ("testing/client", "from aiofranka_ros.node import lifecycle"),
     ):
         with (tmp_path / "aiofranka_ros" / f"{module}.py").open("a") as source:
             source.write(f"\n{statement}\n")

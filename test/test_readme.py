@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from node_harness import ROOT, Client, NodeProcess
+from common import ROOT
 from rclpy.action import get_action_server_names_and_types_by_node
 
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.gripper_node.parameters import GRIPPER_SETTINGS
 from aiofranka_ros.ros.conditions import CONDITIONS, ERROR, OTHER_REFUSALS, REFUSALS, ROBOT_ERRORS, STALE, WARN
 from aiofranka_ros.setting import Setting, Stage
+from aiofranka_ros.testing import Client, NodeProcess
 
 README, REFERENCE = ROOT / "README.md", ROOT / "docs" / "reference.md"
 TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"

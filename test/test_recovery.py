@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
+from common import ROOT, lose_packets
 from franka_msgs.action import ErrorRecovery
 from franka_msgs.srv import SetLoad
-from injection import lose_packets
-from node_harness import PATIENCE, ROOT, Client, NodeProcess, started, wait_until
 from rclpy.action import ActionClient
 
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.node.recovery_action import NAMES
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
+from aiofranka_ros.testing import PATIENCE, Client, NodeProcess, started, wait_until
 
 ARM = "127.0.0.33"
 #: A simulated arm whose user stop is pressed by one signal and released by another: franka_sim has none.

@@ -14,7 +14,6 @@ import pytest
 from action_msgs.msg import GoalStatus
 from franka_msgs import srv
 from franka_msgs.msg import FrankaRobotState
-from node_harness import Client, NodeProcess, descendant, started
 from scipy.spatial.transform import Rotation
 
 from aiofranka_ros.control.records import RobotSetting
@@ -22,6 +21,7 @@ from aiofranka_ros.errors import ConfigurationError
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.kinematics import forward
 from aiofranka_ros.node.robot_services import PREFIXES, SERVICES
+from aiofranka_ros.testing import Client, NodeProcess, descendant, started
 
 #: A tool's frame: 12 cm in front of the flange and turned, (4, 4).
 TOOL = np.eye(4)

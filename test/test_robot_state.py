@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from franka_msgs.msg import Errors, FrankaRobotState
-from node_harness import Client, NodeProcess, started, wait_until
 from rclpy.serialization import deserialize_message
 from scipy.spatial.transform import Rotation
 
@@ -20,6 +19,7 @@ from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.model.names import FR3
 from aiofranka_ros.node.robot_state import TOPICS, RobotStateMessage
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
+from aiofranka_ros.testing import Client, NodeProcess, started, wait_until
 
 #: When the states of the tests were measured [ns].
 STAMP = 1_700_000_000_123_456_789

@@ -15,9 +15,9 @@ import pytest
 import rclpy
 import yaml
 from action_msgs.msg import GoalStatus
+from common import ROOT
 from geometry_msgs.msg import PointStamped, PoseStamped
 from nav_msgs.msg import Path as PathMessage
-from node_harness import ROOT, Client, NodeProcess
 from rclpy.action import get_action_server_names_and_types_by_node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from visualization_msgs.msg import (
@@ -33,6 +33,7 @@ from aiofranka_ros.model.fr3 import HOME, READY
 from aiofranka_ros.ros.messages import pose_message, pose_of
 from aiofranka_ros.rviz_tools.marker import Choice, Look
 from aiofranka_ros.rviz_tools.node import point_along
+from aiofranka_ros.testing import Client, NodeProcess
 
 #: How far the arm may be from where it was sent [m]: the tolerance of a move is 0.01 rad, half a metre from an axis.
 NEAR = 0.006

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from node_harness import ROOT, Client, NodeProcess
+from common import ROOT
 from rclpy.action import get_action_server_names_and_types_by_node
 
 from aiofranka_ros.control.fci import claim
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.offload.mpify.arrays import new_memory
+from aiofranka_ros.testing import Client, NodeProcess
 
 POLICIES = ROOT / "config" / "sros2" / "policies.xml"
 #: Topics and services that every ROS node has.

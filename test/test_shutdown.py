@@ -8,9 +8,9 @@ import socket
 from pathlib import Path
 
 import pytest
-from node_harness import NodeProcess, alive, descendants, started, wait_until
 
 from aiofranka_ros.model.fr3 import HOME
+from aiofranka_ros.testing import NodeProcess, alive, descendants, started, wait_until
 
 STATES = ("unconfigured", "configuring", "inactive", "active", "moving")
 

@@ -13,7 +13,6 @@ from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Duration, Time
 from control_msgs.action import FollowJointTrajectory
 from control_msgs.msg import JointComponentTolerance, JointTolerance
-from node_harness import Client, NodeProcess
 from rclpy.action import ActionClient
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint, MultiDOFJointTrajectoryPoint
 
@@ -22,6 +21,7 @@ from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.model import fr3
 from aiofranka_ros.model.fr3 import HOME, JOINT_NAMES
 from aiofranka_ros.model.names import CONTROLLER
+from aiofranka_ros.testing import Client, NodeProcess
 
 Log = Callable[[str], bool]
 Result = FollowJointTrajectory.Result

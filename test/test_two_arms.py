@@ -20,7 +20,6 @@ import pytest
 from builtin_interfaces.msg import Time
 from control_msgs.action import FollowJointTrajectory
 from geometry_msgs.msg import PoseStamped
-from node_harness import Client, NodeProcess, started
 from rclpy.action import ActionClient, get_action_server_names_and_types_by_node
 from rclpy.qos import qos_profile_sensor_data
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -29,6 +28,7 @@ from aiofranka_ros import FrankaController, RosInterface
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.names import ArmNames
+from aiofranka_ros.testing import Client, NodeProcess, started
 
 SECONDS = float(os.environ.get("TWO_ARMS_SECONDS", "4"))
 SIDES = ("left", "right")

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
+from common import ROOT
 from lifecycle_msgs.srv import ChangeState
-from node_harness import ROOT
 from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSReliabilityPolicy
 from sensor_msgs.msg import JointState
 

@@ -10,7 +10,6 @@ import importlib
 import json
 import os
 import platform
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +19,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from aiofranka_ros.demo.run import Interrupted, interrupt, isolate
+from aiofranka_ros.processes import StopRequest
+from aiofranka_ros.testing import isolate
 from bench.faults import system
 from bench.faults.catalogue import FAULTS, Fault
 from bench.faults.report import Outcome, table, write_page
@@ -47,8 +47,6 @@ def stage(rig: Rig, fault: Fault) -> Outcome:
     except Skipped as reason:
         outcome.skipped = True
         findings.check(False, f"skipped: {reason}")
-    except Interrupted:
-        raise
     except Exception as error:  # Each is as good as an answer; the next fault shall be staged nevertheless.
         findings.check(False, f"{type(error).__name__}: {error}")
     if rig.observer is not None:
@@ -147,8 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"[bold]{fault.name}[/]  {fault.expected}", highlight=False, soft_wrap=True)
         return 0
     system.enter_namespace(arguments)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    stop = StopRequest()
+    stop.install()
     isolate(options.domain_id)
     output = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
@@ -158,11 +156,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     faults = [FAULTS[name] for name in options.only] if options.only else list(FAULTS.values())
     outcomes: list[Outcome] = []
     try:
-        run(faults, outcomes, output, amounts, console, quiet=options.quiet)
-    except Interrupted as interrupted:
+        with stop.interrupts():
+            run(faults, outcomes, output, amounts, console, quiet=options.quiet)
+    except KeyboardInterrupt:
         write(output, outcomes, amounts)
         Console(stderr=True).print(f"Interrupted; what came of the first {len(outcomes)} is in {options.output}.")
-        return 128 + interrupted.number
+        return stop.exit_status
     write(output, outcomes, amounts)
     good = [outcome.passed or (outcome.skipped and options.allow_skipped) for outcome in outcomes]
     if not options.quiet or not all(good):

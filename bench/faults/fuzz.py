@@ -144,7 +144,7 @@ class Fuzz:
         self._asked: deque[tuple[Any, str]] = deque()
         self.rejected = 0
         self.unanswered: list[str] = []
-        pose = rig.measured_pose()
+        pose = rig.pose
 
         def plausible_pose() -> Any:
             message = kind_of("geometry_msgs/msg/PoseStamped")(header=pose.header)
@@ -153,17 +153,17 @@ class Fuzz:
                 for name in names:
                     setattr(getattr(message.pose, part), name, getattr(getattr(source, part), name))
             message.pose.position.x += fuzzer.random.gauss(0.0, 0.01)
-            message.header.stamp = rig.ros.get_clock().now().to_msg()
+            message.header.stamp = rig.node.get_clock().now().to_msg()
             return message
 
         def plausible_goal() -> Any:
-            q = rig.q() + [fuzzer.random.gauss(0.0, 0.05) for _ in range(7)]
+            q = rig.arm_q() + [fuzzer.random.gauss(0.0, 0.05) for _ in range(7)]
             goal = kind_of("franka_msgs/action/PTPMotion").Goal(goal_joint_configuration=q.tolist())
             goal.maximum_joint_velocities = [0.5] * 7
             return goal
 
         def plausible_trajectory() -> Any:
-            point = kind_of("trajectory_msgs/msg/JointTrajectoryPoint")(positions=rig.q().tolist())
+            point = kind_of("trajectory_msgs/msg/JointTrajectoryPoint")(positions=rig.arm_q().tolist())
             point.time_from_start.sec = 1
             return kind_of("trajectory_msgs/msg/JointTrajectory")(joint_names=list(JOINT_NAMES), points=[point])
 
@@ -171,7 +171,7 @@ class Fuzz:
             return kind_of("control_msgs/action/FollowJointTrajectory").Goal(trajectory=plausible_trajectory())
 
         def plausible_joints() -> Any:
-            message = rig.joints(rig.q() + [fuzzer.random.gauss(0.0, 0.01) for _ in range(7)])
+            message = rig.joints(rig.arm_q() + [fuzzer.random.gauss(0.0, 0.01) for _ in range(7)])
             message.effort = [0.0] * 7
             return message
 
@@ -189,7 +189,7 @@ class Fuzz:
 
     def _discover(self) -> None:
         """Ask the graph what the node offers."""
-        rig, ros = self._rig, self._rig.ros
+        rig, ros = self._rig, self._rig.node
         namespace, _, name = rig.name.rpartition("/")
         namespace = namespace or "/"
         common = re.compile(r"/(parameter_events|rosout|clock)$|/_action/")
@@ -248,7 +248,7 @@ class Fuzz:
             self.sent[topic] += 1
 
     def _answer(self, future: Any, request: str) -> Any:
-        if not self._rig.until(future.done, 10.0, period=0.005):
+        if not self._rig.spin_until(future.done, 10.0, period=0.005):
             self.unanswered.append(request[:100])
             return None
         return future.result()
@@ -302,16 +302,16 @@ class Fuzz:
         for _, _, client in self._actions:
             client.destroy()
         for _, _, publisher in self._topics:
-            self._rig.ros.destroy_publisher(publisher)
+            self._rig.node.destroy_publisher(publisher)
         for client in (self._setter, self._getter, *(client for _, _, client in self._services)):
-            self._rig.ros.destroy_client(client)
+            self._rig.node.destroy_client(client)
 
 
 def _refusals(rig: Rig) -> Counter[str]:
     """What the diagnostics count of targets and goals."""
-    rig.fresh_diagnostics()
+    rig.refresh()
     counts: Counter[str] = Counter()
-    for item in rig.diagnostics["targets"].values:
+    for item in rig.statuses["targets"].values:
         kind = "rejected" if item.key.startswith("goal rejected") else item.key
         if kind in ("accepted", "refused", "rejected"):
             counts[kind] += int(item.value)

@@ -1,7 +1,7 @@
-"""Processes that are asked for something, a line of JSON at a time, over their standard input.
+"""Processes that carry out requests, one line of JSON at a time on their standard input.
 
-:class:`Helper` is the handle, used by whoever stages faults, in its one thread. The process says on its standard output
-when it is ready, then answers each request with a line. Everything that it logs goes into a file.
+:class:`Helper` is the handle, used by the process that stages faults, in its one thread. The helper prints a line when
+it is ready, then answers each request with a line. Everything that it logs goes into a file.
 """
 
 from __future__ import annotations
@@ -10,49 +10,37 @@ import gc
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-#: How long a helper may take to start, and to answer [s]; a busy machine explains most of it.
+from aiofranka_ros.testing import Child
+
+#: How long a helper may take to start, and to answer [s]; a busy computer explains most of it.
 _START_TIMEOUT, _TIMEOUT = 60.0, 10.0
+#: The repository.
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class HelperFailed(Exception):
-    """A helper did not do what it is there for; the message says why."""
+    """A helper did not carry out a request; the message says why."""
 
 
-def environment(**changes: str) -> dict[str, str]:
-    """This process's environment, in which the project's modules are found."""
-    path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
-    return {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": path, **changes}
-
-
-class Helper:
+class Helper(Child):
     """A process that answers requests. A context manager: at its end, the process is gone.
 
     :param module: what to run with ``python -m``.
     :param options: its command line.
-    :param log: file for what it says on its standard error.
+    :param log: file for its standard error.
     """
 
     def __init__(self, module: str, options: Sequence[str], log: Path) -> None:
         self._name = module.rpartition(".")[2]
-        self._log = log
-        with log.open("ab") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", module, *options],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=environment(),
-                start_new_session=True,  # A terminal's Ctrl-C is not meant for it.
-            )
+        super().__init__(module, options, log=log, append=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._said = b""
         try:
             self.greeting = self._line(_START_TIMEOUT)
@@ -63,7 +51,7 @@ class Helper:
     def ask(self, request: str, **arguments: Any) -> dict[str, Any]:
         """Send a request and return the answer.
 
-        :raises HelperFailed: there is none.
+        :raises HelperFailed: the process ended, did not answer, or refused the request.
         """
         assert self.process.stdin is not None  # A pipe.
         try:
@@ -85,41 +73,27 @@ class Helper:
                 raise HelperFailed(f"the {self._name} does not answer within {timeout:.0f} s")
             part = os.read(self.process.stdout.fileno(), 65536)
             if not part:
-                last = self._log.read_text(errors="replace").splitlines()[-3:]
-                raise HelperFailed(f"the {self._name} ended: {' / '.join(last) or 'it said nothing'}")
+                last = self.log.splitlines()[-3:]
+                raise HelperFailed(f"the {self._name} ended: {' / '.join(last) or 'its log is empty'}")
             self._said += part
         line, _, self._said = self._said.partition(b"\n")
         return line.decode()
 
     def close(self) -> None:
         """End the process; idempotent."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(5.0)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        self.end(signal.SIGTERM, timeout=5.0)
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 try:
                     stream.close()
-                except BrokenPipeError:  # What was still to be sent has nobody to read it.
+                except BrokenPipeError:  # Data was still buffered for a process that no longer reads it.
                     pass
-
-    def __enter__(self) -> Helper:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def prefer_this_process(priority: int, cpu: int) -> bool:
     """In a helper's process: run on one CPU at a SCHED_FIFO priority, and collect no garbage from now on.
 
-    :returns: whether the priority was permitted; without, the process runs like everybody else.
+    :returns: whether the priority was permitted; without it, the process runs at normal priority.
     """
     gc.collect()
     gc.freeze()
@@ -138,7 +112,7 @@ def answer(line: bytes | str, handlers: dict[str, Any]) -> None:
     name = request.pop("do")
     try:
         reply = handlers[name](**request) or {}
-    except Exception as error:  # Whoever asked wants to know, and this process lives on.
+    except Exception as error:  # The caller needs the reason, and this process must survive.
         reply = {"error": f"{type(error).__name__}: {error}"}
     sys.stdout.write(json.dumps(reply) + "\n")
     sys.stdout.flush()

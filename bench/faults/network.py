@@ -132,9 +132,9 @@ def _lost_robot(rig: Rig, findings: Findings, lose: Callable[[], None], find: Ca
     outcome = rig.outcome(handle)
     findings.check(outcome.status == GoalStatus.STATUS_ABORTED, f"the move was aborted: {outcome.result.error_message}")
     find()
-    down = rig.until(lambda: rig.state_or_none() in ("inactive", "unconfigured"), 5.0)
+    down = rig.spin_until(lambda: rig.state_or_none() in ("inactive", "unconfigured"), 5.0)
     findings.check(down, f"the node is {rig.state}")
-    rig.spin(1.5)  # What is lost is found out by waiting for it.
+    rig.spin_for(1.5)  # What is lost is found out by waiting for it.
     rig.activate()
     findings.check(rig.node_alive and rig.node_pid == node, "the same node is active again")
     check_ordinary_move(rig, findings)
@@ -146,10 +146,10 @@ def network_gone_for_5_s(rig: Rig, findings: Findings) -> None:
 
     def wait_and_heal() -> None:
         assert rig.proxy is not None and rig.arm is not None
-        rig.until(lambda: rig.since_mark() > 5.0, 6.0)
+        rig.spin_until(lambda: rig.since_mark() > 5.0, 6.0)
         findings.within(rig.standstill(), STOPPED, "the arm stood still")
         rig.proxy.heal()
-        rig.spin(0.5)
+        rig.spin_for(0.5)
 
     _lost_robot(rig, findings, lambda: rig.proxy.cut() if rig.proxy is not None else None, wait_and_heal)
 

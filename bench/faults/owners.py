@@ -17,14 +17,14 @@ from bench.faults.rig import SWING, Findings, Rig
 
 
 def _refused(rig: Rig) -> int:
-    rig.fresh_diagnostics()
+    rig.refresh()
     return int(rig.value("targets", "refused") or 0)
 
 
 def _check_owner(rig: Rig, findings: Findings, expected: str) -> None:
     """The owner's name is a value ``owner`` of some status."""
-    rig.fresh_diagnostics()
-    owner = next((rig.value(status, "owner") for status in rig.diagnostics if rig.value(status, "owner")), "")
+    rig.refresh()
+    owner = next((rig.value(status, "owner") for status in rig.statuses if rig.value(status, "owner")), "")
     findings.check(owner and expected in owner, f"owner on the diagnostics: {owner or 'none'}")
 
 
@@ -32,17 +32,17 @@ def _check_owner(rig: Rig, findings: Findings, expected: str) -> None:
 def two_publishers(rig: Rig, findings: Findings) -> None:
     """Two publishers stream poses 4 cm apart on one topic, taking turns; then the first one falls silent."""
     rig.ready()
-    other = rig.ros.create_publisher(PoseStamped, f"{rig.name}/ee_desired", 1)
-    target = rig.measured_pose()
+    other = rig.node.create_publisher(PoseStamped, f"{rig.name}/ee_desired", 1)
+    target = rig.pose
     y = target.pose.position.y
     rig.wait(lambda: other.get_subscription_count() > 0, "the node does not listen")
     rig.mark()
 
     def publish(publisher: Publisher, offset: float) -> None:
         target.pose.position.y = y + offset
-        target.header.stamp = rig.ros.get_clock().now().to_msg()
+        target.header.stamp = rig.node.get_clock().now().to_msg()
         publisher.publish(target)
-        rig.spin(0.01)
+        rig.spin_for(0.01)
 
     def contend(duration: float) -> None:
         end = time.monotonic() + duration
@@ -51,19 +51,19 @@ def two_publishers(rig: Rig, findings: Findings) -> None:
             publish(other, -0.02)
 
     contend(2.0)
-    rig.fresh_diagnostics()
+    rig.refresh()
     refused = rig.value("targets", "refused: another publisher")
     findings.check(refused and int(refused) > 10, f"{refused or 0} targets of the second publisher refused")
     contend(0.3)
     _check_owner(rig, findings, "ee_desired")
-    apart = rig.measured_pose().pose.position.y - y
+    apart = rig.pose.pose.position.y - y
     findings.check(apart > 0.01, f"the arm is {1e3 * apart:.0f} mm beside its start, where the first one has it")
     end = time.monotonic() + 2.5
     while time.monotonic() < end:
         publish(other, -0.02)
-    apart = rig.measured_pose().pose.position.y - y
+    apart = rig.pose.pose.position.y - y
     findings.check(apart < -0.01, f"and {1e3 * apart:.0f} mm once the first one is silent")
-    rig.ros.destroy_publisher(other)
+    rig.node.destroy_publisher(other)
     findings.check("has to wait" in rig.log, "the log tells who has to wait")
     findings.check(rig.state == "active", f"the node is {rig.state}")
     check_reflex(rig, findings)
@@ -74,11 +74,11 @@ def move_during_streaming(rig: Rig, findings: Findings) -> None:
     """``~/move`` while a policy streams poses."""
     rig.ready()
     with rig.streaming():
-        rig.spin(1.0)
+        rig.spin_for(1.0)
         refused = _refused(rig)
         rig.mark()
-        handle = rig.move(SWING[1] if abs(rig.q()[0]) < 0.35 else SWING[0], 0.4)
-        rig.spin(0.5)
+        handle = rig.move(SWING[1] if abs(rig.arm_q()[0]) < 0.35 else SWING[0], 0.4)
+        rig.spin_for(0.5)
         _check_owner(rig, findings, "move")
         status = rig.outcome(handle).status
         findings.check(status == GoalStatus.STATUS_SUCCEEDED, f"the move ended with status {status}")
@@ -95,13 +95,13 @@ def moveit_during_a_move(rig: Rig, findings: Findings) -> None:
     rig.ready()
     handle = rig.swing(0.3)
     result = handle.get_result_async()
-    where = rig.q()
+    where = rig.arm_q()
     goal = min(SWING, key=lambda end: float(abs(end - where).max()))
     points = [
         JointTrajectoryPoint(positions=goal.tolist(), velocities=[0.0] * 7, time_from_start=Duration(sec=3)),
     ]
     rig.mark()
-    trajectory = rig.follow(JointTrajectory(joint_names=list(JOINT_NAMES), points=points))
+    trajectory = rig.send_trajectory(JointTrajectory(joint_names=list(JOINT_NAMES), points=points))
     findings.check(trajectory.accepted, "the trajectory was accepted")
     outcome = rig.result(result, "the move has no result")
     message = outcome.result.error_message
@@ -126,12 +126,12 @@ def hold_and_release(rig: Rig, findings: Findings) -> None:
         findings.check(outcome.status == GoalStatus.STATUS_ABORTED, f"the move ended with status {outcome.status}")
         _check_owner(rig, findings, "hold")
         refused = _refused(rig)
-        rig.spin(0.5)
+        rig.spin_for(0.5)
         findings.check(_refused(rig) > refused, "targets are refused and counted")
         handle = rig.move(SWING[0], 0.4)
         findings.check(not handle.accepted, "a move is refused" if not handle.accepted else "a move was accepted")
         findings.check(rig.trigger("release").success, "released")
-        moves = rig.until(lambda: rig.speed() > 0.02, 3.0)
+        moves = rig.spin_until(lambda: rig.arm_speed() > 0.02, 3.0)
         findings.check(moves, "then targets move the arm again" if moves else "then targets do not move the arm")
     check_reflex(rig, findings)
 

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from aiofranka_ros.control.records import Hold
+from aiofranka_ros.control.records import Hold, Phase
+from aiofranka_ros.testing import Failed, alive
 from bench.faults.catalogue import fault
-from bench.faults.rig import Failed, Findings, Phase, Rig, alive
+from bench.faults.rig import Findings, Rig
 
 #: How soon somebody has to notice that somebody else is gone [s]; of it, up to 20 ms are the watcher's own.
 NOTICED = 0.12
@@ -60,7 +61,7 @@ def node_killed(rig: Rig, findings: Findings) -> None:
     rig.kill_node()
     _check_hold(rig, findings)
     check_reflex(rig, findings)
-    gone = rig.until(lambda: not alive(control), 5.0)
+    gone = rig.spin_until(lambda: not alive(control), 5.0)
     findings.check(gone, "the control process exited" if gone else "the control process lives on")
     check_next_node(rig, findings)
 
@@ -73,11 +74,11 @@ def _silent_node(rig: Rig, findings: Findings, silence: Callable[[], None], end:
     rig.mark()
     silence()
     _check_hold(rig, findings)
-    released = rig.until(lambda: observer.state()["phase"] != Phase.ACTIVE or not alive(control), 3.0)
+    released = rig.spin_until(lambda: observer.state()["phase"] != Phase.ACTIVE or not alive(control), 3.0)
     findings.check(released, "the motion was ended" if released else "the motion was never ended")
     check_reflex(rig, findings)
     end()
-    told = rig.until(lambda: rig.state_or_none() in ("inactive", "unconfigured"))
+    told = rig.spin_until(lambda: rig.state_or_none() in ("inactive", "unconfigured"))
     findings.check(told, f"then the node is {rig.state} ({rig.last_error})")
     rig.activate()
     check_ordinary_move(rig, findings, "it can be activated again and moves")
@@ -100,17 +101,17 @@ def node_stopped_briefly(rig: Rig, findings: Findings) -> None:
     observer, node = rig.observer, rig.node_pid
     assert observer is not None
     with rig.streaming():
-        rig.spin(1.0)
+        rig.spin_for(1.0)
         rig.mark()
         os.kill(node, signal.SIGSTOP)
         noticed = rig.delay_of(lambda: int(observer.state()["hold"]) & _LEFT_ALONE, 0.35)
         findings.within(noticed, NOTICED, "the control process noticed")
-        rig.until(lambda: rig.since_mark() > 0.35, 1.0)
+        rig.spin_until(lambda: rig.since_mark() > 0.35, 1.0)
         os.kill(node, signal.SIGCONT)
-        rig.spin(1.0)
+        rig.spin_for(1.0)
         hold = int(observer.state()["hold"]) & _LEFT_ALONE
         findings.check(not hold, "the arm still holds" if hold else "the arm follows again")
-        findings.check(rig.speed() > 0.01, f"fastest joint {rig.speed():.2f} rad/s")
+        findings.check(rig.arm_speed() > 0.01, f"fastest joint {rig.arm_speed():.2f} rad/s")
     findings.check(rig.state == "active", f"the node is {rig.state}")
     check_reflex(rig, findings)
 
@@ -120,19 +121,19 @@ def node_hung(rig: Rig, findings: Findings) -> None:
     """The node's one thread sleeps for three seconds, as in a callback that hangs."""
     rig.ready(burdened=True)
     node = rig.node_pid
-    _silent_node(rig, findings, lambda: os.kill(node, signal.SIGUSR1), lambda: rig.spin(1.0))
+    _silent_node(rig, findings, lambda: os.kill(node, signal.SIGUSR1), lambda: rig.spin_for(1.0))
 
 
 def _lost_policy(rig: Rig, findings: Findings, number: signal.Signals, *options: str) -> None:
     policy = rig.start_policy(*options)
-    rig.wait(lambda: rig.speed() > 0.1, "the policy does not move the arm")
+    rig.wait(lambda: rig.arm_speed() > 0.1, "the policy does not move the arm")
     rig.mark()
-    policy.send_signal(number)
+    policy.process.send_signal(number)
     findings.within(rig.standstill(), 1.0, "the arm stood still")
-    rig.fresh_diagnostics()
+    rig.refresh()
     check_reflex(rig, findings)
     findings.check(rig.state == "active", f"the node is {rig.state}")
-    rig.end(policy)
+    policy.kill()
 
 
 def _check_age(rig: Rig, findings: Findings) -> None:
@@ -164,7 +165,7 @@ def torque_policy_killed(rig: Rig, findings: Findings) -> None:
     try:
         findings.check(not rig.set(mode="torque"), "mode torque")
         _lost_policy(rig, findings, signal.SIGKILL, "--kind", "torque")
-        findings.check("torque stale" in rig.value("control loop", "hold"), rig.diagnostics["control loop"].message)
+        findings.check("torque stale" in rig.value("control loop", "hold"), rig.statuses["control loop"].message)
     finally:
         rig.set(mode="osc")
 
@@ -176,7 +177,7 @@ def _lost_control(rig: Rig, findings: Findings, number: signal.Signals) -> None:
     rig.mark()
     os.kill(control, number)
     try:
-        told = rig.delay_of(lambda: rig.diagnostics["robot"].level == DiagnosticStatus.ERROR)
+        told = rig.delay_of(lambda: rig.statuses["robot"].level == DiagnosticStatus.ERROR)
         findings.within(told, NOTICED, "the node said so")
         outcome = rig.result(result, "the move that ran has no result")
         message = outcome.result.error_message

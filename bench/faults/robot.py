@@ -26,7 +26,7 @@ def _check_reflex(rig: Rig, findings: Findings, provoke: Callable[[], object], *
     said = len(rig.log)
     rig.mark()
     provoke()
-    stopped = rig.until(lambda: rig.value("robot", "last error") != "", 10.0)
+    stopped = rig.spin_until(lambda: rig.value("robot", "last error") != "", 10.0)
     findings.check(stopped, f"the node says: {rig.last_error}")
     findings.within(rig.standstill(), STOPPED + 2.0 * (provoke == _nothing), "the arm stood still")
     state = rig.state
@@ -43,16 +43,16 @@ def _nothing() -> None:
 
 def check_recovery(rig: Rig, findings: Findings) -> None:
     """One call, and the arm stays where it is."""
-    where = rig.q()
+    where = rig.arm_q()
     findings.check(rig.change("activate"), "activate recovers")
     furthest = 0.0
 
     def look() -> bool:
         nonlocal furthest
-        furthest = max(furthest, float(np.abs(rig.q() - where).max()))
+        furthest = max(furthest, float(np.abs(rig.arm_q() - where).max()))
         return False
 
-    rig.until(look, 0.6, period=0.002)
+    rig.spin_until(look, 0.6, period=0.002)
     findings.check(furthest < _STAYS, f"the arm stays within {furthest:.4f} rad")
 
 
@@ -96,7 +96,7 @@ def discontinuity(rig: Rig, findings: Findings) -> None:
 def self_collision(rig: Rig, findings: Findings) -> None:
     """A move folds the arm until franka-sim sees the hand too near to the shoulder."""
     rig.ready()
-    q = rig.q()
+    q = rig.arm_q()
     try:
         handle = rig.move(FOLDED)
         findings.check(handle.accepted, "the move was accepted" if handle.accepted else "the move was rejected")
@@ -112,7 +112,7 @@ def _unfold(rig: Rig, q: np.ndarray) -> None:
     for _ in range(5):
         rig.activate()
         rig.outcome(rig.move(SWING[0], 0.3))
-        if np.abs(rig.q() - SWING[0]).max() < 0.05:
+        if np.abs(rig.arm_q() - SWING[0]).max() < 0.05:
             return
 
 
@@ -126,7 +126,7 @@ def user_stop(rig: Rig, findings: Findings) -> None:
     findings.check("user stop" in rig.last_error, "its name is on the diagnostics")
     findings.check(not rig.change("activate"), "activate is refused while it is pressed")
     rig.arm.let_go()
-    rig.spin(0.1)
+    rig.spin_for(0.1)
     check_recovery(rig, findings)
     check_ordinary_move(rig, findings)
 
@@ -142,5 +142,5 @@ def guiding(rig: Rig, findings: Findings) -> None:
     findings.check(not rig.change("activate"), "activate is refused meanwhile")
     findings.check(rig.state == "inactive", f"the node is {rig.state}")
     rig.arm.let_go()
-    rig.spin(0.1)
+    rig.spin_for(0.1)
     check_recovery(rig, findings)

@@ -80,7 +80,7 @@ def lifecycle_storm(rig: Rig, findings: Findings) -> None:
             if generator.random() < 0.05:
                 handle = rig.move(generator.choice(SWING), generator.uniform(0.2, 1.0))
                 handles += [handle] if handle.accepted else []
-            rig.spin(generator.choice((0.0, 0.0, 0.01, 0.05)))
+            rig.spin_for(generator.choice((0.0, 0.0, 0.01, 0.05)))
             expected = _LEGAL.get((state, label or _NUMBERS.get(identifier, "")))
             success = rig.change(label, identifier)
             if success != (expected is not None):
@@ -115,5 +115,5 @@ def lifecycle_storm(rig: Rig, findings: Findings) -> None:
 def _at_rest(rig: Rig) -> Footprint:
     """What the node has in use once it is active and has nothing to do."""
     rig.activate()
-    rig.spin(0.5)
+    rig.spin_for(0.5)
     return Footprint.of(rig.node_pid)

@@ -78,9 +78,9 @@ def policy_out_of_memory(rig: Rig, findings: Findings) -> None:
     rig.wait(lambda: rig.target_age > 0.2, "the policy does not run out of memory")
     rig.mark()
     findings.within(rig.standstill(), 1.0, "the arm stood still")
-    rig.wait(lambda: policy.poll() is not None, "the policy does not end")
-    findings.check("MemoryError" in rig.policy_log, "the policy said MemoryError")
-    rig.fresh_diagnostics()
+    rig.wait(lambda: policy.process.poll() is not None, "the policy does not end")
+    findings.check("MemoryError" in policy.log, "the policy said MemoryError")
+    rig.refresh()
     age = rig.value("targets", "age of the newest [s]")
     findings.check(age and float(age) > 0.2, f"diagnostics: age of the newest target {age or '?'} s")
     findings.check(rig.state == "active", f"the node is {rig.state}")
@@ -144,17 +144,17 @@ def system_clock_step(rig: Rig, findings: Findings) -> None:
     rig.activate()
     try:
         with rig.streaming(clock=lambda: time.time_ns() + step * 1_000_000_000):
-            rig.spin(1.0)
+            rig.spin_for(1.0)
             for step in (3600, 0):
                 rig.mark()
                 with offset.open("r+b") as file:
                     file.write(struct.pack("<q", step * 1_000_000_000))
                 before = int(rig.value("targets", "accepted"))
-                rig.spin(1.5)
-                rig.fresh_diagnostics()
+                rig.spin_for(1.5)
+                rig.refresh()
                 accepted = int(rig.value("targets", "accepted")) - before
                 findings.check(accepted > 40, f"{accepted} targets accepted at {step:+d} s")
-                follows = rig.until(lambda: rig.speed() > 0.005, 0.5)  # It turns around once a second.
+                follows = rig.spin_until(lambda: rig.arm_speed() > 0.005, 0.5)  # It turns around once a second.
                 findings.check(follows, "the arm follows" if follows else "the arm rests")
         findings.check(rig.state == "active", f"the node is {rig.state}")
         check_reflex(rig, findings)
@@ -201,7 +201,7 @@ def processors_taken(rig: Rig, findings: Findings) -> None:
         cycles = rig.observer.take()
         lost = int(cycles["lost"].sum())
         findings.note(f"{lost} of {len(cycles)} cycles lost")
-        rig.fresh_diagnostics()
+        rig.refresh()
         said = int(rig.value("control loop", "cycles lost") or 0)
         findings.check(said >= lost, f"diagnostics: {said} cycles lost since activation")
     finally:

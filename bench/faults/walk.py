@@ -67,9 +67,9 @@ class Walk:
         self._rig = rig
         self._random = random.Random(seed)
         self._mode = "osc"
-        self._pose = rig.measured_pose()
-        self._q = rig.q()
-        self._centre = rig.q()
+        self._pose = rig.pose
+        self._q = rig.arm_q()
+        self._centre = rig.arm_q()
         self._seen = time.monotonic()
         #: How many of each there were.
         self.targets = self.switches = self.changes = 0
@@ -97,8 +97,8 @@ class Walk:
         self.switches += 1
 
     def _restart(self) -> None:
-        self._pose = self._rig.measured_pose()
-        self._q = self._rig.q()
+        self._pose = self._rig.pose
+        self._q = self._rig.arm_q()
 
     def _change_gains(self) -> None:
         """All gains between a third and one and a half of their defaults, with the damping that belongs to them."""
@@ -128,10 +128,10 @@ class Walk:
         rig = self._rig
         if time.monotonic() - self._seen > 0.5:  # Not too far from where the arm is.
             self._seen = time.monotonic()
-            self._q = 0.5 * self._q + 0.5 * rig.q()
+            self._q = 0.5 * self._q + 0.5 * rig.arm_q()
         if self._mode == "osc":
             if self._random.random() < 0.02:
-                self._pose = rig.measured_pose()
+                self._pose = rig.pose
             position, turn = self._pose.pose.position, self._pose.pose.orientation
             position.x += self._random.gauss(0.0, 0.004)
             position.y += self._random.gauss(0.0, 0.004)
@@ -140,12 +140,12 @@ class Walk:
             quaternion += [self._random.gauss(0.0, 0.01) for _ in range(4)]
             quaternion /= np.linalg.norm(quaternion)
             turn.x, turn.y, turn.z, turn.w = quaternion.tolist()
-            self._pose.header.stamp = rig.ros.get_clock().now().to_msg()
+            self._pose.header.stamp = rig.node.get_clock().now().to_msg()
             rig.pose_targets.publish(self._pose)
         elif self._mode == "torque":
             # Small, and back to where the walk began, which the limits would otherwise have to see to.
-            back = np.clip(20.0 * (self._centre - rig.q()), -4.0, 4.0)
-            message = rig.joints(rig.q())
+            back = np.clip(20.0 * (self._centre - rig.arm_q()), -4.0, 4.0)
+            message = rig.joints(rig.arm_q())
             message.position = []
             message.effort = [float(x) + self._random.gauss(0.0, 1.0) for x in back]
             rig.torque_targets.publish(message)
@@ -172,7 +172,7 @@ def random_walk(rig: Rig, findings: Findings) -> None:
         walk.step()
         tick += 1
         rig.progress(elapsed / duration)
-        rig.until(lambda: time.monotonic() >= begin + tick / _RATE, 1.0, period=0.005)  # noqa: B023
+        rig.spin_until(lambda: time.monotonic() >= begin + tick / _RATE, 1.0, period=0.005)  # noqa: B023
         if tick % 250 == 0:
             cycles.append(rig.observer.take())
             if rig.value("robot", "last error"):

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,9 +15,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from aiofranka_ros.demo.run import Interrupted, interrupt, isolate
 from aiofranka_ros.errors import SimulationError
+from aiofranka_ros.processes import StopRequest
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm, cpu_for
+from aiofranka_ros.testing import isolate
 from bench.loops import environment, figures
 from bench.loops.loads import LOADS
 
@@ -91,6 +91,30 @@ class Bench:
             return {"ended": f"nothing was measured: {said[-1] if said else 'it said nothing'}", "cycles": 0}
         return figures.measure(found)
 
+    def run(
+        self, subjects: Sequence[str], modes: Sequence[str], loads: Sequence[str], rounds: int, console: Console
+    ) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+        """All measurements, by subject, mode and load."""
+        entries: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        order = [(number, load, mode) for number in range(rounds) for load in turns(loads) for mode in modes]
+        # Nothing competes with a loop that has no policy. Every other round is in reverse order, so that no subject is
+        # always the first.
+        settings = [
+            (subject, mode, load)
+            for number, load, mode in order
+            for subject in subjects[:: 1 if number % 2 == 0 else -1]
+            if subject != "libfranka_alone" or load == "idle"
+        ]
+        columns = TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, auto_refresh=False) as bar:
+            task = bar.add_task("", total=len(settings))
+            for setting in settings:
+                bar.update(task, description=", ".join(setting), refresh=True)
+                measured = entries.setdefault(setting, [])
+                measured.append(self.measure(*setting, len(measured)))
+                bar.advance(task)
+        return entries
+
 
 def turns(loads: Sequence[str]) -> list[str]:
     """The loads of one round, one after the other; where there are many, an idle machine comes again and again."""
@@ -141,41 +165,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rounds = options.rounds or (1 if options.quick else 3)
     seconds = min(15.0, options.seconds or (3.0 if options.quick else 4.0))
     loads = options.loads or (QUICK_LOADS if options.quick else tuple(LOADS))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
-    isolate(None)
+    stop = StopRequest()
+    stop.install()
+    isolate()
     output = options.output.resolve()
     (output / "measurements").mkdir(parents=True, exist_ok=True)
     console = Console()
     try:
-        console.print("aiofranka's environment ...", highlight=False)
-        bench = Bench(output, environment.make(output / "aiofranka"), seconds)
-        entries: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-        columns = TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, auto_refresh=False) as bar:
-            # Nothing competes with a loop that has no policy.
-            subjects_under = {
-                load: [name for name in options.subjects if name != "libfranka_alone" or load == "idle"]
-                for load in loads
-            }
-            order = turns(loads)
-            total = rounds * len(options.modes) * sum(len(subjects_under[load]) for load in order)
-            task = bar.add_task("", total=total)
-            for number in range(rounds):
-                for load in order:
-                    for mode in options.modes:
-                        # Turned around every time, so that nobody is always the first.
-                        for subject in subjects_under[load][:: 1 if number % 2 == 0 else -1]:
-                            bar.update(task, description=f"{subject}, {mode}, {load}", refresh=True)
-                            measured = entries.setdefault((subject, mode, load), [])
-                            measured.append(bench.measure(subject, mode, load, len(measured)))
-                            bar.advance(task)
+        with stop.interrupts():
+            console.print("installing aiofranka ...", highlight=False)
+            bench = Bench(output, environment.make(output / "aiofranka"), seconds)
+            entries = bench.run(options.subjects, options.modes, loads, rounds, console)
     except (SimulationError, subprocess.CalledProcessError) as error:
         Console(stderr=True).print(f"The bench failed: {error}", markup=False)
         return 1
-    except Interrupted as interrupted:
+    except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted.")
-        return 128 + interrupted.number
+        return stop.exit_status
     subjects: dict[str, Any] = {name: {} for name in options.subjects}
     for (subject, mode, load), found in entries.items():
         subjects[subject].setdefault(mode, {})[load] = figures.combine(found)

@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,9 +24,9 @@ from rich.progress import track
 
 from aiofranka_ros.control.records import STATE, Phase, new
 from aiofranka_ros.control.shared_memory import SharedMemory
-from aiofranka_ros.demo.run import Interrupted, interrupt, isolate
+from aiofranka_ros.processes import StopRequest
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm, cpu_for
-from bench.loops import environment
+from aiofranka_ros.testing import Child, isolate, ros_arguments
 from bench.loops.own_subject import control_process, shared_memory
 from bench.loops.subject import SETTLING, Cpu
 
@@ -89,8 +87,7 @@ class Growth:
             controls: list[int] = []
             for name, address in zip(_NAMES[:arms], _ADDRESSES, strict=False):
                 arm = stack.enter_context(SimulatedArm(address))
-                node = self._start_node(name, arm.host, rates)
-                stack.callback(environment.end, node)
+                node = stack.enter_context(self._start_node(name, arm.host, rates)).process
                 memories.append(stack.enter_context(_wait(lambda node=node: _memory(node.pid), f"no {name} arm")))
                 _wait(lambda memory=memories[-1]: _active(memory), f"the {name} arm does not become active")
                 controls.append(control_process(node.pid))
@@ -98,8 +95,9 @@ class Growth:
                 for number in range(subscribers):
                     heard.append(self._folder / f"{name}-{number}.json")
                     heard[-1].unlink(missing_ok=True)
-                    words = ["bench.loops.subscribers", "--node", name, "--output", str(heard[-1])]
-                    stack.callback(environment.end, self._start(words, f"{name}-subscriber-{number}"))
+                    log = self._folder / f"{name}-subscriber-{number}.log"
+                    options = ["--node", name, "--output", str(heard[-1])]
+                    stack.enter_context(Child("bench.loops.subscribers", options, log=log))
                     ready = heard[-1].with_suffix(".ready")
                     _wait(ready.exists, f"a subscriber of the {name} arm hears nothing")
                     ready.unlink()
@@ -137,22 +135,11 @@ class Growth:
                 said = (self._folder / f"{name}.log").read_text().splitlines()[-1:]
                 raise RuntimeError(f"the {name} arm did not stay active: {' '.join(said)}")
 
-    def _start_node(self, name: str, address: str, rates: dict[str, float]) -> subprocess.Popen[bytes]:
-        parameters = {"robot_ip": address, "realtime_cpu": cpu_for(address), "autostart": "true", **rates}
-        words = ["aiofranka_ros.node", "--ros-args", "-r", f"__node:={name}"]
-        words += [word for key, value in parameters.items() for word in ("-p", f"{key}:={value}")]
-        return self._start(words, name)
-
-    def _start(self, words: Sequence[str], name: str) -> subprocess.Popen[bytes]:
-        with (self._folder / f"{name}.log").open("wb") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", *words],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment.variables(True),
-                start_new_session=True,
-            )
+    def _start_node(self, name: str, address: str, rates: dict[str, float]) -> Child:
+        options = ros_arguments(
+            f"__node:={name}", robot_ip=address, realtime_cpu=cpu_for(address), autostart=True, **rates
+        )
+        return Child("aiofranka_ros.node", options, log=self._folder / f"{name}.log")
 
 
 def _memory(node: int) -> SharedMemory | None:
@@ -219,19 +206,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each time [%(default)s]")
     parser.add_argument("--output", type=Path, default=Path("build/bench"), metavar="DIR", help="results [%(default)s]")
     options = parser.parse_args(arguments)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
-    isolate(None)
+    stop = StopRequest()
+    stop.install()
+    isolate()
     console = Console()
     growth = Growth(options.output.resolve(), options.seconds)
     settings = [(DEFAULT, count, 1) for count in SUBSCRIBERS]
     settings += [(DEFAULT, 1, arms) for arms in ARMS[1:]]
     settings += [({"state_rate": float(rate), "robot_state_rate": float(rate)}, 1, 1) for rate in RATES]
     try:
-        rows = [growth.measure(*setting) for setting in track(settings, "measuring", console=console, transient=True)]
-    except Interrupted as interrupted:
+        with stop.interrupts():
+            shown = track(settings, "measuring", console=console, transient=True)
+            rows = [growth.measure(*setting) for setting in shown]
+    except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted.")
-        return 128 + interrupted.number
+        return stop.exit_status
     except (RuntimeError, TimeoutError) as error:
         Console(stderr=True).print(f"Nothing was measured: {error}", markup=False, soft_wrap=True)
         return 1

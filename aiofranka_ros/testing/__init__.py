@@ -1,0 +1,55 @@
+"""Test your own code against a real node and a simulated arm: start them, drive them, and read every control cycle.
+
+The tests, benchmarks and demo of this package use it, and so can yours::
+
+    from aiofranka_ros.testing import isolate, started
+
+    isolate()  # once per process, before anything starts: a ROS domain that only this computer sees
+
+    def test_my_policy_reaches_its_goal(tmp_path):
+        with started(tmp_path, autostart=True, mode="impedance") as (process, client):
+            assert client.becomes("active"), process.log
+            ...  # start the policy
+            assert client.spin_until(lambda: abs(client.q[0] - 0.5) < 0.01)
+
+:mod:`~aiofranka_ros.testing.process` starts nodes and other Python modules as child processes.
+:mod:`~aiofranka_ros.testing.client` is a client of one node, written as a user would write it.
+:mod:`~aiofranka_ros.testing.recorder` reads the cycles that the control process records.
+
+Everything runs in the caller's thread. Nothing here reaches into a node: these are clients of the ROS graph that also
+read the shared memory of the control process.
+"""
+
+from aiofranka_ros.testing.client import Client, NodeClient, started
+from aiofranka_ros.testing.process import (
+    PATIENCE,
+    Child,
+    Failed,
+    NodeProcess,
+    alive,
+    descendant,
+    descendants,
+    environment,
+    isolate,
+    ros_arguments,
+    wait_until,
+)
+from aiofranka_ros.testing.recorder import CycleRecorder
+
+__all__ = [
+    "PATIENCE",
+    "Child",
+    "Client",
+    "CycleRecorder",
+    "Failed",
+    "NodeClient",
+    "NodeProcess",
+    "alive",
+    "descendant",
+    "descendants",
+    "environment",
+    "isolate",
+    "ros_arguments",
+    "started",
+    "wait_until",
+]
