@@ -8,39 +8,32 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-import rclpy
 import yaml
 from action_msgs.msg import GoalStatus
 from common import ROOT
 from control_msgs.action import GripperCommand
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticStatus
 from franka_msgs.action import Grasp, Homing, Move
 from franka_msgs.msg import GraspEpsilon
 from franka_sim.gripper.backend import GripperStateData
 from franka_sim.gripper.protocol import GripperCommand as GripperCommandName
 from franka_sim.gripper.protocol import GripperCommandHeader, GripperStatus, build_command_response
-from rcl_interfaces.srv import DescribeParameters, SetParametersAtomically
-from rclpy.action import ActionClient
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.parameter import Parameter
-from rclpy.signals import SignalHandlerOptions
+from rcl_interfaces.srv import DescribeParameters
 from sensor_msgs.msg import JointState
-from std_srvs.srv import Trigger
 from test_hand import served
 
 from aiofranka_ros.gripper_node.parameters import GRIPPER_SETTINGS
 from aiofranka_ros.ros.cdr import nanoseconds
 from aiofranka_ros.simulation.hand import HandServer
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
-from aiofranka_ros.testing import PATIENCE, Client, NodeProcess
+from aiofranka_ros.testing import PATIENCE, Client, NodeClient, NodeProcess
 
 ARM, BARE = "127.0.0.60", "127.0.0.61"
 OBJECT = 0.03
@@ -64,50 +57,21 @@ class GripperProcess(NodeProcess):
     MODULE, NAME = "aiofranka_ros.gripper_node", "franka_gripper"
 
 
-class GripperClient:
-    """An rclpy client of one gripper's node; methods spin until what they wait for has come."""
+class GripperClient(NodeClient):
+    """A client of one gripper's node."""
 
     def __init__(self, namespace: str) -> None:
-        self._context = Context()
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        self.node = rclpy.create_node("client", namespace=namespace, context=self._context, use_global_arguments=False)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
+        super().__init__(f"{namespace}/franka_gripper")
         self.joint_states: list[Any] = []
-        self.statuses: list[Any] = []
         self.feedback: list[tuple[float, Any]] = []
-        self._name = f"{namespace}/franka_gripper"
-        self.node.create_subscription(JointState, "franka_gripper/joint_states", self.joint_states.append, 10)
-        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        self._actions = {name: ActionClient(self.node, kind, name) for name, kind in KINDS.items()}
-        self._stop = self.node.create_client(Trigger, "franka_gripper/stop")
-        self._set = self.node.create_client(SetParametersAtomically, "franka_gripper/set_parameters_atomically")
-        self.describe = self.node.create_client(DescribeParameters, "franka_gripper/describe_parameters")
-
-    def close(self) -> None:
-        for client in self._actions.values():
-            client.destroy()
-        self._executor.shutdown()
-        self.node.destroy_node()
-        self._context.try_shutdown()
-
-    def spin_until(self, condition: Callable[[], Any], timeout: float = PATIENCE) -> bool:
-        """Whether ``condition`` came true in time."""
-        deadline = time.monotonic() + timeout
-        while not condition():
-            if time.monotonic() > deadline:
-                return False
-            self._executor.spin_once(timeout_sec=0.05)
-        return True
-
-    def result(self, future: Any) -> Any:
-        assert self.spin_until(future.done), "no answer"
-        return future.result()
+        self.node.create_subscription(JointState, f"{self.name}/joint_states", self.joint_states.append, 10)
+        self._goals = {name: self.action(kind, f"{namespace}/{name}") for name, kind in KINDS.items()}
+        self.describe = self.node.create_client(DescribeParameters, f"{self.name}/describe_parameters")
 
     def send(self, name: str, goal: Any) -> Any:
         """Send a goal; return its handle."""
-        action = self._actions[name]
-        assert self.spin_until(action.server_is_ready), f"no {name}"
+        action = self._goals[name]
+        self.wait(action.server_is_ready, f"no {name}")
         self.feedback.clear()
 
         def request() -> Any:
@@ -121,30 +85,15 @@ class GripperClient:
             answer = request()
         return self.result(answer)
 
-    def outcome(self, handle: Any) -> tuple[int, Any]:
+    def end_of(self, handle: Any) -> tuple[int, Any]:
         """Status and result of an accepted goal."""
         assert handle.accepted
-        answer = self.result(handle.get_result_async())
+        answer = self.outcome(handle)
         return answer.status, answer.result
 
     def do(self, name: str, goal: Any) -> tuple[int, Any]:
         """Send a goal and wait for its end."""
-        return self.outcome(self.send(name, goal))
-
-    def cancel(self, handle: Any) -> None:
-        assert self.result(handle.cancel_goal_async()).goals_canceling
-
-    def stop(self) -> Any:
-        assert self.spin_until(self._stop.service_is_ready)
-        return self.result(self._stop.call_async(Trigger.Request()))
-
-    def set(self, **values: Any) -> str:
-        """Set parameters; return the reason why they were refused, or an empty string."""
-        assert self.spin_until(self._set.service_is_ready)
-        parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
-        return str(
-            self.result(self._set.call_async(SetParametersAtomically.Request(parameters=parameters))).result.reason
-        )
+        return self.end_of(self.send(name, goal))
 
     @property
     def width(self) -> float:
@@ -155,22 +104,22 @@ class GripperClient:
         def fresh() -> bool:
             return bool(self.joint_states) and nanoseconds(self.joint_states[-1].header.stamp) > now
 
-        assert self.spin_until(fresh), "no joint states"
+        self.wait(fresh, "no joint states")
         return float(sum(self.joint_states[-1].position))
 
     def says(self, level: bytes, text: str) -> bool:
         """Whether its diagnostics come to say so."""
-        return self.spin_until(
-            lambda: any(status.level == level and text in status.message for status in self.statuses)
-        )
+
+        def found() -> bool:
+            status = self.statuses.get("gripper")
+            return status is not None and status.level == level and text in status.message
+
+        return self.spin_until(found)
 
     @property
     def to_do(self) -> str:
-        """What its diagnostics say that is to be done; empty where all is well."""
-        return next((value.value for value in self.statuses[-1].values if value.key == "what to do"), "")
-
-    def _on_diagnostics(self, message: Any) -> None:
-        self.statuses += [status for status in message.status if status.name == f"{self._name.lstrip('/')}: gripper"]
+        """The remedy in its diagnostics; empty if all is well."""
+        return self.value("gripper", "what to do")
 
 
 @contextmanager
@@ -178,17 +127,13 @@ def gripper(
     log: Path, namespace: str | None = None, **parameters: Any
 ) -> Iterator[tuple[GripperProcess, GripperClient]]:
     """A gripper's node and its client."""
-    process = GripperProcess(log, namespace, **parameters)
-    client = None
-    try:
-        client = GripperClient(f"/{process.namespace}")
-        yield process, client
-    finally:
-        if client is not None:
-            client.close()
-        process.close()
-        if process.process.returncode != 0:
-            sys.stderr.write(process.log)
+    with GripperProcess(log, namespace, **parameters) as process:
+        try:
+            with GripperClient(f"/{process.namespace}") as client:
+                yield process, client
+        finally:
+            if process.end() != 0:
+                sys.stderr.write(process.log)
 
 
 @pytest.fixture(scope="module")
@@ -274,9 +219,7 @@ def test_the_gripper_command_holds_what_is_in_its_way(hand: GripperClient) -> No
     status, result = hand.do("fr3_gripper/gripper_action", GripperCommand.Goal())
     assert (status, result.reached_goal, result.stalled) == (SUCCEEDED, False, True)
     assert (result.position, result.effort) == (pytest.approx(OBJECT / 2.0), 20.0)
-    hand.statuses.clear()
-    assert hand.spin_until(lambda: hand.statuses)
-    assert {value.key: value.value for value in hand.statuses[-1].values}["holds something"] == "True"
+    assert hand.diagnostics("gripper")[1]["holds something"] == "True"
 
 
 def test_a_force_makes_a_gripper_command_grasp_on_its_way(hand: GripperClient) -> None:
@@ -302,15 +245,15 @@ def test_the_newest_goal_wins_whichever_action_it_comes_by(hand: GripperClient) 
     first = hand.send("franka_gripper/move", Move.Goal(width=0.04, speed=0.01))
     assert hand.spin_until(lambda: hand.feedback)
     second = hand.send("franka_gripper/gripper_action", GripperCommand.Goal())
-    status, result = hand.outcome(first)
+    status, result = hand.end_of(first)
     assert (status, result.error) == (ABORTED, "replaced by a new goal")
-    assert hand.outcome(second)[0] == SUCCEEDED
+    assert hand.end_of(second)[0] == SUCCEEDED
     assert hand.width == pytest.approx(OBJECT)
 
 
 def test_of_many_goals_at_once_the_last_one_is_pursued_to_its_end(hand: GripperClient) -> None:
     handles = [hand.send("franka_gripper/move", Move.Goal(width=0.07 - 0.005 * turn)) for turn in range(5)]
-    statuses = [hand.outcome(handle)[0] for handle in handles]
+    statuses = [hand.end_of(handle)[0] for handle in handles]
     assert statuses == [ABORTED] * 4 + [SUCCEEDED]
     assert hand.width == pytest.approx(0.05)
 
@@ -318,8 +261,8 @@ def test_of_many_goals_at_once_the_last_one_is_pursued_to_its_end(hand: GripperC
 def test_a_cancelled_goal_is_answered_and_the_fingers_stop_on_their_way(hand: GripperClient) -> None:
     handle = hand.send("franka_gripper/move", Move.Goal(width=0.04, speed=0.02))
     assert hand.spin_until(lambda: hand.feedback and hand.feedback[-1][1].current_width < 0.078)
-    hand.cancel(handle)
-    status, result = hand.outcome(handle)
+    assert hand.cancel(handle).goals_canceling
+    status, result = hand.end_of(handle)
     assert (status, result.success, result.error) == (CANCELED, False, "cancelled")
     stopped = hand.width
     assert 0.04 < stopped < 0.08
@@ -333,8 +276,8 @@ def test_a_blocked_move_can_be_cancelled(hand: GripperClient) -> None:
     try:
         handle = hand.send("franka_gripper/move", Move.Goal(width=0.01))
         assert hand.spin_until(lambda: hand.feedback and hand.feedback[-1][1].current_width < OBJECT + 0.001)
-        hand.cancel(handle)
-        assert hand.outcome(handle)[0] == CANCELED
+        assert hand.cancel(handle).goals_canceling
+        assert hand.end_of(handle)[0] == CANCELED
     finally:
         hand.set(stall_timeout=1.0)
 
@@ -342,9 +285,9 @@ def test_a_blocked_move_can_be_cancelled(hand: GripperClient) -> None:
 def test_the_stop_service_ends_a_goal_and_the_motion(hand: GripperClient) -> None:
     handle = hand.send("franka_gripper/move", Move.Goal(width=0.04, speed=0.02))
     assert hand.spin_until(lambda: hand.feedback)
-    answer = hand.stop()
+    answer = hand.trigger("stop")
     assert (answer.success, answer.message) == (True, "")
-    status, result = hand.outcome(handle)
+    status, result = hand.end_of(handle)
     assert (status, result.error) == (ABORTED, "stopped by ~/stop")
     assert hand.width > 0.04
 
@@ -393,9 +336,7 @@ def test_a_little_more_than_the_largest_width_is_the_largest_width(hand: Gripper
 
 def test_rejected_goals_are_counted_in_the_diagnostics(hand: GripperClient) -> None:
     hand.send("franka_gripper/move", Move.Goal(width=1.0))
-    assert hand.spin_until(
-        lambda: any(value.key == "goal rejected: bad width" for status in hand.statuses for value in status.values)
-    )
+    assert hand.spin_until(lambda: hand.value("gripper", "goal rejected: bad width"))
     hand.send("franka_gripper/move", Move.Goal(width=1.0))
     # Beside other reasons, where others were rejected within the last seconds.
     assert hand.says(DiagnosticStatus.WARN, "bad width")
@@ -409,7 +350,7 @@ def test_it_finds_the_gripper_when_it_comes_and_again_after_it_was_lost(tmp_path
         assert process.says(f"{BARE} is there, but its port 1338 is closed")
         assert not client.send("franka_gripper/move", Move.Goal(width=0.04)).accepted
         assert process.says("rejected a goal of ~/move: 127.0.0.61 is there, but its port 1338 is closed")
-        answer = client.stop()
+        answer = client.trigger("stop")
         assert not answer.success and "port 1338 is closed" in answer.message
         assert client.says(DiagnosticStatus.WARN, "is a gripper mounted")
         assert client.to_do.startswith("the node tries again every second")
@@ -421,7 +362,7 @@ def test_it_finds_the_gripper_when_it_comes_and_again_after_it_was_lost(tmp_path
             assert client.do("franka_gripper/homing", Homing.Goal())[0] == SUCCEEDED
             handle = client.send("franka_gripper/move", Move.Goal(width=0.0, speed=0.005))
             assert client.spin_until(lambda: client.feedback)
-        status, result = client.outcome(handle)
+        status, result = client.end_of(handle)
         assert status == ABORTED and f"lost the gripper at {BARE}" in result.error
         assert client.says(DiagnosticStatus.ERROR, BARE)
         assert client.to_do.startswith("look at the cable")
@@ -459,9 +400,9 @@ def test_a_gripper_that_does_not_do_as_it_should_keeps_nobody_waiting(tmp_path: 
         assert process.says("connected to the gripper")
         handle = client.send("franka_gripper/homing", Homing.Goal())
         assert client.spin_until(lambda: client.feedback)
-        client.cancel(handle)
-        assert client.outcome(handle)[0] == CANCELED
-        answer = client.stop()
+        assert client.cancel(handle).goals_canceling
+        assert client.end_of(handle)[0] == CANCELED
+        answer = client.trigger("stop")
         assert (answer.success, answer.message) == (False, "the gripper did not confirm that it stopped")
 
         for name, goal, reason in (
@@ -539,8 +480,8 @@ def test_a_change_is_refused_with_the_reason_or_counts_from_the_next_goal_on(han
         speed = (first.current_width - last.current_width) / (end - start)
         # Half or twice of it, because feedback does not come evenly on a busy machine.
         assert 0.01 < speed < 0.04
-        hand.cancel(handle)
-        assert hand.outcome(handle)[0] == CANCELED
+        assert hand.cancel(handle).goals_canceling
+        assert hand.end_of(handle)[0] == CANCELED
     finally:
         hand.set(default_speed=0.1)
 
