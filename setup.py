@@ -1,7 +1,7 @@
-"""Package of the ROS 2 build (ament_python); `tools/set_up.py` reads the requirements from here as well.
+"""Package of the ROS 2 build (ament_python); `tools/set_up.py` reads the requirements from here, too.
 
-Both lists must stay plain literals: the set-up reads them without running this file, when nothing is
-installed yet.
+Both lists must stay plain literals, because the set-up reads them without running this file, before anything is
+installed.
 """
 
 from glob import glob
@@ -10,7 +10,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = "aiofranka_ros"
 
-# What the node needs, next to ROS itself. pylibfranka decides which robot system versions can be driven: see
+# Requirements of the node besides ROS. The version of pylibfranka determines the supported robot system versions: see
 # Franka's compatibility table before changing its bounds.
 INSTALL_REQUIRES = [
     "numpy>=1.22",
@@ -22,10 +22,10 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
-    # The simulated arm. franka-sim pins numpy 1.26.4; ROS works with it, from PyPI or from a distribution.
+    # The simulated arm. franka-sim pins numpy 1.26.4, which works with ROS from PyPI and from a distribution.
     "sim": ["franka-sim~=1.1.7", "mujoco>=3.2,<3.3"],
     "demo": ["matplotlib>=3.5"],
-    # The formatter's output is part of the check, so its version is exact.
+    # The check includes the formatter's output, so its version is exact.
     "test": [
         "pytest>=7.4",
         "pytest-timeout>=2.2",
@@ -60,7 +60,7 @@ setup(
     ],
     zip_safe=False,
     entry_points={
-        # What `ros2 run aiofranka_ros NAME` starts; installed to lib/aiofranka_ros, not onto the PATH.
+        # For `ros2 run aiofranka_ros NAME`; installed to lib/aiofranka_ros, not on the PATH.
         "console_scripts": [
             "node = aiofranka_ros.node.__main__:main",
             "gripper_node = aiofranka_ros.gripper_node.__main__:main",

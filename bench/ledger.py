@@ -1,6 +1,6 @@
-"""The books of a soak: whose lateness, and what the control loop did; see :mod:`bench.soak` for how one knows.
+"""The sums of a soak: who was late, and the figures of the control loop; :mod:`bench.soak` explains the method.
 
-Kept in the one thread of the soak, second by second, from what network, witness and control process have recorded.
+Updated every second in the one thread of the soak, from the records of network, witness and control process.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ import numpy.typing as npt
 from bench.faults.walk import violations
 from bench.witness import Evidence
 
-#: A state later than this after the one before was late, and so is an answer after its state [ms].
+#: A state this long after the previous one is late, and so is an answer this long after its state [ms].
 LATE_STATE, LATE_ANSWER = 1.5, 1.0
-#: So many late answers are listed one by one.
+#: How many late answers are listed individually.
 _LISTED = 100
-#: Responses are counted in bins of 5 us up to 2 ms; the last one has everything above, too.
+#: Responses are counted in bins of 5 us up to 2 ms; the last bin includes all longer ones.
 BINS = np.arange(0.0, 2005.0, 5.0)
 
 
 @dataclass
 class Ledger:
-    """What happened, kept as sums, however long it takes.
+    """Sums whose size does not depend on the duration of the soak.
 
-    :ivar states: that passed while a motion ran.
-    :ivar late_states: that came late, and by how much together [ms].
-    :ivar late_states_by_stops: those of them that were in time but for the computer's stops.
-    :ivar late_answers: answers that would have been late on a computer that neither stops nor is slow.
-    :ivar late_answers_by_stops: answers that were in time but for the computer's stops.
-    :ivar late_answers_by_slowness: answers that were in time but for these and a pace slower than usual.
-    :ivar listed: the first late ones: when their states passed [ns, monotonic clock], how late they were, how much of
-        that the computer had stopped [ms], and how many times as long as usual everything took.
-    :ivar worst: longest run of late answers of either kind.
+    :ivar states: states during a motion.
+    :ivar late_states: late states among them; ``late_ms`` is their total delay [ms].
+    :ivar late_states_by_stops: late states that only the computer's stops made late.
+    :ivar late_answers: answers that would have been late on a computer that neither stops nor slows down.
+    :ivar late_answers_by_stops: answers that only the computer's stops made late.
+    :ivar late_answers_by_slowness: answers that only these stops and a slow computer made late.
+    :ivar listed: the first late answers: when their states passed [ns, monotonic clock], their delay, how long the
+        computer was stopped in it [ms], and how many times as long as usual everything took.
+    :ivar worst: longest run of late answers of any kind.
     """
 
     states: int = 0
@@ -56,20 +56,20 @@ class Ledger:
     exceeded: list[str] = field(default_factory=list)
 
     def add_packets(self, passed: npt.NDArray[Any], evidence: Evidence) -> None:
-        """States and their answers.
+        """Add states and their answers.
 
         :param passed: see :data:`bench.faults.proxy.CYCLE`; the last three are only context.
-        :param evidence: of the witness on this CPU, of this time and perhaps some before.
+        :param evidence: of the witness on this CPU, for at least the same time.
         """
         if len(passed) < 5:
             return
         state = passed["state"].astype(float)
-        # Who never answered a state was busy with it until the next answer.
+        # A client that never answered a state was busy with it until the next answer.
         answer = np.where(passed["command"] > 0, passed["command"].astype(float), np.inf)
         answer = np.minimum.accumulate(answer[::-1])[::-1]
         interval, delay = 1e-6 * np.diff(state), 1e-6 * (answer - state)
         moving = passed["motion"] > 0
-        # With the first states of a motion, libfranka only learns that it has begun.
+        # From the first states of a motion, libfranka only learns that it has begun.
         for begin in 1 + np.flatnonzero(~moving[:-1] & moving[1:]):
             answered = np.flatnonzero(passed["command"][begin:])
             moving[begin : begin + (answered[0] if len(answered) else len(moving))] = False
@@ -96,7 +96,7 @@ class Ledger:
         self.worst = max([self.worst, *runs])
 
     def add_cycles(self, cycles: npt.NDArray[Any]) -> None:
-        """Control cycles, see :data:`aiofranka_ros.control.records.CYCLE_RECORD`."""
+        """Add control cycles, see :data:`aiofranka_ros.control.records.CYCLE_RECORD`."""
         if len(cycles) == 0:
             return
         self.cycles += len(cycles)
@@ -110,6 +110,6 @@ class Ledger:
         self.exceeded += violations(cycles)
 
     def response(self, share: float) -> float:
-        """The response that a ``share`` of the cycles did not exceed [us]."""
+        """The response that a ``share`` of the cycles do not exceed [us]."""
         total = np.cumsum(self.responses)
         return float(BINS[int(np.searchsorted(total, share * total[-1]))] + 5.0) if total[-1] else 0.0

@@ -1,13 +1,13 @@
-"""Everything at once for a long time: who misses what, and what grows; ``make soak MINUTES=60``.
+"""Everything at once for a long time: who is late, and what grows; ``make soak MINUTES=60``.
 
-A node whose interpreter is shared with four spinning threads, its gripper and a client work on a simulated arm:
-streaming in every mode, moves, mode switches, grasps. A network of the project's own stands between node and arm
-(:mod:`bench.faults.proxy`) and notes when every state passed and when it was answered. What is late there may be this
-software's fault, the simulator's, or that of the computer, which stopped all of them. A witness on the same CPU, whom
-none of them can delay (:mod:`bench.witness`), notes when the computer did that, and when it was slow. An answer that is
-late although the time of such stops is taken off, and the computer's usual pace is taken for its pace at that time, is
-this software's; so is one that never came. The other CPUs have witnesses, too, who tell of a trouble how long the
-computer had kept the node from running. Beside that stands what libfranka and the control process count.
+A node whose interpreter also runs four spinning threads, the gripper's node and a client use a simulated arm:
+streaming in every mode, moves, mode switches, grasps. A simulated network between node and arm
+(:mod:`bench.faults.proxy`) records when every state passed and when it was answered. A late answer may be the fault of
+this software, of the simulator, or of the computer, which stopped all of them. A witness on the same CPU that none of
+them can delay (:mod:`bench.witness`) records when the computer stopped or was slow. This software is to blame for an
+answer that is still late after subtracting the stops and scaling to the computer's usual pace, and for one that never
+came. The other CPUs have witnesses, too: for each problem they report how long the computer had stopped the node. The
+report also contains the counts of libfranka and of the control process.
 
 Everything here runs in one process and one thread that mostly sleeps.
 """
@@ -43,11 +43,12 @@ from bench.ledger import BINS, Ledger
 from bench.witness import Witness
 
 SPINNING_THREADS = 4
-#: How often everything is looked at [s].
+#: How often the records are evaluated [s].
 _PERIOD = 1.0
-#: How often the processes' memory is looked at [s], and which share of the time does not count: caches fill first.
+#: How often the memory of the processes is sampled [s], and the share of the time that does not count, because caches
+#: fill first.
 _MEMORY_PERIOD, _SETTLING = 5.0, 0.2
-#: So long before a trouble the computer's stops may have caused it [s].
+#: How long before a problem the computer's stops may have caused it [s].
 _BEFORE = 2.0
 
 
@@ -75,9 +76,9 @@ class Soak:
         self.troubles: list[str] = []
 
     def run(self) -> dict[str, Any]:
-        """Carry it out.
+        """Run the soak.
 
-        :returns: the report, as it is written to ``report.json``.
+        :returns: the contents of ``report.json``.
         """
         rig = self._rig
         rig.ready(burdened=True, options=("--spinning-threads", str(SPINNING_THREADS)))
@@ -92,7 +93,7 @@ class Soak:
         control = int(rig.value("control loop", "control process"))
         others = (control, rig.proxy.process.pid, rig.arm.process.pid)
         if self._witnesses[0].credible and not all(map(self._witnesses[0].outranks, others)):
-            raise Failed("the witness can be kept waiting by those whom it is to watch")
+            raise Failed("the witness does not have a higher priority than the processes that it watches")
         rig.observer.take()
         self._position = rig.proxy.tape.count
         self._begin = time.monotonic()
@@ -114,15 +115,15 @@ class Soak:
         return self._report()
 
     def _stopped_before(self) -> str:
-        """What the witnesses saw just before a trouble."""
+        """What the witnesses observed just before a problem."""
         now = time.monotonic_ns()
         begin = now - int(1e9 * _BEFORE)
         said = []
         for witness in self._witnesses:
             evidence = witness.evidence()
             stopped, slowness = float(evidence.stopped(begin, now)), evidence.slowness(begin, now)
-            said.append(f"CPU {witness.cpu} for {stopped:.0f} ms and was {slowness:.1f} times as slow as usual")
-        return f"[In the {_BEFORE:.0f} s before, the computer had stopped {', '.join(said)}.]"
+            said.append(f"CPU {witness.cpu} for {stopped:.0f} ms (pace: 1/{slowness:.1f} of the usual one)")
+        return f"[In the {_BEFORE:.0f} s before, the computer stopped {', '.join(said)}.]"
 
     @property
     def _elapsed(self) -> float:
@@ -186,7 +187,7 @@ class Soak:
             rig.outcome(handle)
 
     def _look(self, *, last: bool = False) -> None:
-        """Take what happened since the last time into the books."""
+        """Add everything since the last call to the ledger."""
         rig, now = self._rig, time.monotonic()
         if self._begin == 0.0 or rig.observer is None or rig.proxy is None or not self._witnesses:
             return
@@ -195,7 +196,7 @@ class Soak:
         self._looked = now
         self._bar.update(self._task, completed=min(self._elapsed, self._duration), refresh=True)
         before = (self.ledger.late_states, self.ledger.late_answers, self.ledger.cycles_lost)
-        # The newest ones may still be answered.
+        # The newest ones may still get an answer.
         passed, end = rig.proxy.tape.since(max(0, self._position - 3))
         if len(passed) > 40:
             evidence = [witness.evidence() for witness in self._witnesses]
@@ -280,17 +281,17 @@ class Soak:
         return report
 
     def write(self, report: dict[str, Any]) -> None:
-        """Write ``report.json`` and ``report.md``, with its plots beside it."""
+        """Write ``report.json`` and ``report.md``, and its plots."""
         (self._output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         self._plot()
         lines = [f"# Soak of {report['minutes']} minutes", "", "| | |", "|---|---|"]
         lines += [f"| {name} | {value} |" for name, value in rows(report)]
-        lines += ["", "How one knows who was late: see the beginning of `bench/soak.py`.", ""]
+        lines += ["", "How late answers are attributed: see the beginning of `bench/soak.py`.", ""]
         lines += [f"![{name}]({name}.png)" for name in ("lateness", "memory", "response")]
         lines += ["", *(f"- {trouble}" for trouble in report["troubles"])]
         lines += [
-            f"- {late['at_s']:.3f} s: an answer after {late['delay_ms']:.2f} ms, of which the computer had stopped "
-            f"{late['stops_of_the_computer_ms']:.2f}, being {late['its_slowness']:.1f} times as slow as usual"
+            f"- {late['at_s']:.3f} s: an answer after {late['delay_ms']:.2f} ms; in it, the computer was stopped for "
+            f"{late['stops_of_the_computer_ms']:.2f} ms and {late['its_slowness']:.1f} times as slow as usual"
             for late in report["this_software"]["late_answers_listed"]
         ]
         (self._output / "report.md").write_text("\n".join(lines) + "\n")
@@ -316,7 +317,7 @@ class Soak:
         axes = figure.subplots()
         for name, samples in self._memory.items():
             since, used = np.array(samples).T
-            axes.plot(since / 60.0, used - used[0], label=f"{name}, beside {used[0]:.0f} MB")
+            axes.plot(since / 60.0, used - used[0], label=f"{name}, relative to {used[0]:.0f} MB")
         axes.set_xlabel("time [min]")
         axes.set_ylabel("anonymous memory [MB]")
         axes.legend(fontsize=8)
@@ -358,7 +359,7 @@ def _anonymous_memory(pid: int) -> float:
 
 
 def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """The figures that people look at."""
+    """The summary of a report: names and values."""
     simulator, software, control = report["simulator"], report["this_software"], report["control_process"]
     response = ", ".join(f"{name} {value:.0f}" for name, value in control["response_us"].items())
     by_computer = simulator["late_states_by_stops_of_the_computer"]
@@ -393,14 +394,14 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Soak.
+    """Run the soak from the command line.
 
-    :returns: exit status: 0 if all went well and this software was never late, 1 if not, 130 after Ctrl-C.
+    :returns: exit status: 0 if nothing failed and this software was never late, 1 if not, 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(
         prog="python -m bench.soak",
-        description="Work on a simulated arm for a long time, with four threads that compete with the node. The exit "
-        "status is 0 if nothing failed and no answer was late that could have been in time.",
+        description="Use a simulated arm for a long time, with four threads that compete with the node. The exit "
+        "status is 0 if nothing failed and this software was never late.",
     )
     parser.add_argument("--minutes", type=float, default=60.0, help="how long [%(default)s]")
     parser.add_argument("--output", type=Path, default=Path("build/soak"), metavar="DIR", help="results [%(default)s]")

@@ -1,15 +1,15 @@
-"""Somebody who runs beside the control loop, and before it, and notes when the computer let nobody run.
+"""A process that records when the computer stopped a CPU, or ran slowly.
 
 Simulated arm, network and control process share a CPU (:func:`aiofranka_ros.simulation.simulated_arm.cpu_for`), so all
-of them are late together both when the computer stops that CPU, as a hypervisor does, and when one of them keeps it
-from the others. The witness tells these apart. It wakes several times within a cycle, on the same CPU and at a higher
-priority than all of them: none of them can delay it. What delays it, delays everybody.
+of them are late together in two cases: the computer stops that CPU, as a hypervisor does, or one of them does not yield
+it to the others. The witness distinguishes these cases. It wakes several times per cycle, on the same CPU and at a
+higher priority than all of them, so none of them can delay it, and whatever delays it delays all of them.
 
-A computer may also go on, but several times as slowly as usual, for tens of milliseconds: it is stopped too shortly and
-too often to be noticed, or shares a core with somebody else. So the witness does the same small piece of work whenever
-it wakes. While that takes longer than usual, everything does.
+A computer may also run several times as slowly as usual for tens of milliseconds: it is stopped too briefly and too
+often to notice, or another virtual machine shares the core. So the witness does the same small piece of work whenever
+it wakes. If that takes longer than usual, everything does.
 
-:class:`Witness` is the handle; :func:`main` is the process:
+:class:`Witness` is the handle, used by the soak; :func:`main` runs in the witness's process:
 
     python -m bench.witness --cpu 1 --tape PATH
 """
@@ -34,46 +34,46 @@ from bench.faults.tape import Tape
 
 #: When the witness wanted to wake, when it did, and when its work was done [ns, monotonic clock].
 WAKE = np.dtype([("due", "i8"), ("woke", "i8"), ("done", "i8")])
-#: Above the control process's (:data:`aiofranka_ros.control.realtime.PRIORITY`) and what it talks with.
+#: Above the control process (:data:`aiofranka_ros.control.realtime.PRIORITY`), the arm and the network.
 _PRIORITY = 90
-#: How long it sleeps [s], and from which length on a delay, or anything else it does, was a stop [ns].
+#: How long it sleeps [s], and the shortest delay that counts as a stop [ns].
 _PERIOD, _NOTED = 0.25e-3, 200_000
-#: Its work: so many rounds of an empty loop, some microseconds. It says how fast the computer is from so long before
-#: a time until so long after it [ns]: some eight times in either direction.
+#: Its work: rounds of an empty loop, some microseconds. The pace at a time is that of the work around it [ns]: about
+#: eight pieces in either direction.
 _WORK, _AROUND = range(300), 2_000_000
-#: How long it is kept for whoever asks [ns].
+#: How long the wakes are kept [ns].
 _KEPT = 10_000_000_000
 _READY, _POWERLESS = "ready", "without real-time priority"
 
 
 class Evidence:
-    """What a witness saw in a while.
+    """The observations of a witness during some time.
 
-    :param wakes: in order, see :data:`WAKE`.
+    :param wakes: in the order of time, see :data:`WAKE`.
     :param usual: how long its work usually takes [ns].
     """
 
     def __init__(self, wakes: npt.NDArray[Any], usual: float) -> None:
         self._due, self._work, self._usual = wakes["due"], wakes["done"] - wakes["woke"], usual
-        # It is stopped while it should wake, while it works, or on its way from there to sleep.
+        # It can be stopped before it wakes, while it works, or before it sleeps again.
         asleep = wakes["due"] - int(1e9 * _PERIOD)
         begins = np.stack([np.append(asleep[:1], wakes["done"][:-1]), wakes["due"], wakes["woke"]], axis=1).ravel()
         ends = np.stack([asleep, wakes["woke"], wakes["done"]], axis=1).ravel()
         stop = ends - begins > _NOTED
-        #: When the stops began [ns, monotonic clock], and how long they were [ms].
+        #: When the stops began [ns, monotonic clock], and their lengths [ms].
         self.begins, self.stops = begins[stop], 1e-6 * (ends - begins)[stop]
         self._edges = np.stack([self.begins, ends[stop]], axis=1).astype(float).ravel()
         until = np.cumsum(self.stops)
         self._until = np.stack([until - self.stops, until], axis=1).ravel()
 
     def stopped(self, begin: npt.ArrayLike, end: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """For how long the computer stood still between each ``begin`` and its ``end`` [ms].
+        """How long the computer was stopped between each ``begin`` and its ``end`` [ms].
 
-        Up to 0.25 ms too short for each stop that kept the witness from waking: it may have begun before that was due.
-        Too long at most by the microseconds of what it does, where it was stopped in the midst of that.
+        Up to 0.25 ms too short for each stop that delayed a wake: the stop may have begun before the wake was due.
+        At most some microseconds too long, if the stop interrupted the work.
 
         :param begin: (n,) or a single one [ns, monotonic clock].
-        :param end: of the same shape.
+        :param end: the same shape.
         """
         if len(self.stops) == 0:
             return np.zeros(np.shape(begin))
@@ -84,19 +84,18 @@ class Evidence:
         first, last = np.searchsorted(self._due, (begin - _AROUND, end + _AROUND))
         if first == last:
             return 1.0
-        # One time, something may have come between: that is a short stop. In half of them, it is the pace.
+        # A single slow piece of work is a short stop; if half of them are slow, it is the pace.
         return max(1.0, float(np.median(self._work[first:last])) / self._usual)
 
 
 class Witness(Helper):
-    """The witness on one CPU, running until it is closed.
+    """The witness of one CPU; it runs until it is closed.
 
-    :param cpu: to watch.
+    :param cpu: the CPU to watch.
     :param folder: for its log.
-    :ivar cpu: that it watches.
-    :ivar credible: whether it has the priority that it needs; without, it notes nothing.
-    :ivar stops: how many stops :meth:`evidence` has seen so far.
-    :ivar longest: of them [ms].
+    :ivar credible: whether it has the priority that it needs; without it, nothing is recorded.
+    :ivar stops: how many stops :meth:`evidence` has found so far.
+    :ivar longest: the longest of them [ms].
     """
 
     def __init__(self, cpu: int, folder: Path) -> None:
@@ -111,25 +110,25 @@ class Witness(Helper):
         self.stops, self.longest = 0, 0.0
 
     def outranks(self, pid: int) -> bool:
-        """Whether it runs before that process whenever both want to."""
+        """Whether its priority is higher than that of process ``pid``."""
         theirs = os.sched_getparam(pid).sched_priority if os.sched_getscheduler(pid) == os.SCHED_FIFO else 0
         return self.credible and os.sched_getparam(self.process.pid).sched_priority > theirs
 
     @property
     def usual(self) -> float:
-        """How long its work has taken in half of all the times between two calls of :meth:`evidence` [ns]."""
+        """The median duration of its work [ns]: the median over all calls of :meth:`evidence`."""
         return float(np.median(self._medians)) if self._medians else 1.0
 
     @property
     def slowest(self) -> float:
-        """How many times as long as usual it took in the slowest of these times."""
+        """How many times as long as usual its work took in the slowest period between two calls."""
         return max(self._medians, default=1.0) / self.usual
 
     def evidence(self) -> Evidence:
-        """What it saw in the last ten seconds before this call; due every second."""
+        """Its observations of the last ten seconds; call it every second."""
         before, known = self._position, int(self._wakes["done"][-1]) if len(self._wakes) else 0
         new, self._position = self.tape.since(before)
-        if self._position - before > len(new):  # Called too late: what is missing in between is no stop.
+        if self._position - before > len(new):  # Called too late: the missing records are not a stop.
             self._wakes = self._wakes[:0]
         if len(new):
             self._medians.append(float(np.median(new["done"] - new["woke"])))
@@ -143,8 +142,8 @@ class Witness(Helper):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Watch until the standard input ends or SIGTERM."""
-    parser = argparse.ArgumentParser(description="A witness of when the computer stopped; started by bench.soak.")
+    """Watch until the standard input ends or SIGTERM arrives."""
+    parser = argparse.ArgumentParser(description="Records when the computer stopped a CPU; started by bench.soak.")
     parser.add_argument("--cpu", type=int, required=True, help="CPU to watch")
     parser.add_argument("--tape", type=Path, required=True, help="tape to record every wake on")
     options = parser.parse_args(arguments)

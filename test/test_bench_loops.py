@@ -71,7 +71,7 @@ def test_a_loss_is_not_as_required_and_neither_is_an_end(tmp_path: Path) -> None
     lost = measurement(tmp_path, [1, 2, 1])
     assert "cycles lost" in failures(subjects(aiofranka_ros_direct=lost))[0]
     ended = measurement(tmp_path, [1, 1], ended="communication_constraints_violation")
-    assert "goes on" in failures(subjects(aiofranka_ros_direct=ended))[0]
+    assert "keeps running" in failures(subjects(aiofranka_ros_direct=ended))[0]
 
 
 def test_the_way_of_a_target_through_the_node_is_judged(tmp_path: Path) -> None:

@@ -1,19 +1,19 @@
-"""Make the environment that `make demo`, `make test` and build/setup.sh use.
+"""Create the environment for the Makefile's targets and build/setup.sh.
 
-Run by tools/set_up with the first supported Python it found, isolated and before anything is installed:
-the standard library has to do. Everything it makes is under build/:
+Run by tools/set_up with the first supported Python, isolated and before anything is installed, so it uses only the
+standard library. Everything that it creates is under build/:
 
     build/venv        virtual environment: the requirements of setup.py, and ROS if there is no distribution
     build/underlay    build of the interface definitions that no installed package provides
     build/setup.sh    to source for interactive use
-    build/set_up.log  what pip and CMake said
+    build/set_up.log  output of pip and CMake
 
-Without a ROS distribution, rclpy, the common interfaces and the interface generators are wheels from PyPI,
-which has them for x86-64. They unpack into build/venv, which thereby is an ament prefix like /opt/ros/NAME. A
-`.pth` file among them restarts Python once with LD_LIBRARY_PATH set to that prefix. With a distribution
-sourced, the environment sees the distribution's packages and gets none of those wheels.
+Without a ROS distribution, rclpy, the common interfaces and the interface generators are wheels from PyPI, which has
+them for x86-64. They unpack into build/venv and make it an ament prefix like /opt/ros/NAME. One of them contains a
+`.pth` file that restarts Python once with LD_LIBRARY_PATH set to that prefix. If a distribution is sourced, the
+environment uses the distribution's packages and none of those wheels.
 
-Each step leaves a stamp with a digest of all that it depends on, and is repeated only when that changes.
+Each step leaves a stamp with a digest of its inputs, and runs again only if they change.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ STAMPS = BUILD / "stamps"
 LOG = BUILD / "set_up.log"
 SITE_PACKAGES = Path("lib", f"python{sys.version_info.major}.{sys.version_info.minor}", "site-packages")
 
-# ROS 2 Kilted, from PyPI. The wheels depend on each other by "~=", so these three hold the rest.
+# ROS 2 Kilted, from PyPI. The wheels depend on each other by "~=", so these three determine the versions of the rest.
 ROS_WHEELS = ("ros-rclpy>=9.1.2,<10", "ros-common-interfaces>=5.5,<6", "ros-rmw-fastrtps-cpp>=9.3,<10")
 
-# What CMake needs to build an interface package. Some are dependencies that other wheels fail to declare.
+# What CMake needs to build an interface package. Other wheels need some of these, but do not declare them.
 GENERATOR_WHEELS = (
     "ros-ament-cmake>=2.7,<3",
     "ros-ament-cmake-include-directories>=2.7,<3",
@@ -63,23 +63,23 @@ GENERATOR_WHEELS = (
     "lark-parser",
 )
 
-# colcon builds ament_python packages with `setup.py develop`, which newer setuptools no longer have.
+# colcon builds ament_python packages with `setup.py develop`, which newer versions of setuptools do not have.
 COLCON = ("colcon-common-extensions", "colcon-ros", "setuptools>=59.6,<80")
 
-# With CMake 4, the policies that the wheels' files ask for are gone.
+# CMake 4 has removed policies that the wheels' files request.
 CMAKE_WHEEL = "cmake>=3.22,<4"
 CMAKE_OLDEST = (3, 20)
 
 PIP_INSTALL = ("-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar=off")
 
-# Interface packages of the underlay, each with a definition by which to tell that an installed one will do.
+# Interface packages of the underlay, each with a definition that an installed package must have to replace it.
 UNDERLAY_PACKAGES = {
     "franka_msgs": "action/PTPMotion.action",
     "control_msgs": "action/FollowJointTrajectory.action",
     "tf2_msgs": "msg/TFMessage.msg",
 }
 
-# What the output of pip and CMake shows, and what it means.
+# Patterns in the output of pip and CMake, and what they mean.
 KNOWN_FAILURES = {
     r"name resolution|NewConnectionError|Network is unreachable|Connection refused|timed out|ProxyError": (
         "The package index cannot be reached: check the network and `pip config list`."
@@ -94,19 +94,19 @@ KNOWN_FAILURES = {
 
 
 class SetUpError(Exception):
-    """The environment cannot be made; the message is all that the user is shown."""
+    """The environment cannot be created; the user sees only the message."""
 
 
 def main() -> int:
     """Bring build/ up to date.
 
     Returns:
-        Exit code: 0 when the environment is ready, 1 with a message on stderr when it cannot be made.
+        Exit code: 0 if the environment is ready, 1 with a message on stderr if it cannot be created, 130 after Ctrl-C.
     """
     try:
         STAMPS.mkdir(parents=True, exist_ok=True)
         with open(BUILD / "set_up.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # two makes at once: the second finds everything done
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of two makes at once, the second finds everything done
             set_up()
     except SetUpError as error:
         print(f"Set-up failed: {error}", file=sys.stderr)
@@ -118,7 +118,7 @@ def main() -> int:
 
 
 def set_up() -> None:
-    """Carry out the steps whose inputs changed since they were last done."""
+    """Run the steps whose inputs changed since their last run."""
     distribution = find_distribution(os.environ)
     python = base_python()
     underlay = missing_interfaces(os.environ, distribution)
@@ -157,13 +157,13 @@ def set_up() -> None:
         once("kernels", digest([environment_key, *sources]), "compiled control laws", warm_up)
 
 
-# --- What is there already
+# --- What exists already
 
 
 def find_distribution(environment: Mapping[str, str]) -> Path | None:
     """Return the prefix of the sourced ROS distribution, the one that has rclpy; None if none is sourced.
 
-    This project's own prefixes do not count: they are in AMENT_PREFIX_PATH once build/setup.sh was sourced.
+    This project's own prefixes do not count: sourcing build/setup.sh adds them to AMENT_PREFIX_PATH.
     """
     for prefix in ament_prefixes(environment):
         if has_package(prefix, "rclpy"):
@@ -186,7 +186,7 @@ def missing_interfaces(environment: Mapping[str, str], distribution: Path | None
     """Return the packages of the underlay that must be built because no sourced prefix provides them.
 
     Raises:
-        SetUpError: a sourced one is too old. Building ours over it would hide the rest of it.
+        SetUpError: a sourced package is too old. Building ours over it would hide the rest of it.
     """
     missing = []
     for package, definition in UNDERLAY_PACKAGES.items():
@@ -200,7 +200,7 @@ def missing_interfaces(environment: Mapping[str, str], distribution: Path | None
 
 
 def base_python() -> Path:
-    """Return the interpreter that is running or, in a virtual environment, the one that it was made from."""
+    """Return the running interpreter or, in a virtual environment, the one that created it."""
     python = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     return python if python.exists() else Path(sys.executable)
 
@@ -211,7 +211,7 @@ def list_requirements(distribution: Path | None, underlay: Sequence[str]) -> lis
     if distribution is None:
         requirements += [*ROS_WHEELS, *GENERATOR_WHEELS, *COLCON]
     elif not sees_distribution_module("colcon_core"):
-        # The generators of these distributions work with empy 3, which colcon accepts too.
+        # The generators of these distributions need empy 3, which colcon accepts, too.
         requirements += [*COLCON, "empy<4"]
     if underlay and not recent_cmake():
         requirements.append(CMAKE_WHEEL)
@@ -219,7 +219,7 @@ def list_requirements(distribution: Path | None, underlay: Sequence[str]) -> lis
 
 
 def package_requirements() -> list[str]:
-    """Return the requirements in setup.py, those of all extras included."""
+    """Return the requirements in setup.py, including all extras."""
     requirements: list[str] = []
     for statement in ast.parse((ROOT / "setup.py").read_text()).body:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
@@ -235,7 +235,7 @@ def package_requirements() -> list[str]:
 def sees_distribution_module(module: str) -> bool:
     """Return whether the interpreter has a module outside this project's virtual environment.
 
-    This process runs without site-packages (see tools/set_up): look where the environment's Python will.
+    This process runs without site-packages (see tools/set_up), so look where the environment's Python will look.
     """
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     folders = [Path(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
@@ -249,7 +249,7 @@ def sees_distribution_module(module: str) -> bool:
 
 
 def recent_cmake() -> bool:
-    """Return whether there is a CMake on the PATH that can build interface packages."""
+    """Return whether a CMake on the PATH can build interface packages."""
     if shutil.which("cmake", path=outer_path()) is None:
         return False
     answer = subprocess.run(["cmake", "--version"], capture_output=True, text=True, env={"PATH": outer_path()})
@@ -258,7 +258,7 @@ def recent_cmake() -> bool:
 
 
 def outer_path() -> str:
-    """Return the PATH without this project's environment: whether that is active must change nothing."""
+    """Return the PATH without this project's environment, so that it does not matter whether that is active."""
     entries = os.environ.get("PATH", os.defpath).split(os.pathsep)
     return os.pathsep.join(entry for entry in entries if BUILD not in Path(entry).parents)
 
@@ -267,7 +267,7 @@ def outer_path() -> str:
 
 
 def make_venv(python: Path, distribution: Path | None, compiles: bool) -> None:
-    """Create build/venv afresh.
+    """Create build/venv, replacing an old one.
 
     Raises:
         SetUpError: a package of the operating system is missing, or rclpy is built for another Python.
@@ -293,15 +293,15 @@ def make_venv(python: Path, distribution: Path | None, compiles: bool) -> None:
             )
     site = ["--system-site-packages"] if distribution else []
     run([str(python), "-m", "venv", "--clear", *site, str(VENV)])
-    # The pip of Python 3.10 gives up on these requirements after minutes of backtracking.
+    # The pip of Python 3.10 fails on these requirements after minutes of backtracking.
     run([str(VENV / "bin" / "python"), *PIP_INSTALL, "pip>=24.1"])
-    (VENV / "COLCON_IGNORE").touch()  # colcon's own build folder is build/ too
+    (VENV / "COLCON_IGNORE").touch()  # colcon's own build folder is build/, too
 
 
 def install(requirements: Sequence[str]) -> None:
     """Install requirements into build/venv.
 
-    Modules are not compiled in advance: most are never imported, and the others are compiled then.
+    Modules are not compiled in advance: most are never imported, and Python compiles the others on import.
     """
     run([str(VENV / "bin" / "python"), *PIP_INSTALL, "--no-compile", "--prefer-binary", *requirements])
 
@@ -326,7 +326,7 @@ def build_underlay(packages: Sequence[str], prefix: Path, distribution: Path | N
         run(
             ["cmake", "-S", str(ROOT / "underlay" / package), "-B", str(build), *generator]
             + [f"-DCMAKE_INSTALL_PREFIX={prefix}", f"-DPYTHON_INSTALL_DIR={SITE_PACKAGES}"]
-            + [f"-DPython3_EXECUTABLE={python}", f"-DPYTHON_EXECUTABLE={python}"]  # the latter up to Humble
+            + [f"-DPython3_EXECUTABLE={python}", f"-DPYTHON_EXECUTABLE={python}"]  # the second name up to Humble
             + ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_TESTING=OFF"],
             environment,
         )
@@ -335,9 +335,9 @@ def build_underlay(packages: Sequence[str], prefix: Path, distribution: Path | N
 
 
 def localize_wheels(python: Path) -> None:
-    """Put this machine's include folders into the CMake files of the ROS wheels.
+    """Write this computer's include folders into the CMake files of the ROS wheels.
 
-    They name those of Python and of numpy on the machine that built the wheels.
+    The files contain the folders of Python and numpy on the computer that built the wheels.
     """
     question = "import sysconfig, numpy; print(sysconfig.get_path('include')); print(numpy.get_include())"
     answer = subprocess.run([str(python), "-c", question], capture_output=True, text=True, check=True)
@@ -351,13 +351,13 @@ def localize_wheels(python: Path) -> None:
 
 
 def write_environment(prefix: Path | None, distribution: Path | None) -> None:
-    """Write build/setup.sh, and make this package importable in build/venv from where it is.
+    """Write build/setup.sh, and make this package importable in build/venv from its sources.
 
     Args:
-        prefix: ament prefix of what was built here; None if nothing was.
-        distribution: prefix of the sourced ROS distribution, which a later shell has to source itself.
+        prefix: ament prefix of the underlay; None if it was not built.
+        distribution: prefix of the sourced ROS distribution, which a later shell must source itself.
     """
-    # After PYTHONPATH, so that a workspace that was built with colcon and sourced comes first.
+    # This comes after PYTHONPATH, so that a sourced workspace that was built with colcon comes first.
     (VENV / SITE_PACKAGES / "aiofranka_ros_source.pth").write_text(f"{ROOT}\n")
     if distribution is not None and sees_distribution_module("colcon_core"):
         write_colcon_launcher(VENV / "bin" / "colcon")
@@ -376,12 +376,12 @@ def write_environment(prefix: Path | None, distribution: Path | None) -> None:
 
 
 def write_local_setup(prefix: Path, distribution: Path | None) -> None:
-    """Write the scripts that put a prefix onto the search paths, named as colcon looks for them."""
+    """Write the scripts that add a prefix to the search paths, with the names that colcon expects."""
     variables = {"AMENT_PREFIX_PATH": prefix, "CMAKE_PREFIX_PATH": prefix}
-    if distribution is not None:  # the wheels see to these themselves
+    if distribution is not None:  # the wheels set these themselves
         variables |= {"LD_LIBRARY_PATH": prefix / "lib", "PYTHONPATH": prefix / SITE_PACKAGES}
     lines = [
-        "# Puts this prefix onto the search paths, once. For build/setup.sh and workspaces built on it.",
+        "# Adds this prefix to the search paths, once. For build/setup.sh and workspaces built on it.",
         "_aiofranka_ros_prepend() {  # VARIABLE FOLDER",
         '  eval "_aiofranka_ros_value=\\${$1:-}"',
         '  case ":$_aiofranka_ros_value:" in',
@@ -401,22 +401,22 @@ def write_local_setup(prefix: Path, distribution: Path | None) -> None:
 def write_colcon_launcher(path: Path) -> None:
     """Write a `colcon` that runs the distribution's colcon on the environment's Python.
 
-    The distribution's own runs on the system's Python, where `colcon test` finds none of the requirements.
+    The distribution's own colcon runs on the system's Python, where `colcon test` does not find the requirements.
     """
     path.write_text(f'#!/bin/sh\nexec {shlex.quote(str(VENV / "bin" / "python"))} -m colcon "$@"\n')
     path.chmod(0o755)
 
 
 def warm_up() -> None:
-    """Compile the numba kernels now, so that the first start of the node does not have to."""
+    """Compile the numba kernels now rather than at the first start of the node."""
     run([str(ROOT / "tools" / "run"), "python", "-m", "aiofranka_ros.warm_up"])
 
 
-# --- Running and remembering
+# --- Commands and stamps
 
 
 def once(name: str, key: str, title: str, action: Callable[[], None]) -> None:
-    """Carry out a step unless its stamp says that it was, with the same key; tell what is being done."""
+    """Run a step and print its title, unless its stamp contains the same key."""
     stamp = STAMPS / name
     if stamp.exists() and stamp.read_text() == key:
         return
@@ -424,7 +424,7 @@ def once(name: str, key: str, title: str, action: Callable[[], None]) -> None:
     stamp.unlink(missing_ok=True)
     start = time.monotonic()
     action()
-    os.sync()  # what was installed reaches the disk now, not while an arm moves
+    os.sync()  # write to the disk now, not while an arm moves
     stamp.write_text(key)
     print(f"   {time.monotonic() - start:.0f} s", flush=True)
 
@@ -435,12 +435,12 @@ def digest(parts: Iterable[str]) -> str:
 
 
 def contents(paths: Iterable[Path]) -> list[str]:
-    """Return the names and contents of files, in the order of their names; folders are left out."""
+    """Return the names and contents of files in the order of their names, without folders."""
     return [f"{path.relative_to(ROOT)}\n{path.read_text()}" for path in sorted(paths) if path.is_file()]
 
 
 def outer_environment() -> dict[str, str]:
-    """Return this process's environment without what make or another Python put there for themselves."""
+    """Return this process's environment without the variables that make or another Python set for themselves."""
     foreign = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "DESTDIR", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONNOUSERSITE")
     foreign += ("PYTHONDONTWRITEBYTECODE",)  # see tools/run
     environment = {name: value for name, value in os.environ.items() if name not in foreign}
@@ -452,7 +452,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
     """Run a command with its output in the log.
 
     Raises:
-        SetUpError: the command failed; the message has the likely cause and the end of its output.
+        SetUpError: the command failed; the message contains the likely cause and the end of its output.
     """
     with open(LOG, "a") as log:
         log.write(f"\n$ {shlex.join(command)}\n")
@@ -470,11 +470,11 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
             log.seek(start)
             output = log.read()
         end = "\n".join(output.splitlines()[-15:])
-        raise SetUpError(f"{explain(output) or shlex.join(command[:4])}\n{end}\n(all of it: {LOG.relative_to(ROOT)})")
+        raise SetUpError(f"{explain(output) or shlex.join(command[:4])}\n{end}\n(all output: {LOG.relative_to(ROOT)})")
 
 
 def explain(output: str) -> str | None:
-    """Return in a sentence what the output of a failed pip or CMake most likely means, None if unknown."""
+    """Return the most likely cause of a failed pip or CMake command as a sentence, or None if it is unknown."""
     return next((meaning for pattern, meaning in KNOWN_FAILURES.items() if re.search(pattern, output)), None)
 
 

@@ -1,8 +1,8 @@
-"""What the demo's recorded control cycles say: its figures, whether they suffice, and the plot.
+"""The demo's figures, from its recorded control cycles: whether they meet the requirements, and the plot.
 
-Used by :mod:`aiofranka_ros.demo` after the arm has come to rest, in its process and thread. Nothing here knows ROS or a
-running arm: it works on records of :data:`~aiofranka_ros.control.records.CYCLE_RECORD`, one for each control cycle, in
-order. Every figure comes from them, and from what the policy says that it published.
+Called by :mod:`aiofranka_ros.demo.run` after the arm has stopped, in its process and thread. Nothing here needs ROS or
+a running arm: the input is one :data:`~aiofranka_ros.control.records.CYCLE_RECORD` per control cycle, in order, and the
+stamps of the targets that the policy published.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Cycles: TypeAlias = npt.NDArray[Any]
 #: Stamps [ns, system clock] (n,).
 Stamps: TypeAlias = npt.NDArray[np.int64]
 
-#: Cycles over which the robot computes its success rate; until then it counts those before the activation.
+#: The robot computes its success rate over this many cycles; at first they include those before the activation.
 _SUCCESS_WINDOW = 100
-#: A joint slower than this stands [rad/s].
+#: A joint slower than this stands still [rad/s].
 REST_VELOCITY = 0.01
 
 
@@ -38,9 +38,9 @@ def response_times(cycles: Cycles) -> dict[str, float]:
 
 
 def success_rate_min(cycles: Cycles) -> float | None:
-    """Lowest ``control_command_success_rate``, the first 100 cycles of each activation left out.
+    """Lowest ``control_command_success_rate``, without the first 100 cycles of each activation.
 
-    ``None`` where no activation lasted longer than that.
+    ``None`` if no activation lasted longer than that.
     """
     rates = [
         cycles["success_rate"][cycles["activation"] == activation][_SUCCESS_WINDOW:]
@@ -51,10 +51,10 @@ def success_rate_min(cycles: Cycles) -> float | None:
 
 
 def setpoint_latencies(cycles: Cycles, stamps: Stamps) -> Array:
-    """From the publishing of targets to the first torque that was computed with each of them [ms].
+    """Time from the publication of each target to the first torque computed with it [ms].
 
-    :param stamps: when they were published.
-    :returns: one for each target that reached a torque at all, at most as many as there are ``stamps``.
+    :param stamps: when the targets were published.
+    :returns: one value for each target that affected a torque, so at most as many as there are ``stamps``.
     """
     seen, first = np.unique(cycles["target_stamp"], return_index=True)
     _, index, published = np.intersect1d(seen, stamps, return_indices=True)
@@ -66,8 +66,8 @@ class Tracking:
     """How the control frame followed a path, cycle by cycle.
 
     :ivar time: since the first target [s] (n,).
-    :ivar desired: where the path was [m] (n, 3), in the base.
-    :ivar measured: where the control frame was [m] (n, 3), in the base.
+    :ivar desired: position on the path [m] (n, 3), in the base frame.
+    :ivar measured: position of the control frame [m] (n, 3), in the base frame.
     """
 
     time: Array
@@ -76,12 +76,12 @@ class Tracking:
 
     @property
     def error(self) -> Array:
-        """Distance of the two [mm] (n,)."""
+        """Distance between the two [mm] (n,)."""
         return 1e3 * np.linalg.norm(self.measured - self.desired, axis=1)
 
     @property
     def figures(self) -> dict[str, float | None]:
-        """Root mean square and maximum of the distance [mm]; ``None`` where nothing was recorded."""
+        """Root mean square and maximum of the distance [mm]; ``None`` if nothing was recorded."""
         if len(self.time) == 0:
             return {"rms": None, "max": None}
         error = self.error
@@ -91,7 +91,7 @@ class Tracking:
 def track(cycles: Cycles, path: Callable[[Stamps], Array], stamps: Stamps) -> Tracking:
     """Compare the measured path with the desired one from the first to the last target.
 
-    The desired one goes on where no targets came, so what the arm misses then is counted.
+    The desired path continues during gaps between targets, so the error in a gap counts.
 
     :param path: position [m] (n, 3) as a function of stamps (n,).
     :param stamps: when targets were published.
@@ -110,9 +110,9 @@ def joint_error(cycles: Cycles, goal: Array, since: int, until: int) -> float | 
 
 
 def stop_duration(cycles: Cycles, since: int, until: int) -> float | None:
-    """How long after ``since`` every joint stands, and goes on standing to ``until`` [ns].
+    """How long after ``since`` all joints stand still and stay so until ``until`` [ns].
 
-    :returns: [s]; 0 where the arm did not move; ``None`` where some joint still moved at the end.
+    :returns: [s]; 0 if the arm did not move; ``None`` if a joint still moved at the end.
     """
     written = cycles["stamp"]
     during = cycles[(written >= since) & (written <= until)]
@@ -125,7 +125,7 @@ def stop_duration(cycles: Cycles, since: int, until: int) -> float | None:
 
 
 def gains(commands: Record) -> dict[str, float]:
-    """Largest translational stiffness [1/s²] in use, and the damping ratio that is furthest from 1."""
+    """Largest translational stiffness [1/s²] in use, and the damping ratio furthest from 1."""
     stiffness, damping = commands["ee_kp"][:3], commands["ee_kd"][:3]
     ratio = damping / (2.0 * np.sqrt(stiffness))
     return {
@@ -136,10 +136,10 @@ def gains(commands: Record) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Requirement:
-    """What one figure of the report has to be.
+    """A requirement for one figure of the report.
 
-    :ivar key: where it stands in the report, e.g. ``response_us.p999``.
-    :ivar text: what it is, for people.
+    :ivar key: its place in the report, e.g. ``response_us.p999``.
+    :ivar text: the description of the figure.
     :ivar relation: ``=``, ``<=``, ``>=`` or ``>``.
     """
 
@@ -150,14 +150,14 @@ class Requirement:
     unit: str = ""
 
     def value(self, report: Mapping[str, Any]) -> Any:
-        """The figure; ``None`` where it could not be measured."""
+        """The figure; ``None`` if it could not be measured."""
         value: Any = report
         for name in self.key.split("."):
             value = value[name]
         return value
 
     def holds(self, report: Mapping[str, Any]) -> bool:
-        """Whether the report fulfils it. A figure that could not be measured does not."""
+        """Whether the report meets it. A figure that could not be measured does not."""
         value = self.value(report)
         if value is None or isinstance(self.limit, str):
             return bool(value == self.limit)
@@ -168,7 +168,7 @@ class Requirement:
         return bool(value >= self.limit if self.relation == ">=" else value > self.limit)
 
 
-#: What makes a demo a success.
+#: The demo passes if it meets all of these.
 REQUIREMENTS: tuple[Requirement, ...] = (
     Requirement("cycles", "control cycles", ">", 10_000),
     Requirement("cycles_unread", "cycles that were not recorded", "=", 0),
@@ -194,9 +194,9 @@ def plot(
     """Draw the paths, the error over time and the response times into the file ``path``.
 
     :param targets: positions of the targets that were published [m] (m, 3).
-    :param gaps: when no targets came [s], since the first one.
+    :param gaps: intervals without targets [s], since the first target.
     """
-    # Imported here: it takes a second, and nothing else needs it.
+    # Imported here, because the import takes a second and nothing else needs it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,17 +1,16 @@
 """The demo's policy: it draws a circle while it blocks its own interpreter for 300 ms of every second.
 
-Started by :mod:`aiofranka_ros.demo` as a process of its own, in whose only thread everything here runs. It stands for
-a learned policy: an ordinary rclpy client that knows the node by its topics alone, publishes targets at 50 Hz, and
-now and then is busy with something else and publishes nothing at all.
+Started by :mod:`aiofranka_ros.demo` as a separate process with one thread. It represents a learned policy: an ordinary
+rclpy client that knows only the node's topics, publishes targets at 50 Hz, and sometimes publishes nothing because it
+is busy.
 
     python -m aiofranka_ros.demo.policy --report targets.json
 
-It blocks for real, with a busy loop: as this process has one thread only, the loop has the interpreter's lock all the
-time, and it takes a core besides. What was to be drawn meanwhile is left out, not caught up on: the next target is
-where the circle is by then.
+It really blocks, with a busy loop in its only thread, which keeps the interpreter's lock and uses a core. It skips the
+targets of that time: the next target is where the circle is then.
 
-The circle begins at the measured pose and at rest. Its speed grows over the first second and falls over the last
-one, as that of a sane policy does: a target that starts at full speed would demand what no arm can do.
+The circle begins at the measured pose, at zero speed. The speed rises during the first second and falls during the last
+one, as a sane policy's does: no arm can follow a target that starts at full speed.
 """
 
 from __future__ import annotations
@@ -42,11 +41,11 @@ from aiofranka_ros.kernels import Array
 
 #: Targets per second [Hz].
 RATE = 50.0
-#: In every second the interpreter is blocked from one of these times to the other [s].
+#: The interpreter is blocked between these times of every second [s].
 BLOCKED = (0.5, 0.8)
-#: How long the circle takes to come to its speed, and to rest again [s]; less for a short one.
+#: How long the circle takes to reach full speed, and to stop [s]; less for a short circle.
 RAMP = 1.0
-#: How long to wait for the arm to become active [s]: its node may have to compile its kernels first.
+#: How long to wait until the arm is active [s]: its node may have to compile its kernels first.
 _TIMEOUT = 180.0
 
 
@@ -54,7 +53,7 @@ _TIMEOUT = 180.0
 class Circle:
     """A circle in the y-z plane of the base, as a function of time.
 
-    :ivar start: where it begins [m] (3,), in the base.
+    :ivar start: where it begins [m] (3,), in the base frame.
     :ivar start_time: when it begins [ns, system clock].
     :ivar duration: how long it is drawn [s].
     :ivar radius: [m].
@@ -69,13 +68,13 @@ class Circle:
 
     @property
     def ramp(self) -> float:
-        """How long the speed takes to grow, and to fall again [s]."""
+        """How long the speed takes to rise, and to fall again [s]."""
         return min(RAMP, 0.25 * self.duration)
 
     def angle(self, elapsed: Array) -> Array:
-        """How far it is turned [rad] (n,) after ``elapsed`` [s] (n,): at rest before its beginning and after its end.
+        """The angle [rad] (n,) after ``elapsed`` [s] (n,); constant before the beginning and after the end.
 
-        The speed is a smoothstep (3u² − 2u³) of the time since the beginning, and of the time left to the end.
+        The speed is a smoothstep (3u² − 2u³) of the time since the beginning, and of the time until the end.
         """
         time = np.clip(elapsed, 0.0, self.duration)
         begin = np.clip(time / self.ramp, 0.0, 1.0)
@@ -87,8 +86,8 @@ class Circle:
         return 2.0 * math.pi * self.frequency * turned
 
     def position(self, stamps: npt.NDArray[np.int64] | Sequence[int]) -> Array:
-        """Where it is [m] (n, 3), in the base, at ``stamps`` [ns, system clock] (n,)."""
-        # The difference of the integers first: in a float, nanoseconds since 1970 are rounded to a quarter of a µs.
+        """The position [m] (n, 3) in the base frame at ``stamps`` [ns, system clock] (n,)."""
+        # Subtract as integers: as floats, nanoseconds since 1970 are rounded to a quarter of a µs.
         elapsed = 1e-9 * (np.asarray(stamps, dtype=np.int64) - self.start_time)
         angle = self.angle(elapsed)
         offset = np.stack([np.zeros_like(angle), 1.0 - np.cos(angle), np.sin(angle)], axis=-1)
@@ -96,7 +95,7 @@ class Circle:
 
 
 def blocked_intervals(duration: float) -> list[tuple[float, float]]:
-    """When the policy is blocked within ``duration`` [s], since its beginning [s]."""
+    """The intervals within ``duration`` [s] in which the policy is blocked, from its beginning [s]."""
     return [(second + BLOCKED[0], second + BLOCKED[1]) for second in range(math.ceil(duration - BLOCKED[0]))]
 
 
@@ -124,8 +123,8 @@ class Policy:
     def draw(self, duration: float) -> tuple[Circle, list[int]]:
         """Publish targets for ``duration`` [s].
 
-        :returns: the circle, and when targets were published on it [ns, system clock]: their stamps.
-        :raises TimeoutError: the robot's node is not there.
+        :returns: the circle, and the stamps of the published targets [ns, system clock].
+        :raises TimeoutError: the robot's node is not active, or publishes no pose.
         """
         target = self._wait_for_robot()
         where = target.pose.position
@@ -139,7 +138,7 @@ class Policy:
                 block_interpreter(begin + blocked.pop(0)[1])
             if time.perf_counter() > begin + due + 1.0 / RATE:
                 continue
-            # As policies do: first find out where to go, which takes a while, then say so in time.
+            # Like a policy: first compute the target, which takes a while, then publish it in time.
             x, y, z = circle.position([circle.start_time + round(1e9 * due)])[0].tolist()
             where.x, where.y, where.z = x, y, z
             time.sleep(max(0.0, begin + due - time.perf_counter()))
@@ -154,11 +153,11 @@ class Policy:
         return stamp
 
     def _wait_for_robot(self) -> PoseStamped:
-        """A measured pose, once the arm is active and its node listens to targets."""
+        """A measured pose, once the arm is active and its node subscribes to targets."""
         deadline = time.monotonic() + _TIMEOUT
         while not self._is_active() or self._publisher.get_subscription_count() == 0:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self._robot} is not active, or does not listen to {self._robot}/ee_desired")
+                raise TimeoutError(f"{self._robot} is not active, or does not subscribe to {self._robot}/ee_desired")
         self._pose = None
         while self._pose is None:
             if time.monotonic() > deadline:
@@ -167,7 +166,7 @@ class Policy:
         return self._pose
 
     def _is_active(self) -> bool:
-        """Ask the robot's node for its lifecycle state; takes a tenth of a second where it does not answer."""
+        """Whether the robot's node is active; takes a tenth of a second if it does not answer."""
         if not self._get_state.wait_for_service(0.1):
             return False
         answer = self._get_state.call_async(GetState.Request())
@@ -184,17 +183,17 @@ class Policy:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw a circle.
 
-    :returns: exit status: 0 when it was drawn, 1 when the robot's node is not there.
+    :returns: exit status: 0 if it was drawn, 1 if the robot's node is not active.
     """
     parser = argparse.ArgumentParser(
         prog="python -m aiofranka_ros.demo.policy",
-        description="Publish a circle as targets for a running node, with gaps, as a busy policy would. The arm moves.",
+        description="Publish a circle as targets for a running node, with gaps, like a busy policy. The arm moves.",
     )
     parser.add_argument("--duration", type=float, default=10.0, metavar="S", help="how long to draw [%(default)s s]")
     parser.add_argument("--robot", default="/aiofranka", help="full name of the robot's node [%(default)s]")
     parser.add_argument("--report", type=Path, help="write the circle and the targets' stamps to this JSON file")
     options = parser.parse_args(arguments)
-    # The default action: a busy loop must not keep Ctrl-C waiting, and there is nothing to clean up.
+    # The default action, because a busy loop must not delay Ctrl-C and there is nothing to clean up.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = Node("policy")
@@ -209,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.report is not None:
         partial = options.report.with_name(options.report.name + f".{os.getpid()}")
         partial.write_text(json.dumps({"circle": asdict(circle), "stamps": stamps}))
-        partial.replace(options.report)  # whoever reads it sees all of it
+        partial.replace(options.report)  # atomic, so that a reader never sees a part
     return 0
 
 

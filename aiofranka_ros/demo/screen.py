@@ -1,4 +1,4 @@
-"""What the demo shows while it runs, and in the end.
+"""The demo's progress bar and its table of results.
 
 Used by :mod:`aiofranka_ros.demo`, in its process and its one thread.
 """
@@ -19,11 +19,11 @@ from aiofranka_ros.demo.evaluation import REQUIREMENTS
 
 
 class Screen:
-    """Tells whoever watches how far the demo is: a bar in a terminal, plain lines elsewhere.
+    """Shows the progress of the demo: a bar in a terminal, plain lines elsewhere.
 
-    A context manager; the bar is there inside of it.
+    A context manager; inside it, the bar is visible.
 
-    :param seconds: how long the stages take together, as far as one knows [s].
+    :param seconds: about how long all stages take [s].
     :param quiet: show nothing.
     """
 
@@ -54,7 +54,7 @@ class Screen:
         self._bar.update(self._task, completed=self._done, refresh=True)
 
     def update(self) -> None:
-        """Let the bar grow with the time; due a few times a second."""
+        """Advance the bar; call it several times a second."""
         elapsed = min(time.monotonic() - self._begin, self._expected)
         self._bar.update(self._task, completed=self._done + elapsed, refresh=True)
 
@@ -74,7 +74,7 @@ class Screen:
 
 
 def verdict_table(report: dict[str, Any]) -> Table:
-    """The figures that decide, what they have to be, and whether they are."""
+    """The figures, their requirements, and whether they meet them."""
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("figure")
     table.add_column("measured", justify="right")

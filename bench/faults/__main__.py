@@ -1,6 +1,6 @@
-"""Stages the faults and tells what came of them: ``make faults``, or ``python -m bench.faults``.
+"""Stages the faults and reports their outcomes: ``make faults``, or ``python -m bench.faults``.
 
-Everything runs in this process's one thread; what is broken are other processes, see :mod:`bench.faults`.
+Everything runs in this process's one thread; the faults break other processes, see :mod:`bench.faults`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from bench.faults.walk import torque_violations
 for _module in ("processes", "robot", "network", "system", "owners", "storm", "walk", "fuzz"):
     importlib.import_module(f"bench.faults.{_module}")  # Registers its faults.
 
-#: What is shown of the time before and after a fault [s]; of what takes long, what the tape keeps.
+#: How much time the plots show before and after a fault [s]; for long faults, as much as the tape keeps.
 _BEFORE, _AFTER = 0.4, 2.5
 
 
 def stage(rig: Rig, fault: Fault) -> Outcome:
-    """Make one fault and find out what comes of it; whatever happens, there is an outcome."""
+    """Cause one fault and check its outcome; any exception is an outcome, too."""
     findings = Findings()
     outcome = Outcome(fault, "", False)
     rig.marked, rig.stop_ms = 0, None
@@ -47,7 +47,7 @@ def stage(rig: Rig, fault: Fault) -> Outcome:
     except Skipped as reason:
         outcome.skipped = True
         findings.check(False, f"skipped: {reason}")
-    except Exception as error:  # Each is as good as an answer; the next fault shall be staged nevertheless.
+    except Exception as error:  # It is a finding, and the next fault must still run.
         findings.check(False, f"{type(error).__name__}: {error}")
     if rig.observer is not None:
         for violation in torque_violations(rig.observer.take()):
@@ -77,9 +77,9 @@ def run(
     *,
     quiet: bool,
 ) -> None:
-    """Stage ``faults``, one after the other, and show how far it is.
+    """Stage ``faults``, one after the other, and show the progress.
 
-    :param outcomes: where what came of them is added.
+    :param outcomes: each outcome is appended to this list.
     """
     columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # No automatic refresh: that would be a second thread.
@@ -114,19 +114,30 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.faults",
         description="Break things around a simulated arm, with communication constraints and motion limits enforced, "
-        "and check what comes of each. The exit status is 0 if everything is as expected.",
+        "and check the outcome of each. The exit status is 0 if every outcome is as expected.",
     )
-    parser.add_argument("--list", action="store_true", help="list the faults and what is expected of each")
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(FAULTS), help="stage these alone")
+    parser.add_argument("--list", action="store_true", help="list the faults and their expected outcomes")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(FAULTS), help="stage only these")
     parser.add_argument(
         "--output", type=Path, default=Path("build/faults"), metavar="DIR", help="folder for the results [%(default)s]"
     )
     defaults = Options()
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="of everything random [%(default)s]")
-    parser.add_argument("--transitions", type=int, default=defaults.transitions, help="of the storm [%(default)s]")
-    parser.add_argument("--messages", type=int, default=defaults.messages, help="of the fuzz [%(default)s]")
-    parser.add_argument("--minutes", type=float, default=defaults.minutes, help="of the random walk [%(default)s]")
-    parser.add_argument("--allow-skipped", action="store_true", help="what this computer does not permit is no failure")
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="seed of all random choices [%(default)s]")
+    parser.add_argument(
+        "--transitions",
+        type=int,
+        default=defaults.transitions,
+        help="how many transitions the lifecycle storm requests [%(default)s]",
+    )
+    parser.add_argument(
+        "--messages", type=int, default=defaults.messages, help="how many messages the fuzz test sends [%(default)s]"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=defaults.minutes, help="how long the random walk takes [%(default)s]"
+    )
+    parser.add_argument(
+        "--allow-skipped", action="store_true", help="a fault that this computer does not permit is not a failure"
+    )
     parser.add_argument("--domain-id", type=int, choices=range(102), metavar="ID", help="ROS domain to use")
     parser.add_argument("--quiet", action="store_true", help="show only what is not as expected")
     return parser
@@ -150,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     isolate(options.domain_id)
     output = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    for log in output.glob("*.node.log"):  # of what was not as expected the last time
+    for log in output.glob("*.node.log"):  # of failures in an earlier run
         log.unlink()
     amounts = Options(options.seed, options.transitions, options.messages, options.minutes)
     faults = [FAULTS[name] for name in options.only] if options.only else list(FAULTS.values())
@@ -160,7 +171,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run(faults, outcomes, output, amounts, console, quiet=options.quiet)
     except KeyboardInterrupt:
         write(output, outcomes, amounts)
-        Console(stderr=True).print(f"Interrupted; what came of the first {len(outcomes)} is in {options.output}.")
+        Console(stderr=True).print(
+            f"Interrupted; the outcomes of the first {len(outcomes)} faults are in {options.output}."
+        )
         return stop.exit_status
     write(output, outcomes, amounts)
     good = [outcome.passed or (outcome.skipped and options.allow_skipped) for outcome in outcomes]
@@ -169,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(table(shown))
         console.print(f"{int(np.sum(good))} of {len(good)} as expected; {options.output}/report.html", highlight=False)
         if not all(good):
-            console.print(f"what the node said of the others: {options.output}/*.node.log", highlight=False)
+            console.print(f"the node's log of the others: {options.output}/*.node.log", highlight=False)
     return 0 if all(good) else 1
 
 

@@ -1,7 +1,8 @@
 """The simulated arm that is recorded at every step, and that can be pushed, stopped and guided.
 
-:class:`FaultyArm` is the handle of whoever stages faults; the process is :mod:`bench.faults.arm_process`. What it
-records is what the arm *does*, so it tells what a fault led to even where everything that controlled the arm is dead.
+:class:`FaultyArm` is the handle of the process that stages faults; the arm's own process is
+:mod:`bench.faults.arm_process`. It records what the arm *does*, so it shows the effect of a fault even if everything
+that controlled the arm is dead.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ STEP = np.dtype(
         ("tau", "f8", (7,)),  # [Nm], commanded, gravity excluded; 0 while the arm's own controller holds
     ]
 )
-#: An arm whose joints are all slower than this, and stay so, stands still [rad/s].
+#: An arm stands still if all joints stay slower than this [rad/s].
 STANDSTILL = 0.01
 
 
@@ -44,7 +45,7 @@ class FaultyArm(Helper):
         super().__init__("bench.faults.arm_process", options, folder / "arm.log")
 
     def push(self, torque: Sequence[float], duration: float) -> None:
-        """Push the arm with ``torque`` [Nm] (7,) at its joints for ``duration`` [s], as somebody might."""
+        """Push the arm with ``torque`` [Nm] (7,) at its joints for ``duration`` [s], as a person might."""
         self.ask("push", torque=list(torque), duration=duration)
 
     def touch(self, force: Sequence[float], duration: float) -> None:
@@ -56,11 +57,11 @@ class FaultyArm(Helper):
         self.ask("stop_by_user")
 
     def guide(self) -> None:
-        """Press the buttons at the hand with which the arm is guided."""
+        """Press the guiding buttons at the hand."""
         self.ask("guide")
 
     def let_go(self) -> None:
-        """Release whatever was pressed."""
+        """Release all buttons."""
         self.ask("let_go")
 
     @property

@@ -1,15 +1,15 @@
-"""The process of :class:`bench.faults.arm.FaultyArm`: the project's simulated arm, with hands on it.
+"""The process of :class:`bench.faults.arm.FaultyArm`: the simulated arm of this package, which can be pushed.
 
     python -m bench.faults.arm_process --tape PATH --host 127.0.0.2
 
-Everything is that of :mod:`aiofranka_ros.simulation`, with its real-time scheduling, limits and protocol. Added are:
+This is :mod:`aiofranka_ros.simulation`, with its real-time scheduling, limits and protocol, plus:
 
 - a record of every step of the physics;
-- pushes: torques on the joints beside the commanded ones. The arm reports them as external torques and wrench, and
-  stops with ``joint_reflex`` or ``cartesian_reflex`` where they exceed the collision thresholds of the client;
+- pushes: torques on the joints in addition to the commanded ones. The arm reports them as external torques and wrench,
+  and stops with ``joint_reflex`` or ``cartesian_reflex`` if they exceed the collision thresholds of the client;
 - the user stop and guiding: the arm leaves the motion for these modes and answers its ``Move`` as the robot does.
 
-The requests are read by a thread of their own, which waits for them nearly all the time.
+A separate thread reads the requests and sleeps between them.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _JOINT_REFLEX, _CARTESIAN_REFLEX = 6, 7
 
 
 class PushedPhysics(simulation_model.ArmPhysics):
-    """An arm that somebody may push, recorded at every step.
+    """An arm that can be pushed, recorded at every step.
 
-    :ivar tape: where to; set before it starts.
+    :ivar tape: the record; set before the arm starts.
     """
 
     tape: Tape
@@ -56,7 +56,7 @@ class PushedPhysics(simulation_model.ArmPhysics):
         self._push = np.zeros(7)
         self._force = np.zeros(3)
         self._until = 0.0
-        #: What others than the controller exert now: torques at the joints [Nm] (7,), force and torque [N, Nm] (6,).
+        #: External torques at the joints now [Nm] (7,), and external force and torque [N, Nm] (6,).
         self.external, self.wrench = np.zeros(7), np.zeros(6)
 
     def push(self, torque: Sequence[float], force: Sequence[float], duration: float) -> None:

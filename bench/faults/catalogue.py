@@ -1,6 +1,6 @@
-"""The list of faults, and what each of them says about itself.
+"""The list of faults.
 
-Modules with faults register them with the decorator :func:`fault`, in the order in which they are to be staged.
+Modules register their faults with the decorator :func:`fault`, in the order in which the faults run.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ Stage = Callable[[Rig, Findings], None]
 class Fault:
     """One fault.
 
-    :ivar name: of it, in reports and on the command line.
-    :ivar expected: what has to come of it, in a sentence.
-    :ivar stage: makes it and finds out what comes of it.
+    :ivar name: its name in reports and on the command line.
+    :ivar expected: the expected outcome, in one sentence.
+    :ivar stage: causes the fault and checks the outcome.
     """
 
     name: str
@@ -27,12 +27,12 @@ class Fault:
     stage: Stage
 
 
-#: All of them, by name.
+#: All faults, by name.
 FAULTS: dict[str, Fault] = {}
 
 
 def fault(expected: str, *, name: str = "") -> Callable[[Stage], Stage]:
-    """Register a function that stages a fault; its name is the fault's, unless another one is given."""
+    """Register a function that stages a fault; the fault has the function's name unless ``name`` is given."""
 
     def register(stage: Stage) -> Stage:
         title = name or stage.__name__

@@ -1,4 +1,4 @@
-"""Messages that nobody should send, on every topic, action, service and parameter that the node offers.
+"""Invalid messages on every topic, action, service and parameter of the node.
 
 What there is is asked of the graph, so that what is added later is covered as well. Messages keep their structure: they
 begin as something plausible, then some of their fields become what numbers, texts and lists can be at their worst.
@@ -25,20 +25,20 @@ from bench.faults.processes import check_ordinary_move
 from bench.faults.rig import Findings, Rig
 from bench.faults.walk import violations
 
-#: Of 100 messages so many are goals, requests of services and parameters; the others are sent on topics.
+#: How many of 100 messages are goals, service requests and parameters; the others are sent on topics.
 _GOALS, _REQUESTS, _PARAMETERS = 10, 20, 5
-#: Requests of services whose answers are waited for together: each takes the node a hundredth of a second or so.
+#: How many service requests may wait for an answer at a time: each takes the node about 10 ms.
 _MOST_ASKED = 8
 _NUMBERS = (float("nan"), float("inf"), -float("inf"), 1e308, -1e308, 5e-324, -5e-324, 0.0, -0.0, 1e-9, 1.0, -1.0, 1e6)
 _TEXTS = ("", " ", "fr3_joint1", "fr3_link0", "base", "elbow", "camera", "/", "~", "ä" * 50, "x" * 1000, "osc", "-1")
 _SIZES = (0, 1, 6, 7, 8, 100)
-#: Seconds beside now.
+#: Offsets from the current time [s].
 _STAMPS = (0.0, -0.05, -1.0, -3600.0, 1.0, 3600.0)
 _INTEGER = re.compile(r"(u?)int(\d+)|byte|octet|char")
-#: Messages after which another mode is fuzzed, and these modes; empty: goals and trajectories, in any of them.
+#: After how many messages the mode changes, and the modes; empty: goals and trajectories, in any mode.
 _BLOCK = 250
 _MODES = ("", "osc", "impedance", "torque")
-#: Transitions that may be asked for here: those that cannot succeed while the node is active. The rest is the storm's.
+#: The transitions requested here cannot succeed while the node is active; the storm tests the others.
 _HARMLESS = {0, 1, 8, 10, 60, 99, 255}
 
 
@@ -49,7 +49,7 @@ def kind_of(name: str) -> Any:
 
 
 class Fuzzer:
-    """Spoils messages.
+    """Corrupts messages.
 
     :param base: plausible messages of a type, by its name.
     """
@@ -59,7 +59,7 @@ class Fuzzer:
         self._base = base
 
     def message(self, kind: Any, name: str) -> Any:
-        """A message of class ``kind``, with up to three fields spoilt; now and then whole."""
+        """A message of class ``kind``, with up to three corrupted fields, sometimes with none."""
         message = self._base[name]() if name in self._base else kind()
         fields = list(self._fields(message))
         for _ in range(self.random.choice((0, 1, 1, 1, 2, 3))):
@@ -69,7 +69,7 @@ class Fuzzer:
         return message
 
     def _fields(self, message: Any) -> Iterator[tuple[Any, str, str]]:
-        """Every field of a message and of those in it, with the message that has it and its type."""
+        """Every field of a message and of its submessages, with its message and its type."""
         for field, type_name in message.get_fields_and_field_types().items():
             value = getattr(message, field)
             yield message, field, type_name
@@ -82,10 +82,10 @@ class Fuzzer:
         try:
             setattr(owner, field, value)
         except (AssertionError, TypeError, ValueError, OverflowError):
-            pass  # Not even rclpy would send that.
+            pass  # rclpy itself refuses to send it.
 
     def value(self, type_name: str) -> Any:
-        """Something of that type which is not to be expected."""
+        """An unexpected value of a type."""
         draw = self.random
         if array := re.fullmatch(r"(.+)\[(\d+)\]", type_name):
             return [self.value(array[1]) for _ in range(int(array[2]))]
@@ -93,7 +93,7 @@ class Fuzzer:
             if sequence[1].startswith("string") and draw.random() < 0.5:
                 names = list(JOINT_NAMES)
                 return draw.choice((names, names[:6], names[::-1], [*names, "elbow"], [*names, names[2]]))
-            # Of messages few, because there are lists in them as well.
+            # Few messages, because they contain lists as well.
             sizes = (0, 1, 3) if "/" in sequence[1] else _SIZES
             some = [self.value(sequence[1]) for _ in range(draw.choice(sizes))]
             return some[: int(sequence[2])] if sequence[2] else some
@@ -131,7 +131,7 @@ class Fuzzer:
 
 
 class Fuzz:
-    """All that is sent to one node.
+    """Sends messages to one node.
 
     :ivar sent: messages, by what they were sent to.
     :ivar rejected: goals that were not accepted.
@@ -188,7 +188,7 @@ class Fuzz:
         self._discover()
 
     def _discover(self) -> None:
-        """Ask the graph what the node offers."""
+        """Look up the node's interfaces in the graph."""
         rig, ros = self._rig, self._rig.node
         namespace, _, name = rig.name.rpartition("/")
         namespace = namespace or "/"
@@ -223,14 +223,14 @@ class Fuzz:
 
     @property
     def reach(self) -> str:
-        """What there is to send to."""
+        """How many interfaces the node has."""
         return (
             f"{len(self._topics)} topics, {len(self._services)} services, {len(self._actions)} actions, "
             f"{len(self._names)} parameters"
         )
 
     def step(self, calm: bool) -> None:
-        """Send one message, and wait for the answer where there is one.
+        """Send one message, and wait for the answer if there is one.
 
         :param calm: send nothing that takes the arm for a while: during a move, targets are refused unread.
         """
@@ -266,12 +266,12 @@ class Fuzz:
             self._answer(handle.cancel_goal_async(), f"cancelling {action}")
 
     def _settle(self, left: int = 0) -> None:
-        """Wait for answers to requests of services until at most so many are ``left`` to come."""
+        """Wait for answers to service requests until at most ``left`` are missing."""
         while len(self._asked) > left:
             self._answer(*self._asked.popleft())
 
     def _request(self) -> None:
-        # The one to hold has a fault of its own; here, it would keep everything else from being read.
+        # ~/hold has a separate fault; here, it would make the node refuse everything else.
         services = [entry for entry in self._services if not entry[0].endswith("/hold")]
         service, kind, client = self.fuzzer.random.choice(services)
         request = self.fuzzer.message(kind.Request, service)
@@ -292,7 +292,7 @@ class Fuzz:
         answer = self._answer(self._setter.call_async(request), f"set {name} {value}")
         self.sent["parameters"] += 1
         if answer is not None and answer.results and answer.results[0].successful:
-            # A value that is allowed, but hardly the one with which the arm behaves well.
+            # The value is allowed, but the arm would hardly behave well with it.
             back = ParameterMessage(name=name, value=self._values[name])
             self._answer(self._setter.call_async(SetParameters.Request(parameters=[back])), f"set {name} back")
 
@@ -308,7 +308,7 @@ class Fuzz:
 
 
 def _refusals(rig: Rig) -> Counter[str]:
-    """What the diagnostics count of targets and goals."""
+    """The counts of targets and goals in the diagnostics."""
     rig.refresh()
     counts: Counter[str] = Counter()
     for item in rig.statuses["targets"].values:
@@ -318,9 +318,9 @@ def _refusals(rig: Rig) -> Counter[str]:
     return counts
 
 
-@fault("node and control process live, the arm stays within limits, each refusal is counted")
+@fault("node and control process survive, the arm stays within limits, and each refusal is counted")
 def fuzz(rig: Rig, findings: Findings) -> None:
-    """100,000 spoilt messages on everything that the node offers."""
+    """100,000 corrupted messages on all interfaces of the node."""
     rig.ready()
     assert rig.observer is not None
     said, control = len(rig.log), rig.control_pid
@@ -340,7 +340,7 @@ def fuzz(rig: Rig, findings: Findings) -> None:
                 rig.set(mode=mode or "osc")
             sender.step(calm=bool(mode))
             if len(sender.unanswered) == 3:
-                break  # A node that has nothing more to say.
+                break  # The node has died.
     finally:
         sender.close()
     findings.note(f"{sum(sender.sent.values())} messages to {sender.reach}, seed {rig.options.seed}")
@@ -369,7 +369,7 @@ def fuzz(rig: Rig, findings: Findings) -> None:
 
 
 def _bring_back(rig: Rig) -> None:
-    """Whatever a valid message led to: the arm shall be active, and nobody's, for the next ones."""
+    """Whatever a valid message led to, the arm must be active and free for the next ones."""
     rig.release()
     rig.trigger("hold")
     rig.trigger("release")

@@ -1,4 +1,4 @@
-"""Faults of the network, made by the proxy and counted in packets, and of the robot at its other end."""
+"""Faults of the network, caused by the proxy and counted in packets, and of the robot at its other end."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from bench.faults.catalogue import fault
 from bench.faults.processes import STOPPED, check_ordinary_move
 from bench.faults.rig import Findings, Rig
 
-#: How soon the node has to tell of a lost robot [s]: libfranka gives up after a second without a state.
+#: How soon the node must report a lost robot [s]: libfranka gives up after a second without a state.
 _TOLD = 2.5
 
 
 @fault("the proxy itself loses nothing, and every state is answered")
 def network_without_faults(rig: Rig, findings: Findings) -> None:
-    """The control run: what the proxy costs where it is asked for nothing."""
+    """The control run: the cost of the proxy without any fault."""
     rig.ready()
     assert rig.proxy is not None and rig.observer is not None
     rig.observer.take()
@@ -99,16 +99,16 @@ def _delay(milliseconds: int) -> Callable[[Rig, Findings], None]:
     return stage
 
 
-_GOES_ON, _ENDS = "the motion goes on", "communication_constraints_violation, by name; one call recovers"
+_CONTINUES, _ENDS = "the motion continues", "communication_constraints_violation, by name; one call recovers"
 for _packets in (5, 15, 25):
-    fault(_GOES_ON if _packets < 20 else _ENDS, name=f"{_packets}_commands_lost")(_lose(_packets))
+    fault(_CONTINUES if _packets < 20 else _ENDS, name=f"{_packets}_commands_lost")(_lose(_packets))
 for _duration in (2, 10, 50):
-    fault(_GOES_ON if _duration < 20 else _ENDS, name=f"commands_{_duration}_ms_late")(_delay(_duration))
+    fault(_CONTINUES if _duration < 20 else _ENDS, name=f"commands_{_duration}_ms_late")(_delay(_duration))
 
 
-@fault(_GOES_ON)
+@fault(_CONTINUES)
 def states_lost(rig: Rig, findings: Findings) -> None:
-    """Fifteen states in a row do not arrive: the robot gets no answers either."""
+    """Fifteen states in a row do not arrive, so the robot gets no answers either."""
     rig.ready()
     assert rig.proxy is not None and rig.observer is not None
     rig.observer.take()
@@ -128,21 +128,21 @@ def _lost_robot(rig: Rig, findings: Findings, lose: Callable[[], None], find: Ca
     rig.mark()
     lose()
     told = rig.delay_of(lambda: rig.value("robot", "last error") != "", 10.0)
-    findings.within(told, _TOLD, f"the node said so ({rig.last_error})")
+    findings.within(told, _TOLD, f"the node reported it ({rig.last_error})")
     outcome = rig.outcome(handle)
     findings.check(outcome.status == GoalStatus.STATUS_ABORTED, f"the move was aborted: {outcome.result.error_message}")
     find()
     down = rig.spin_until(lambda: rig.state_or_none() in ("inactive", "unconfigured"), 5.0)
     findings.check(down, f"the node is {rig.state}")
-    rig.spin_for(1.5)  # What is lost is found out by waiting for it.
+    rig.spin_for(1.5)  # A lost packet is noticed only by waiting for it.
     rig.activate()
     findings.check(rig.node_alive and rig.node_pid == node, "the same node is active again")
     check_ordinary_move(rig, findings)
 
 
-@fault("a named error; when the network is back, the same node connects again")
+@fault("a named error; once the network is back, the same node connects again")
 def network_gone_for_5_s(rig: Rig, findings: Findings) -> None:
-    """Nothing passes for five seconds, in either direction, and nobody is told."""
+    """No packet passes for five seconds in either direction, and no connection is closed."""
 
     def wait_and_heal() -> None:
         assert rig.proxy is not None and rig.arm is not None
@@ -154,7 +154,7 @@ def network_gone_for_5_s(rig: Rig, findings: Findings) -> None:
     _lost_robot(rig, findings, lambda: rig.proxy.cut() if rig.proxy is not None else None, wait_and_heal)
 
 
-@fault("a named error; when the robot is back, the same node connects again")
+@fault("a named error; once the robot is back, the same node connects again")
 def robot_gone(rig: Rig, findings: Findings) -> None:
     """The simulated arm's process is killed, as if the robot had been switched off, and started again."""
 

@@ -1,9 +1,9 @@
-"""The node, in an interpreter with burdens that it has not deserved.
+"""The node, in an interpreter with extra load.
 
     python -m bench.faults.node --spinning-threads 4 --ros-args -p robot_ip:=sim
 
-Everything is that of :mod:`aiofranka_ros.node`. Added are threads that spin and so compete for the interpreter's lock,
-and SIGUSR1: its handler sleeps in the node's one thread, which is what a callback that hangs looks like from outside.
+This is :mod:`aiofranka_ros.node` plus threads that spin and so compete for the interpreter's lock, and a handler of
+SIGUSR1 that sleeps in the node's one thread, which looks from outside like a callback that hangs.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def _spin() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node; see :func:`aiofranka_ros.node.__main__.main`."""
-    parser = argparse.ArgumentParser(description="The node, burdened; started by bench.")
+    parser = argparse.ArgumentParser(description="The node under extra load; started by bench.")
     parser.add_argument("--spinning-threads", type=int, default=0, help="threads that compete with it [%(default)s]")
-    parser.add_argument("--hang", type=float, default=3.0, help="how long SIGUSR1 keeps it [%(default)s s]")
+    parser.add_argument("--hang", type=float, default=3.0, help="how long SIGUSR1 blocks it [%(default)s s]")
     options, rest = parser.parse_known_args(arguments)
     signal.signal(signal.SIGUSR1, lambda number, frame: time.sleep(options.hang))
     for _ in range(options.spinning_threads):

@@ -1,4 +1,4 @@
-"""Several who want the arm at once: one owner at a time, everybody else is told, and ``~/hold`` wins over all."""
+"""Several clients that want the arm at once: one controls it, the others are refused, ``~/hold`` overrides all."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ def _refused(rig: Rig) -> int:
 
 
 def _check_owner(rig: Rig, findings: Findings, expected: str) -> None:
-    """The owner's name is a value ``owner`` of some status."""
+    """The owner's name is the value ``owner`` of some status."""
     rig.refresh()
     owner = next((rig.value(status, "owner") for status in rig.statuses if rig.value(status, "owner")), "")
-    findings.check(owner and expected in owner, f"owner on the diagnostics: {owner or 'none'}")
+    findings.check(owner and expected in owner, f"owner in the diagnostics: {owner or 'none'}")
 
 
-@fault("the first publisher has the arm and is named; the other one is refused and told, until the first is silent")
+@fault(
+    "the first publisher controls the arm and is named; the other is refused and learns why, until the first is silent"
+)
 def two_publishers(rig: Rig, findings: Findings) -> None:
-    """Two publishers stream poses 4 cm apart on one topic, taking turns; then the first one falls silent."""
+    """Two publishers stream poses 4 cm apart on one topic in turns; then the first one stops."""
     rig.ready()
     other = rig.node.create_publisher(PoseStamped, f"{rig.name}/ee_desired", 1)
     target = rig.pose
@@ -57,19 +59,19 @@ def two_publishers(rig: Rig, findings: Findings) -> None:
     contend(0.3)
     _check_owner(rig, findings, "ee_desired")
     apart = rig.pose.pose.position.y - y
-    findings.check(apart > 0.01, f"the arm is {1e3 * apart:.0f} mm beside its start, where the first one has it")
+    findings.check(apart > 0.01, f"the arm is {1e3 * apart:.0f} mm from its start, at the first one's target")
     end = time.monotonic() + 2.5
     while time.monotonic() < end:
         publish(other, -0.02)
     apart = rig.pose.pose.position.y - y
-    findings.check(apart < -0.01, f"and {1e3 * apart:.0f} mm once the first one is silent")
+    findings.check(apart < -0.01, f"and {1e3 * apart:.0f} mm after the first one is silent")
     rig.node.destroy_publisher(other)
-    findings.check("has to wait" in rig.log, "the log tells who has to wait")
+    findings.check("has to wait" in rig.log, "the log names the publisher that must wait")
     findings.check(rig.state == "active", f"the node is {rig.state}")
     check_reflex(rig, findings)
 
 
-@fault("the move owns the arm; targets meanwhile are refused and counted; then they are taken again")
+@fault("the move controls the arm; targets during it are refused and counted, and accepted afterwards")
 def move_during_streaming(rig: Rig, findings: Findings) -> None:
     """``~/move`` while a policy streams poses."""
     rig.ready()
@@ -85,13 +87,13 @@ def move_during_streaming(rig: Rig, findings: Findings) -> None:
         more = _refused(rig) - refused
         findings.check(more > 10, f"{more} targets refused")
         reason = rig.value("targets", "refused: during a move")
-        findings.check(reason, f"the reason is on the diagnostics ({reason or 'not there'})")
+        findings.check(reason, f"the reason is in the diagnostics ({reason or 'not there'})")
     check_reflex(rig, findings)
 
 
-@fault("the trajectory owns the arm, the move ends ABORTED with the cause")
+@fault("the trajectory controls the arm, and the move ends ABORTED with the cause")
 def moveit_during_a_move(rig: Rig, findings: Findings) -> None:
-    """A trajectory, as MoveIt sends it, in the middle of a move."""
+    """A trajectory like MoveIt's, in the middle of a move."""
     rig.ready()
     handle = rig.swing(0.3)
     result = handle.get_result_async()
@@ -112,9 +114,9 @@ def moveit_during_a_move(rig: Rig, findings: Findings) -> None:
     check_reflex(rig, findings)
 
 
-@fault("~/hold takes the arm from everyone at once, ~/release gives it back; who was refused is told")
+@fault("~/hold takes control from every client at once, ~/release gives it back; refused clients learn why")
 def hold_and_release(rig: Rig, findings: Findings) -> None:
-    """``~/hold`` in the middle of a move, with a policy that streams all the time."""
+    """``~/hold`` in the middle of a move, while a policy keeps streaming."""
     rig.ready()
     result = rig.swing(0.4).get_result_async()
     with rig.streaming():
@@ -138,7 +140,7 @@ def hold_and_release(rig: Rig, findings: Findings) -> None:
 
 @fault("the arm stops smoothly and holds until ~/release; no reflex")
 def pushed_too_hard(rig: Rig, findings: Findings) -> None:
-    """Somebody pushes the hand with 15 N, less than the robot allows, more than ``max_external_force``."""
+    """A push on the hand with 15 N, less than the robot allows, but more than ``max_external_force``."""
     rig.ready()
     assert rig.arm is not None
     if not findings.check(not (reason := rig.set(max_external_force=10.0)), f"max_external_force 10 N {reason}"):

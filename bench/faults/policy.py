@@ -2,8 +2,8 @@
 
     python -m bench.faults.policy --robot /aiofranka --kind pose
 
-Started by whoever stages faults, as a process of its own with one thread. It says ``streaming`` on its standard output
-when its first target is out. With ``--hoard`` it fills its memory, which is limited, until there is none left.
+Started as a separate process with one thread by the process that stages faults. It prints ``streaming`` after its first
+target. With ``--hoard`` it fills its limited memory until none is left.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from aiofranka_ros.testing import Failed, alive
 from bench.faults.catalogue import fault
 from bench.faults.rig import Findings, Rig
 
-#: How soon somebody has to notice that somebody else is gone [s]; of it, up to 20 ms are the watcher's own.
+#: How soon a process must notice that another one is gone [s]; up to 20 ms of it are the delay of this test.
 NOTICED = 0.12
-#: How soon the arm has to stand still once somebody noticed [s]: it brakes at a few rad/s² from 0.5 rad/s.
+#: How soon the arm must then stand still [s]: it brakes at a few rad/s² from 0.5 rad/s.
 STOPPED = 1.5
 _LEFT_ALONE = int(Hold.NODE_SILENT | Hold.FINISHING)
 
@@ -28,7 +28,7 @@ def check_reflex(rig: Rig, findings: Findings) -> None:
 
 
 def check_next_node(rig: Rig, findings: Findings) -> None:
-    """A node must be able to take over, without cleaning up by hand."""
+    """A node must be able to take over without a manual cleanup."""
     try:
         rig.ready()
     except Failed as error:
@@ -62,7 +62,7 @@ def node_killed(rig: Rig, findings: Findings) -> None:
     _check_hold(rig, findings)
     check_reflex(rig, findings)
     gone = rig.spin_until(lambda: not alive(control), 5.0)
-    findings.check(gone, "the control process exited" if gone else "the control process lives on")
+    findings.check(gone, "the control process exited" if gone else "the control process is still running")
     check_next_node(rig, findings)
 
 
@@ -78,13 +78,13 @@ def _silent_node(rig: Rig, findings: Findings, silence: Callable[[], None], end:
     findings.check(released, "the motion was ended" if released else "the motion was never ended")
     check_reflex(rig, findings)
     end()
-    told = rig.spin_until(lambda: rig.state_or_none() in ("inactive", "unconfigured"))
-    findings.check(told, f"then the node is {rig.state} ({rig.last_error})")
+    reported = rig.spin_until(lambda: rig.state_or_none() in ("inactive", "unconfigured"))
+    findings.check(reported, f"then the node is {rig.state} ({rig.last_error})")
     rig.activate()
-    check_ordinary_move(rig, findings, "it can be activated again and moves")
+    check_ordinary_move(rig, findings, "it can be activated again, and the arm moves")
 
 
-@fault("within 100 ms the control process holds, then ends the motion cleanly; the node comes down to INACTIVE")
+@fault("within 100 ms the control process holds, then ends the motion cleanly; the node becomes INACTIVE")
 def node_stopped(rig: Rig, findings: Findings) -> None:
     """SIGSTOP for three seconds."""
     rig.ready()
@@ -94,7 +94,7 @@ def node_stopped(rig: Rig, findings: Findings) -> None:
     )  # fmt: skip
 
 
-@fault("within 100 ms the control process holds; when the node is back in time, it goes on without a reflex")
+@fault("within 100 ms the control process holds; if the node is back in time, the arm continues without a reflex")
 def node_stopped_briefly(rig: Rig, findings: Findings) -> None:
     """SIGSTOP for 0.35 s, while a policy streams."""
     rig.ready()
@@ -116,9 +116,9 @@ def node_stopped_briefly(rig: Rig, findings: Findings) -> None:
     check_reflex(rig, findings)
 
 
-@fault("as for a stopped node")
+@fault("the same as for a stopped node")
 def node_hung(rig: Rig, findings: Findings) -> None:
-    """The node's one thread sleeps for three seconds, as in a callback that hangs."""
+    """The node's one thread sleeps for three seconds, like a callback that hangs."""
     rig.ready(burdened=True)
     node = rig.node_pid
     _silent_node(rig, findings, lambda: os.kill(node, signal.SIGUSR1), lambda: rig.spin_for(1.0))
@@ -141,7 +141,7 @@ def _check_age(rig: Rig, findings: Findings) -> None:
     findings.check(age and float(age) > 0.2, f"diagnostics: age of the newest target {age or '?'} s")
 
 
-@fault("the last target is held, its age is on the diagnostics")
+@fault("the last target is held, and its age is in the diagnostics")
 def policy_killed(rig: Rig, findings: Findings) -> None:
     """SIGKILL while it streams poses."""
     rig.ready()
@@ -149,19 +149,19 @@ def policy_killed(rig: Rig, findings: Findings) -> None:
     _check_age(rig, findings)
 
 
-@fault("the last target is held, its age is on the diagnostics")
+@fault("the last target is held, and its age is in the diagnostics")
 def policy_silent(rig: Rig, findings: Findings) -> None:
-    """SIGSTOP while it streams poses: its connection is still there."""
+    """SIGSTOP while it streams poses: its connection stays open."""
     rig.ready()
     _lost_policy(rig, findings, signal.SIGSTOP)
     _check_age(rig, findings)
 
 
-@fault("within torque_timeout the arm falls back to a damped hold, and the diagnostics say so")
+@fault("within torque_timeout the arm falls back to a damped hold, and the diagnostics report it")
 def torque_policy_killed(rig: Rig, findings: Findings) -> None:
     """SIGKILL while it streams torques."""
     rig.ready()
-    # From the middle of the last joint's range: a constant torque turns it for some seconds.
+    # A constant torque turns the last joint for several seconds, from the middle of its range.
     try:
         findings.check(not rig.set(mode="torque"), "mode torque")
         _lost_policy(rig, findings, signal.SIGKILL, "--kind", "torque")
@@ -177,9 +177,9 @@ def _lost_control(rig: Rig, findings: Findings, number: signal.Signals) -> None:
     rig.mark()
     os.kill(control, number)
     try:
-        told = rig.delay_of(lambda: rig.statuses["robot"].level == DiagnosticStatus.ERROR)
-        findings.within(told, NOTICED, "the node said so")
-        outcome = rig.result(result, "the move that ran has no result")
+        reported = rig.delay_of(lambda: rig.statuses["robot"].level == DiagnosticStatus.ERROR)
+        findings.within(reported, NOTICED, "the node reported it")
+        outcome = rig.result(result, "the current move has no result")
         message = outcome.result.error_message
         aborted = outcome.status == GoalStatus.STATUS_ABORTED and "control process" in message
         findings.check(aborted, f"the move ended with status {outcome.status}: {message}")
@@ -191,16 +191,16 @@ def _lost_control(rig: Rig, findings: Findings, number: signal.Signals) -> None:
             os.kill(control, signal.SIGKILL)
     findings.within(rig.standstill(), STOPPED, "the arm stood still")
     rig.activate()
-    check_ordinary_move(rig, findings, "it can be activated again and moves")
+    check_ordinary_move(rig, findings, "it can be activated again, and the arm moves")
 
 
-@fault("the node says so within 100 ms, goals fail with the cause; it can be activated again")
+@fault("the node reports it within 100 ms, goals fail with the cause, and it can be activated again")
 def control_process_killed(rig: Rig, findings: Findings) -> None:
     """SIGKILL, in the middle of a move."""
     _lost_control(rig, findings, signal.SIGKILL)
 
 
-@fault("the node says so within 100 ms, goals fail with the cause; it can be activated again")
+@fault("the node reports it within 100 ms, goals fail with the cause, and it can be activated again")
 def control_process_stopped(rig: Rig, findings: Findings) -> None:
     """SIGSTOP, in the middle of a move."""
     _lost_control(rig, findings, signal.SIGSTOP)

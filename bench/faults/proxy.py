@@ -1,16 +1,16 @@
-"""A network between libfranka and the arm that loses, delays and spoils packets when it is asked to.
+"""A network between libfranka and the arm that loses, delays and corrupts packets on request.
 
-:class:`Proxy` is the handle of whoever stages faults; :func:`main` is the process:
+:class:`Proxy` is the handle of the process that stages faults; :func:`main` runs in the proxy's process:
 
     python -m bench.faults.proxy --host 127.0.0.3 --robot 127.0.0.2 --tape FILE
 
-libfranka connects to it as to a robot. It passes on the TCP channel of commands, in whose first message it replaces the
-UDP port by one of its own (``Connect::Request``, libfranka ``research_interface/robot/service_types.h``: a header of 12
-bytes, then version and UDP port, ``uint16`` each), and the UDP packets: states to the client, commands to the robot.
-Faults are counted in packets. Every state and the command that answered it are recorded with the times at which they
-passed, which tells who was late: the robot, whose states are due every millisecond, or who answers them.
+libfranka connects to it as to a robot. It forwards the TCP channel of commands and the UDP packets: states to the
+client, commands to the robot. In the first TCP message it replaces the UDP port with its own (``Connect::Request``,
+libfranka ``research_interface/robot/service_types.h``: a header of 12 bytes, then version and UDP port, ``uint16``
+each). Faults are counted in packets. It records when every state and the command that answered it passed, which shows
+who was late: the robot, whose states are due every millisecond, or its client.
 
-One process and one thread, at a real-time priority on the arm's CPU: it must itself lose nothing.
+One process and one thread, at a real-time priority on the arm's CPU, because it must not lose packets itself.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from aiofranka_ros.simulation.simulated_arm import cpu_for
 from bench.faults.helper import Helper, answer, prefer_this_process
 from bench.faults.tape import Tape
 
-#: One state of the robot and what became of it.
+#: One state of the robot and its answer.
 CYCLE = np.dtype(
     [
         ("id", "u8"),  # message_id of the state
@@ -45,19 +45,19 @@ CYCLE = np.dtype(
     ]
 )
 _FCI_PORT = 1337
-#: Above the simulated arm's, below that of who controls it.
+#: Above the priority of the simulated arm, below that of its client.
 _PRIORITY = 20
 #: Where libfranka's ``RobotCommand`` has its torques, and its size; where ``RobotState`` has the controller's mode:
 #: ``research_interface/robot/rbk_types.h`` of FCI version 10.
 _TORQUES, _COMMAND_SIZE = 314, 371
 _CONTROLLER_MODE, _OTHER_CONTROLLER = 1289, 3
 _CONNECT = struct.Struct("<IIIHH")
-#: ``<asm-generic/socket.h>``, and what it has the kernel add to a datagram: when it came, by the system's clock.
+#: ``<asm-generic/socket.h>``, and what the kernel then adds to a datagram: its time of arrival on the system clock.
 _SO_TIMESTAMPNS, _TIMESPEC = 35, struct.Struct("@ll")
 
 
 class Proxy(Helper):
-    """The network before an arm, running until it is closed.
+    """The network in front of an arm; it runs until it is closed.
 
     :param host: loopback address at which libfranka finds the arm.
     :param robot: address of the arm.
@@ -71,13 +71,13 @@ class Proxy(Helper):
         super().__init__("bench.faults.proxy", options, folder / "proxy.log")
 
     def lose(self, packets: int, direction: str = "commands") -> None:
-        """Lose the next so many packets: ``commands`` to the robot, or ``states`` from it."""
+        """Lose the next ``packets`` packets: ``commands`` to the robot, or ``states`` from it."""
         self.ask("lose", direction=direction, packets=packets)
 
     def hold_back(self, states: int) -> None:
-        """Hold commands back until so many states have passed, then deliver them all at once.
+        """Hold commands back until ``states`` states have passed, then deliver them all at once.
 
-        A state is a millisecond of the robot, whose patience is meant, however slow the simulated one is.
+        A state is a millisecond of the robot's time, however slow the simulated robot is.
         """
         self.ask("hold_back", states=states)
 
@@ -86,21 +86,21 @@ class Proxy(Helper):
         self.ask("spoil", joint=joint, torque=torque)
 
     def cut(self) -> None:
-        """Let nothing pass any more, as if somebody had pulled the cable."""
+        """Lose all packets from now on, as if the cable were unplugged."""
         self.ask("cut")
 
     def heal(self) -> None:
-        """Let everything pass again."""
+        """Forward everything again."""
         self.ask("heal")
 
     @property
     def counts(self) -> dict[str, int]:
-        """Packets since it was started: ``states``, ``commands``, and of both ``..._passed`` and ``..._lost``."""
+        """Packets since the start: ``states`` and ``commands``, each also as ``..._passed`` and ``..._lost``."""
         return {name: int(value) for name, value in self.ask("counts").items()}
 
 
 class Relay:
-    """What passes between one client and one robot.
+    """Forwards packets between one client and one robot.
 
     :param host: address to serve at.
     :param robot: address of the robot.
@@ -134,7 +134,7 @@ class Relay:
         }
 
     def run(self) -> None:
-        """Pass everything on until the standard input ends."""
+        """Forward everything until the standard input ends."""
         while True:
             ready = select.select(self._sources(), [], [])[0]
             if self._to_robot in ready:
@@ -166,7 +166,7 @@ class Relay:
         client, (address, _) = self._listener.accept()
         try:
             robot = socket.create_connection((self._robot, _FCI_PORT), 2.0, source_address=(self._host, 0))
-        except OSError:  # There is no robot: whoever connects learns it in the same way.
+        except OSError:  # There is no robot: the client gets the same error.
             client.close()
             return
         for connection in (client, robot):
@@ -229,13 +229,13 @@ class Relay:
 
     def _on_command(self) -> None:
         data, extra, _, _ = self._to_client.recvmsg(4096, 64)
-        # The kernel's stamp, in the moment in which the other side sent it: until this process has its turn, that side
-        # is already busy with the next cycle, which is nobody's delay.
+        # The kernel's stamp, from the moment the client sent it: by the time this process runs, the client may already
+        # be busy with the next cycle, and that time is not a delay of its answer.
         seconds, nanoseconds = _TIMESPEC.unpack(extra[0][2])
         arrived = time.monotonic_ns() - (time.time_ns() - (1_000_000_000 * seconds + nanoseconds))
         fields, count = self._tape.fields, self._tape.count
         number = int.from_bytes(data[:8], "little")
-        for back in range(1, min(count, 64) + 1):  # Nearly always the newest.
+        for back in range(1, min(count, 64) + 1):  # It is nearly always the newest.
             index = (count - back) % len(fields["id"])
             if fields["id"][index] == number:
                 fields["command"][index] = arrived
@@ -256,13 +256,13 @@ class Relay:
         if self._to_lose[kind] > 0:
             self._to_lose[kind] -= 1
         elif not self._cut and to is not None:
-            with contextlib.suppress(OSError):  # Nobody is there any more; UDP does not care.
+            with contextlib.suppress(OSError):  # The receiver is gone; UDP ignores that.
                 (self._to_client if kind == "states" else self._to_robot).sendto(data, to)
             self._counts[f"{kind}_passed"] += 1
             return
         self._counts[f"{kind}_lost"] += 1
 
-    # What is asked of it.
+    # Requests.
 
     def _lose(self, direction: str, packets: int) -> None:
         self._to_lose[direction] = packets
@@ -272,7 +272,7 @@ class Relay:
 
     def _spoil(self, joint: int, torque: float) -> None:
         if not math.isfinite(torque):
-            raise ValueError("not a torque")
+            raise ValueError(f"{torque} is not a finite torque")
         self._spoilt = (joint, torque)
 
 
@@ -283,7 +283,7 @@ def _datagrams(host: str) -> socket.socket:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Pass packets on until the standard input ends or SIGTERM."""
+    """Forward packets until the standard input ends or SIGTERM arrives."""
     parser = argparse.ArgumentParser(description="A network with faults; started by bench.faults.")
     parser.add_argument("--host", required=True, help="loopback address to serve at")
     parser.add_argument("--robot", required=True, help="address of the arm")

@@ -1,4 +1,7 @@
-"""What came of the faults, for people: a table for the terminal, and a page with torque and velocity around each."""
+"""The outcomes of the faults: a table for the terminal, and a page that plots torque and velocity around each fault.
+
+Called by :mod:`bench.faults.__main__` in its one thread.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,12 @@ td, th { border-top: 1px solid #ccc; padding: .6em .5em; text-align: left; verti
 
 @dataclass
 class Outcome:
-    """What came of one fault.
+    """The outcome of one fault.
 
-    :ivar seen: what was found, in one line.
-    :ivar stop_ms: from the fault to standstill; ``None`` where nothing had to stop, or nothing did.
-    :ivar marked: when the fault happened [ns, system clock]; 0: it did not come to that.
-    :ivar steps: what the arm did around it, see :data:`bench.faults.arm.STEP`.
+    :ivar seen: the findings, in one line.
+    :ivar stop_ms: from the fault to standstill; ``None`` if nothing had to stop, or nothing did.
+    :ivar marked: when the fault happened [ns, system clock]; 0 if it did not.
+    :ivar steps: the motion of the arm around it, see :data:`bench.faults.arm.STEP`.
     """
 
     fault: Fault
@@ -48,7 +51,7 @@ class Outcome:
 
     @property
     def entry(self) -> dict[str, Any]:
-        """As it stands in ``report.json``."""
+        """The entry in ``report.json``."""
         return {
             "name": self.fault.name,
             "expected": self.fault.expected,
@@ -61,14 +64,14 @@ class Outcome:
 
     @property
     def verdict(self) -> tuple[str, str]:
-        """A sign, and the class of its colour."""
+        """A symbol, and the CSS class of its colour."""
         if self.skipped:
             return "–", "skip"
         return ("✓", "good") if self.passed else ("✗", "bad")
 
 
 def table(outcomes: Sequence[Outcome]) -> Table:
-    """All of them for a terminal."""
+    """The table for a terminal."""
     result = Table(show_edge=False, pad_edge=False, show_lines=False)
     for name in ("fault", "", "stop [ms]", "seen"):
         result.add_column(name, justify="right" if "ms" in name else "left", no_wrap=name == "fault")
@@ -81,7 +84,7 @@ def table(outcomes: Sequence[Outcome]) -> Table:
 
 
 def write_page(path: Path, outcomes: Sequence[Outcome], machine: str) -> None:
-    """Write the page; nothing that it shows is in another file."""
+    """Write the page as a single file."""
     rows = []
     for outcome in outcomes:
         sign, kind = outcome.verdict
@@ -102,8 +105,8 @@ def write_page(path: Path, outcomes: Sequence[Outcome], machine: str) -> None:
     path.write_text(
         "<!doctype html><html lang=en><meta charset=utf-8><title>Faults</title>"
         f"<style>{_STYLE}</style><h1>Faults: {passed} of {len(outcomes)} as expected</h1>"
-        f"<p>{html.escape(machine)}</p><p>Curves are those of the seven joints, as the arm's own physics saw them: the "
-        "commanded torque as a share of its limit, and the velocity. The line is where the fault happened.</p>"
+        f"<p>{html.escape(machine)}</p><p>The curves show the seven joints, recorded by the arm's own physics: the "
+        "commanded torque as a share of its limit, and the velocity. The dashed line marks the fault.</p>"
         "<table><tr><th></th><th>fault</th><th>seen</th><th>stop [ms]</th><th></th></tr>"
         + "".join(rows)
         + "</table></html>\n"
@@ -111,7 +114,7 @@ def write_page(path: Path, outcomes: Sequence[Outcome], machine: str) -> None:
 
 
 def _plot(outcome: Outcome) -> str:
-    """Torque and velocity around a fault as base64 of a PNG; empty where nothing was recorded."""
+    """Torque and velocity around a fault as a PNG in base64; empty if nothing was recorded."""
     steps = outcome.steps
     if len(steps) < 2:
         return ""

@@ -52,17 +52,17 @@ _rigs = itertools.count()
 
 
 class Skipped(Exception):
-    """A fault that cannot be made on this machine; the message says why."""
+    """A fault that cannot be caused on this computer; the message says why."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How much of what takes long.
+    """The amounts of the long faults.
 
-    :ivar seed: of everything random.
-    :ivar transitions: of the lifecycle storm.
-    :ivar messages: of the fuzz.
-    :ivar minutes: of the random walk.
+    :ivar seed: seed of all random choices.
+    :ivar transitions: how many transitions the lifecycle storm requests.
+    :ivar messages: how many messages the fuzz test sends.
+    :ivar minutes: how long the random walk takes.
     """
 
     seed: int = 1
@@ -72,33 +72,33 @@ class Options:
 
 
 class Findings:
-    """What was seen of a fault, statement by statement, and whether all of it is as expected."""
+    """The findings about a fault, and whether all of them are as expected."""
 
     def __init__(self) -> None:
         self._statements: list[tuple[bool, str]] = []
 
     def note(self, text: str) -> None:
-        """Something worth knowing that decides nothing."""
+        """Add information that does not decide the outcome."""
         self._statements.append((True, text))
 
     def check(self, good: Any, text: str) -> bool:
-        """A statement that has to be true, ``text`` what was seen; return whether it is."""
+        """Add a finding, which is as expected if ``good`` is true; return that."""
         self._statements.append((bool(good), text))
         return bool(good)
 
     def within(self, value: float | None, limit: float, text: str) -> None:
-        """``value`` [s] has to be known and at most ``limit``."""
+        """``value`` [s] must be known and at most ``limit``."""
         said = "never" if value is None else f"after {1e3 * value:.0f} ms"
         self.check(value is not None and value <= limit, f"{text} {said} (at most {1e3 * limit:.0f})")
 
     @property
     def passed(self) -> bool:
-        """Whether there are statements, and all are true."""
+        """Whether there are findings, and all are as expected."""
         return bool(self._statements) and all(good for good, _ in self._statements)
 
     @property
     def text(self) -> str:
-        """All of them, those that are not as expected marked."""
+        """All findings; a cross marks those that are not as expected."""
         return "; ".join(text if good else f"✗ {text}" for good, text in self._statements)
 
 
@@ -312,7 +312,7 @@ class Rig(Client):
         return tape.fields["q"][(tape.count - 1) % len(tape.fields["q"])].copy()
 
     def swing(self, velocity: float = _VELOCITY) -> Any:
-        """Begin a move to the further end of :data:`SWING`, and wait until it is on its way; return its goal handle."""
+        """Start a move to the far end of :data:`SWING` and wait until the arm moves; return its goal handle."""
         q = self.arm_q()
         goal = max(SWING, key=lambda end: float(np.abs(end - q).max()))
         handle = self.move(goal, velocity)
@@ -337,7 +337,7 @@ class Rig(Client):
     # Time.
 
     def mark(self) -> int:
-        """The fault happens now; return the time [ns, system clock]."""
+        """Record that the fault happens now; return the time [ns, system clock]."""
         self.marked, self.stop_ms = time.time_ns(), None
         return self.marked
 
@@ -346,36 +346,36 @@ class Rig(Client):
         return 1e-9 * (time.time_ns() - self.marked)
 
     def delay_of(self, condition: Callable[[], Any], timeout: float = 3.0) -> float | None:
-        """How long after the fault ``condition`` came true [s], looked at every millisecond; ``None``: never."""
+        """How long after the fault ``condition`` came true [s], checked every millisecond; ``None``: never."""
         return self.since_mark() if self.spin_until(condition, timeout, period=0.001) else None
 
     def standstill(self, timeout: float = 5.0) -> float | None:
-        """How long after the fault the arm stood still [s]; ``None``: it moves on."""
+        """How long after the fault the arm stood still [s]; ``None``: it still moves."""
         arm = self.arm
         assert arm is not None
-        # By the arm's own record: when its client goes away, the simulated arm pauses for some tenths of a second.
+        # From the arm's own record: when its client disconnects, the simulated arm pauses for some tenths of a second.
         self.spin_until(lambda: self.since_mark() > 0.3 and arm.standstill(self.marked) is not None, timeout)
-        self.spin_for(0.3)  # Whether it stays so.
+        self.spin_for(0.3)  # Make sure that it stays still.
         stood = arm.standstill(self.marked)
         self.stop_ms = None if stood is None else 1e3 * stood
         return stood
 
     @property
     def target_age(self) -> float:
-        """How old the newest target is that the control process has [s]."""
+        """Age of the newest target in the control process [s]."""
         assert self.observer is not None
         return float(self.observer.state()["target_age"])
 
     def steps(self, stamp: int) -> npt.NDArray[Any]:
-        """What the arms did since ``stamp`` [ns, system clock], those that are gone as well."""
+        """The recorded steps since ``stamp`` [ns, system clock], of arms that have ended, too."""
         steps = np.concatenate([tape.since(0)[0] for tape in self._tapes])
         return steps[steps["stamp"] >= stamp]
 
     @contextlib.contextmanager
     def streaming(self, *, reach: float = 0.05, clock: Callable[[], int] = time.time_ns) -> Iterator[None]:
-        """Inside, this process streams poses at 50 Hz: along y, forth and back by ``reach`` [m] within two seconds.
+        """Inside this context, the rig streams poses at 50 Hz: along y, by ``reach`` [m] and back within two seconds.
 
-        :param clock: what the poses are stamped with [ns].
+        :param clock: the source of their stamps [ns].
         """
         start = self.pose
         y, begin = start.pose.position.y, time.monotonic()

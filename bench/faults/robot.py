@@ -1,4 +1,4 @@
-"""What the robot does by itself: reflexes, which are really provoked, the user stop and guiding.
+"""Faults that the robot itself detects: real reflexes, the user stop and guiding.
 
 Who detects it stands in each fault: mostly ``franka-sim``, which enforces the robot's limits, on what the arm does or
 is told to do. It computes no external forces, so a collision is detected by :mod:`bench.faults.arm_process`, which
@@ -17,9 +17,9 @@ from bench.faults.rig import SWING, Findings, Rig
 
 #: Folded until the hand is nearer to the shoulder than the robot's safety distance [rad] (7,).
 FOLDED = np.array([0.0, -0.09, 0.0, -2.96, 0.29, 0.8, 0.785])
-#: Furthest that a joint may be from where the arm was before it was activated again [rad].
+#: Largest distance of a joint from its position before the arm was activated again [rad].
 _STAYS = 0.02
-_REFLEX = "the node lives, INACTIVE, with libfranka's name; one call recovers, from where the arm is"
+_REFLEX = "the node survives, INACTIVE, and reports libfranka's name; one call recovers, and the arm stays where it is"
 
 
 def _check_reflex(rig: Rig, findings: Findings, provoke: Callable[[], object], *names: str) -> None:
@@ -27,22 +27,22 @@ def _check_reflex(rig: Rig, findings: Findings, provoke: Callable[[], object], *
     rig.mark()
     provoke()
     stopped = rig.spin_until(lambda: rig.value("robot", "last error") != "", 10.0)
-    findings.check(stopped, f"the node says: {rig.last_error}")
+    findings.check(stopped, f"the node reports: {rig.last_error}")
     findings.within(rig.standstill(), STOPPED + 2.0 * (provoke == _nothing), "the arm stood still")
     state = rig.state
     findings.check(rig.node_alive and state == "inactive", f"the node is {state}")
     for name in names:
         found = rig.value("robot", "libfranka errors").split()
-        findings.check(name in found, f"{name} {'' if name in found else 'not '}on the diagnostics")
+        findings.check(name in found, f"{name} {'' if name in found else 'not '}in the diagnostics")
         findings.check(name in rig.log[said:], f"{name} {'' if name in rig.log[said:] else 'not '}in the log")
 
 
 def _nothing() -> None:
-    """The move that runs provokes it."""
+    """The current move causes the reflex."""
 
 
 def check_recovery(rig: Rig, findings: Findings) -> None:
-    """One call, and the arm stays where it is."""
+    """One call recovers, and the arm stays where it is."""
     where = rig.arm_q()
     findings.check(rig.change("activate"), "activate recovers")
     furthest = 0.0
@@ -58,7 +58,7 @@ def check_recovery(rig: Rig, findings: Findings) -> None:
 
 @fault(_REFLEX)
 def collision(rig: Rig, findings: Findings) -> None:
-    """Somebody pushes the hand with 40 N, twice as much as the thresholds allow; the arm's process detects it."""
+    """A push on the hand with 40 N, twice the threshold; the arm's process detects it."""
     rig.ready()
     rig.swing()
     assert rig.arm is not None
@@ -70,7 +70,7 @@ def collision(rig: Rig, findings: Findings) -> None:
 
 @fault(_REFLEX)
 def joint_velocity(rig: Rig, findings: Findings) -> None:
-    """A blow of 80 Nm at joint 7, with thresholds that let it pass; franka-sim sees the joint's velocity."""
+    """A blow of 80 Nm at joint 7, below the thresholds; franka-sim detects the joint's velocity."""
     rig.ready(
         collision_torque_thresholds=str([100.0] * 7), collision_force_thresholds=str([100.0] * 6)
     )  # fmt: skip
@@ -83,7 +83,7 @@ def joint_velocity(rig: Rig, findings: Findings) -> None:
 
 @fault(_REFLEX)
 def discontinuity(rig: Rig, findings: Findings) -> None:
-    """The network adds 40 Nm to the torque of joint 4 in one command; franka-sim sees the step."""
+    """The network adds 40 Nm to the torque of joint 4 in one command; franka-sim detects the step."""
     rig.ready()
     rig.swing()
     assert rig.proxy is not None
@@ -94,7 +94,7 @@ def discontinuity(rig: Rig, findings: Findings) -> None:
 
 @fault(_REFLEX)
 def self_collision(rig: Rig, findings: Findings) -> None:
-    """A move folds the arm until franka-sim sees the hand too near to the shoulder."""
+    """A move folds the arm until franka-sim detects the hand too close to the shoulder."""
     rig.ready()
     q = rig.arm_q()
     try:
@@ -108,7 +108,7 @@ def self_collision(rig: Rig, findings: Findings) -> None:
 
 
 def _unfold(rig: Rig, q: np.ndarray) -> None:
-    """Move back; the robot may have to recover once more where the arm is still too near."""
+    """Move back; the robot may have to recover once more if the arm is still too close."""
     for _ in range(5):
         rig.activate()
         rig.outcome(rig.move(SWING[0], 0.3))
@@ -116,14 +116,14 @@ def _unfold(rig: Rig, q: np.ndarray) -> None:
             return
 
 
-@fault("the node says it, INACTIVE; refused while it is pressed; one call goes on from where the arm is")
+@fault("the node is INACTIVE and reports it; not activated while it is pressed; one call recovers without a motion")
 def user_stop(rig: Rig, findings: Findings) -> None:
     """The user stop is pressed in the middle of a move."""
     rig.ready()
     rig.swing()
     assert rig.arm is not None
     _check_reflex(rig, findings, rig.arm.stop_by_user)
-    findings.check("user stop" in rig.last_error, "its name is on the diagnostics")
+    findings.check("user stop" in rig.last_error, "its name is in the diagnostics")
     findings.check(not rig.change("activate"), "activate is refused while it is pressed")
     rig.arm.let_go()
     rig.spin_for(0.1)
@@ -131,15 +131,15 @@ def user_stop(rig: Rig, findings: Findings) -> None:
     check_ordinary_move(rig, findings)
 
 
-@fault("the node says it, INACTIVE; refused while it lasts; one call goes on from where the arm is")
+@fault("the node is INACTIVE and reports it; not activated during guiding; one call recovers without a motion")
 def guiding(rig: Rig, findings: Findings) -> None:
-    """The buttons for guiding are pressed in the middle of a move."""
+    """The guiding buttons are pressed in the middle of a move."""
     rig.ready()
     rig.swing()
     assert rig.arm is not None
     _check_reflex(rig, findings, rig.arm.guide)
-    findings.check("guid" in rig.last_error, "its name is on the diagnostics")
-    findings.check(not rig.change("activate"), "activate is refused meanwhile")
+    findings.check("guid" in rig.last_error, "its name is in the diagnostics")
+    findings.check(not rig.change("activate"), "activate is refused during guiding")
     findings.check(rig.state == "inactive", f"the node is {rig.state}")
     rig.arm.let_go()
     rig.spin_for(0.1)

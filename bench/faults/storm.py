@@ -1,4 +1,4 @@
-"""A storm of lifecycle transitions, legal and illegal, while everybody wants something of the node."""
+"""A storm of lifecycle transitions, legal and illegal, while clients send targets and moves."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from bench.faults.catalogue import fault
 from bench.faults.processes import check_ordinary_move, check_reflex
 from bench.faults.rig import SWING, Findings, Rig
 
-#: What is asked for, and how often compared with the others. To clean up and configure again takes seconds, the rest
-#: does not; the numbers are those of transitions that nobody may ask for, or that there are not.
+#: The requested transitions and their relative frequency. Cleaning up and configuring again takes seconds, the others
+#: do not. The numbers belong to transitions that no client may request, or that do not exist.
 _REQUESTS: dict[tuple[str, int], float] = {
     ("configure", 0): 6.0,
     ("activate", 0): 10.0,
@@ -21,12 +21,12 @@ _REQUESTS: dict[tuple[str, int], float] = {
     ("", 0): 1.0,  # create
     ("", 2): 0.2,  # cleanup, by its number
     ("", 8): 1.0,  # destroy
-    ("", 10): 1.0,  # what a transition's callback answers
+    ("", 10): 1.0,  # the result of a transition's callback
     ("", 60): 1.0,
     ("", 99): 1.0,
     ("no such transition", 0): 1.0,
 }
-#: What may be asked for in which state, and where it leads.
+#: The legal transitions of each state, and the state that each leads to.
 _LEGAL = {
     ("unconfigured", "configure"): "inactive",
     ("inactive", "cleanup"): "unconfigured",
@@ -34,13 +34,13 @@ _LEGAL = {
     ("active", "deactivate"): "inactive",
 }
 _NUMBERS = {1: "configure", 2: "cleanup", 3: "activate", 4: "deactivate"}
-#: Anonymous memory that the node may take beyond what it had after the first hundred transitions [bytes].
+#: How much anonymous memory the node may gain after the first hundred transitions [bytes].
 _GROWTH = 24 << 20
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a process has in use.
+    """Resources that a process uses.
 
     :ivar memory: anonymous [bytes].
     """
@@ -52,7 +52,7 @@ class Footprint:
 
     @classmethod
     def of(cls, pid: int) -> Footprint:
-        """That of process ``pid``."""
+        """The footprint of process ``pid``."""
         proc = Path(f"/proc/{pid}")
         status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
         children = 0
@@ -65,7 +65,7 @@ class Footprint:
 
 @fault("no leak, no wrong state, no crash")
 def lifecycle_storm(rig: Rig, findings: Findings) -> None:
-    """1,000 transitions in random order, with targets and moves all the time."""
+    """1,000 transitions in random order, with continuous targets and moves."""
     generator = random.Random(rig.options.seed)
     count = rig.options.transitions
     rig.ready()
@@ -107,13 +107,13 @@ def lifecycle_storm(rig: Rig, findings: Findings) -> None:
         allowed = _GROWTH if name == "memory" else 2
         shown = f"{more / (1 << 20):+.1f} MB" if name == "memory" else f"{more:+d}"
         findings.check(more <= allowed, f"{name} {shown}")
-    findings.check(rig.node_alive, "the node lives" if rig.node_alive else "the node died")
+    findings.check(rig.node_alive, "the node survived" if rig.node_alive else "the node died")
     check_ordinary_move(rig, findings)
     check_reflex(rig, findings)
 
 
 def _at_rest(rig: Rig) -> Footprint:
-    """What the node has in use once it is active and has nothing to do."""
+    """The resources of the node once it is active and idle."""
     rig.activate()
     rig.spin_for(0.5)
     return Footprint.of(rig.node_pid)

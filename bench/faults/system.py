@@ -19,7 +19,7 @@ from bench.faults.helper import ROOT
 from bench.faults.processes import check_next_node, check_ordinary_move, check_reflex
 from bench.faults.rig import Findings, Rig, Skipped
 
-#: Set in a process that has mounts of its own, see :func:`enter_namespace`.
+#: Set in a process that has its own mounts, see :func:`enter_namespace`.
 _NAMESPACE = "AIOFRANKA_FAULTS_NAMESPACE"
 _SHARED_MEMORY = Path("/dev/shm")
 #: ``<linux/prctl.h>``, ``<linux/capability.h>``, ``<sys/mount.h>``.
@@ -29,9 +29,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def enter_namespace(arguments: Sequence[str]) -> None:
-    """Run this program again with mounts of its own, where that is permitted, so that full disks are nobody else's.
+    """Run this program again with its own mounts, if that is permitted, so that no other program sees the full disks.
 
-    Comes back in the process that has them, with a ``/dev/shm`` of its own, or where it is not permitted.
+    Returns in the process that has its own mounts and ``/dev/shm``, or if they are not permitted.
     """
     if os.environ.get(_NAMESPACE):
         _mount(_SHARED_MEMORY, "256m")
@@ -65,16 +65,16 @@ def _filled(folder: Path) -> Iterator[None]:
 
 def _require_mounts() -> None:
     if not os.environ.get(_NAMESPACE):
-        raise Skipped("mounts of one's own need root and unshare(1)")
+        raise Skipped("separate mounts need root and unshare(1)")
 
 
-@fault("the last target is held, the policy's own error names the cause, the node lives on")
+@fault("the last target is held, the policy's own error names the cause, and the node survives")
 def policy_out_of_memory(rig: Rig, findings: Findings) -> None:
-    """A policy fills its memory, which is limited, while it streams."""
+    """A policy fills its limited memory while it streams."""
     rig.ready()
     policy = rig.start_policy("--hoard", "1.5")
     rig.wait(lambda: rig.target_age < 0.1, "the policy's targets do not arrive")
-    # A process takes a while to end, so the fault is when it falls silent.
+    # A process takes a while to end, so the fault counts from its last target.
     rig.wait(lambda: rig.target_age > 0.2, "the policy does not run out of memory")
     rig.mark()
     findings.within(rig.standstill(), 1.0, "the arm stood still")
@@ -88,7 +88,7 @@ def policy_out_of_memory(rig: Rig, findings: Findings) -> None:
 
 @fault("everything works, and the log names the cause")
 def full_disk(rig: Rig, findings: Findings) -> None:
-    """The folders of ROS's log files and of temporary files are on a disk that is full."""
+    """The folders for ROS's log files and for temporary files are on a full disk."""
     _require_mounts()
     disk = rig.folder / "disk"
     disk.mkdir(exist_ok=True)
@@ -102,7 +102,7 @@ def full_disk(rig: Rig, findings: Findings) -> None:
             rig.activate()
             rig.mark()
             check_ordinary_move(rig, findings)
-            rig.stop_node()  # Some say it only when they close their files.
+            rig.stop_node()  # Some libraries report it only when they close their files.
             cause = os.strerror(errno.ENOSPC)
             findings.check(cause in rig.log[said:], f"{cause!r} {'' if cause in rig.log[said:] else 'not '}in the log")
     finally:
@@ -112,10 +112,10 @@ def full_disk(rig: Rig, findings: Findings) -> None:
 
 @fault("everything works, and the log names the cause")
 def full_shared_memory(rig: Rig, findings: Findings) -> None:
-    """``/dev/shm``, through which DDS likes to send, is full before the node starts.
+    """``/dev/shm``, which DDS uses for its messages, is full before the node starts.
 
-    It fills up after a ROS program was there: the first one of all has to make a file in it for LTTng, whose library
-    ends the program with a bus error where that is impossible, before a line of the node's code runs.
+    It fills up after another ROS program has run: the first one has to create a file there for LTTng, whose library
+    ends the program with a bus error if it cannot, before a line of the node's code runs.
     """
     _require_mounts()
     rig.ready()
@@ -130,9 +130,9 @@ def full_shared_memory(rig: Rig, findings: Findings) -> None:
     rig.stop_node()
 
 
-@fault("nothing happens to the arm, targets are taken before and after, in both directions")
+@fault("the arm is unaffected, and targets are accepted before and after, in both directions")
 def system_clock_step(rig: Rig, findings: Findings) -> None:
-    """The clock of node, control process and policy jumps by an hour, forth and back (see ``stepped_clock``)."""
+    """The clock of node, control process and policy jumps by an hour, forward and back (see ``stepped_clock``)."""
     step = 0
     offset = rig.folder / "clock_offset"
     offset.write_bytes(struct.pack("<q", 0))
@@ -154,7 +154,7 @@ def system_clock_step(rig: Rig, findings: Findings) -> None:
                 rig.refresh()
                 accepted = int(rig.value("targets", "accepted")) - before
                 findings.check(accepted > 40, f"{accepted} targets accepted at {step:+d} s")
-                follows = rig.spin_until(lambda: rig.arm_speed() > 0.005, 0.5)  # It turns around once a second.
+                follows = rig.spin_until(lambda: rig.arm_speed() > 0.005, 0.5)  # It changes direction once a second.
                 findings.check(follows, "the arm follows" if follows else "the arm rests")
         findings.check(rig.state == "active", f"the node is {rig.state}")
         check_reflex(rig, findings)
@@ -163,14 +163,14 @@ def system_clock_step(rig: Rig, findings: Findings) -> None:
 
 
 def _without_real_time() -> None:
-    """In the node's process, before it begins: no permission for SCHED_FIFO and locked memory."""
+    """In the node's process, before it starts: drop the permissions for SCHED_FIFO and locked memory."""
     resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
     for capability in (_CAP_SYS_NICE, _CAP_IPC_LOCK):
         _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
-@fault("everything works as well as it can, and log and diagnostics name what is missing")
+@fault("everything works as well as possible, and log and diagnostics name what is missing")
 def no_real_time_scheduling(rig: Rig, findings: Findings) -> None:
     """A node without permission for SCHED_FIFO."""
     said = len(rig.log)
@@ -178,15 +178,15 @@ def no_real_time_scheduling(rig: Rig, findings: Findings) -> None:
     rig.mark()
     findings.check("SCHED_FIFO" in rig.log[said:], "the log names SCHED_FIFO")
     missing = rig.value("control loop", "missing for real time")
-    findings.check("SCHED_FIFO" in missing, f"on the diagnostics: {missing or 'nothing'}")
+    findings.check("SCHED_FIFO" in missing, f"in the diagnostics: {missing or 'nothing'}")
     check_ordinary_move(rig, findings)
     rig.stop_node()
     check_next_node(rig, findings)
 
 
-@fault("the motion goes on; where cycles are lost, the diagnostics say so")
+@fault("the motion continues; if cycles are lost, the diagnostics report it")
 def processors_taken(rig: Rig, findings: Findings) -> None:
-    """Two ordinary processes for each processor do nothing but compute."""
+    """Two ordinary processes for each processor compute all the time."""
     rig.ready()
     assert rig.observer is not None
     rig.observer.take()

@@ -1,9 +1,8 @@
-"""Records that one process writes, up to every millisecond, and another reads along, in memory that both have mapped.
+"""Records that one process writes, up to every millisecond, while another one reads them, in shared memory.
 
-Written by the simulated arm, the proxy and the witness, each in the thread that has the time to keep, and read by
-whoever examines a fault or a soak. The memory is that one's, so what was recorded before a process was killed is not
-lost with it. It is no file on a disk: whoever writes into one waits, now and then, until the disk has taken what was
-written before.
+The simulated arm, the proxy and the witness write them, each in its time-critical thread; the process that examines a
+fault or a soak reads them. That process owns the memory, so records survive the death of the process that wrote them.
+It is not a file on a disk, because a writer sometimes has to wait for the disk.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-#: Records that are kept: a minute.
+#: How many records are kept: a minute.
 CAPACITY = 1 << 16
 _HEAD = 64
 
@@ -25,9 +24,9 @@ _HEAD = 64
 class Tape:
     """A ring of records; one writer, any number of readers.
 
-    :param dtype: of one record.
-    :param path: under which another process's is found; without, a new one is made.
-    :ivar path: under which another process finds this one, as long as this object lives.
+    :param dtype: the type of one record.
+    :param path: of a tape that another process made; by default, a new one is made.
+    :ivar path: where another process finds this tape, as long as this object lives.
     """
 
     def __init__(self, dtype: np.dtype[Any], path: Path | None = None) -> None:
@@ -36,11 +35,11 @@ class Tape:
         if path is None:
             os.truncate(file, _HEAD + CAPACITY * dtype.itemsize)
         self.path = path or Path(f"/proc/{os.getpid()}/fd/{file}")
-        # Every page at once: each would cost the writer time when it is first used.
+        # Map every page now: each would cost the writer time on first use.
         self._map = mmap.mmap(file, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         self._count = np.frombuffer(self._map, np.uint64, count=1)
         self._records = np.frombuffer(self._map, dtype, count=CAPACITY, offset=_HEAD)
-        #: A view of every field, made once: looking them up by name every millisecond would cost time.
+        #: A view of every field, made once, because a lookup by name every millisecond would cost time.
         self.fields = {name: self._records[name] for name in dtype.names or ()}
 
     @property

@@ -1,4 +1,4 @@
-"""Random walks of everything that a client may change while the arm moves; and what has to hold in every cycle."""
+"""Random walks of everything that a client may change while the arm moves, and the limits of every cycle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from bench.faults.rig import Findings, Rig
 
 #: What the robot allows a torque to change from one cycle to the next: 1000 Nm/s [Nm].
 STEP_LIMIT = 1.0
-#: Success rate below which torques and what the robot used differ: the next one is measured against the latter.
+#: Below this success rate the robot did not use all commanded torques, and compares the next torque with the last one
+#: that it used.
 _WHOLE = 0.9999
 _DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
 #: How often the walk takes a step [Hz].
@@ -27,7 +28,7 @@ _MODES = ("osc", "impedance", "pid", "torque")
 
 
 def torque_violations(cycles: npt.NDArray[Any]) -> list[str]:
-    """What the torques of recorded control cycles exceed of the robot's limits, in sentences."""
+    """Which of the robot's limits the torques of recorded control cycles exceed, as sentences."""
     found: list[str] = []
     if len(cycles) == 0:
         return found
@@ -45,7 +46,7 @@ def torque_violations(cycles: npt.NDArray[Any]) -> list[str]:
 
 
 def violations(cycles: npt.NDArray[Any]) -> list[str]:
-    """What recorded control cycles exceed of the robot's limits, in sentences; empty where all is well."""
+    """Which of the robot's limits recorded control cycles exceed, as sentences; empty if none."""
     found = torque_violations(cycles)
     if len(cycles) == 0:
         return found
@@ -61,7 +62,7 @@ def violations(cycles: npt.NDArray[Any]) -> list[str]:
 
 
 class Walk:
-    """Random changes of targets, modes, gains and control frame, one call a step."""
+    """Random changes of targets, modes, gains and control frame, one per call."""
 
     def __init__(self, rig: Rig, seed: int) -> None:
         self._rig = rig
@@ -71,11 +72,11 @@ class Walk:
         self._q = rig.arm_q()
         self._centre = rig.arm_q()
         self._seen = time.monotonic()
-        #: How many of each there were.
+        #: How many of each there have been.
         self.targets = self.switches = self.changes = 0
 
     def step(self) -> None:
-        """One target, and now and then something else."""
+        """One target, and sometimes another change."""
         draw = self._random.random()
         if draw < 0.01:
             self._switch()
@@ -86,7 +87,7 @@ class Walk:
         self._publish()
 
     def reset(self) -> None:
-        """All parameters as they were."""
+        """Restore all parameters."""
         names = ("kp", "kd", "ki", "ee_kp", "ee_kd", "null_kp", "null_kd", "motion_kp", "motion_kd")
         self._rig.set(mode="osc", tcp_from_robot=True, **{name: list(_DEFAULTS[name]) for name in names})
 
@@ -101,7 +102,7 @@ class Walk:
         self._q = self._rig.arm_q()
 
     def _change_gains(self) -> None:
-        """All gains between a third and one and a half of their defaults, with the damping that belongs to them."""
+        """Set all gains to 1/3 to 3/2 of their defaults, with matching damping."""
         stiffness = [self._random.uniform(0.33, 1.5) for _ in range(4)]
         values: dict[str, list[float]] = {}
         for (spring, damper), scale in zip(
@@ -116,7 +117,7 @@ class Walk:
         self.changes += 1
 
     def _change_frame(self) -> None:
-        """Up to 15 cm from the flange, turned by anything."""
+        """Move the control frame up to 15 cm from the flange, in any orientation."""
         position = [self._random.uniform(-0.15, 0.15) for _ in range(3)]
         turn = np.array([self._random.gauss(0.0, 1.0) for _ in range(4)])
         turn /= np.linalg.norm(turn)
@@ -126,7 +127,7 @@ class Walk:
 
     def _publish(self) -> None:
         rig = self._rig
-        if time.monotonic() - self._seen > 0.5:  # Not too far from where the arm is.
+        if time.monotonic() - self._seen > 0.5:  # Stay near the arm.
             self._seen = time.monotonic()
             self._q = 0.5 * self._q + 0.5 * rig.arm_q()
         if self._mode == "osc":
@@ -143,7 +144,7 @@ class Walk:
             self._pose.header.stamp = rig.node.get_clock().now().to_msg()
             rig.pose_targets.publish(self._pose)
         elif self._mode == "torque":
-            # Small, and back to where the walk began, which the limits would otherwise have to see to.
+            # Small, and towards the start of the walk, so that it stays away from the limits.
             back = np.clip(20.0 * (self._centre - rig.arm_q()), -4.0, 4.0)
             message = rig.joints(rig.arm_q())
             message.position = []

@@ -1,4 +1,7 @@
-"""Measure the loops beside each other: ``make bench``, ``make bench-quick``; see the package for what is measured."""
+"""Compare the loops: ``make bench``, ``make bench-quick``; the package's docstring explains the figures.
+
+One process and one thread, which mostly waits for the process of the current measurement.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from aiofranka_ros.testing import isolate
 from bench.loops import environment, figures
 from bench.loops.loads import LOADS
 
-#: Those that run with this interpreter, and what runs them.
+#: The subjects that run with this interpreter, and their modules.
 _MODULES = {
     "aiofranka_ros_node": "bench.loops.own_subject",
     "aiofranka_ros_direct": "bench.loops.own_subject",
@@ -30,15 +33,15 @@ _MODULES = {
 }
 SUBJECTS = ("aiofranka_ros_node", "aiofranka_ros_direct", "aiofranka_native", "aiofranka_python", "libfranka_alone")
 MODES = ("impedance", "osc")
-#: What ``--quick`` measures: the loads that tell most, once each.
+#: The loads of ``--quick``, once each: those that show most.
 QUICK_LOADS = ("idle", "blocked", "spinning")
-#: So many other loads are between two measurements of an idle machine: most of what is required is about those, and a
-#: shared computer has bad minutes.
+#: How many other loads are measured between two measurements of the idle computer: most requirements are about those,
+#: and a shared computer has bad minutes.
 _BETWEEN_IDLE = 3
 PLOTS = {"mean": "mean response [us]", "p999": "response, 99.9 % [us]", "cycles_lost": "cycles lost"}
-#: How much longer than its measurement a subject may take: its start, its load, its end [s].
+#: How much longer than its measurement a subject may take to start, to prepare its load and to end [s].
 _MARGIN = 30.0
-#: The arm's address; no other simulated arm of this project is there by itself.
+#: The arm's address; no other simulated arm of this project uses it by default.
 _ADDRESS = "127.0.0.90"
 _HERE = Path(__file__).resolve().parent
 
@@ -47,22 +50,22 @@ class Bench:
     """One run.
 
     :param output: folder for the results.
-    :param python: the other project's.
+    :param python: the interpreter of the other project's environment.
     """
 
     def __init__(self, output: Path, python: Path, seconds: float) -> None:
         self._output, self._python, self._seconds = output, python, seconds
 
     def measure(self, subject: str, mode: str, load: str, number: int) -> dict[str, Any]:
-        """One subject on a fresh arm."""
+        """Measure one subject on a fresh arm."""
         name = f"{subject}-{mode}-{load}-{number}"
         found = self._output / "measurements" / f"{name}.npz"
         found.unlink(missing_ok=True)
         own = subject in _MODULES
         words = ["-m", _MODULES[subject]] if own else [str(_HERE / "aiofranka_subject.py")]
         options = ["--subject", subject, "--mode", mode, "--load", load, "--seconds", f"{self._seconds}"]
-        # On a robot a loop would have a processor of its own. Here it has it together with the simulator, which waits
-        # while it runs: beside it, a virtual machine often stops one of the two.
+        # On a robot a loop would have its own processor. Here it shares one with the simulator, which waits while it
+        # runs: with two processors, a virtual machine often stops one of them.
         options += ["--cpu", f"{cpu_for(_ADDRESS)}"]
         more = {"OPENBLAS_NUM_THREADS": "20"} if load == "blas" else {}
         with (
@@ -88,7 +91,7 @@ class Bench:
                 environment.end(process)
         if not found.exists():
             said = (self._output / "measurements" / f"{name}.log").read_text(errors="replace").strip().splitlines()
-            return {"ended": f"nothing was measured: {said[-1] if said else 'it said nothing'}", "cycles": 0}
+            return {"ended": f"nothing was measured: {said[-1] if said else 'the log is empty'}", "cycles": 0}
         return figures.measure(found)
 
     def run(
@@ -117,7 +120,7 @@ class Bench:
 
 
 def turns(loads: Sequence[str]) -> list[str]:
-    """The loads of one round, one after the other; where there are many, an idle machine comes again and again."""
+    """The loads of one round in order; among many, the idle computer is measured several times."""
     others = [load for load in loads if load != "idle"]
     if len(others) == len(loads):
         return others
@@ -127,11 +130,10 @@ def turns(loads: Sequence[str]) -> list[str]:
 
 def _write(output: Path, report: dict[str, Any]) -> None:
     (output / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    lines = ["# The loops beside each other", ""]
+    lines = ["# The loops compared", ""]
     lines.append(
-        f"{report['rounds']} rounds of {report['seconds']:g} s each, in which an idle machine comes again after every "
-        f"{_BETWEEN_IDLE} loads; medians, in brackets the smallest and largest mean. What is measured where stands in "
-        "`bench/loops/__init__.py`."
+        f"{report['rounds']} rounds of {report['seconds']:g} s per measurement, the idle computer after every "
+        f"{_BETWEEN_IDLE} loads. Medians, in brackets the smallest and largest mean; see `bench/loops/__init__.py`."
     )
     lines += ["", "Response, mean / 99.9 % [µs], cycles lost in all rounds, longest gap [cycles]:"]
     lines += figures.summary(report["subjects"])
@@ -145,13 +147,13 @@ def _write(output: Path, report: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure.
+    """Measure all subjects.
 
-    :returns: exit status: 0 if all is as required of this project, 1 if not, 130 after Ctrl-C.
+    :returns: exit status: 0 if this project meets all requirements, 1 if not, 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(
         prog="python -m bench.loops",
-        description="Measure the control loops of this project and of aiofranka 0.9.0 beside each other, on a "
+        description="Compare the control loops of this project and of aiofranka 0.9.0, on a "
         "simulated arm. The exit status is 0 if this project's are as fast and as steady as they have to be.",
     )
     parser.add_argument("--rounds", type=int, help="how often all of them are measured [3]")

@@ -1,7 +1,7 @@
-"""aiofranka 0.9.0 as a subject, in an environment of its own: its loop in C++, and the one in Python before that.
+"""aiofranka 0.9.0 as a subject, in a separate environment: its C++ loop, and its older Python loop.
 
-The loop in C++ records its cycles itself (``record``, with ``busy`` from ``readOnce`` to ``writeOnce``). The one in
-Python has no record, so its torque controller is wrapped; that costs it two readings of a clock.
+The C++ loop records its cycles itself (``record``, with ``busy`` from ``readOnce`` to ``writeOnce``). The Python loop
+has no record, so its torque controller is wrapped, which costs it two clock readings per cycle.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from aiofranka import FrankaController, NativeFrankaController, RobotInterface
 from subject import Cpu, keep_off, measure, run
 
-#: What its own benchmark and examples set, see ``aiofranka rt-benchmark``.
+#: The gains of its own benchmark and examples, see ``aiofranka rt-benchmark``.
 GAINS = {
     "impedance": {"kp": 80.0, "kd": 4.0},
     "osc": {"ee_kp": 100.0, "ee_kd": 20.0, "null_kp": 9.0, "null_kd": 6.0},
@@ -22,7 +22,7 @@ GAINS = {
 
 
 class Wrapped:
-    """A torque controller that notes what passes through it."""
+    """A torque controller that records its states and torques."""
 
     def __init__(self, control: Any) -> None:
         self._control = control

@@ -1,4 +1,4 @@
-"""The other project's environment, made from PyPI once, under the build folder; and the processes of all subjects."""
+"""The other project's environment, created once from PyPI under the build folder; and how a subject's process ends."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import sysconfig
 from pathlib import Path
 
 REQUIREMENTS = ("aiofranka==0.9.0", "numpy<2")
-#: The variables by which this project's environment finds its modules, which are not for the other one.
+#: Variables of this project's environment that the other one must not inherit.
 _OWN = ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME")
 
 
 def make(folder: Path) -> Path:
-    """Make the environment, or find it made.
+    """Create the environment unless it exists.
 
-    ROS, for the load that consists of its topics, comes from this project's environment, after everything else.
+    ROS, for the load ``topics``, comes from this project's environment, after everything else.
 
     :returns: its Python.
     :raises subprocess.CalledProcessError: something could not be installed.
@@ -38,16 +38,16 @@ def make(folder: Path) -> Path:
 
 
 def variables(own: bool = False, **more: str) -> dict[str, str]:
-    """Variables for a subject's process.
+    """The environment variables of a subject's process.
 
-    :param own: whether it is one of this project's.
+    :param own: whether the subject belongs to this project.
     """
     kept = {name: value for name, value in os.environ.items() if own or name not in _OWN}
     return kept | more
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process; one that does not end by itself is killed, with all that it has started in its session."""
+    """End a process; if that takes too long, kill its whole session."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         try:

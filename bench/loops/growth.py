@@ -1,9 +1,11 @@
 """How the cost of a node grows with publish rates, subscribers and arms: ``make bench-growth``.
 
-An active node publishes to processes that subscribe to all of it. What the node and its control process take of a
-processor, how often the topics arrive, and whether cycles are lost, is written to ``growth.json`` and ``growth.md``.
-What publishing costs is the difference to a node that nobody subscribes to. Rates are those of the robot's time, which
-passes more slowly than the clock's where the computer is too slow for its simulation.
+An active node publishes to processes that subscribe to all its topics. The CPU time of node and control process, the
+rates at which the topics arrive, and the lost cycles are written to ``growth.json`` and ``growth.md``. The cost of
+publishing is the difference to a node without subscribers. Rates refer to the robot's time, which is slower than the
+clock if the computer is too slow for the simulation.
+
+Runs in one process and one thread; nodes, arms and subscribers are separate processes.
 """
 
 from __future__ import annotations
@@ -30,18 +32,18 @@ from aiofranka_ros.testing import Child, isolate, ros_arguments
 from bench.loops.own_subject import control_process, shared_memory
 from bench.loops.subject import SETTLING, Cpu
 
-#: What publishing may take of a processor at the default rates.
+#: Largest share of a processor for publishing at the default rates.
 LARGEST_SHARE = 0.15
-#: Share of the rate that was asked for which has to arrive.
+#: Smallest share of the requested rate that must arrive.
 _SMALLEST_RATE = 0.99
 DEFAULT = {"state_rate": 100.0, "robot_state_rate": 30.0}
 RATES = (50, 100, 200, 500, 1000)
 SUBSCRIBERS = (0, 1, 2, 4, 8)
 ARMS = (1, 2)
-#: Neighbours in this list are on different processors, where there are two.
+#: Neighbours in this list use different processors, if there are two.
 _ADDRESSES = ("127.0.0.90", "127.0.0.91")
 _NAMES = ("left", "right")
-#: How long a node may take to be active, and a subscriber to hear of it [s].
+#: How long a node may take to become active, and a subscriber to receive its topics [s].
 _PATIENCE = 60.0
 _HEAD = (
     "| arms | `state_rate` | `robot_state_rate` | subscribers | node CPU | control process CPU | `~/state` [Hz] "
@@ -50,9 +52,9 @@ _HEAD = (
 
 
 def _wait(condition: Callable[[], Any], what: str) -> Any:
-    """What ``condition`` returns once it is true.
+    """The value of ``condition`` once it is true.
 
-    :raises TimeoutError: it does not become so.
+    :raises TimeoutError: it does not become true.
     """
     deadline = time.monotonic() + _PATIENCE
     while not (found := condition()):
@@ -75,10 +77,10 @@ class Growth:
         self._seconds = seconds
 
     def measure(self, rates: dict[str, float], subscribers: int, arms: int) -> dict[str, Any]:
-        """The figures of one setting: those of the arm that is worse.
+        """The figures of one setting; of two arms, the worse ones.
 
-        :raises RuntimeError: an arm stopped; with what its node said last.
-        :raises TimeoutError: a node or a subscriber does not come to work.
+        :raises RuntimeError: an arm stopped; the message includes its node's last log line.
+        :raises TimeoutError: a node or a subscriber does not start.
         """
         heard: list[Path] = []
         with contextlib.ExitStack() as stack:
@@ -99,7 +101,7 @@ class Growth:
                     options = ["--node", name, "--output", str(heard[-1])]
                     stack.enter_context(Child("bench.loops.subscribers", options, log=log))
                     ready = heard[-1].with_suffix(".ready")
-                    _wait(ready.exists, f"a subscriber of the {name} arm hears nothing")
+                    _wait(ready.exists, f"a subscriber of the {name} arm receives nothing")
                     ready.unlink()
             time.sleep(SETTLING)
             self._require_active(controls, memories)
@@ -113,7 +115,7 @@ class Growth:
                 for one, used in zip(meters, before, strict=True)
             ]
             cycles = [memory.cycles.since(position)[0] for memory, position in zip(memories, positions, strict=True)]
-            # The rates are those of the robot's time, and a simulated robot's may be slower than the clock.
+            # Rates refer to the robot's time, which may be slower than the clock for a simulated robot.
             speed = min(float(np.ptp(one["time"])) / passed for one in cycles)
         received = [json.loads(path.read_text()) for path in heard]
         return {
@@ -129,7 +131,7 @@ class Growth:
         }
 
     def _require_active(self, controls: Sequence[int], memories: Sequence[SharedMemory]) -> None:
-        """Raise RuntimeError where an arm is not active, or says so although its control process has vanished."""
+        """Raise RuntimeError if an arm is not active, or if its control process has vanished."""
         for name, control, memory in zip(_NAMES, controls, memories, strict=False):
             if not Path(f"/proc/{control}").exists() or not _active(memory):
                 said = (self._folder / f"{name}.log").read_text().splitlines()[-1:]
@@ -143,7 +145,7 @@ class Growth:
 
 
 def _memory(node: int) -> SharedMemory | None:
-    """What a node shares with its control process, once that runs."""
+    """The memory that a node shares with its control process, once that runs."""
     try:
         return shared_memory(control_process(node))
     except (RuntimeError, OSError):
@@ -156,7 +158,7 @@ def _active(memory: SharedMemory) -> bool:
 
 
 def judge(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str, bool]]:
-    """What is required: a sentence, what was found, and whether that is enough."""
+    """The requirements: a sentence, the value found, and whether it is good enough."""
     silent = next(row for row in rows if row["subscribers"] == 0)
     default = next(row for row in rows if row["subscribers"] == 1)
     fastest = max(rows, key=lambda row: float(row["state_rate"]))
@@ -171,7 +173,7 @@ def judge(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str, bool]]:
             share <= LARGEST_SHARE,
         ),
         (
-            f"at {fastest['state_rate']:.0f} Hz, at least {wanted:.0f} messages a second of the robot's time arrive",
+            f"at {fastest['state_rate']:.0f} Hz, at least {wanted:.0f} messages arrive per second of the robot's time",
             f"{rate:.0f}",
             rate >= wanted,
         ),
@@ -195,15 +197,15 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure.
+    """Measure all settings.
 
-    :returns: exit status: 0 if all is as required, 1 if not, 130 after Ctrl-C.
+    :returns: exit status: 0 if all requirements are met, 1 if not, 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(
         prog="python -m bench.loops.growth",
         description="Measure how the cost of a node grows with publish rates, subscribers and arms, on simulated arms.",
     )
-    parser.add_argument("--seconds", type=float, default=5.0, help="how long each time [%(default)s]")
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of each measurement [%(default)s]")
     parser.add_argument("--output", type=Path, default=Path("build/bench"), metavar="DIR", help="results [%(default)s]")
     options = parser.parse_args(arguments)
     stop = StopRequest()

@@ -1,9 +1,8 @@
-"""What keeps a policy's process busy: the loads under which the loops are measured.
+"""The loads under which the loops are measured: they keep a policy's process busy.
 
-Imported by the processes of all subjects, each in its own environment, so it knows numpy and the standard library and
-nothing of either project; rclpy only where ROS is the load. A load runs in the process of the policy, because that is
-where it comes from in practice; ``cores`` alone runs in processes of its own. Wherever the policy itself runs, a load
-runs on all processors.
+Imported by the processes of all subjects, each in its own environment, so it uses only numpy and the standard library,
+and rclpy if ROS is the load. A load runs in the policy's process, as it does in practice; only ``cores`` runs in
+separate processes. A load runs on all processors, even if the policy does not.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import numpy as np
 
-#: The loads by name, the first one being none; and what they are, for people.
+#: The loads and their descriptions; the first one is no load.
 LOADS = {
-    "idle": "nothing but the policy",
+    "idle": "only the policy",
     "blocked": "the event loop blocked for 300 ms every second",
     "gil": "a thread that holds the interpreter's lock for 20 ms at a time",
-    "spinning": "four threads of Python that spin",
-    "blas": "products of matrices on 20 threads",
+    "spinning": "four spinning Python threads",
+    "blas": "matrix products on 20 threads",
     "garbage": "garbage collections over 3 million objects",
     "topics": "1 kHz of ROS messages into the process",
     "fork": "forks of the process, which has 4 GB",
@@ -42,7 +41,7 @@ _FORK_SIZE = 4 << 30
 
 @contextlib.asynccontextmanager
 async def load(name: str) -> AsyncIterator[None]:
-    """Be busy inside of this context; what takes long to prepare is done when it is entered."""
+    """Run the load inside this context; entering it includes all preparation."""
     if name == "blocked":
         task = asyncio.ensure_future(_block())
         try:
@@ -53,7 +52,7 @@ async def load(name: str) -> AsyncIterator[None]:
                 await task
         return
     with contextlib.ExitStack() as stack:
-        with _on_all_processors():  # Threads and processes inherit it.
+        with _on_all_processors():  # Inherited by threads and processes.
             stack.enter_context(_CONTEXTS.get(name, contextlib.nullcontext)())
         yield
 
@@ -76,7 +75,7 @@ async def _block() -> None:
 
 @contextlib.contextmanager
 def _threads(work: Callable[[], None], count: int = 1) -> Iterator[None]:
-    """``work`` again and again in so many threads."""
+    """Repeat ``work`` in ``count`` threads."""
     stop = threading.Event()
 
     def run() -> None:
@@ -105,7 +104,7 @@ def _spin() -> None:
 
 
 def _multiply() -> contextlib.AbstractContextManager[None]:
-    # The number of threads is the library's own, set by the environment: see environment() of the runner.
+    # The library chooses the number of threads from the environment, which the runner sets.
     left = np.random.default_rng(0).random((1500, 1500))
     out = np.empty_like(left)
     return _threads(lambda: np.matmul(left, left, out=out) and None)
@@ -149,7 +148,7 @@ def _receive() -> Iterator[None]:
             deadline = time.monotonic() + 20.0
             while received[0] == 0:
                 if time.monotonic() > deadline:
-                    raise RuntimeError("no message came")
+                    raise RuntimeError("no message arrived")
                 time.sleep(0.05)
             yield
     finally:
@@ -162,7 +161,7 @@ def _receive() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _fork() -> Iterator[None]:
-    # Not from an allocator that would give the memory back in larger pages than a program's usual ones.
+    # Not from an allocator, which might use larger pages than a program usually has.
     memory = mmap.mmap(-1, _FORK_SIZE)
     memory.madvise(mmap.MADV_NOHUGEPAGE)
     for offset in range(0, _FORK_SIZE, mmap.PAGESIZE):

@@ -1,4 +1,4 @@
-"""This project as a subject: the arm owned by the policy's process, or behind a node in a process of its own."""
+"""This project as a subject: the policy's process drives the arm itself, or through a node in a separate process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.errors import FrankaError
 from bench.loops.subject import Cpu, keep_off, measure, run
 
-#: How often a policy looks at the arm [s]; no multiple of any other period.
+#: How often a policy reads the state [s]; not a multiple of any other period.
 _LOOK_PERIOD = 0.0137
 
 
@@ -43,7 +43,7 @@ def shared_memory(process: int) -> SharedMemory:
 
 
 def age() -> float:
-    """How long this process has existed [s]; its interpreter's start and its imports are part of that."""
+    """How long this process has existed [s], including the start of its interpreter and its imports."""
     with open("/proc/self/stat") as stat:
         ticks = int(stat.read().rpartition(")")[2].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
@@ -87,12 +87,11 @@ async def main(options: Any) -> None:
                 return {
                     **{name: found[name].copy() for name in names},
                     "written": 1e-9 * found["stamp"],
-                    # From the beginning of the node's process, or of the policy's where there is none, to torque
-                    # control.
+                    # From the start of the node's process, or of the policy's if there is no node, to torque control.
                     "start": start,
                     # From the policy's call to the first torque that was computed with its target.
                     "latency": 1e-9 * (found["stamp"] - found["target_stamp"])[fresh],
-                    # Of what a policy sees, when it looks at the arm at any time.
+                    # The age of the state that a policy gets at an arbitrary time.
                     "state_age": np.array(ages),
                 }
 
@@ -105,7 +104,7 @@ async def main(options: Any) -> None:
         try:
             await controller.stop()
         except FrankaError:
-            pass  # It has ended already, which is in the file.
+            pass  # It has already ended, which the file reports.
     finally:
         if node is not None:
             node.send_signal(signal.SIGINT)

@@ -1,6 +1,6 @@
-"""What all subjects have in common: their command line, the policy, and the file with what was measured.
+"""Shared by all subjects: their command line, the policy, and the file with the measurement.
 
-Imported by the processes of all subjects, each in its own environment, so it knows nothing of either project.
+Imported by the processes of all subjects, each in its own environment, so it depends on neither project.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ except ImportError:  # In the other project's environment this is a folder of sc
 _THREADS_OF_NUMPY = set(os.listdir("/proc/self/task")) - {str(os.getpid())}
 #: How long a subject runs before it is measured [s].
 SETTLING = 1.5
-#: The policy: its rate [Hz], how far it moves [m, rad], and how often around in a second.
+#: The policy: its rate [Hz], how far it moves [m, rad], and its frequency [Hz].
 RATE, AMPLITUDE_M, AMPLITUDE_RAD, FREQUENCY = 50, 0.02, 0.05, 0.25
 
 
 def arguments() -> argparse.Namespace:
-    """What the runner asks for."""
+    """The command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--address", required=True)
     parser.add_argument("--subject", required=True)
@@ -43,9 +43,9 @@ def arguments() -> argparse.Namespace:
 
 
 def keep_off(cpu: int) -> None:
-    """Let this process run on all processors but ``cpu``, where there are others; numpy's threads excepted.
+    """Run this process on all processors except ``cpu``, if there are others. numpy's threads stay where they are.
 
-    Those are what a load uses. What is started later inherits it.
+    Loads use those threads. Threads and processes that start later inherit the choice.
     """
     others = os.sched_getaffinity(0) - {cpu}
     for thread in set(os.listdir("/proc/self/task")) - _THREADS_OF_NUMPY if others else ():
@@ -53,7 +53,7 @@ def keep_off(cpu: int) -> None:
 
 
 async def policy(controller: Any, mode: str) -> None:
-    """Swing about where the arm is, at :data:`RATE`, until it is cancelled; the same calls for all subjects."""
+    """Swing around the current position at :data:`RATE` until cancelled; the same calls for all subjects."""
     controller.switch(mode)
     controller.set_freq(RATE)
     begin, q, ee = time.monotonic(), np.array(controller.initial_qpos), np.array(controller.initial_ee)
@@ -75,7 +75,7 @@ class Cpu:
         self._tick = os.sysconf("SC_CLK_TCK")
 
     def used(self) -> float:
-        """Until now."""
+        """The CPU time so far [s]."""
         fields = self._path.read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / self._tick
 
@@ -88,13 +88,13 @@ async def measure(
     cycles: Callable[[], dict[str, Any]],
     ended: Callable[[], str],
 ) -> None:
-    """Let the policy run under its load, and write what the loop did meanwhile.
+    """Run the policy under its load, and write the measurement.
 
-    :param meters: by name; ``cpu`` is that of the loop.
-    :param begin: forget what was before.
-    :param cycles: since then, arrays of ``time`` [s, of the robot], ``response`` [s], ``success_rate`` and ``written``
-        [s, system clock].
-    :param ended: why the robot or the loop stopped; empty while it goes on.
+    :param meters: by name; ``cpu`` is the meter of the loop.
+    :param begin: discard everything before the call.
+    :param cycles: returns, since then, arrays of ``time`` [s, of the robot], ``response`` [s], ``success_rate`` and
+        ``written`` [s, system clock].
+    :param ended: why the robot or the loop stopped; empty while it runs.
     """
     task: asyncio.Future[None] = asyncio.ensure_future(policy(controller, options.mode))
     try:
@@ -107,7 +107,7 @@ async def measure(
             passed = time.monotonic() - since
             shares = {name: (meter.used() - before[name]) / passed for name, meter in running.items()}
             found, reason = cycles(), ended()
-    except asyncio.CancelledError:  # A loop that ends its process when the robot stops.
+    except asyncio.CancelledError:  # This loop ends its process when the robot stops.
         write(options.output, cycles(), {"cpu": float("nan")}, ended() or "it ended its process")
         raise
     if task.done() and not task.cancelled() and task.exception() is not None:
@@ -117,16 +117,16 @@ async def measure(
 
 
 async def _unless_done(task: asyncio.Future[None], seconds: float) -> None:
-    """Wait so long, or until the policy has failed."""
+    """Wait for ``seconds``, or until the policy has failed."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and not task.done():
         await asyncio.sleep(min(0.1, max(0.0, until - time.monotonic())))
 
 
 def write(output: Path, cycles: dict[str, Any], shares: dict[str, float], ended: str) -> None:
-    """Write what was measured, so that it is there whole or not at all.
+    """Write the measurement atomically.
 
-    :param shares: CPU time per time, by the name of the meter.
+    :param shares: CPU time per second, by the name of the meter.
     """
     part = output.with_suffix(".part.npz")
     np.savez(part, ended=ended, **shares, **cycles)
@@ -134,7 +134,7 @@ def write(output: Path, cycles: dict[str, Any], shares: dict[str, float], ended:
 
 
 def run(main: Callable[[argparse.Namespace], Awaitable[None]]) -> None:
-    """Run a subject's coroutine, and end the process whatever threads are left."""
+    """Run a subject's coroutine, then end the process even if threads are left."""
     options = arguments()
     try:
         asyncio.run(main(options))

@@ -1,7 +1,7 @@
-"""Subscribers of all that a node publishes, each with a process of its own; how often each topic arrives.
+"""Subscribes to all topics of a node in a separate process, and measures how often each topic arrives.
 
-They take messages as they travel, and as fast as this project's own clients do, because what a subscriber makes of
-them, and how long it takes, is its own matter.
+Started by :mod:`bench.loops.growth`. It receives serialized messages with the executor of this project's own clients,
+because the time that a subscriber spends on a message is not part of the measurement.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ TOPICS = {
 
 
 def main() -> None:
-    """Subscribe until a signal comes, then write the rates [Hz] by topic.
+    """Subscribe until SIGINT, then write the rates [Hz] by topic.
 
-    A file beside the output, with the suffix ``.ready``, says that of all topics something was heard.
+    A file next to the output, with the suffix ``.ready``, appears once every topic has arrived.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--node", required=True)
@@ -49,7 +49,7 @@ def main() -> None:
         if len(stamps[name]) == 1 and all(stamps.values()):
             options.output.with_suffix(".ready").touch()
 
-    group = ReentrantCallbackGroup()  # Of its own: what cannot wait.
+    group = ReentrantCallbackGroup()  # Separate: these callbacks cannot wait.
     for name, kind in TOPICS.items():
         node.create_subscription(
             kind, f"/{options.node}/{name}", lambda _, name=name: note(name), qos_profile_sensor_data,
@@ -65,7 +65,7 @@ def main() -> None:
         executor.spin_turn()
     rates = {}
     for name, times in stamps.items():
-        # The first and the last second are those of the others' start and end.
+        # Without the first and last second, in which other processes start and end.
         kept = [one for one in times if times[0] + 1.0 < one < times[-1] - 1.0]
         rates[name] = (len(kept) - 1) / (kept[-1] - kept[0]) if len(kept) > 1 else 0.0
     options.output.write_text(json.dumps(rates))
