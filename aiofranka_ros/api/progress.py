@@ -1,4 +1,7 @@
-"""Progress of a move, for a callback or as a bar on a terminal; used by the controller, in its event loop."""
+"""Progress of a move, for a callback or as a bar on a terminal.
+
+Used by the controller, in its event loop.
+"""
 
 from __future__ import annotations
 
