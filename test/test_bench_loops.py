@@ -1,4 +1,4 @@
-"""What the benchmark of the loops makes of its measurements."""
+"""How the benchmark of the loops evaluates its measurements."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 
 def measurement(folder: Path, steps: list[int], *, response: float = 50e-6, ended: str = "", **more: Any) -> dict:
-    """The figures of a subject that saw states so many milliseconds apart."""
+    """The figures of a subject that received states ``steps`` milliseconds apart."""
     time = 1e-3 * np.cumsum([0, *steps])
     cycles = {"time": time, "written": 1.7e9 + time, "response": np.full(len(time), response)}
     write(folder / "found.npz", cycles | {"success_rate": np.ones(len(time))} | more, {"cpu": 0.1}, ended)
@@ -33,7 +33,7 @@ def failures(found: dict[str, Any]) -> list[str]:
     return [what for what, _, good in figures.judge(found) if not good]
 
 
-def test_every_load_has_its_turn_and_an_idle_machine_several() -> None:
+def test_every_load_is_measured_once_per_round_and_the_idle_computer_several_times() -> None:
     order = turns(tuple(LOADS))
     assert order.count("idle") == 3 and order[0] == "idle"
     assert [load for load in order if load != "idle"] == [load for load in LOADS if load != "idle"]
@@ -42,7 +42,7 @@ def test_every_load_has_its_turn_and_an_idle_machine_several() -> None:
     assert turns(["cores", "blas"]) == ["cores", "blas"]
 
 
-def test_states_that_the_loop_did_not_see_are_lost(tmp_path: Path) -> None:
+def test_states_that_the_loop_did_not_receive_are_lost(tmp_path: Path) -> None:
     entry = measurement(tmp_path, [1, 1, 4, 1, 2, 1])
     assert (entry["cycles"], entry["cycles_lost"], entry["longest_gap"]) == (7, 4, 4)
     assert entry["longest_gap_ms"] == pytest.approx(4.0, abs=1e-3)
@@ -57,29 +57,29 @@ def test_losses_add_up_over_the_rounds_and_times_are_medians(tmp_path: Path) -> 
     assert entry["response_us"]["max"] == 90.0
 
 
-def test_as_fast_as_the_loop_in_cpp_and_without_a_loss_is_as_required(tmp_path: Path) -> None:
+def test_a_loop_as_fast_as_the_cpp_one_and_without_losses_meets_the_requirements(tmp_path: Path) -> None:
     own, reference = measurement(tmp_path, [1] * 5, response=50e-6), measurement(tmp_path, [1] * 5, response=45e-6)
     assert failures(subjects(aiofranka_ros_direct=own, aiofranka_native=reference)) == []
 
 
-def test_slower_than_a_quarter_more_is_not_as_required(tmp_path: Path) -> None:
+def test_more_than_a_quarter_slower_does_not_meet_the_requirements(tmp_path: Path) -> None:
     own, reference = measurement(tmp_path, [1] * 5, response=60e-6), measurement(tmp_path, [1] * 5, response=45e-6)
     assert len(failures(subjects(aiofranka_ros_direct=own, aiofranka_native=reference))) == 2
 
 
-def test_a_loss_is_not_as_required_and_neither_is_an_end(tmp_path: Path) -> None:
+def test_neither_a_lost_cycle_nor_an_early_end_meets_the_requirements(tmp_path: Path) -> None:
     lost = measurement(tmp_path, [1, 2, 1])
     assert "cycles lost" in failures(subjects(aiofranka_ros_direct=lost))[0]
     ended = measurement(tmp_path, [1, 1], ended="communication_constraints_violation")
     assert "keeps running" in failures(subjects(aiofranka_ros_direct=ended))[0]
 
 
-def test_the_way_of_a_target_through_the_node_is_judged(tmp_path: Path) -> None:
+def test_the_latency_of_a_target_through_the_node_is_judged(tmp_path: Path) -> None:
     slow = measurement(tmp_path, [1, 1], latency=np.array([2e-3, 2e-3]))
     assert any("target to torque" in what for what in failures(subjects(aiofranka_ros_node=slow)))
 
 
-def test_a_slow_start_is_not_as_required(tmp_path: Path) -> None:
+def test_a_slow_start_does_not_meet_the_requirements(tmp_path: Path) -> None:
     def found(start: float) -> dict[str, Any]:
         return subjects(aiofranka_ros_direct=measurement(tmp_path, [1, 1], start=start))
 

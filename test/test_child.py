@@ -1,4 +1,4 @@
-"""Starting processes while signals come."""
+"""Starting processes while signals arrive."""
 
 from __future__ import annotations
 
@@ -32,13 +32,11 @@ def handled() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_start_that_is_interrupted_leaves_no_process(
-    handled: None, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
+def test_an_interrupted_start_leaves_no_process(handled: None, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     main, popen, seen = threading.get_ident(), subprocess.Popen, threading.Event()
 
     def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
-        """As subprocess does, but the signal comes when the process is not there yet, or already is."""
+        """Like subprocess, but the signal arrives just before or just after the process is created."""
         process = popen(*arguments, **options) if moment == "after" else None
         signal.pthread_kill(main, signal.SIGUSR1)
         assert seen.wait(10.0)
@@ -53,6 +51,6 @@ def test_a_start_that_is_interrupted_leaves_no_process(
     assert descendants(os.getpid()) <= before
 
 
-def test_what_cannot_be_started_is_said() -> None:
+def test_a_program_that_does_not_exist_raises() -> None:
     with pytest.raises(FileNotFoundError):
         start_child(["/nowhere/to/be/found"])

@@ -1,9 +1,8 @@
-"""The demo: its circle, its figures from made-up cycles, and a short run of the real thing."""
+"""A short run of the demo, and how it ends early."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -13,191 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from common import ROOT
 
-from aiofranka_ros.control.records import COMMANDS, CYCLE_RECORD, new
-from aiofranka_ros.demo import evaluation
 from aiofranka_ros.demo.__main__ import main
-from aiofranka_ros.demo.evaluation import REQUIREMENTS, Requirement
-from aiofranka_ros.demo.policy import BLOCKED, RATE, Circle, blocked_intervals
+from aiofranka_ros.demo.evaluation import REQUIREMENTS
+from aiofranka_ros.demo.policy import RATE
 from aiofranka_ros.testing import Child, Failed, wait_until
 
-#: A moment, so that times are as large as real ones [ns].
-NOW = 1_700_000_000_123_456_789
-MS = 1_000_000
 
-CIRCLE = Circle(start=(0.3, -0.05, 0.6), start_time=NOW, duration=10.0)
-
-
-def cycles(count: int) -> np.ndarray:
-    """Cycles of one activation, one a millisecond from ``NOW`` on, in which the arm rests and all is well."""
-    records = np.zeros(count, CYCLE_RECORD)
-    records["activation"] = 1
-    records["stamp"] = NOW + MS * np.arange(count)
-    records["success_rate"] = 1.0
-    records["response"] = 100e-6
-    return records
-
-
-def passing_report() -> dict[str, Any]:
-    """A report that fulfils every requirement, each of them just so."""
-    report: dict[str, Any] = {}
-    for requirement in REQUIREMENTS:
-        place = report
-        *parents, name = requirement.key.split(".")
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        limit = requirement.limit
-        place[name] = limit + 1 if requirement.relation == ">" and not isinstance(limit, str) else limit
-    return report
-
-
-# The policy's circle.
-
-
-def test_the_circle_begins_where_the_arm_is_and_at_rest() -> None:
-    np.testing.assert_allclose(CIRCLE.position([NOW])[0], CIRCLE.start)
-    # Within the first period of the policy it goes no further than the arm could follow at once.
-    assert np.linalg.norm(CIRCLE.position([NOW + 20 * MS])[0] - CIRCLE.start) < 1e-6
-
-
-def test_the_circle_has_its_radius_everywhere() -> None:
-    points = CIRCLE.position(NOW + MS * np.arange(10_000))
-    centre = np.array(CIRCLE.start) + [0.0, 0.05, 0.0]
-    np.testing.assert_allclose(np.linalg.norm(points - centre, axis=1), 0.05)
-    np.testing.assert_allclose(points[:, 0], 0.3)
-
-
-def test_the_circle_turns_at_its_frequency_between_smooth_ends() -> None:
-    time_ = np.linspace(-0.5, 10.5, 11_001)
-    speed = np.gradient(CIRCLE.angle(time_), time_)
-    full = 2.0 * math.pi * 0.25
-    np.testing.assert_allclose(speed[(time_ > 1.01) & (time_ < 8.99)], full, rtol=1e-6)
-    np.testing.assert_allclose(speed[(time_ < -0.01) | (time_ > 10.01)], 0.0, atol=1e-9)
-    # A smoothstep over 1 s is steepest in its middle, with 1.5 per second.
-    assert np.abs(np.gradient(speed, time_)).max() < 1.51 * full
-    # Two ramps of 1 s cover half of what full speed would.
-    assert CIRCLE.angle(np.array([10.0]))[0] == pytest.approx(9.0 * full)
-
-
-@pytest.mark.parametrize("duration", [2.0, 3.7, 10.0])
-def test_the_policy_is_blocked_for_300_ms_of_every_second(duration: float) -> None:
-    intervals = blocked_intervals(duration)
-    assert [begin for begin, _ in intervals] == [n + BLOCKED[0] for n in range(round(duration - 0.2))]
-    assert all(end - begin == pytest.approx(0.3) for begin, end in intervals)
-
-
-# The figures.
-
-
-def test_response_times_are_those_of_the_cycles() -> None:
-    records = cycles(1000)
-    records["response"] = 1e-6 * np.arange(1, 1001)
-    figures = evaluation.response_times(records)
-    assert figures == {"mean": 500.5, "p50": 500.5, "p99": 990.0, "p999": 999.0, "max": 1000.0}
-
-
-def test_the_success_rate_leaves_out_the_first_100_cycles_of_each_activation() -> None:
-    records = cycles(600)
-    records["activation"][300:] = 2
-    records["success_rate"][:100] = 0.1
-    records["success_rate"][300:400] = 0.2
-    assert evaluation.success_rate_min(records) == 1.0
-    records["success_rate"][400] = 0.7
-    assert evaluation.success_rate_min(records) == pytest.approx(0.7)
-    assert evaluation.success_rate_min(cycles(100)) is None
-
-
-def test_the_latency_of_a_target_ends_with_the_first_torque_that_used_it() -> None:
-    records = cycles(100)
-    stamps = NOW + MS * np.array([9, 29, 49]) + 500_000
-    records["target_stamp"][10:] = stamps[0]  # 0.5 ms later
-    records["target_stamp"][33:] = stamps[1]  # 3.5 ms later
-    np.testing.assert_allclose(evaluation.setpoint_latencies(records, stamps), [0.5, 3.5])
-
-
-def test_tracking_is_measured_from_the_first_to_the_last_target_gaps_included() -> None:
-    records = cycles(10_000)
-    records["position"] = CIRCLE.position(records["stamp"]) + [0.0, 0.0, 0.003]
-    # Before the first and after the last target the arm may be anywhere.
-    records["position"][:100] = records["position"][9001:] = 7.0
-    records["position"][5000] += [0.004, 0.0, 0.0]
-    tracking = evaluation.track(records, CIRCLE.position, NOW + MS * np.array([100, 120, 9000]))
-    assert len(tracking.time) == 8901
-    assert tracking.time[[0, -1]] == pytest.approx([0.0, 8.9])
-    assert tracking.figures == {"rms": pytest.approx(3.0, abs=0.001), "max": pytest.approx(5.0)}
-
-
-def test_a_stop_lasts_until_every_joint_stands_and_goes_on_standing() -> None:
-    records = cycles(1000)
-    since, until = NOW + 100 * MS, NOW + 999 * MS
-    assert evaluation.stop_duration(records, since, until) == 0.0
-    records["dq"][:401, 2] = 0.5
-    assert evaluation.stop_duration(records, since, until) == pytest.approx(0.301)
-    records["dq"][600, 6] = -0.02  # Stirs once more.
-    assert evaluation.stop_duration(records, since, until) == pytest.approx(0.501)
-    assert evaluation.stop_duration(records, since, NOW + 550 * MS) == pytest.approx(0.301)
-    records["dq"][600:, 6] = -0.02  # Never stands.
-    assert evaluation.stop_duration(records, since, until) is None
-
-
-def test_the_joint_error_is_the_largest_of_any_joint_while_the_arm_is_watched() -> None:
-    records = cycles(100)
-    records["q"][:] = np.arange(7.0)
-    records["q"][40, 3] += 0.02
-    records["q"][90, 5] += 0.5
-    assert evaluation.joint_error(records, np.arange(7.0), NOW + 20 * MS, NOW + 60 * MS) == pytest.approx(0.02)
-    assert evaluation.joint_error(records, np.arange(7.0), NOW + 200 * MS, NOW + 300 * MS) is None
-
-
-def test_gains_are_judged_by_the_worst_axis() -> None:
-    commands = new(COMMANDS)[0]
-    commands["ee_kp"], commands["ee_kd"] = (400, 100, 100, 9, 9, 9), (40, 20, 10, 1, 1, 1)
-    assert evaluation.gains(commands) == {"translation": 400.0, "damping_ratio": 0.5}
-
-
-def test_a_report_that_is_just_good_enough_passes() -> None:
-    assert [item.key for item in REQUIREMENTS if not item.holds(passing_report())] == []
-
-
-@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda item: item.key)
-@pytest.mark.parametrize("value", ["worse", "not measured"])
-def test_each_requirement_fails_by_itself(requirement: Requirement, value: str) -> None:
-    if value == "not measured":
-        worse: Any = None
-    elif isinstance(requirement.limit, str):
-        worse = "ABORTED"
-    else:
-        worse = requirement.limit + (-0.1 if requirement.relation in (">", ">=") else 0.1)
-    report = passing_report()
-    place = report
-    *parents, name = requirement.key.split(".")
-    for parent in parents:
-        place = place[parent]
-    place[name] = worse
-    assert [item.key for item in REQUIREMENTS if not item.holds(report)] == [requirement.key]
-
-
-def test_the_plot_is_an_image_even_of_an_arm_that_did_not_move(tmp_path: Path) -> None:
-    records = cycles(500)
-    stamps = NOW + MS * np.arange(0, 500, 20)
-    tracking = evaluation.track(records, CIRCLE.position, stamps)
-    report = {
-        "tracking_mm": tracking.figures,
-        "response_us": evaluation.response_times(records),
-        "cycles_lost": 0,
-    }
-    path = tmp_path / "tracking.png"
-    evaluation.plot(path, tracking, CIRCLE.position(stamps), [(0.1, 0.2)], report, records)
-    assert path.read_bytes().startswith(b"\x89PNG")
-
-
-# The processes.
-
-
-def test_a_process_that_dies_is_reported_with_its_last_words(tmp_path: Path) -> None:
+@pytest.mark.unit
+def test_a_process_that_dies_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     child = Child("aiofranka_ros.is_not_there", log=tmp_path / "node.log", label="node")
     child.process.wait(20.0)
     with pytest.raises(Failed, match=r"(?s)the node ended with exit code 1.*is_not_there"):
@@ -205,8 +30,9 @@ def test_a_process_that_dies_is_reported_with_its_last_words(tmp_path: Path) -> 
     assert child.end() == 1
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("arguments", [["--duration", "1"], ["--duration", "long"], ["--domain-id", "102"]])
-def test_options_that_cannot_be_used_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_options_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:
         main(arguments)
     assert refused.value.code == 2
@@ -214,15 +40,15 @@ def test_options_that_cannot_be_used_are_refused(arguments: list[str], capsys: p
 
 
 class Run:
-    """A demo in a process of its own."""
+    """A demo in a separate process."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
-        self._log = output.with_suffix(".log")
+        self._path = output.with_suffix(".log")
         self._domain = f"ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}"
         command = [sys.executable, "-u", "-m", "aiofranka_ros.demo", "--output", str(output), "--duration", "3"]
         command += ["--domain-id", os.environ["ROS_DOMAIN_ID"]]
-        with self._log.open("w") as log:
+        with self._path.open("w") as log:
             self.process = subprocess.Popen(
                 command,
                 stdout=log,
@@ -231,12 +57,12 @@ class Run:
             )
 
     @property
-    def said(self) -> str:
-        return self._log.read_text()
+    def log(self) -> str:
+        return self._path.read_text()
 
     def reaches(self, text: str) -> bool:
-        """Whether it says ``text`` in time."""
-        return wait_until(lambda: text in self.said or self.process.poll() is not None) and text in self.said
+        """Whether it logs ``text`` in time."""
+        return wait_until(lambda: text in self.log or self.process.poll() is not None) and text in self.log
 
     def node(self) -> int:
         """Process id of its node."""
@@ -244,7 +70,7 @@ class Run:
         return pid
 
     def processes(self) -> dict[int, str]:
-        """The command lines of everything in its ROS domain that this package started, this test's process excepted."""
+        """The command lines of all processes of this package in its ROS domain."""
         found = {}
         for entry in Path("/proc").glob("[0-9]*"):
             try:
@@ -272,8 +98,8 @@ def demo(tmp_path: Path) -> Any:
 def test_a_short_demo_measures_everything_and_leaves_nothing_behind(demo: Run) -> None:
     status = demo.process.wait(90.0)
     report = json.loads((demo.output / "report.json").read_text())
-    # How fast it all is depends on what else the machine does, and is not judged here.
-    assert status == (0 if report["passed"] else 1), demo.said
+    # The figures depend on the load of the computer, so this test does not check them.
+    assert status == (0 if report["passed"] else 1), demo.log
     assert report["passed"] == all(requirement.holds(report) for requirement in REQUIREMENTS)
     assert report["cycles"] > 5000 and report["cycles_unread"] == 0
     assert report["move"]["status"] == "TARGET_REACHED"
@@ -281,14 +107,14 @@ def test_a_short_demo_measures_everything_and_leaves_nothing_behind(demo: Run) -
     assert report["cancel"]["status"] == "CANCELED"
     assert report["cancel"]["stop_s"] is not None
     assert report["shutdown_exit_code"] == 0
-    # Three times 300 ms without a target, and hardly any lost.
+    # Three times 300 ms without a target, and hardly any target lost.
     assert report["targets"]["longest_gap_s"] >= 0.3
     assert 0 < report["targets"]["used"] <= report["targets"]["published"] <= 0.75 * 3.0 * RATE
     assert set(report["response_us"]) == {"mean", "p50", "p99", "p999", "max"}
     assert set(report["setpoint_latency_ms"]) == {"p50", "p99"}
     assert set(report["tracking_mm"]) == {"rms", "max"}
     assert (demo.output / "tracking.png").stat().st_size > 10_000
-    assert all(requirement.text in demo.said for requirement in REQUIREMENTS)
+    assert all(requirement.text in demo.log for requirement in REQUIREMENTS)
     assert wait_until(lambda: not demo.processes())
 
 
@@ -303,10 +129,10 @@ def test_a_short_demo_measures_everything_and_leaves_nothing_behind(demo: Run) -
 def test_a_demo_that_ends_early_says_why_and_leaves_nothing_behind(
     demo: Run, end: Callable[[Run], None], status: int, message: str
 ) -> None:
-    assert demo.reaches("a policy draws a circle"), demo.said
+    assert demo.reaches("a policy draws a circle"), demo.log
     end(demo)
     begin = time.monotonic()
-    assert demo.process.wait(40.0) == status, demo.said
-    assert time.monotonic() - begin < 30.0  # By itself, not by being killed.
-    assert message in demo.said
+    assert demo.process.wait(40.0) == status, demo.log
+    assert time.monotonic() - begin < 30.0  # It ended by itself and was not killed.
+    assert message in demo.log
     assert wait_until(lambda: not demo.processes()), demo.processes()

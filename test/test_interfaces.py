@@ -1,9 +1,9 @@
-"""The interface definitions: what makes them the same on the wire as those of the packages that they stand for.
+"""The interface definitions: on the wire they are the same as the packages that they replace.
 
-Two nodes understand each other where the hashes of their types are the same (REP 2016): names, types and order of all
-fields go into them, of nested types too. Those below were computed from the definitions of franka_ros2 2.5.0 and 3.4.0,
-control_msgs 6.8.0 and geometry2, with the generator of ROS 2 Kilted. Constants and default values are no part of a hash
-and have tests of their own. No arm, no ROS graph.
+Two nodes can communicate if the hashes of their types are equal (REP 2016). A hash covers names, types and order of all
+fields, including nested types. The hashes below were computed from the definitions of franka_ros2 2.5.0 and 3.4.0,
+control_msgs 6.8.0 and geometry2, with the generator of ROS 2 Kilted. They do not cover constants and default values,
+which have separate tests. No arm, no ROS graph.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ament_index_python.packages import get_package_share_directory
 
 pytestmark = pytest.mark.unit
 
-#: Hash of every type that is used, version 1 (``RIHS01``).
+#: Hash of every type in use, version 1 (``RIHS01``).
 HASHES = {
     "control_msgs/action/FollowJointTrajectory": "ff29901b2693f5deb847e96084a1c2cdb26e70b7c847be21859b70a55fb29cf0",
     "control_msgs/action/GripperCommand": "e17c0e644eccf14bea84a0a93e0977182872c2eb7873ca6694900059b46dbc84",
@@ -52,7 +52,7 @@ BEFORE_KILTED = {
 
 
 def hash_in_use(name: str) -> str:
-    """Hash of a type as it is installed here; skips the test where the distribution has none."""
+    """Hash of the installed type; skips the test if the distribution has no hashes."""
     package, kind, interface = name.split("/")
     share = Path(get_package_share_directory(package))
     description = share / kind / f"{interface}.json"
@@ -64,7 +64,7 @@ def hash_in_use(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", HASHES)
-def test_types_are_those_of_the_packages_that_they_stand_for(name: str) -> None:
+def test_types_equal_those_of_the_packages_that_they_replace(name: str) -> None:
     known = HASHES | (BEFORE_KILTED if os.environ.get("ROS_DISTRO") in ("iron", "jazzy") else {})
     assert hash_in_use(name) == f"RIHS01_{known[name]}"
 
@@ -110,7 +110,7 @@ CONSTANTS = {
 
 
 @pytest.mark.parametrize("name", CONSTANTS)
-def test_constants_have_the_values_that_users_know(name: str) -> None:
+def test_constants_have_their_published_values(name: str) -> None:
     package, kind, interface = name.split("/")
     outer, _, inner = interface.partition("_")
     found = getattr(importlib.import_module(f"{package}.{kind}"), outer)
@@ -118,6 +118,6 @@ def test_constants_have_the_values_that_users_know(name: str) -> None:
     assert {constant: getattr(found, constant) for constant in CONSTANTS[name]} == CONSTANTS[name]
 
 
-def test_a_grasp_that_gives_no_tolerance_has_that_of_franka_ros2() -> None:
+def test_a_grasp_without_a_tolerance_has_the_default_of_franka_ros2() -> None:
     epsilon = importlib.import_module("franka_msgs.action").Grasp.Goal().epsilon
     assert (epsilon.inner, epsilon.outer) == (0.005, 0.005)

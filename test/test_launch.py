@@ -1,7 +1,7 @@
-"""The launch files: what they offer, and, where ``launch`` is installed, that they do so.
+"""The launch files: their arguments and, if ``launch`` is installed, what they start.
 
-PyPI has no ``launch``. Where it is missing, the tests that run the launch files are skipped and say so; the others read
-them, and what they start is what the other tests start without them.
+PyPI has no ``launch``. Without it, the tests that run the launch files are skipped; the others only read them. The
+other tests of this package start the same nodes without launch files.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ needs_launch = pytest.mark.skipif(
     reason="launch and launch_ros are not installed: they come with a ROS distribution, not from PyPI",
 )
 
-#: What ``ros2 launch`` does with a file and ``name:=value`` arguments.
+#: The equivalent of ``ros2 launch`` with a file and ``name:=value`` arguments.
 RUNNER = """
 import sys
 from launch import LaunchDescription, LaunchService
@@ -69,6 +69,7 @@ def declared() -> dict[str, dict[str, ast.expr]]:
     }
 
 
+@pytest.mark.unit
 def test_the_launch_file_declares_its_arguments_and_describes_them() -> None:
     arguments = declared()
     assert arguments.keys() == ARGUMENTS.keys()
@@ -78,7 +79,8 @@ def test_the_launch_file_declares_its_arguments_and_describes_them() -> None:
             assert ast.literal_eval(keywords["default_value"]) == ARGUMENTS[name]
 
 
-def test_each_of_two_arms_gets_arguments_that_the_launch_file_of_one_has() -> None:
+@pytest.mark.unit
+def test_the_launch_file_of_two_arms_passes_arguments_that_the_file_of_one_arm_declares() -> None:
     (own,) = (
         node.value
         for node in ast.walk(ast.parse(TWO_ARMS.read_text()))
@@ -88,6 +90,7 @@ def test_each_of_two_arms_gets_arguments_that_the_launch_file_of_one_has() -> No
     assert names == {"robot_ip", "namespace", "arm_prefix"} and names <= declared().keys()
 
 
+@pytest.mark.unit
 def test_rviz_shows_the_topics_of_the_node() -> None:
     settings = yaml.safe_load((ROOT / "config" / "bringup.rviz").read_text())["Visualization Manager"]
     assert settings["Global Options"]["Fixed Frame"] == "fr3_link0"
@@ -102,7 +105,7 @@ def test_rviz_shows_the_topics_of_the_node() -> None:
 
 
 class Launch:
-    """A running launch, and all that it says."""
+    """A running launch, and its output."""
 
     def __init__(self, prefix: Path, *arguments: str, file: Path = LAUNCH_FILE) -> None:
         self._log = prefix / "launch.log"
@@ -121,7 +124,7 @@ class Launch:
         return self._log.read_text()
 
     def says(self, text: str, times: int = 1) -> bool:
-        """Whether ``text`` appears so often in time."""
+        """Whether ``text`` appears ``times`` times in time."""
         wait_until(lambda: self.log.count(text) >= times or self.process.poll() is not None)
         return self.log.count(text) >= times
 
@@ -134,7 +137,7 @@ class Launch:
 
 @pytest.fixture
 def prefix(tmp_path: Path) -> Path:
-    """The package as it is installed."""
+    """An install prefix of the package."""
     share, index = tmp_path / "share", tmp_path / "share" / "ament_index" / "resource_index" / "packages"
     index.mkdir(parents=True)
     (index / "aiofranka_ros").touch()
@@ -179,7 +182,7 @@ def test_launching_brings_up_an_active_node_in_its_namespace_and_ctrl_c_ends_it(
     finally:
         client.close()
     children = descendants(launch.process.pid)
-    # Ctrl-C in a terminal reaches the node as well.
+    # Ctrl-C in a terminal reaches the node, too.
     for pid in (node_of(launch), launch.process.pid):
         os.kill(pid, signal.SIGINT)
     assert launch.process.wait(PATIENCE) == 0, launch.log
@@ -194,13 +197,13 @@ def test_a_node_that_dies_ends_the_launch_with_an_error(launch: Launch) -> None:
 
 
 @needs_launch
-def test_a_node_that_is_asked_to_end_ends_the_launch_without_one(launch: Launch) -> None:
+def test_sigterm_to_the_node_ends_the_launch_without_an_error(launch: Launch) -> None:
     os.kill(node_of(launch), signal.SIGTERM)
     assert launch.process.wait(PATIENCE) == 0, launch.log
 
 
 @needs_launch
-def test_two_arms_come_up_in_namespaces_and_with_prefixes_of_their_own_and_end_together(prefix: Path) -> None:
+def test_two_arms_start_with_their_own_namespaces_and_prefixes_and_end_together(prefix: Path) -> None:
     launch = Launch(prefix, "mode:=impedance", "right_arm_prefix:=on", file=TWO_ARMS)
     clients: list[Client] = []
     try:
@@ -221,7 +224,7 @@ def test_two_arms_come_up_in_namespaces_and_with_prefixes_of_their_own_and_end_t
 
 
 @needs_launch
-def test_a_configuration_that_cannot_be_used_ends_the_launch_with_an_error(prefix: Path) -> None:
+def test_an_invalid_configuration_ends_the_launch_with_an_error(prefix: Path) -> None:
     config = prefix / "bad.yaml"
     config.write_text("/**:\n  ros__parameters:\n    kp: [1.0]\n")
     launch = Launch(prefix, f"config_file:={config}")

@@ -1,6 +1,6 @@
-"""The package as a whole: what it declares, installs and is made of, and the tools that set it up.
+"""The package as a whole: what it declares, contains and installs, and the tools that set it up.
 
-No arm, no ROS graph. Sources are read, not run, wherever that answers the question.
+No arm, no ROS graph. The tests read sources rather than run them if that is enough.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PACKAGE = ROOT / "aiofranka_ros"
 #: Paths of all modules inside the package, without their endings: ``control/loop``.
 MODULES = sorted(str(path.relative_to(PACKAGE).with_suffix("")) for path in PACKAGE.rglob("*.py"))
 
-#: Packages that modules are in, where the names differ.
+#: The package of a module, if its name differs.
 PACKAGES = {"tf2_ros": "tf2_ros_py"}
 ROS_MODULE = re.compile(r"rclpy|launch(_ros)?|tf2_ros|ament_index_python|\w+_(msgs|srvs|interfaces)")
 
@@ -77,7 +77,7 @@ def entry_points() -> dict[str, tuple[str, str]]:
 # --- What it declares
 
 
-def test_the_version_is_the_same_wherever_it_is_written() -> None:
+def test_the_version_is_the_same_everywhere() -> None:
     setup_py = re.search(r'version="([^"]+)"', (ROOT / "setup.py").read_text())
     changelog = re.search(r"^(\d+\.\d+\.\d+) ", (ROOT / "CHANGELOG.rst").read_text(), re.MULTILINE)
     assert setup_py is not None and changelog is not None
@@ -91,7 +91,7 @@ def test_package_xml_is_valid() -> None:
     package.parse_package(str(ROOT)).validate()
 
 
-def test_every_executable_is_a_main_function_that_exists() -> None:
+def test_every_executable_is_an_existing_main_function() -> None:
     scripts = entry_points()
     assert set(scripts) == {"node", "gripper_node", "rviz_tools", "simulation", "demo", "doctor"}
     for module, function in scripts.values():
@@ -104,8 +104,8 @@ def test_every_executable_is_a_main_function_that_exists() -> None:
         ]
 
 
-def test_everything_that_is_imported_is_declared() -> None:
-    """What is part of ROS in package.xml, what pip can install in setup.py."""
+def test_every_imported_package_is_declared() -> None:
+    """Packages of ROS in package.xml, packages that pip can install in setup.py."""
     manifest_names = {str(element.text) for element in manifest() if element.tag.endswith("depend")}
     undeclared = set()
     for module in MODULES:
@@ -118,16 +118,16 @@ def test_everything_that_is_imported_is_declared() -> None:
 
 
 def test_package_xml_names_every_python_requirement() -> None:
-    """By its rosdep key, or in the comment about those that have none."""
+    """By its rosdep key, or in the comment about requirements without a key."""
     text = (ROOT / "package.xml").read_text()
     assert [name for name in requirements() if name.replace("_", "-") not in text] == []
 
 
-# --- What it is made of
+# --- What it contains
 
 
 def test_the_import_contracts_hold_and_one_that_is_broken_is_reported(tmp_path: Path) -> None:
-    """Those of pyproject.toml; each one is broken on purpose, in a copy of the package."""
+    """The contracts of pyproject.toml; the test breaks each one, in a copy of the package."""
     contracts = re.findall(r'^name = "(.*)"\ntype', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert lint_imports(ROOT) == []
     shutil.copytree(PACKAGE, tmp_path / "aiofranka_ros", ignore=shutil.ignore_patterns("__pycache__"))
@@ -158,7 +158,7 @@ def lint_imports(folder: Path) -> list[str]:
 
 
 def test_what_drives_an_arm_is_imported_without_ros() -> None:
-    """Not only by the contract: by running it where rclpy cannot be imported."""
+    """By importing it without rclpy, in addition to the contract."""
     below = "errors setting kernels processes model control simulation arm offload".split()
     names = [
         ".".join(["aiofranka_ros", *Path(module).parts]).removesuffix(".__init__")
@@ -170,13 +170,13 @@ def test_what_drives_an_arm_is_imported_without_ros() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
 
 
-def test_every_module_says_what_it_is_for() -> None:
-    """In more than a line: why it exists, who calls it, in which process and thread it runs."""
+def test_every_module_has_a_docstring_of_several_lines() -> None:
+    """It says why the module exists, who calls it, and in which process and thread it runs."""
     assert not [m for m in MODULES if len((ast.get_docstring(tree_of(m)) or "").splitlines()) < 2]
 
 
 def test_library_code_neither_prints_nor_exits() -> None:
-    """Only `main()` and what calls it may: a library raises and logs."""
+    """Only `main()` and its caller may; library code raises and logs."""
     calls = []
     for module in MODULES:
         for statement in tree_of(module).body:
@@ -211,8 +211,8 @@ def test_colcon_installs_what_ros2_run_and_ros2_launch_look_for(tmp_path: Path) 
         assert executable.read_text().startswith("#!/usr/bin/env python3\n")
 
 
-def test_colcon_finds_this_package_alone() -> None:
-    """Not the interface definitions, which a workspace may have from franka_ros2, nor anything in build/."""
+def test_colcon_finds_only_this_package() -> None:
+    """Neither the interface definitions, which a workspace may have from franka_ros2, nor anything in build/."""
     pytest.importorskip("colcon_core")
     command = [
         sys.executable,
@@ -232,7 +232,7 @@ def test_colcon_finds_this_package_alone() -> None:
 # --- The set-up
 
 
-def test_make_without_a_target_lists_them_all() -> None:
+def test_make_without_a_target_lists_all_targets() -> None:
     make = shutil.which("make")
     if make is None:
         pytest.skip("make is not installed")
@@ -242,7 +242,7 @@ def test_make_without_a_target_lists_them_all() -> None:
     assert re.findall(r"make ([\w-]+)", listing) == targets[1].split()
 
 
-def test_another_python_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_an_unsupported_python_is_refused_in_one_sentence(tmp_path: Path) -> None:
     python = tmp_path / "python3"
     python.write_text("#!/bin/sh\ncase \"$3\" in *print*) echo 'Python 3.9' ;; *) exit 1 ;; esac\n")
     python.chmod(0o755)
@@ -261,7 +261,7 @@ def make_prefix(path: Path, *packages: str) -> Path:
     return path
 
 
-def test_a_sourced_distribution_is_the_prefix_that_has_rclpy(tmp_path: Path) -> None:
+def test_the_sourced_distribution_is_the_prefix_with_rclpy(tmp_path: Path) -> None:
     workspace, distribution = make_prefix(tmp_path / "ws", "my_robot"), make_prefix(tmp_path / "ros", "rclpy")
     find = load_set_up().find_distribution
     assert find({"AMENT_PREFIX_PATH": f"{workspace}:{distribution}"}) == distribution
@@ -269,9 +269,7 @@ def test_a_sourced_distribution_is_the_prefix_that_has_rclpy(tmp_path: Path) -> 
     assert find({}) is None
 
 
-def test_the_environment_of_this_project_is_not_taken_for_a_distribution(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_of_this_project_is_not_a_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_up = load_set_up()
     monkeypatch.setattr(set_up, "BUILD", tmp_path)
     own = make_prefix(tmp_path / "venv", "rclpy")
@@ -295,14 +293,14 @@ def test_interfaces_of_the_distribution_are_not_built_again(tmp_path: Path) -> N
     assert set_up.missing_interfaces({"AMENT_PREFIX_PATH": str(full)}, full) == []
 
 
-def test_with_a_distribution_no_ros_wheel_is_asked_for(tmp_path: Path) -> None:
+def test_with_a_distribution_no_ros_wheel_is_required(tmp_path: Path) -> None:
     set_up = load_set_up()
     names = set_up.list_requirements(make_prefix(tmp_path, "rclpy"), ["franka_msgs"])
     assert names and not [name for name in names if name.startswith("ros-")]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_sourcing_the_environment_twice_adds_it_once(shell: str, tmp_path: Path) -> None:
+def test_sourcing_the_environment_twice_adds_its_paths_once(shell: str, tmp_path: Path) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     prefix = tmp_path / "with space"
@@ -315,7 +313,7 @@ def test_sourcing_the_environment_twice_adds_it_once(shell: str, tmp_path: Path)
     assert answer.stdout == f"{prefix}:/opt/ros/some\n", answer.stderr
 
 
-def test_a_step_is_repeated_only_when_its_inputs_change(
+def test_a_step_runs_again_only_if_its_inputs_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     set_up = load_set_up()
@@ -334,7 +332,7 @@ def test_a_step_is_repeated_only_when_its_inputs_change(
     assert len(done) == 3, "a failed step must not leave the stamp of the one before"
 
 
-def test_a_failed_command_says_why_and_where_to_read_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_command_reports_the_cause_and_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_up = load_set_up()
     monkeypatch.setattr(set_up, "ROOT", tmp_path)
     monkeypatch.setattr(set_up, "LOG", tmp_path / "set_up.log")
