@@ -223,9 +223,8 @@ class SnapshotMessage:
         :param active: whether the arm is under torque control.
         """
         seconds, rest = divmod(int(state["stamp"]), NANOSECONDS)
-        ee = pose_matrix(np.concatenate((state["position"], state["orientation"])))
-        parts = (state["q"], state["dq"], state["tau"], ee.ravel(), state["jacobian"].ravel(), state["mass"].ravel())
-        np.concatenate(((active, seconds, rest), *parts), out=self._numbers)
+        matrices = (state[name].ravel() for name in ("tcp", "jacobian", "mass"))
+        np.concatenate(((active, seconds, rest), state["q"], state["dq"], state["tau"], *matrices), out=self._numbers)
         return bytes(self._message)
 
 
