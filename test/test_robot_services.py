@@ -146,7 +146,7 @@ def test_thresholds_reach_libfranka_in_its_order_of_arguments() -> None:
 
 
 class Robot:
-    """The services of a node, and what the robot says of itself."""
+    """The services of a node, and the state that the robot reports."""
 
     def __init__(self, process: NodeProcess, client: Client) -> None:
         self.process, self.client = process, client
@@ -155,7 +155,7 @@ class Robot:
         client.node.create_subscription(FrankaRobotState, f"{process.name}/robot_state", self._states.append, 1)
 
     def send(self, name: str, request: Any, prefix: str = "~/") -> Any:
-        """Send a request; return what the answer will be in."""
+        """Send a request; return the future of its answer."""
         path = self.process.name_of(f"{prefix}{name}")
         if path not in self._services:
             self._services[path] = self.client.node.create_client(SERVICES[name][0], path)
@@ -164,7 +164,7 @@ class Robot:
         return service.call_async(request)
 
     def set(self, name: str, request: Any, prefix: str = "~/") -> str:
-        """Why it was not done; empty where it was."""
+        """Why the request was refused; empty if it succeeded."""
         answer = self.client.result(self.send(name, request, prefix))
         assert answer.success == (not answer.error)
         return str(answer.error)
