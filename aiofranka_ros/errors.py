@@ -1,31 +1,31 @@
 """Every exception that this package raises on purpose.
 
-Imported by every other module and by users, in every process; it imports nothing itself. Each class is one kind of
-failure and carries its data as attributes, so that callers never match the text of a message.
+Imported by many modules and by users, in every process; it imports nothing of this package. Each class is one kind of
+failure and has its data as attributes, so that callers never match the text of a message.
 
     FrankaError
      ├── ConfigurationError       a parameter, gain or option that cannot be used
      ├── InvalidTarget            a target or goal that was refused at the boundary
      │    ├── TransformMissing    TF does not know, or not yet, where its frame was
-     │    └── Unreachable         no configuration of the arm leads to a pose
+     │    └── Unreachable         no joint positions lead to a pose
      ├── ConnectionFailed         no arm could be reached, or the connection was lost
      │    └── IncompatibleRobot   the robot speaks another version of the FCI protocol
      ├── ArmInUse                 another process on this machine already drives the arm
      ├── ControlStopped           the 1 kHz loop ended: reflex, lost packets, user stop
      ├── NotStarted               used before start() or after stop()
      ├── CommandRefused           libfranka refused a command in the arm's present state
-     ├── MoveFailed               a move did not arrive
-     │    ├── PathViolated        it was too far from its path on the way
-     │    ├── GoalMissed          it came to its end, but not within the tolerance
-     │    └── MoveReplaced        another one took its place
-     ├── GripperFailed            a command of the gripper could not be carried out
+     ├── MoveFailed               a move did not reach its goal
+     │    ├── PathViolated        a joint was too far from its path
+     │    ├── GoalMissed          the move ended outside its tolerance
+     │    └── MoveReplaced        another move replaced it
+     ├── GripperFailed            the gripper could not execute a command
      ├── ControlProcessDied       the control process is gone or does not answer
      ├── SimulationError          the simulated arm could not be started or died
-     ├── Superseded               a newer call took the place of this one, which had not begun
-     ├── NotPicklable             something that cannot travel to or from an isolated object's process
-     ├── RemoteError              an isolated object raised something that cannot travel itself
+     ├── Superseded               a newer call replaced this one, which had not begun
+     ├── NotPicklable             something that cannot be sent to or from an isolated object's process
+     ├── RemoteError              an isolated object raised an exception that cannot be sent itself
      └── RemoteDied               an isolated object's process is gone
-          └── RemoteStopped       because it was asked to
+          └── RemoteStopped       because it was stopped on request
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class InvalidTarget(FrankaError, ValueError):
 
 
 class TransformMissing(InvalidTarget):
-    """TF does not know where the frame of a target was at the target's time; a moment later it may."""
+    """TF does not know where the frame of a target was at the target's time; it may know a moment later."""
 
 
 class Unreachable(InvalidTarget):
-    """No configuration within the joints' limits brings the control frame to a pose; the message says why."""
+    """No joint positions within the limits bring the control frame to a pose; the message says why."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, reason="unreachable")
@@ -85,9 +85,9 @@ class ArmInUse(FrankaError):
 
 
 class ControlStopped(FrankaError):
-    """The 1 kHz loop ended although nobody asked it to.
+    """The 1 kHz loop ended without a request.
 
-    :ivar errors: libfranka's names of what stopped the arm, e.g. ``("joint_velocity_violation",)``; empty when the
+    :ivar errors: libfranka's names of what stopped the arm, e.g. ``("joint_velocity_violation",)``; empty if the
         robot gave none.
     """
 
@@ -101,7 +101,7 @@ class NotStarted(FrankaError, RuntimeError):
 
 
 class Superseded(FrankaError):
-    """A newer call took the place of this one, which had not begun (``latest_only``)."""
+    """A newer call replaced this one, which had not begun (``latest_only``)."""
 
 
 class CommandRefused(FrankaError):
@@ -109,23 +109,23 @@ class CommandRefused(FrankaError):
 
 
 class MoveFailed(FrankaError):
-    """A move did not arrive; the message says why. The arm holds where it is."""
+    """A move did not reach its goal; the message says why. The arm holds where it is."""
 
 
 class PathViolated(MoveFailed):
-    """A joint was further from its path than tolerated; the arm slowed down and holds."""
+    """A joint was further from its path than the tolerance; the arm slowed down and holds."""
 
 
 class GoalMissed(MoveFailed):
-    """A move came to its end, but a joint did not come within its tolerance in time."""
+    """A move ended, but a joint was not within its tolerance in time."""
 
 
 class MoveReplaced(MoveFailed):
-    """Another move took the place of this one, which had not arrived."""
+    """Another move replaced this one before it reached its goal."""
 
 
 class GripperFailed(FrankaError):
-    """A command of the gripper could not be carried out, or something else came between; the message says why."""
+    """The gripper could not execute a command, or the command was interrupted; the message says why."""
 
 
 class ControlProcessDied(FrankaError):
@@ -144,11 +144,11 @@ class SimulationError(FrankaError):
 
 
 class NotPicklable(FrankaError, TypeError):
-    """Something that cannot travel to or from an isolated object's process; nothing was sent, or called in vain."""
+    """Something that cannot be sent to or from an isolated object's process; nothing was sent, or no result."""
 
 
 class RemoteError(FrankaError):
-    """An isolated object raised an exception that cannot travel itself, or that must not be raised as it is.
+    """An isolated object raised an exception that cannot be sent itself, or that must not be raised unchanged.
 
     :ivar type_name: the exception's class, with its module.
     :ivar traceback: where it was raised, as text.
@@ -161,9 +161,9 @@ class RemoteError(FrankaError):
 
 
 class RemoteDied(FrankaError):
-    """An isolated object's process is gone; whatever was asked of it has no answer.
+    """An isolated object's process is gone; pending calls have no result.
 
-    :ivar exit_code: as in :attr:`multiprocessing.Process.exitcode`: negative where a signal killed it; ``None`` where
+    :ivar exit_code: as in :attr:`multiprocessing.Process.exitcode`: negative if a signal killed it; ``None`` if
         it is not known.
     """
 
@@ -181,7 +181,7 @@ class Problem:
     """One thing that is wrong.
 
     :ivar what: what it is, as the beginning of a sentence.
-    :ivar remedy: what to do about it; a command where there is one.
+    :ivar remedy: what to do about it; a command if there is one.
     """
 
     what: str

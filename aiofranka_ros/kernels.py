@@ -151,9 +151,9 @@ def _imports(file: Path) -> set[str]:
 def entry_point(dispatcher: Any, *arguments: Any) -> Callable[..., Any]:
     """The compiled code of a ``kernel`` for arguments of the same types as ``arguments``, which are not touched.
 
-    A kernel looks up the types of its arguments whenever it is called. With records, that takes as long as the kernel
-    itself where nothing is in the processor's caches any more, as in every cycle. Here, nobody looks at more than the
-    size of an array's elements: one of another type would be taken for what it is not.
+    A kernel looks up the types of its arguments in every call. With records, that takes as long as the kernel itself if
+    the processor's caches are cold, as they are in every cycle. The compiled code checks only the size of an array's
+    elements: an array of another type with elements of that size would be misread.
     """
     signature = tuple(map(typeof, arguments))
     dispatcher.compile(signature)
@@ -162,7 +162,7 @@ def entry_point(dispatcher: Any, *arguments: Any) -> Callable[..., Any]:
 
 
 Array: TypeAlias = npt.NDArray[np.float64]
-#: Numbers whose order says what they are, of which some come from where numpy would take too long.
+#: Numbers in a fixed order. They may be a tuple because making an array takes too long on the way of a target.
 Numbers: TypeAlias = "npt.NDArray[np.float64] | tuple[float, ...]"
-#: A numpy record of one of the dtypes below.
+#: A numpy record, see :mod:`aiofranka_ros.control.records`.
 Record: TypeAlias = Any

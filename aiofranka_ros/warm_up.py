@@ -1,8 +1,8 @@
 """Compile the kernels ahead of time: ``python -m aiofranka_ros.warm_up``.
 
-The control process does the same before it is ready, which takes some twenty seconds the first time and one second from
-then on. ``make setup`` calls this, so that not even the first start of a node has to wait; the doctor asks with
-``--check`` whether that was done.
+The control process does the same before it is ready, which takes about half a minute the first time and one second
+after that. ``make setup`` calls this so that the first start of a node does not have to wait; the doctor checks with
+``--check`` whether it was done.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aiofranka_ros.model import inverse_kinematics
 
 
 def compiled() -> bool:
-    """Whether the cache has compiled code of every kernel."""
+    """Whether the cache has the compiled code of every kernel."""
     kernels = {
         value
         for name, module in sys.modules.items()
@@ -35,13 +35,17 @@ def compiled() -> bool:
 def main() -> int:
     """Compile everything that is not in the cache yet.
 
-    :returns: exit status; with ``--check``, 1 where there is something to compile.
+    :returns: exit status; with ``--check``, 1 if there is something to compile.
     """
-    parser = argparse.ArgumentParser(description="Compile the kernels of the control loop, unless they are already.")
-    parser.add_argument("--check", action="store_true", help="compile nothing; exit with 1 where that is to be done")
+    parser = argparse.ArgumentParser(
+        description="Compile the kernels of the control loop, unless they are compiled already."
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="compile nothing; exit with 1 if something is not compiled"
+    )
     if parser.parse_args().check:
         return 0 if compiled() else 1
-    control_loop.warm_up()
+    control_loop.load_kernels()
     limit_checks.load_kernels()
     inverse_kinematics.warm_up()
     return 0

@@ -109,7 +109,7 @@ def test_the_quick_ways_into_the_commands_lead_to_the_fields(node: Node, loop: C
     node.write_motion(7, 0.0)
     node.shared.commands.write(node.commands)
     take(loop)
-    views = loop._taken.numbers if COMMANDS[name].kind == "f" else loop._taken.integers
+    views = loop._current.numbers if COMMANDS[name].kind == "f" else loop._current.integers
     assert views[command_word(name)] == 7
 
 

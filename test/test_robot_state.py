@@ -13,7 +13,7 @@ from franka_msgs.msg import Errors, FrankaRobotState
 from rclpy.serialization import deserialize_message
 from scipy.spatial.transform import Rotation
 
-from aiofranka_ros.control.libfranka import Arm, MeasuredViews, RobotReport, RobotStateCopy
+from aiofranka_ros.control.libfranka import MeasuredViews, RobotConnection, RobotReport, RobotStateCopy
 from aiofranka_ros.control.records import ERROR_NAMES, MEASURED, STATE, new
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.model.names import FR3
@@ -114,7 +114,7 @@ def expected(robot: Any) -> dict[str, Any]:
 def converted(robot: Any) -> FrankaRobotState:
     """The message that the node would publish of libfranka's state ``robot``."""
     copy = RobotStateCopy()
-    copy.take(robot, STAMP)
+    copy.fill(robot, STAMP)
     return deserialize_message(RobotStateMessage().of(copy.record[0]), FrankaRobotState)
 
 
@@ -166,7 +166,7 @@ def made_up(real: Any) -> SimpleNamespace:
 def read() -> Iterator[Callable[[], Any]]:
     """Reads libfranka's state of a simulated arm with a hand."""
     with SimulatedArm(options=["--hand"]) as simulated:
-        arm = Arm(simulated.host)
+        arm = RobotConnection(simulated.host)
         yield arm.read
         arm.close()
 
@@ -184,7 +184,7 @@ def test_no_field_is_confused_with_another(read: Callable[[], Any]) -> None:
 
 def test_the_control_loop_does_not_confuse_fields_of_the_state_either(read: Callable[[], Any]) -> None:
     robot, state, measured = made_up(read()), new(STATE), new(MEASURED)
-    RobotReport(state).take(robot)
+    RobotReport(state).fill(robot)
     for name, value in {
         "robot_mode": robot.robot_mode.value,
         "tau_measured": robot.tau_J,
@@ -220,7 +220,7 @@ def test_errors_and_modes_are_those_of_libfranka_and_of_the_message(read: Callab
 def test_nothing_of_the_last_state_remains_in_the_next_message(read: Callable[[], Any]) -> None:
     copy, message = RobotStateCopy(), RobotStateMessage()
     for robot in (made_up(read()), read()):
-        copy.take(robot, STAMP)
+        copy.fill(robot, STAMP)
         data = message.of(copy.record[0])
     check(deserialize_message(data, FrankaRobotState), expected(robot))
 

@@ -22,7 +22,7 @@ import pytest
 from franka_sim.control_modes import ControlMode
 from franka_sim.franka_sim_server import FrankaSimServer
 
-from aiofranka_ros.control import libfranka as arm_module
+from aiofranka_ros.control import libfranka
 from aiofranka_ros.control.realtime import scheduled_as_before
 from aiofranka_ros.control.records import MEASURED, new
 from aiofranka_ros.errors import SimulationError
@@ -426,7 +426,7 @@ def test_the_compiled_kinematics_agree_with_libfrankas_model_wherever_the_arm_is
 def test_the_compiled_dynamics_agree_with_libfrankas_model_moving_and_loaded(arm: SimulatedArm) -> None:
     robot = connect(arm.host)
     model, state = robot.load_model(), robot.read_once()
-    links = arm_module.links_of(model, state)
+    links = libfranka.links_of(model, state)
     assert links is not None
     random, work, mass, coriolis = np.random.default_rng(1), dynamics.working_memory(), np.empty(49), np.empty(7)
     for _ in range(100):
@@ -435,7 +435,7 @@ def test_the_compiled_dynamics_agree_with_libfrankas_model_moving_and_loaded(arm
         state.m_total, state.F_x_Ctotal = random.uniform(0, 3), random.uniform(-0.1, 0.1, 3).tolist()
         shape = random.uniform(-0.1, 0.1, (3, 3))
         state.I_total = (shape @ shape.T).ravel().tolist()
-        bodies = np.vstack((links, arm_module.load_of(state)))
+        bodies = np.vstack((links, libfranka.load_of(state)))
         dynamics.mass_and_coriolis(q, dq, bodies, work, mass, coriolis)
         np.testing.assert_allclose(mass, model.mass(state), atol=1e-9, rtol=0.0)
         np.testing.assert_allclose(coriolis, model.coriolis(state), atol=1e-9, rtol=0.0)
@@ -457,10 +457,10 @@ def test_an_arm_computes_what_libfrankas_model_does_whether_or_not_its_links_can
     if not known:
         identify = dynamics.identify
         monkeypatch.setattr(dynamics, "identify", lambda mass_matrix: 1.001 * identify(mass_matrix))
-    views = arm_module.MeasuredViews(new(MEASURED))
+    views = libfranka.MeasuredViews(new(MEASURED))
     with (
         scheduled_as_before(),
-        contextlib.closing(arm_module.Arm(arm.host)) as connected,
+        contextlib.closing(libfranka.RobotConnection(arm.host)) as connected,
         load(connected._robot, 0.8),
     ):
         assert (connected.links is not None) == known

@@ -377,7 +377,7 @@ def _ended(message: Message) -> Ended:
     if "error" in message:
         return Ended(message["reason"], exception_from(message))
     explanation = {
-        "node_silent": "its owner gave no sign of life: the arm came to rest and was released",
+        "node_silent": "no heartbeat from its owner: the arm stopped and was released",
         "node_gone": "its owner died",
     }.get(message["reason"])
     return Ended(message["reason"], ControlStopped(explanation) if explanation else None)

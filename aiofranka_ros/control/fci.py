@@ -1,8 +1,8 @@
-"""What can be found out about a robot without libfranka: whether its FCI is there, and which protocol it speaks.
+"""Questions to a robot that need no libfranka: whether its FCI is active, and which protocol it speaks.
 
 Used by :mod:`aiofranka_ros.control.libfranka` in the control process, to explain why libfranka could not connect and
-to keep one arm from being driven twice, and by the doctor, which has no arm. Plain sockets, in whoever's thread; a
-question takes two seconds at the most.
+to prevent that two processes drive one arm, and by the doctor. Plain sockets, in the caller's thread; a question takes
+at most two seconds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TIMEOUT = 2.0
 class Fault(Problem):
     """Why a robot cannot be driven.
 
-    :ivar robot_version: FCI protocol version of the robot, where that is what is wrong.
+    :ivar robot_version: FCI protocol version of the robot, if that is the problem.
     """
 
     robot_version: int | None = None
@@ -49,16 +49,16 @@ def resolve(address: str) -> str:
     """
     try:
         return socket.gethostbyname(address)
-    except (OSError, ValueError) as error:  # The latter where it cannot even be a host name.
+    except (OSError, ValueError) as error:  # ValueError: it cannot be a host name.
         raise ConnectionFailed(f"no robot at {address!r}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def claim(address: str) -> socket.socket:
-    """Make sure that no other process on this machine drives the arm at ``address``, until the socket is closed.
+    """Make sure that no other process on this machine drives the arm at ``address`` until the socket is closed.
 
-    An abstract socket is a lock that cannot be left behind: it is gone with its process.
+    An abstract socket is a lock that cannot be left behind: it ends with its process.
 
-    :raises ArmInUse: another process does.
+    :raises ArmInUse: another process drives it.
     :raises ConnectionFailed: there is no such host.
     """
     resolved = resolve(address)
@@ -75,7 +75,7 @@ def claim(address: str) -> socket.socket:
 
 
 def find_fault(address: str, library: str) -> Fault | None:
-    """Why the robot at ``address`` cannot be driven, as far as it tells; ``None`` where nothing is wrong.
+    """Why the robot at ``address`` cannot be driven; ``None`` if nothing is wrong.
 
     :param library: version of the installed libfranka, for the message.
     """
@@ -114,12 +114,12 @@ def protocol_version(address: str) -> int:
     The ``Connect`` request and its reply as in libfranka's ``research_interface/robot/service_types.h``: a header of
     command, command number and size (three ``uint32``), then version and UDP port (``uint16`` each); the reply carries
     a status (``uint8``) and the robot's version (``uint16``). The version in the request is one that no robot speaks:
-    it is refused, and nothing begins that would have to be ended.
+    the robot refuses it, and no connection begins that would have to be ended.
 
-    :raises OSError: it does not answer; ``ConnectionAbortedError`` where it hangs up instead.
+    :raises OSError: it does not answer; ``ConnectionAbortedError``: it closes the connection instead.
     """
     with (
-        # A port that exists, for a robot that sends its state all the same.
+        # A port that exists, in case the robot sends its state anyway.
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as states,
         socket.create_connection((address, PORT), timeout=_TIMEOUT) as connection,
     ):

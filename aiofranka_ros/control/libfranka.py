@@ -1,7 +1,7 @@
-"""The robot as libfranka sees it: the only module that imports ``pylibfranka``.
+"""The connection to the robot through libfranka: the only module that imports ``pylibfranka``.
 
-Used by the control process alone, in its one thread. Everything that libfranka raises is turned into this package's
-exceptions here, with the robot's own names of errors; nothing matches the text of a message.
+Used only by the control process, in its one thread. It turns everything that libfranka raises into this package's
+exceptions, with the robot's own names of errors; nothing depends on the text of a message.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from aiofranka_ros.errors import (
 from aiofranka_ros.kernels import Array, Record, entry_point
 from aiofranka_ros.model import dynamics, fr3
 
-#: All that libfranka raises: most of its exceptions are RuntimeErrors in the bindings, without a base class of their
-#: own, and what its network library throws arrives as a bare RuntimeError.
+#: All that libfranka raises: most of its exceptions are RuntimeErrors in the bindings, without a common base class, and
+#: exceptions of its network library are plain RuntimeErrors.
 LIBFRANKA_ERRORS = (pylibfranka.FrankaException, RuntimeError)
 
-#: What is wrong with a robot whose mass matrix :mod:`aiofranka_ros.model.dynamics` cannot compute.
+#: The warning about a robot whose mass matrix :mod:`aiofranka_ros.model.dynamics` cannot compute.
 OTHER_DYNAMICS = Problem(
-    "no links of an FR3's geometry move like this robot's, so its model is left to libfranka, which takes longer",
-    "see that it is an FR3 before it is activated: the control laws go by that geometry",
+    "this robot's mass matrix does not fit an FR3's geometry, so libfranka's model is used, which takes longer",
+    "make sure that it is an FR3 before you activate it: the control laws use that geometry",
 )
-#: Where our model may differ from libfranka's: by rounding, and no more [kg m², Nm].
+#: Our model may differ from libfranka's only by rounding [kg m², Nm].
 _LARGEST_DIFFERENCE = 1e-9
-#: Joint velocities and a load at which they are compared: nothing is zero, and no two numbers are the same.
+#: Joint velocities [rad/s] and a load for the comparison: no number is zero, and no two are the same.
 _VELOCITIES = np.array([0.9, -0.4, 0.7, -1.1, 1.3, 0.5, -0.8])
 _LOAD = 1.7, [0.02, -0.03, 0.09], [0.02, 0.002, -0.003, 0.002, 0.03, 0.004, -0.003, 0.004, 0.015]
 _ERROR_NAMES = tuple(name for name, member in vars(pylibfranka.Errors).items() if isinstance(member, property))
@@ -54,11 +54,11 @@ def library_version() -> str:
 
 
 def error_names(errors: Any) -> tuple[str, ...]:
-    """The names of what is set in libfranka's ``Errors``."""
+    """The names of the flags that are set in libfranka's ``Errors``."""
     return tuple(name for name in _ERROR_NAMES if getattr(errors, name))
 
 
-class Arm:
+class RobotConnection:
     """A connected robot.
 
     :param address: IP address or host name of the robot's FCI.
@@ -71,17 +71,17 @@ class Arm:
         self.address = address
         self._lock = fci.claim(address)
         try:
-            # Real-time scheduling is this package's own business: libfranka would refuse to run without it, and where
-            # it is to ignore it, it gives whoever connects the highest priority that there is, which the kernel's own
-            # threads have. ``realtime_priority`` would mean nothing.
+            # This package handles real-time scheduling itself. By default, libfranka would refuse to run without it;
+            # with kIgnore, it gives the connecting thread the highest priority, that of the kernel's own threads,
+            # whatever ``realtime_priority`` is.
             with scheduled_as_before():
                 self._robot = pylibfranka.Robot(address, RealtimeConfig.kIgnore)
             self._model = self._robot.load_model()
-            #: What its links weigh, bodies (7, 10); ``None`` where no links of an FR3's geometry move like them.
+            #: Inertial parameters of the links, bodies (7, 10); ``None`` if they do not fit an FR3's geometry.
             self.links = links_of(self._model, self._robot.read_once())
         except LIBFRANKA_ERRORS as error:
             self._lock.close()
-            self._robot = self._model = None  # The robot has one client at a time, and is to be asked once more.
+            self._robot = self._model = None  # The robot has one client at a time, and _explain connects again.
             raise _explain(address, error) from error
         except BaseException:
             self._lock.close()
@@ -129,10 +129,10 @@ class Arm:
             raise CommandRefused(f"the robot refused the {what}: {error}") from error
 
     def start_torque_control(self, state: Any, views: MeasuredViews) -> TorqueControl:
-        """Take torque control; from now on a torque is due every millisecond.
+        """Take torque control; from then on a torque is due every millisecond.
 
-        :param state: the robot's.
-        :param views: ways into the record that is to be filled with what is measured.
+        :param state: the robot's state.
+        :param views: views of the record for the measured values.
         :raises CommandRefused: the robot is in a state that does not allow it.
         """
         model = LibfrankasModel(self._model, views) if self.links is None else OwnModel(self.links, state, views)
@@ -142,7 +142,7 @@ class Arm:
             raise CommandRefused(f"the robot refused torque control: {error}") from error
 
     def stopped(self, error: BaseException) -> ControlStopped:
-        """What stopped the control loop, asked of the robot itself."""
+        """Ask the robot what stopped the control loop."""
         try:
             state = self._robot.read_once()
         except LIBFRANKA_ERRORS:
@@ -151,7 +151,7 @@ class Arm:
         if state.robot_mode == pylibfranka.RobotMode.UserStopped:
             return ControlStopped("the user stop was pressed", errors=names)
         if state.robot_mode == pylibfranka.RobotMode.Guiding:
-            return ControlStopped("somebody began to guide the arm by hand", errors=names)
+            return ControlStopped("the arm was guided by hand", errors=names)
         if not names:
             return ControlStopped(f"the robot ended the motion: {error}")
         return ControlStopped(f"the robot stopped: {', '.join(names)}", errors=names)
@@ -166,8 +166,8 @@ class OwnModel:
     """Mass matrix and coriolis torques of a robot by :mod:`aiofranka_ros.model.dynamics`.
 
     :param links: bodies (7, 10).
-    :param state: of the robot: what the flange carries.
-    :param views: ways into the measured record.
+    :param state: the robot's state, which has the load.
+    :param views: views of the measured record.
     """
 
     def __init__(self, links: Array, state: Any, views: MeasuredViews) -> None:
@@ -177,14 +177,14 @@ class OwnModel:
 
     def compute(self, state: Any) -> None:
         """Fill the measured record at ``state``, which was measured last."""
-        # This process is too busy to change it, but robots have other interfaces.
+        # While the arm is active this process does not change the load, but robots have other interfaces.
         if state.m_total != self._total:
             self._total, self._bodies[7] = state.m_total, load_of(state)
         self._compute()
 
 
 class LibfrankasModel:
-    """The same by libfranka's ``model``."""
+    """The same, computed by libfranka's ``model``."""
 
     def __init__(self, model: Any, views: MeasuredViews) -> None:
         self._model, self._views = model, views
@@ -196,11 +196,11 @@ class LibfrankasModel:
 
 
 class TorqueControl:
-    """Torque control of a robot, cycle by cycle; see :meth:`Arm.start_torque_control`.
+    """Torque control of a robot, cycle by cycle; see :meth:`RobotConnection.start_torque_control`.
 
-    :param model: whose ``compute`` fills the measured record with mass matrix and coriolis torques.
-    :param state: the robot's before the first cycle.
-    :param views: ways into the measured record.
+    :param model: its ``compute`` fills the measured record with mass matrix and coriolis torques.
+    :param state: the robot's state before the first cycle.
+    :param views: views of the measured record.
     """
 
     #: What :meth:`read` and :meth:`write` raise when the robot ends the motion.
@@ -208,16 +208,16 @@ class TorqueControl:
 
     def __init__(self, control: Any, model: OwnModel | LibfrankasModel, state: Any, views: MeasuredViews) -> None:
         self._views = views
-        #: Computes mass matrix and coriolis torques at the state, its argument, that was measured last.
+        #: Computes mass matrix and coriolis torques at its argument, the state that was measured last.
         self.model = model.compute
-        #: The robot's time [s] in the state that was measured last.
+        #: Robot time of the state that was measured last [s].
         self.now = state.time.to_sec()
-        #: Waits for the robot's next state: returns it, and the time since the one before.
+        #: Waits for the robot's next state; returns it and the time since the last one.
         self.read = control.readOnce
         self._write = control.writeOnce
 
     def measure(self, state: Any, duration: Any) -> None:
-        """Copy what the control cycle needs of a robot state into the measured record."""
+        """Copy the parts of a robot state that the control cycle needs into the measured record."""
         elapsed = duration.to_sec()
         self.now = now = self.now + elapsed
         self._views.pack(now, elapsed, *state.q, *state.dq, *state.tau_J_d)
@@ -227,14 +227,14 @@ class TorqueControl:
         self._write(Torques(tau))
 
     def finish(self, tau: Any) -> None:
-        """Send torques [Nm] (7,) as the last ones: the robot takes over and holds."""
+        """Send the last torques [Nm] (7,): the robot then holds by itself."""
         command = Torques(tau)
         command.motion_finished = True
         self._write(command)
 
 
 class MeasuredViews:
-    """Ways into one measured record, made once: looking fields up by name every cycle would cost time."""
+    """Views of one measured record, made once: looking fields up by name in every cycle would take time."""
 
     def __init__(self, measured: Record) -> None:
         self.q, self.dq = measured["q"][0], measured["dq"][0]
@@ -245,19 +245,18 @@ class MeasuredViews:
 
 
 class RobotReport:
-    """Writes into a record of :data:`~aiofranka_ros.control.records.STATE` what is told of the robot as libfranka says
-    it."""
+    """Fills the fields of a record of :data:`~aiofranka_ros.control.records.STATE` that are copies of libfranka's."""
 
     def __init__(self, state: Record) -> None:
         self._pack = _packer(state, "robot_mode", "tau_measured", "tau_external", "external_wrench")
 
-    def take(self, robot: Any) -> None:
-        """Copy it from libfranka's state ``robot``."""
+    def fill(self, robot: Any) -> None:
+        """Copy the fields from libfranka's state ``robot``."""
         self._pack(robot.robot_mode.value, *robot.tau_J, *robot.tau_ext_hat_filtered, *robot.O_F_ext_hat_K)
 
 
 def _packer(record: Record, *names: str) -> Callable[..., None]:
-    """What writes the numbers of fields that follow one another, all at once: one by one takes three times as long."""
+    """A function that writes adjacent fields all at once, which takes a third of the time of one by one."""
     fields = record.dtype.fields
     dtypes = [fields[name][0] for name in names]
     begin = end = fields[names[0]][1]
@@ -271,14 +270,13 @@ def _packer(record: Record, *names: str) -> Callable[..., None]:
 
 
 class RobotStateCopy:
-    """A record of :data:`~aiofranka_ros.control.records.ROBOT_STATE` that takes all that libfranka says of the
-    robot."""
+    """A record of :data:`~aiofranka_ros.control.records.ROBOT_STATE`, to be filled with libfranka's whole state."""
 
-    #: Fields that are copied one by one: they are not numbers in libfranka's state, or not in it at all.
+    #: Fields that are copied one by one: in libfranka's state they are not numbers, or missing.
     _SINGLE = ("stamp", "robot_mode", "time", "current_errors", "last_motion_errors")
 
     def __init__(self) -> None:
-        #: The copy, an array of one.
+        #: The copy, an array of one, and its bytes.
         self.record = new(ROBOT_STATE)
         self.bytes = self.record.view(np.uint8).data
         fields = ROBOT_STATE.fields
@@ -289,25 +287,25 @@ class RobotStateCopy:
         self._pack = _packer(self.record, *numbers)
         self._flags = attrgetter(*ERROR_NAMES)
 
-    def take(self, robot: Any, stamp: int) -> None:
-        """Copy the state ``robot``, which was measured at ``stamp`` [ns, system clock]."""
+    def fill(self, robot: Any, stamp: int) -> None:
+        """Copy libfranka's state ``robot``, which was measured at ``stamp`` [ns, system clock]."""
         record = self.record
         record["stamp"], record["robot_mode"], record["time"] = stamp, robot.robot_mode.value, robot.time.to_sec()
         self._pack(*self._scalars(robot), *chain.from_iterable(self._arrays(robot)))
         for name in ("current_errors", "last_motion_errors"):
             errors = getattr(robot, name)
-            record[name][0] = self._flags(errors) if errors else False  # Seldom set, and many.
+            record[name][0] = self._flags(errors) if errors else False  # There are many, and they are rarely set.
 
 
 def load_of(state: Any) -> Array:
-    """What the flange carries at a robot state: a body (10,), see :mod:`aiofranka_ros.model.dynamics`."""
+    """The load on the flange in a robot state: a body (10,), see :mod:`aiofranka_ros.model.dynamics`."""
     return dynamics.body(state.m_total, state.F_x_Ctotal, state.I_total)
 
 
 def links_of(model: Any, state: Any) -> Array | None:
-    """What the links weigh, by libfranka's ``model``: bodies (7, 10); ``None`` where ours cannot be made to agree.
+    """Inertial parameters of the links from libfranka's ``model``: bodies (7, 10); ``None`` if they do not fit ours.
 
-    :param state: of the robot; it is used to ask ``model`` with, and changed.
+    :param state: a robot state for calls of ``model``; it is changed.
     """
     state.m_total, state.F_x_Ctotal, state.I_total = 0.0, [0.0] * 3, [0.0] * 9
 
@@ -317,9 +315,9 @@ def links_of(model: Any, state: Any) -> Array | None:
 
     try:
         links = dynamics.identify(mass_matrix)
-    except np.linalg.LinAlgError:  # of what is not finite
+    except np.linalg.LinAlgError:  # its numbers are not finite
         return None
-    # Compared where nothing was asked before: at another pose, in motion, and with a load.
+    # Compare the two at a new pose, in motion, and with a load.
     q, mass, coriolis = 0.5 * fr3.READY + 0.1 * _VELOCITIES, np.empty(49), np.empty(7)
     state.q, state.dq = q.tolist(), _VELOCITIES.tolist()
     state.m_total, state.F_x_Ctotal, state.I_total = _LOAD
@@ -335,7 +333,7 @@ def matrix(column_major: Any) -> np.ndarray:
 
 
 def _explain(address: str, error: BaseException) -> FrankaError:
-    """Why libfranka could not connect, found out by asking the robot directly."""
+    """Ask the robot directly why libfranka could not connect."""
     fault = fci.find_fault(address, library_version())
     if fault is None:
         return ConnectionFailed(f"could not connect to the robot at {address}: {error}")

@@ -1,8 +1,8 @@
-"""The 1 kHz loop: read the state, compute the torque, write it; then, and only then, everything else.
+"""The 1 kHz loop: read the state, compute the torque, write it; only then do everything else.
 
 Runs in the control process, in its only thread, so nothing can hold the interpreter's lock while a torque is due. It
-is paced by libfranka's ``readOnce`` and by nothing else: no timer, no sleep. It never waits for the node: commands
-that cannot be read just now are those of the cycle before.
+is paced by libfranka's ``readOnce`` alone: no timer, no sleep. It never waits for the node: if the commands cannot be
+read at the moment, those of the cycle before stay in force.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ import numpy as np
 
 from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
-from aiofranka_ros.control.libfranka import Arm, MeasuredViews, RobotReport, RobotStateCopy, TorqueControl
+from aiofranka_ros.control.libfranka import (
+    MeasuredViews,
+    RobotConnection,
+    RobotReport,
+    RobotStateCopy,
+    TorqueControl,
+)
 from aiofranka_ros.control.records import (
     COMMANDS,
     CYCLE_RECORD,
@@ -38,11 +44,12 @@ from aiofranka_ros.kernels import entry_point
 from aiofranka_ros.model import dynamics, fr3
 from aiofranka_ros.model.kinematics import forward, quaternion_from_matrix
 
-#: A node that stays silent this much longer than its heartbeat's timeout has lost the arm: the motion ends [s].
+#: If the heartbeat stays away this much longer than ``heartbeat_timeout``, torque control ends [s].
 SILENCE_GRACE = 0.5
-#: As much of a cycle counts as silence of the node [ns]: so long without a torque, and a robot ends the motion itself.
+#: At most this much of a cycle counts as silence of the node [ns]: after that long without a torque, a robot ends
+#: torque control by itself.
 _LONGEST_CYCLE = 20_000_000
-#: Fastest joint at which torque control may end [rad/s], and how long the arm gets to become that slow [s].
+#: Torque control ends once all joints are slower than this [rad/s], but after this time at the latest [s].
 _REST_VELOCITY = 0.02
 _REST_TIMEOUT = 1.5
 #: Where fields of the commands are, in words.
@@ -52,7 +59,7 @@ _ACTIVATION, _MOTION_ID, _ROBOT_STATE_PERIOD, _HEARTBEAT_TIMEOUT = map(
 
 
 class End(enum.Enum):
-    """Why the loop ended without the robot ending it."""
+    """Why the loop ended, if the robot did not end it."""
 
     ASKED = "asked"
     NODE_SILENT = "node_silent"
@@ -69,16 +76,17 @@ class ControlLoop:
     def __init__(self, shared: SharedMemory, parent: int) -> None:
         self._shared = shared
         self._parent = parent
-        # ``commands`` is the record of ``_taken``; ``_motion_id`` is the number of ``motion``, or of one that is over.
-        self._taken, self._fresh = _Commands(), _Commands()
-        self.commands, self.motion, self.measured = self._taken.record, new(MOTION), new(MEASURED)
+        # ``commands`` is the record of ``_current``; ``_motion_id`` is the number of ``motion``, or of one that is
+        # over.
+        self._current, self._spare = _Commands(), _Commands()
+        self.commands, self.motion, self.measured = self._current.record, new(MOTION), new(MEASURED)
         self.memory, self._scratch, self.state = new(MEMORY), new(SCRATCH), new(STATE)
-        # A motion that replaces another waits here until its time (of the robot, [s]): that one goes on until then.
+        # A motion that replaces another waits here until robot time ``_due`` [s]; until then the other one continues.
         self._next_motion = new(MOTION)
         self._due: float | None = None
         self._motion_id = self._next_motion_id = 0
         self._views = MeasuredViews(self.measured)
-        #: Fills ``state`` with what comes from the robot alone.
+        #: Fills the fields of ``state`` that come straight from the robot.
         self.robot_report = RobotReport(self.state)
         self._state_bytes = self.state.view(np.uint8).data
         self._cycle_bytes = self._state_bytes[: CYCLE_RECORD.itemsize]
@@ -86,8 +94,8 @@ class ControlLoop:
         self._copies = False
         self._report_kernel: Callable[..., None]
 
-    def run(self, arm: Arm, activation: int, started: Callable[[], None]) -> End:
-        """Control the arm until the node asks to stop, falls silent or dies; then leave the arm at rest and released.
+    def run(self, arm: RobotConnection, activation: int, started: Callable[[], None]) -> End:
+        """Control the arm until the node asks to stop, falls silent or dies; then stop the arm and release it.
 
         :param activation: the node's number of this activation.
         :param started: called once, after the first torque was sent.
@@ -100,8 +108,8 @@ class ControlLoop:
         version = shared.commands.version
         if not shared.commands.read(commands):
             raise CommandRefused("the node's commands could not be read")
-        # The motion that they speak of, if any, was one of before.
-        self._motion_id, self._next_motion_id, self._due = self._taken.integers[_MOTION_ID], 0, None
+        # A motion that they name belongs to an earlier activation.
+        self._motion_id, self._next_motion_id, self._due = self._current.integers[_MOTION_ID], 0, None
         memory[:] = np.zeros(1, MEMORY)
         state["activation"], state["phase"] = activation, Phase.ACTIVE
         for field in ("cycles", "cycles_lost", "longest_gap"):
@@ -115,7 +123,7 @@ class ControlLoop:
         first, stop = True, 0
         try:
             watch = _Watch(shared, self._parent, activation)
-            self._note_wishes(watch)
+            self._note_commands(watch)
             control = arm.start_torque_control(robot, views)
             while True:
                 robot, duration = control.read()
@@ -123,22 +131,22 @@ class ControlLoop:
                 control.measure(robot, duration)
                 if first:
                     control.model(robot)
-                # Once the end has come, nothing that the node still says may set the arm in motion again.
+                # While the loop is ending, no command may make the arm move again.
                 if watch.end is None:
                     if shared.commands.version != version:
                         version = self._take_commands(version)
-                        self._note_wishes(watch)
+                        self._note_commands(watch)
                     if self._due is not None and control.now >= self._due:
                         self._take_motion()
                 step(self.commands, self.motion, measured, memory, scratch, stop)
-                if stop and watch.end is not None and self._at_rest(watch, arrived):
+                if stop and watch.end is not None and self._has_stopped(watch, arrived):
                     control.finish(tau.tolist())
                     return watch.end
                 control.write(tau.tolist())
                 departed, written = time.perf_counter_ns(), time.time_ns()
 
-                # The torque is on its way; what follows has the rest of the millisecond. The next cycle uses the mass
-                # matrix of this one: within a millisecond the arm turns by a few thousandths of a radian at the most.
+                # The torque was sent; the rest of the millisecond is left for what follows. The next cycle uses the
+                # mass matrix of this one: within a millisecond a joint turns by at most a few thousandths of a radian.
                 control.model(robot)
                 self._report(robot, written, departed - arrived)
                 stop = watch.reason(departed)
@@ -148,31 +156,31 @@ class ControlLoop:
         except TorqueControl.Ended as error:
             raise arm.stopped(error) from error
 
-    def _note_wishes(self, watch: _Watch) -> None:
-        """Note what new commands say of activation, heartbeat and copies: not to be looked up in every cycle."""
-        taken = self._taken
-        watch.wish, watch.timeout = taken.integers[_ACTIVATION], taken.numbers[_HEARTBEAT_TIMEOUT]
+    def _note_commands(self, watch: _Watch) -> None:
+        """Note what new commands say about activation, heartbeat and copies, so that no cycle has to look it up."""
+        taken = self._current
+        watch.wanted, watch.timeout = taken.integers[_ACTIVATION], taken.numbers[_HEARTBEAT_TIMEOUT]
         self._copies = taken.integers[_ROBOT_STATE_PERIOD] > 0
 
     def _take_commands(self, version: int) -> int:
-        """Take new commands whole, with the motion that they speak of; else keep the ones there are.
+        """Use new commands, if they and the motion that they name can be read; otherwise keep the present ones.
 
         :returns: the version of the commands that are in force.
         """
         newest = self._shared.commands.version
-        fresh = self._fresh
+        fresh = self._spare
         if not self._shared.commands.read(fresh.bytes):
             return version
         number = fresh.integers[_MOTION_ID]
         if number != self._motion_id and number != self._next_motion_id:
             whole = self._shared.motion.read(self._next_motion)
             if not whole or self._next_motion["id"][0] != number:
-                # Half read, or the node is already writing the next one: its commands will follow.
+                # Incomplete, or the node is already writing the next one: its commands will follow.
                 self._next_motion["id"] = self._next_motion_id = 0
                 self._due = None
                 return version
             self._next_motion_id, self._due = number, float(self._next_motion["start"][0])
-        self._fresh, self._taken, self.commands = self._taken, fresh, fresh.record
+        self._spare, self._current, self.commands = self._current, fresh, fresh.record
         return newest
 
     def _take_motion(self) -> None:
@@ -182,7 +190,7 @@ class ControlLoop:
 
     def _report(self, robot: object, written: int, response: int) -> None:
         shared = self._shared
-        self.robot_report.take(robot)
+        self.robot_report.fill(robot)
         self._report_kernel(
             self.commands, self.measured, self.memory, self.state,
             written, response * 1e-9, robot.control_command_success_rate,  # type: ignore[attr-defined]
@@ -193,7 +201,7 @@ class ControlLoop:
             self.copy_all(robot, written)
 
     def copy_all(self, robot: object, stamp: int) -> None:
-        """Copy all that libfranka says of the robot for the node, where it asks for that and the time has come.
+        """Copy libfranka's whole state for the node, if the node asks for it and it is due.
 
         :param robot: libfranka's state.
         :param stamp: when it was measured [ns, system clock].
@@ -202,20 +210,20 @@ class ControlLoop:
         if period == 0:
             return
         cycle = round(robot.time.to_sec() / fr3.CYCLE)  # type: ignore[attr-defined]
-        if 0 <= cycle - self._robot_state_cycle < period:  # Another robot's time may be an earlier one.
+        if 0 <= cycle - self._robot_state_cycle < period:  # The time of another robot may be earlier.
             return
         self._robot_state_cycle = cycle
-        self._robot_state.take(robot, stamp)
+        self._robot_state.fill(robot, stamp)
         self._shared.robot_states.append(self._robot_state.bytes)
 
-    def _at_rest(self, watch: _Watch, now: int) -> bool:
+    def _has_stopped(self, watch: _Watch, now: int) -> bool:
         moving = self.memory["motion_status"][0] in (MotionStatus.EXECUTING, MotionStatus.STOPPING)
         slow = np.abs(self.measured["dq"][0]).max() < _REST_VELOCITY
         return (slow and not moving) or now - watch.end_since > _REST_TIMEOUT * 1e9
 
 
-def warm_up() -> None:
-    """Compile every kernel of the cycle, or load it from the cache: not to happen while a torque is due."""
+def load_kernels() -> None:
+    """Compile every kernel of the cycle or load it from the cache, so that it does not delay a torque later."""
     commands, measured, motion = default_commands(), new(MEASURED), new(MOTION)
     memory, scratch = new(MEMORY), new(SCRATCH)
     measured["q"], measured["mass"], measured["elapsed"] = fr3.HOME, np.eye(7), fr3.CYCLE
@@ -232,13 +240,13 @@ def warm_up() -> None:
     dynamics.mass_and_coriolis(views.q, views.dq, bodies, dynamics.working_memory(), views.mass, views.coriolis)
     state = new(STATE)
     control_cycle.report(commands, measured, memory, state, 0, 0.0, 1.0)
-    # What the control process reports of an arm that is not active.
+    # For the state of an arm that is not active.
     forward(state["q"][0], commands["flange_to_tcp"][0], memory["flange"][0], state["tcp"][0], state["jacobian"][0])
     quaternion_from_matrix(state["tcp"][0], state["orientation"][0])
 
 
 class _Commands:
-    """A record of the node's commands, and quick ways into it: numpy takes some microseconds to look a field up."""
+    """A record of the node's commands, also as words: numpy takes some microseconds to look up a field."""
 
     def __init__(self) -> None:
         self.record = new(COMMANDS)
@@ -247,27 +255,27 @@ class _Commands:
 
 
 class _Watch:
-    """Whether the node is still to be followed: its heartbeat, its wish, its life."""
+    """Decides whether to follow the node: its heartbeat, the activation that it wants, whether it lives."""
 
     def __init__(self, shared: SharedMemory, parent: int, activation: int) -> None:
         self._shared, self._parent, self._activation = shared, parent, activation
         self._beat, self._silence, self._seen = shared.heartbeat, 0, time.perf_counter_ns()
-        #: The activation that the node wishes, and how long it may be silent [s].
-        self.wish, self.timeout = activation, 0.0
+        #: The activation that the node wants, and how long it may be silent [s].
+        self.wanted, self.timeout = activation, 0.0
         self.end: End | None = None
         self.end_since = 0
 
     def reason(self, now: int) -> int:
-        """The reason not to follow the node in the next cycle, as a Hold flag; 0: there is none."""
+        """The reason not to follow the node in the next cycle, as a Hold flag; 0: follow it."""
         if self.end is not None:
             return int(Hold.FINISHING)
         beat = self._shared.heartbeat
-        # While this process stood still, so did the node perhaps, with the whole computer. That is nothing to release
-        # the arm for when both go on; a robot that has waited for too long has stopped by itself.
+        # While this process did not run, perhaps the node did not either, because the whole computer stood still. That
+        # is no reason to release the arm when both continue; a robot that waited too long has stopped by itself.
         self._silence = 0 if beat != self._beat else self._silence + min(now - self._seen, _LONGEST_CYCLE)
         self._beat, self._seen = beat, now
         silence = 1e-9 * self._silence
-        if self.wish != self._activation:
+        if self.wanted != self._activation:
             self.end = End.ASKED
         elif os.getppid() != self._parent:
             self.end = End.NODE_GONE

@@ -1,12 +1,12 @@
-"""The control process: ``python -m aiofranka_ros.control.process``, started by the node and by nobody else.
+"""The control process: ``python -m aiofranka_ros.control.process``, started only by the node.
 
 It has one thread. While the arm is not active, that thread waits for requests on a socket and reports the measured
-state a hundred times a second; while it is active, the same thread is the 1 kHz loop and the node's wishes come
-through shared memory alone. See :mod:`aiofranka_ros.control.client` for the other side.
+state a hundred times a second. While the arm is active, the same thread runs the 1 kHz loop, and commands come only
+through shared memory. The other side is :mod:`aiofranka_ros.control.client`.
 
 Messages are JSON objects over a Unix socket that keeps their boundaries, so nothing is unpickled. Requests are
 ``{"do": name, ...}``; each is answered by ``{"done": name, ...}`` or ``{"failed": name, "error": class, ...}``.
-Without being asked it says ``{"event": "ready" | "ended" | "warning", ...}``.
+Without a request it sends ``{"event": "ready" | "ended" | "warning", ...}``.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from aiofranka_ros.control import fci, realtime
-from aiofranka_ros.control import libfranka as arm_module
-from aiofranka_ros.control.libfranka import Arm
-from aiofranka_ros.control.loop import ControlLoop, warm_up
+from aiofranka_ros.control import fci, libfranka, realtime
+from aiofranka_ros.control.libfranka import RobotConnection
+from aiofranka_ros.control.loop import ControlLoop, load_kernels
 from aiofranka_ros.control.records import MESSAGE_SIZE, Phase, RobotSetting
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.errors import ConfigurationError, ConnectionFailed, FrankaError, Problem
@@ -39,7 +38,7 @@ _IDLE_PERIOD = 0.01
 
 
 class Server:
-    """Answers the node's requests until it is gone.
+    """Answers the node's requests until the node is gone.
 
     :param shared: the memory shared with the node.
     :param channel: the socket to the node.
@@ -51,36 +50,36 @@ class Server:
         self._channel = channel
         self._parent = parent
         self._loop = ControlLoop(shared, parent)
-        self._arm: Arm | None = None
+        self._arm: RobotConnection | None = None
         self._priority = 0  # SCHED_FIFO priority while the arm is active; 0: none, or none was granted.
 
     def prepare(self, priority: int) -> None:
-        """Get everything ready that takes time, and have the node log what is missing for real time.
+        """Do everything that takes time, and have the node log what prevents real-time scheduling.
 
         :param priority: SCHED_FIFO priority while an arm is active; 0: none.
         """
         self._publish_phase(Phase.STARTING)
-        warm_up()
+        load_kernels()
         missing = realtime.prefer_real_time(priority)
         self._priority = 0 if realtime.NO_SCHEDULING in missing else priority
         self._warn(*missing)
 
     def _warn(self, *problems: Problem) -> None:
         for problem in problems:
-            self._say(event="warning", message=str(problem))
+            self._send(event="warning", message=str(problem))
 
     def serve(self) -> None:
         """Answer requests until the node closes the socket or dies."""
         self._publish_phase(Phase.DISCONNECTED)
-        self._say(event="ready")
+        self._send(event="ready")
         poller = select.poll()
         poller.register(self._channel, select.POLLIN)
         while os.getppid() == self._parent:
-            # Without an arm there is nothing to report; wake up only to see whether the node still lives.
+            # Without an arm there is nothing to report: only check now and then whether the node still lives.
             if poller.poll(1e3 * (_IDLE_PERIOD if self._arm else 0.2)):
                 try:
                     message = self._channel.recv(MESSAGE_SIZE)
-                except ConnectionResetError:  # Closed before it read all that it was told.
+                except ConnectionResetError:  # Closed before it read all messages.
                     message = b""
                 if not message:
                     break
@@ -101,27 +100,27 @@ class Server:
         try:
             result = handlers[name](**request)
         except FrankaError as error:
-            self._say(failed=name, **describe(error))
+            self._send(failed=name, **describe(error))
         else:
             if result is not None:
-                self._say(done=name, **result)
+                self._send(done=name, **result)
 
     def _connect(self, address: str, cpu: int | None) -> dict[str, Any]:
         self._disconnect()
         if self._priority == 0:
-            cpu = None  # It would have to share that CPU with everybody else.
+            cpu = None  # It would have to share that CPU with all other processes.
         if cpu is not None:
             try:
                 os.sched_setaffinity(0, {cpu})
             except OSError:
                 raise ConfigurationError(f"realtime_cpu is {cpu}, but this process may not run there") from None
-        self._arm = Arm(address)
+        self._arm = RobotConnection(address)
         if not address.startswith("127.") and not realtime.realtime_kernel():
             self._warn(realtime.NO_REALTIME_KERNEL)
         if self._arm.links is None:
-            self._warn(arm_module.OTHER_DYNAMICS)
+            self._warn(libfranka.OTHER_DYNAMICS)
         self._report_idle_state(self._arm)
-        return {"library_version": arm_module.library_version(), "protocol_version": fci.VERSION, "cpu": cpu}
+        return {"library_version": libfranka.library_version(), "protocol_version": fci.VERSION, "cpu": cpu}
 
     def _disconnect(self) -> dict[str, Any]:
         if self._arm is not None:
@@ -133,21 +132,21 @@ class Server:
     def _set(self, setting: str, values: list[Any]) -> dict[str, Any]:
         arm = self._connected()
         arm.set(RobotSetting(setting), *values)
-        arm.read()  # The robot's states take a cycle to show it.
+        arm.read()  # The robot's state shows it a cycle later.
         self._report_idle_state(arm)
         return {}
 
     def _activate(self, activation: int) -> None:
-        """Control the arm; answered once the first torque was sent, and once more, as an event, at its end."""
+        """Control the arm; answers when the first torque was sent, and sends an event at the end."""
         arm = self._connected()
         recovered = arm.recover()
-        self._loop.state["robot_tcp"][0] = arm_module.matrix(arm.read().F_T_EE)
+        self._loop.state["robot_tcp"][0] = libfranka.matrix(arm.read().F_T_EE)
         running = False
 
         def started() -> None:
             nonlocal running
             running = True
-            self._say(done="activate", recovered=recovered)
+            self._send(done="activate", recovered=recovered)
 
         try:
             with realtime.real_time(self._priority):
@@ -156,31 +155,31 @@ class Server:
             self._publish_phase(Phase.CONNECTED)
             if not running:
                 raise
-            self._say(event="ended", activation=activation, reason="robot", **describe(error))
+            self._send(event="ended", activation=activation, reason="robot", **describe(error))
         else:
             self._publish_phase(Phase.CONNECTED)
-            self._say(event="ended", activation=activation, reason=end.value)
+            self._send(event="ended", activation=activation, reason=end.value)
 
-    def _connected(self) -> Arm:
+    def _connected(self) -> RobotConnection:
         if self._arm is None:
             raise ConnectionFailed("not connected to an arm")
         return self._arm
 
-    def _report_idle_state(self, arm: Arm) -> None:
+    def _report_idle_state(self, arm: RobotConnection) -> None:
         try:
             robot = arm.read()
         except ConnectionFailed as error:
             self._disconnect()
-            self._say(event="ended", activation=0, reason="connection", **describe(error))
+            self._send(event="ended", activation=0, reason="connection", **describe(error))
             return
         state, memory = self._loop.state, self._loop.memory
         state["phase"], state["stamp"], state["time"] = Phase.CONNECTED, time.time_ns(), robot.time.to_sec()
-        state["hold"] = state["motion_status"] = 0  # Of the last activation; it is over.
+        state["hold"] = state["motion_status"] = 0  # Those of the last activation are over.
         state["q"][0], state["dq"][0], state["tau"][0] = robot.q, robot.dq, 0.0
-        state["robot_tcp"][0] = arm_module.matrix(robot.F_T_EE)
-        self._loop.robot_report.take(robot)
+        state["robot_tcp"][0] = libfranka.matrix(robot.F_T_EE)
+        self._loop.robot_report.fill(robot)
         if not self._shared.commands.read(self._loop.commands):
-            return  # The node is just writing; the next report is due in a moment.
+            return  # The node is writing them; the next report follows soon.
         forward(
             state["q"][0], self._loop.commands["flange_to_tcp"][0],
             memory["flange"][0], state["tcp"][0], state["jacobian"][0],
@@ -195,13 +194,13 @@ class Server:
         self._loop.state["phase"] = phase
         self._shared.state.write(self._loop.state)
 
-    def _say(self, **message: Any) -> None:
+    def _send(self, **message: Any) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._channel.send(json.dumps(message).encode())
 
 
 def describe(error: FrankaError) -> dict[str, Any]:
-    """An exception as JSON, to be raised again by the other side."""
+    """An exception as JSON, for the client to raise again."""
     data = {key: value for key, value in vars(error).items() if not key.startswith("_")}
     return {"error": type(error).__name__, "message": str(error), "data": data}
 
@@ -214,8 +213,8 @@ def main() -> int:
     parser.add_argument("--parent", type=int, required=True, help="process id of the node")
     parser.add_argument("--priority", type=int, default=realtime.PRIORITY, help="SCHED_FIFO priority; 0: none")
     options = parser.parse_args()
-    # A terminal's Ctrl-C reaches every process of the group: the node decides when this one ends.
-    # A service manager's SIGTERM may, too; the arm is brought to rest first, and that takes longer than dying.
+    # Ctrl-C in a terminal reaches every process of the group, and so may a service manager's SIGTERM. The node decides
+    # when this process ends: the arm must stop first, and that takes time.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     np.seterr(all="ignore")

@@ -84,7 +84,7 @@ class ProcessHandle:
             self._channel.send(json.dumps({"do": name, **arguments}).encode())
         except OSError:
             self._check_alive()
-            raise ControlProcessDied("the control process does not listen any more") from None
+            raise ControlProcessDied("the control process closed its channel") from None
         reply = self.wait(lambda message: name in (message.get("done"), message.get("failed")), timeout, name)
         if "failed" in reply:
             raise exception_from(reply)
@@ -122,12 +122,12 @@ class ProcessHandle:
         return message
 
     def close(self) -> None:
-        """Close the channel, upon which the process ends by itself, and wait until it is gone."""
+        """Close the channel, which makes the process end, and wait until it is gone."""
         self._channel.close()
         try:
             self._process.wait(5.0)
         except subprocess.TimeoutExpired:
-            _log.warning("the control process does not end by itself; it is killed")
+            _log.warning("the control process did not end by itself and is killed")
             self._process.kill()
             self._process.wait()
 
@@ -183,7 +183,7 @@ class ProcessHandle:
             self._seen = version, now
         elif now - self._seen[1] > _SUSPICIOUS_SILENCE and self._is_stopped():
             self._process.kill()  # If it continued, it would do so with commands of long ago.
-            error = ControlProcessDied("the control process was stopped by a signal and is ended")
+            error = ControlProcessDied("the control process was stopped by a signal and is killed")
             if on_stopped is not None:
                 on_stopped(error)
             self._process.wait()

@@ -1,7 +1,7 @@
-"""What node and control process tell each other: the fields, their shapes and units.
+"""The records that node and control process exchange: their fields, shapes and units.
 
 Imported by the control laws (which read and write these records at 1 kHz), by the shared memory that carries them,
-and by the node. Both processes run the same version of this file; :data:`LAYOUT` guards against mixing two.
+and by the node. Both processes must run the same version of this file; :data:`LAYOUT` detects if they do not.
 
 Records are numpy structured scalars: ``commands["kp"]`` in Python, ``commands.kp`` inside a compiled kernel. Arrays
 are float64; positions [m], orientations as unit quaternions (x, y, z, w), both in the robot's base frame; joint
@@ -21,7 +21,7 @@ import numpy.typing as npt
 MESSAGE_SIZE = 65536
 #: Most segments that one motion may have.
 MAX_SEGMENTS = 1024
-#: libfranka's names of errors that the copy of the robot's state has, in this order: those of ``franka_msgs/Errors``.
+#: libfranka's names of errors, in the order of the flags in ``ROBOT_STATE``: the fields of ``franka_msgs/Errors``.
 ERROR_NAMES = (
     "joint_position_limits_violation",
     "cartesian_position_limits_violation",
@@ -85,7 +85,7 @@ class Mode(enum.IntEnum):
 
 
 class Phase(enum.IntEnum):
-    """What the control process does at the moment."""
+    """What the control process is doing."""
 
     STARTING = 0
     DISCONNECTED = 1
@@ -94,7 +94,7 @@ class Phase(enum.IntEnum):
 
 
 class MotionStatus(enum.IntEnum):
-    """How far a motion is."""
+    """The state of a motion."""
 
     NONE = 0
     EXECUTING = 1
@@ -106,7 +106,7 @@ class MotionStatus(enum.IntEnum):
 
 
 class Law(enum.IntEnum):
-    """Which law made a torque: that of the mode, or one of those that take over from it."""
+    """Which law computed a torque: the law of the mode, or one that replaces it."""
 
     IMPEDANCE = 0
     PID = 1
@@ -117,7 +117,7 @@ class Law(enum.IntEnum):
 
 
 class Hold(enum.IntFlag):
-    """Why the arm holds although somebody might expect it to move."""
+    """Why the arm holds although a client may expect it to move."""
 
     NONE = 0
     NODE_SILENT = 1
@@ -129,7 +129,7 @@ class Hold(enum.IntFlag):
 
 
 class RobotSetting(enum.Enum):
-    """What can be set in the robot itself while no motion runs; the values are the names of libfranka's commands."""
+    """Settings of the robot itself, for when no motion runs; the values are the names of libfranka's commands."""
 
     LOAD = "set_load"
     END_EFFECTOR = "set_EE"
@@ -139,13 +139,13 @@ class RobotSetting(enum.Enum):
     COLLISION_BEHAVIOR = "set_collision_behavior"
 
 
-#: Node to control process; a new one is taken whole at the beginning of a cycle.
+#: Node to control process; new commands take effect together, at the beginning of a cycle.
 COMMANDS = np.dtype(
     [
         ("activation", "u8"),  # the loop runs while this equals the number it was started with
-        ("law_id", "u8"),  # counts changes of mode, gains and control frame: each is blended in
+        ("law_id", "u8"),  # counts changes of mode, gains and control frame, each of which is blended in
         ("mode", "i8"),
-        ("mode_id", "u8"),  # counts mode switches: each one seeds the targets from where the arm is
+        ("mode_id", "u8"),  # counts mode switches, after which targets start from where the arm is
         ("flange_to_tcp", "f8", (4, 4)),
         ("kp", "f8", (7,)),  # [Nm/rad]
         ("kd", "f8", (7,)),  # [Nm s/rad]
@@ -160,7 +160,7 @@ COMMANDS = np.dtype(
         ("motor_inertia", "f8", (7,)),  # [kg m²], added to the diagonal of the mass matrix
         ("torque_limit", "f8", (7,)),  # [Nm]
         ("torque_rate_limit", "f8"),  # [Nm/s]
-        ("smooth_targets", "i8"),  # 0: targets reach the law as they are
+        ("smooth_targets", "i8"),  # 0: targets go to the law unchanged
         ("reference_bandwidth", "f8"),  # [rad/s]
         ("extrapolation_time", "f8"),  # [s]
         ("max_linear_velocity", "f8"),  # [m/s], of the reference
@@ -174,16 +174,16 @@ COMMANDS = np.dtype(
         ("max_joint_step", "f8"),  # [rad]
         ("joint_lower", "f8", (7,)),  # [rad], soft limits inside of the arm's own
         ("joint_upper", "f8", (7,)),
-        ("workspace_lower", "f8", (3,)),  # [m], where the control frame may be
+        ("workspace_lower", "f8", (3,)),  # [m], limits of the control frame
         ("workspace_upper", "f8", (3,)),
-        ("max_external_force", "f8"),  # [N], beyond it the arm stops and holds; 0: never
+        ("max_external_force", "f8"),  # [N], above it the arm stops and holds; 0: never
         ("max_external_torque", "f8"),  # [Nm]
-        ("hold", "i8"),  # 1: follow nobody
-        ("release_id", "u8"),  # counts releases of an arm that holds because it was pushed
+        ("hold", "i8"),  # 1: ignore targets and motions
+        ("release_id", "u8"),  # counts releases of an arm that was pushed
         ("torque_timeout", "f8"),  # [s]
         ("heartbeat_timeout", "f8"),  # [s]
         ("target_id", "u8"),  # counts targets
-        ("target_mode_id", "u8"),  # mode_id that it was made for; it is dropped under another one
+        ("target_mode_id", "u8"),  # mode_id that it was made for; dropped if another one is in force
         ("target_stamp", "i8"),  # when its sender made it [ns, system clock]
         ("target_q", "f8", (7,)),
         ("target_position", "f8", (3,)),
@@ -192,7 +192,7 @@ COMMANDS = np.dtype(
         ("motion_id", "u8"),  # the motion that should run, once the motion block carries that number
         ("motion_stop", "u8"),  # stop this motion smoothly
         ("motion_release", "u8"),  # give the arm back to the mode after this motion
-        ("robot_state_period", "i8"),  # copy all that the robot says every so many cycles; 0: never
+        ("robot_state_period", "i8"),  # cycles between two copies of the full robot state; 0: never
     ]
 )
 
@@ -208,21 +208,21 @@ MOTION = np.dtype(
     ]
 )
 
-#: What the kernel needs of libfranka's state in one cycle. The first five fields are packed together, in this order.
+#: What the kernels need from libfranka's state in one cycle. The first five fields are packed together, in this order.
 MEASURED = np.dtype(
     [
         ("time", "f8"),  # robot time [s]
-        ("elapsed", "f8"),  # since the state before [s]; more than one cycle where states were lost
+        ("elapsed", "f8"),  # since the last state [s]; more than one cycle if states were lost
         ("q", "f8", (7,)),
         ("dq", "f8", (7,)),
         ("tau_last", "f8", (7,)),  # the torque that the robot used last (tau_J_d)
-        ("mass", "f8", (7, 7)),  # [kg m²], and coriolis torques [Nm]: of the cycle before
+        ("mass", "f8", (7, 7)),  # [kg m²]; it and the coriolis torques [Nm] are of the last cycle
         ("coriolis", "f8", (7,)),
-        ("external_wrench", "f8", (6,)),  # O_F_ext_hat_K of the cycle before [N, Nm]
+        ("external_wrench", "f8", (6,)),  # O_F_ext_hat_K of the last cycle [N, Nm]
     ]
 )
 
-#: What the kernel remembers from one cycle to the next; nobody else writes it.
+#: What the kernels keep from one cycle to the next; nothing else writes it.
 MEMORY = np.dtype(
     [
         ("started", "i8"),
@@ -230,15 +230,15 @@ MEMORY = np.dtype(
         ("mode_id", "u8"),
         ("law", "i8"),  # Law of the last cycle
         ("tau", "f8", (7,)),  # the torque sent last
-        ("tau_law", "f8", (7,)),  # what the law asked for, before blending and limits
+        ("tau_law", "f8", (7,)),  # torque of the law, before blending and limits
         ("blend", "f8", (7,)),  # fades out after a change of law [Nm]
         ("integral", "f8", (7,)),  # of the PID law [Nm]
         ("saturated", "f8", (7,)),  # what the limits took from the law's torque in the last cycle [Nm]
         ("dq", "f8", (7,)),  # measured in the last cycle [rad/s]
-        ("unmodelled", "f8", (7,)),  # what accelerates the joints beside the torques [rad/s²]
+        ("unmodelled", "f8", (7,)),  # what accelerates the joints besides the torques [rad/s²]
         ("hold", "i8"),  # Hold flags
         ("release_id", "u8"),
-        # Limits in force: those of the commands, or beyond them where the arm is outside; they follow it inwards.
+        # Limits in force: those of the commands, or wider ones while the arm is outside; these follow it inwards.
         ("joint_lower", "f8", (7,)),
         ("joint_upper", "f8", (7,)),
         ("workspace_lower", "f8", (3,)),
@@ -251,7 +251,7 @@ MEMORY = np.dtype(
         ("twist", "f8", (6,)),
         ("position", "f8", (3,)),
         ("orientation", "f8", (4,)),
-        # The newest target, after limits; and how it moves.
+        # The newest target, after limits, and how it moves.
         ("target_id", "u8"),
         ("target_seen", "f8"),  # robot time of its arrival [s]
         ("target_stamp", "i8"),
@@ -260,7 +260,7 @@ MEMORY = np.dtype(
         ("target_q", "f8", (7,)),
         ("target_torque", "f8", (7,)),
         ("target_count", "i8"),  # targets since the reference was seeded
-        ("raw_position", "f8", (3,)),  # as it came: two of them make a velocity
+        ("raw_position", "f8", (3,)),  # before limits: two of them give a velocity
         ("raw_orientation", "f8", (4,)),
         ("raw_q", "f8", (7,)),
         ("slope_linear", "f8", (3, 3)),  # the last three velocities between targets
@@ -269,7 +269,7 @@ MEMORY = np.dtype(
         ("target_linear", "f8", (3,)),  # their median
         ("target_angular", "f8", (3,)),
         ("target_dq", "f8", (7,)),
-        ("believed", "f8", (2,)),  # how far the target went on since, see reference._coast
+        ("believed", "f8", (2,)),  # how far the target is extrapolated, see reference._coast
         ("scratch", "f8", (2, 3)),
         # The smooth reference that the laws follow.
         ("ref_position", "f8", (3,)),
@@ -281,23 +281,23 @@ MEMORY = np.dtype(
         ("ref_q", "f8", (7,)),
         ("ref_dq", "f8", (7,)),
         ("ref_ddq", "f8", (7,)),
-        ("singularity", "f8"),  # how singular the task is: 0 anywhere regular, 1 at a singularity
-        ("pace_linear", "f8"),  # fastest that the joints can follow the reference [m/s]
+        ("singularity", "f8"),  # how singular the task is: 0 if regular, 1 at a singularity
+        ("pace_linear", "f8"),  # highest speed at which the joints can follow the reference [m/s]
         ("pace_angular", "f8"),  # [rad/s]
         # The motion.
         ("motion_id", "u8"),
         ("motion_status", "i8"),
         ("motion_time", "f8"),  # along the motion [s]
-        ("motion_rate", "f8"),  # 1: as planned; 0: at rest on the path
+        ("motion_rate", "f8"),  # 1: as planned; 0: stopped on the path
         ("motion_rate_change", "f8"),  # [1/s]
-        ("ramp", "f8"),  # how much of the rate's last change is over: 0 to 1
+        ("ramp", "f8"),  # progress of the rate's last change: 0 to 1
         ("ramp_from", "f8"),  # the rate at its beginning...
         ("ramp_slope", "f8"),  # ...and how it changed there, for the ramp's whole duration
         ("ramp_to", "f8"),  # the rate at its end: 0 or 1
-        ("motion_offset", "f8", (7,)),  # where the arm was beside the motion's beginning; fades out
+        ("motion_offset", "f8", (7,)),  # from the motion's beginning to where the arm was; fades out
         ("motion_offset_rate", "f8", (7,)),
         ("motion_offset_time", "f8"),
-        # Counters that the node turns into diagnostics.
+        # Counters for the diagnostics.
         ("limited_targets", "u8"),
         ("limited_torques", "u8"),
         ("not_finite", "u8"),
@@ -305,7 +305,7 @@ MEMORY = np.dtype(
     ]
 )
 
-#: Working memory of the kernels, so that none of them allocates.
+#: Scratch memory of the kernels, so that none of them allocates.
 SCRATCH = np.dtype(
     [
         ("inertia", "f8", (7, 7)),  # mass matrix with the motors' inertia
@@ -385,8 +385,8 @@ STATE = np.dtype(
     ]
 )
 
-#: Control process to node, as often as the node asks for it: all that libfranka says of the robot in one cycle. Fields
-#: are called as in ``franka::RobotState``, where their meaning stands; matrices have columns first, as there.
+#: Control process to node, as often as the node asks for it: libfranka's whole state of one cycle. Fields have the
+#: names of ``franka::RobotState``, which documents them; matrices are column-major, as there.
 ROBOT_STATE = np.dtype(
     [
         ("stamp", "i8"),  # when it was measured [ns, system clock]
@@ -406,12 +406,12 @@ ROBOT_STATE = np.dtype(
     ]
 )
 
-#: Fingerprint of all of the above: two processes with different ones cannot understand each other.
+#: Checksum of the layouts above: two processes with different ones cannot work together.
 LAYOUT = zlib.crc32(repr([COMMANDS.descr, MOTION.descr, STATE.descr, ROBOT_STATE.descr]).encode())
 
 
 def command_word(name: str) -> int:
-    """Where a field of the commands is, in words of eight bytes."""
+    """Offset of a field of the commands, in words of eight bytes."""
     assert COMMANDS.fields is not None
     return int(COMMANDS.fields[name][1]) // 8
 

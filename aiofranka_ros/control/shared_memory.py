@@ -1,16 +1,18 @@
-"""The memory that node and control process share: who writes what, and why no reader ever sees half of it.
+"""The memory that node and control process share: who writes what, and why no reader ever sees half of a record.
+
+Used by both processes, and by observers such as the demo and the bench; nothing here waits.
 
 The memory is anonymous (``memfd_create``): it has no name that could collide or be left behind, only processes of the
-same user can open it, and it is gone with the last process that has it. The node creates it and hands its descriptor to
-the control process; an observer attaches through ``/proc`` while the node lives.
+same user can open it, and it is freed with the last process that has it. The node creates it and passes its descriptor
+to the control process; an observer attaches through ``/proc`` while the node lives.
 
-Each :class:`Block` has one writer and any number of readers, and nobody waits: a reader that meets a writer keeps what
-it had. The writer makes the block's sequence number odd, writes, and makes it even again (a seqlock). Python cannot
-order the stores and loads of different processors, so the sequence number alone would prove nothing on ARM: the payload
-also carries a CRC-32, and a reader accepts it only if that fits.
+Each :class:`Block` has one writer and any number of readers. A reader that comes during a write keeps its old record.
+The writer makes the block's sequence number odd, writes, and makes it even again (a seqlock). Python cannot order the
+stores and loads of different processors, so the sequence number alone would prove nothing on ARM. Therefore the payload
+also has a CRC-32, and a reader accepts it only if the CRC matches.
 
-A :class:`Ring` keeps the last records of a kind, such as one of every control cycle; a reader that falls behind by more
-than its capacity is told how many it missed.
+A :class:`Ring` keeps the last records of one kind, e.g. of the control cycles. A reader that falls behind by more than
+its capacity learns how many it missed.
 """
 
 from __future__ import annotations
@@ -29,19 +31,19 @@ from aiofranka_ros.control.records import COMMANDS, CYCLE_RECORD, LAYOUT, MOTION
 from aiofranka_ros.errors import ControlProcessDied
 from aiofranka_ros.kernels import Array, Record
 
-#: Cycles that the ring keeps: sixteen seconds.
+#: Cycles that the ring keeps: 16 s.
 RING_CAPACITY = 16384
-#: States of the robot that are kept for a node that is late.
+#: Full robot states that are kept for a node that is late.
 ROBOT_STATES = 64
 #: Bytes between the writers' words, so that they do not share a cache line.
 _LINE = 64
 
 
 class Block:
-    """One record with one writer, which readers see whole or not at all.
+    """One record with one writer; readers see all of it or nothing.
 
     :param memory: the bytes to use, :meth:`size` of them, aligned to 64.
-    :param dtype: what it holds.
+    :param dtype: of the record.
     """
 
     def __init__(self, memory: memoryview, dtype: np.dtype[Any]) -> None:
@@ -59,9 +61,9 @@ class Block:
         return self._head[0]
 
     def write(self, record: npt.NDArray[Any] | memoryview, size: int | None = None) -> None:
-        """Publish ``record``, an array of one, or its bytes; with ``size``, only the first so many of them.
+        """Publish ``record``, an array of one or its bytes; with ``size``, only that many bytes of it.
 
-        :raises ValueError: it is none of this block's.
+        :raises ValueError: it does not have the size of this block.
         """
         data = record if isinstance(record, memoryview) else record.view(np.uint8).data
         head, payload = self._head, self._payload
@@ -78,9 +80,9 @@ class Block:
         head[0] = version + 2
 
     def read(self, record: npt.NDArray[Any] | memoryview) -> bool:
-        """Copy what was published last into ``record``, an array of one of this block's, or its bytes.
+        """Copy the record that was published last into ``record``, an array of one or its bytes.
 
-        :returns: ``False`` where nothing was ever published or a write is going on; ``record`` may then hold anything.
+        :returns: ``False`` if nothing was published yet or a write is in progress; ``record`` may then hold anything.
         """
         head, payload = self._head, self._payload
         version = head[0]
@@ -117,7 +119,7 @@ class Ring:
 
     @property
     def count(self) -> int:
-        """Records since the memory was made."""
+        """Records published since the memory was made."""
         return self._count[0]
 
     def append(self, record: memoryview) -> None:
@@ -139,12 +141,12 @@ class Ring:
             copies = self.records[begin:end].copy()
         else:
             copies = np.concatenate((self.records[begin:], self.records[:end]))
-        # What was overwritten during the copy, or is just being, is not to be trusted.
+        # Drop what may have been overwritten during the copy.
         intact = max(first, self.count - self._capacity + 1)
         return copies[intact - first :], count, intact - position
 
     def at(self, time: int) -> Record | None:
-        """A copy of the cycle that was written nearest to ``time`` [ns, system clock]; ``None`` where there is none."""
+        """A copy of the cycle nearest to ``time`` [ns, system clock]; ``None`` if there is none."""
         count, stamps = self.count, self.records["stamp"]
         oldest = max(0, count - self._capacity + 1)
 
@@ -157,14 +159,14 @@ class Ring:
             return None
         nearest = min(around, key=lambda index: abs(written(index) - time))
         record = self.records[nearest % self._capacity].copy()
-        # The oldest one may have been overwritten meanwhile.
+        # The oldest one may have been overwritten during the search.
         return record if nearest > self.count - self._capacity else None
 
 
 class SharedMemory:
-    """All that one node and its control process share.
+    """All the memory that one node and its control process share.
 
-    Use :meth:`create`, :meth:`open` or :meth:`observe`; ``with`` or :meth:`close` give it back.
+    Use :meth:`create`, :meth:`open` or :meth:`observe`; ``with`` or :meth:`close` free it.
     """
 
     def __init__(self, descriptor: int, *, writable: bool = True) -> None:
@@ -203,14 +205,14 @@ class SharedMemory:
 
     @classmethod
     def open(cls, descriptor: int) -> SharedMemory:
-        """The memory behind an inherited ``descriptor``, which is owned from now on."""
+        """The memory of an inherited ``descriptor``, which this object then owns."""
         return cls._checked(cls(descriptor))
 
     @classmethod
     def observe(cls, address: str) -> SharedMemory:
-        """Read along, in any process of the same user; ``address`` is the other side's :attr:`address`.
+        """Open the memory read-only, in any process of the same user; ``address`` is the creator's :attr:`address`.
 
-        :raises OSError: the process that made it is gone.
+        :raises OSError: the process that created it is gone.
         """
         descriptor = os.open(address, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -227,20 +229,20 @@ class SharedMemory:
 
     @property
     def address(self) -> str:
-        """Where other processes of this user find this memory as long as this process lives."""
+        """Where other processes of this user find this memory while this process lives."""
         return f"/proc/{os.getpid()}/fd/{self.descriptor}"
 
     def beat(self) -> None:
-        """Give a sign of life. Node only."""
+        """Send a heartbeat. Node only."""
         self._words[_LINE // 8] += 1
 
     @property
     def heartbeat(self) -> int:
-        """Counts the node's signs of life."""
+        """Counts the node's heartbeats."""
         return self._words[_LINE // 8]
 
     def close(self) -> None:
-        """Give the memory back. Arrays that still look into it keep it mapped until they are gone."""
+        """Free the memory. It stays mapped until no array uses it any more."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
@@ -263,14 +265,14 @@ def _total() -> int:
 
 
 def motion_size(segments: int) -> int:
-    """Bytes at the beginning of a motion record that carry ``segments`` segments."""
+    """How many bytes of a motion record, from its beginning, ``segments`` segments take."""
     fields = MOTION.fields
     assert fields is not None
     return int(fields["coefficients"][1]) + segments * 7 * 6 * 8
 
 
 def fill_motion(record: Record, number: int, start: float, times: Array, coefficients: Array) -> None:
-    """Write a motion into a motion record: its number, robot time of its beginning [s], knots and coefficients."""
+    """Fill a motion record: number, robot time of the beginning [s], knots [s] (n + 1,) and coefficients (n, 7, 6)."""
     record["id"], record["segments"], record["start"] = number, len(times) - 1, start
     record["times"][0, : len(times)] = times
     record["coefficients"][0, : len(coefficients)] = coefficients

@@ -1,6 +1,6 @@
-"""What was measured in one control cycle, as users see it.
+"""What was measured in one control cycle, as users of the asyncio API see it.
 
-Made by the boundary to ROS and by ``RobotInterface``, from records of shared memory or from messages.
+Made by :mod:`aiofranka_ros.ros.messages` from messages, and by ``RobotInterface`` from shared memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 """What an FR3 is: its names, constants, kinematics, dynamics and inverse kinematics.
 
-Pure functions and data without state, for every process. It uses the ground alone (``errors``, ``kernels``).
+Pure functions and data without state, for every process. It uses only ``errors`` and ``kernels``.
 """

@@ -1,6 +1,7 @@
-"""Linear systems of the size of an arm, solved without an allocation.
+"""Small systems of linear equations, solved without allocating memory.
 
-Compiled kernels for symmetric positive definite matrices: the mass matrix (7, 7) and the task's inertia (6, 6).
+Compiled kernels, called by the control laws and limits in the control process, for symmetric positive definite
+matrices: the mass matrix (7, 7) and the inverse of the task's inertia (6, 6).
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Mass matrix and coriolis torques of the arm with its load: what libfranka's model computes, at a quarter of its cost.
+"""Mass matrix and coriolis torques of the arm with its load: the same as libfranka's model, at a quarter of its cost.
 
-Called in the control process: a compiled kernel in every cycle, once the torque is on its way. What the links weigh is
-found out from libfranka's model, which has it from the robot, when :mod:`aiofranka_ros.control.libfranka` connects; so
-nothing here is true of one arm only, except for the geometry.
+Called in the control process: a compiled kernel in every cycle, after the torque was sent. The links' inertial
+parameters are identified from libfranka's model, which has them from the robot, when
+:mod:`aiofranka_ros.control.libfranka` connects. So nothing here is specific to one arm, except the geometry.
 
 A body is ten numbers in its own frame, in which mass matrix and torques are linear: its mass [kg], its first moment
 (mass times center of mass) [kg m] (3,), and its inertia about the frame's origin [kg m²], xx, xy, xz, yy, yz, zz (6,).
-Links have the frames of their joints, the load that of the flange.
+A link's frame is the frame of its joint, the load's is the flange.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ _COS_ROLL = np.cos(JOINT_ROLL)
 _SIN_ROLL = np.sin(JOINT_ROLL)
 #: Seven links and the load.
 BODIES = 8
-#: Where the arm is looked at to find out what it weighs: twelve mass matrices of 28 different entries for 70 numbers.
+#: Number of poses used for identification: twelve mass matrices with 28 different entries each, for 70 parameters.
 _POSES = 12
-#: Singular values below this share of the largest belong to what no motion shows, such as the first link's mass.
+#: Singular values below this share of the largest belong to parameters that affect no motion, e.g. the first link's
+#: mass.
 _SMALLEST_SINGULAR_VALUE = 1e-9
 
 
 def body(mass: float, center: Array, inertia: Array) -> Array:
-    """A body (10,), of what robots and their descriptions say of one.
+    """A body (10,), from the usual parameters of robots and their descriptions.
 
     :param mass: [kg].
     :param center: center of mass [m] (3,).
@@ -42,10 +43,11 @@ def body(mass: float, center: Array, inertia: Array) -> Array:
 
 
 def identify(mass_matrix: Callable[[Array], Array]) -> Array:
-    """What the links weigh, so that :func:`mass_and_coriolis` computes the given mass matrices: bodies (7, 10).
+    """Inertial parameters of the links with which :func:`mass_and_coriolis` computes the given mass matrices: bodies
+    (7, 10).
 
-    Mass matrices do not tell everything: of all solutions it is the smallest, which need not look like links of metal,
-    but moves like them: coriolis torques follow from the mass matrix and its derivatives alone.
+    Mass matrices do not determine all parameters. Of all solutions this is the smallest one, which may be impossible
+    for real links but moves like them: coriolis torques depend only on the mass matrix and its derivatives.
 
     :param mass_matrix: of the arm without a load, at joint positions [rad] (7,); returned as (49,).
     """
@@ -65,16 +67,16 @@ def identify(mass_matrix: Callable[[Array], Array]) -> Array:
 
 
 def working_memory() -> Array:
-    """What :func:`mass_and_coriolis` computes with."""
+    """Scratch memory for :func:`mass_and_coriolis`."""
     return np.zeros((BODIES, 22))
 
 
 @kernel
 def mass_and_coriolis(q: Array, dq: Array, bodies: Array, work: Array, mass: Array, coriolis: Array) -> None:
-    """Compute the mass matrix, and the torques that the joints' own motion takes.
+    """Compute the mass matrix, and the coriolis and centrifugal torques.
 
     Composite rigid bodies and recursive Newton-Euler (R. Featherstone, "Rigid Body Dynamics Algorithms", 2008, chapters
-    5 and 6), all in the base frame and about its origin, where bodies are simply added up.
+    5 and 6), all in the base frame and about its origin, where bodies can simply be added.
 
     :param q: joint positions [rad] (7,).
     :param dq: joint velocities [rad/s] (7,).
@@ -83,14 +85,15 @@ def mass_and_coriolis(q: Array, dq: Array, bodies: Array, work: Array, mass: Arr
     :param mass: filled with the mass matrix, without the rotors' inertia [kg m²] (49,).
     :param coriolis: filled with coriolis and centrifugal torques [Nm] (7,).
     """
-    # A row of ``work``: the body seen from the base, 0 mass, 1 first moment (3), 4 inertia (6); its joint, 10 axis (3)
-    # and 13 velocity that it gives to the point at the origin (3); 16 what force its motion takes, moment (3) first.
+    # A row of ``work``: the body in the base frame: 0 mass, 1 first moment (3), 4 inertia (6); its joint: 10 axis (3)
+    # and 13 velocity that it gives to the point at the origin (3); 16 the force that its motion takes, moment (3)
+    # first.
     r00, r01, r02 = 1.0, 0.0, 0.0
     r10, r11, r12 = 0.0, 1.0, 0.0
     r20, r21, r22 = 0.0, 0.0, 1.0
     px, py, pz = 0.0, 0.0, 0.0
     wx, wy, wz, vx, vy, vz = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0  # velocity
-    ax, ay, az, bx, by, bz = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0  # acceleration while the joints go on as they do
+    ax, ay, az, bx, by, bz = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0  # acceleration if the joint velocities do not change
     for i in range(BODIES):
         ox, oy, oz = JOINT_ORIGIN[i, 0], JOINT_ORIGIN[i, 1], JOINT_ORIGIN[i, 2]
         px += r00 * ox + r01 * oy + r02 * oz
@@ -101,7 +104,7 @@ def mass_and_coriolis(q: Array, dq: Array, bodies: Array, work: Array, mass: Arr
         r11, r12 = c * r11 + s * r12, c * r12 - s * r11
         r21, r22 = c * r21 + s * r22, c * r22 - s * r21
         row = work[i]
-        if i < 7:  # The flange does not turn on its own.
+        if i < 7:  # The flange has no joint.
             sx, sy, sz = r02, r12, r22
             tx, ty, tz = py * sz - pz * sy, pz * sx - px * sz, px * sy - py * sx
             row[10], row[11], row[12], row[13], row[14], row[15] = sx, sy, sz, tx, ty, tz
@@ -123,7 +126,7 @@ def mass_and_coriolis(q: Array, dq: Array, bodies: Array, work: Array, mass: Arr
         fx, fy, fz = bodies[i, 1], bodies[i, 2], bodies[i, 3]
         ixx, ixy, ixz = bodies[i, 4], bodies[i, 5], bodies[i, 6]
         iyy, iyz, izz = bodies[i, 7], bodies[i, 8], bodies[i, 9]
-        # Turned into the base's axes, the inertia as R I Rᵀ, ...
+        # Turn the first moment and the inertia (R I Rᵀ) into the base's axes, ...
         gx = r00 * fx + r01 * fy + r02 * fz
         gy = r10 * fx + r11 * fy + r12 * fz
         gz = r20 * fx + r21 * fy + r22 * fz
@@ -136,7 +139,7 @@ def mass_and_coriolis(q: Array, dq: Array, bodies: Array, work: Array, mass: Arr
         k20 = r20 * ixx + r21 * ixy + r22 * ixz
         k21 = r20 * ixy + r21 * iyy + r22 * iyz
         k22 = r20 * ixz + r21 * iyz + r22 * izz
-        # ... and moved by p, to the origin.
+        # ... and move them by p, to the origin.
         jxx = k00 * r00 + k01 * r01 + k02 * r02 + 2.0 * (py * gy + pz * gz) + m * (py * py + pz * pz)
         jyy = k10 * r10 + k11 * r11 + k12 * r12 + 2.0 * (px * gx + pz * gz) + m * (px * px + pz * pz)
         jzz = k20 * r20 + k21 * r21 + k22 * r22 + 2.0 * (px * gx + py * gy) + m * (px * px + py * py)
@@ -146,7 +149,7 @@ def mass_and_coriolis(q: Array, dq: Array, bodies: Array, work: Array, mass: Arr
         hx, hy, hz = gx + m * px, gy + m * py, gz + m * pz
         row[0], row[1], row[2], row[3] = m, hx, hy, hz
         row[4], row[5], row[6], row[7], row[8], row[9] = jxx, jxy, jxz, jyy, jyz, jzz
-        # Momentum (angular k, linear l); the force is its change, by the acceleration and by the motion itself.
+        # Momentum (angular k, linear l). The force is its change, due to the acceleration and to the motion itself.
         kx = jxx * wx + jxy * wy + jxz * wz + hy * vz - hz * vy
         ky = jxy * wx + jyy * wy + jyz * wz + hz * vx - hx * vz
         kz = jxz * wx + jyz * wy + jzz * wz + hx * vy - hy * vx
@@ -159,7 +162,7 @@ def mass_and_coriolis(q: Array, dq: Array, bodies: Array, work: Array, mass: Arr
         row[19] = m * bx + ay * hz - az * hy + wy * lz - wz * ly
         row[20] = m * by + az * hx - ax * hz + wz * lx - wx * lz
         row[21] = m * bz + ax * hy - ay * hx + wx * ly - wy * lx
-    # From the load inwards, each link carries all that comes after it.
+    # From the load inwards, each link carries everything after it.
     for i in range(6, -1, -1):
         row, after = work[i], work[i + 1]
         for k in range(10):
@@ -168,7 +171,8 @@ def mass_and_coriolis(q: Array, dq: Array, bodies: Array, work: Array, mass: Arr
             row[k] += after[k]
         sx, sy, sz, tx, ty, tz = row[10], row[11], row[12], row[13], row[14], row[15]
         coriolis[i] = sx * row[16] + sy * row[17] + sz * row[18] + tx * row[19] + ty * row[20] + tz * row[21]
-        # The momentum that a unit velocity of this joint gives to all of them, seen along this joint and those before.
+        # The momentum that a unit velocity of this joint gives to all of them, along this joint and the joints before
+        # it.
         m, hx, hy, hz = row[0], row[1], row[2], row[3]
         kx = row[4] * sx + row[5] * sy + row[6] * sz + hy * tz - hz * ty
         ky = row[5] * sx + row[7] * sy + row[8] * sz + hz * tx - hx * tz

@@ -1,6 +1,6 @@
 """The Franka Research 3: names, limits and geometry, and where each number comes from.
 
-Imported by everything that needs a constant of the arm, in every process. Units are SI: rad, rad/s, Nm, m.
+Imported by every module that needs a constant of the arm, in every process. Units are SI: rad, rad/s, Nm, m.
 
 Sources: "Limits for Franka Research 3" in the page "Robot and interface specifications" of Franka's FCI documentation
 (August 2025), franka_description's ``fr3`` URDF (the robot serves the same one through ``GetRobotModel``), and
@@ -16,18 +16,18 @@ import numpy as np
 from aiofranka_ros.kernels import Array, kernel
 from aiofranka_ros.model.names import FR3
 
-#: Names of the joints of an arm without a prefix; :class:`~aiofranka_ros.model.names.ArmNames` has those of any.
+#: Names of the joints of an arm without a prefix; for other arms see :class:`~aiofranka_ros.model.names.ArmNames`.
 JOINT_NAMES: tuple[str, ...] = FR3.joints
 
-#: Joint position limits [rad] (7,): FCI documentation. Some 0.006 rad inside those of the URDF, just where the
-#: velocity that the robot allows becomes 0.
+#: Joint position limits [rad] (7,): FCI documentation. About 0.006 rad inside the limits of the URDF, where
+#: the velocity that the robot allows becomes 0.
 POSITION_LOWER = np.array([-2.7437, -1.7837, -2.9007, -3.0421, -2.8065, 0.5445, -3.0159])
 POSITION_UPPER = np.array([2.7437, 1.7837, 2.9007, -0.1518, 2.8065, 4.5169, 3.0159])
 #: Streamed joint targets are kept this far inside the position limits [rad]: the velocity that the robot allows
 #: falls to 0 there, so a reference that comes closer could not be followed.
 JOINT_MARGIN = 0.02
-#: Joint velocity limits [rad/s] (7,): ``limit`` of the FR3 URDF. Near a position limit less is allowed, see
-#: :func:`velocity_envelope`.
+#: Joint velocity limits [rad/s] (7,): ``limit`` of the FR3 URDF. Near a position limit the robot allows
+#: less, see :func:`velocity_envelope`.
 VELOCITY_LIMIT = np.array([2.62, 2.62, 2.62, 2.62, 5.26, 4.18, 5.26])
 #: Joint acceleration limits [rad/s²] (7,): ``kMaxJointAcceleration``, libfranka ``rate_limiting.h``.
 ACCELERATION_LIMIT = np.full(7, 10.0)
@@ -41,7 +41,7 @@ LOST_PACKETS_LIMIT = 20
 CYCLE = 1e-3
 
 #: ``limit`` [rad] and ``position_based_velocity_limits``, offset [rad/s] and deceleration [rad/s²], of the FR3 URDF,
-#: (7,) each: what the robot computes the velocity limits at a position from.
+#: (7,) each: the robot computes the velocity limits at a position from these.
 _ENVELOPE_LOWER = np.array([-2.7501, -1.7918, -2.9065, -3.0481, -2.8101, 0.54092, -3.0196])
 _ENVELOPE_UPPER = np.array([2.7501, 1.7918, 2.9065, -0.1458, 2.8101, 4.5205, 3.0196])
 _ENVELOPE_OFFSET = np.array([0.30, 0.20, 0.20, 0.30, 0.35, 0.35, 0.35])
@@ -65,7 +65,7 @@ JOINT_ROLL = np.array([0.0, -math.pi / 2, math.pi / 2, math.pi / 2, -math.pi / 2
 
 #: aiofranka's home configuration [rad] (7,).
 HOME = np.array([0.0, 0.0, 0.0, -math.pi / 2, 0.0, math.pi / 2, -math.pi / 4])
-#: The SRDF's pose ``ready`` [rad] (7,), which MoveIt users know.
+#: The pose ``ready`` of the SRDF [rad] (7,), which MoveIt users know.
 READY = np.array([0.0, -math.pi / 4, 0.0, -3 * math.pi / 4, 0.0, math.pi / 2, math.pi / 4])
 
 
@@ -73,7 +73,7 @@ READY = np.array([0.0, -math.pi / 4, 0.0, -3 * math.pi / 4, 0.0, math.pi / 2, ma
 def velocity_envelope(q: Array, lower: Array, upper: Array) -> None:
     """Velocities that leave each joint room to brake before its position limit.
 
-    The robot stops with ``joint_velocity_violation`` outside of them. Formula: libfranka
+    Outside of them the robot stops with ``joint_velocity_violation``. Formula: libfranka
     ``JointVelocityLimitsConfig::getUpperJointVelocityLimits`` and its mirror image.
 
     :param q: joint positions [rad] (7,).

@@ -1,8 +1,8 @@
 """Where the control frame is and how it moves: forward kinematics, Jacobian, and rotations.
 
-Compiled kernels, called by the control laws every cycle and by the node and the tests at leisure. libfranka's Python
-bindings offer no forward kinematics, and the control frame is the user's, not the one configured in the robot, so
-both are computed here from the geometry of the FR3 URDF.
+Compiled kernels, called by the control laws in every cycle, and by the node and the tests now and then. libfranka's
+Python bindings have no forward kinematics, and the control frame is the user's, not the one configured in the robot.
+Therefore both are computed here, from the geometry of the FR3 URDF.
 
 Orientations are unit quaternions (x, y, z, w), as in ROS messages. Rotation vectors are axis times angle [rad].
 """
@@ -22,7 +22,7 @@ _SIN_ROLL = np.sin(JOINT_ROLL)
 
 @kernel
 def forward(q: Array, flange_to_tcp: Array, flange: Array, tcp: Array, jacobian: Array) -> None:
-    """Pose of flange and control frame, and the Jacobian of the latter.
+    """Poses of the flange and the control frame, and the Jacobian of the control frame.
 
     :param q: joint positions [rad] (7,).
     :param flange_to_tcp: pose of the control frame in the flange (4, 4).
@@ -113,7 +113,7 @@ def quaternion_from_matrix(matrix: Array, quaternion: Array) -> None:
 def rotation_between(target: Array, current: Array, vector: Array) -> None:
     """Fill ``vector`` with the rotation vector [rad] (3,), in the base, that turns ``current`` into ``target``.
 
-    Both are unit quaternions (x, y, z, w). The shorter way round is taken.
+    Both are unit quaternions (x, y, z, w). Of the two ways round, it is the shorter one.
     """
     x = target[0] * current[3] - target[3] * current[0] - target[1] * current[2] + target[2] * current[1]
     y = target[1] * current[3] - target[3] * current[1] - target[2] * current[0] + target[0] * current[2]

@@ -1,7 +1,7 @@
-"""What the joints and frames of one arm are called: as in franka_description, behind a prefix where there are several.
+"""Names of the joints and frames of one arm: as in franka_description, with a prefix if there are several arms.
 
-Imported by everything that says such a name, in every process; nobody else knows how they are made. It imports nothing
-that takes long, because the gripper's node needs it too.
+Imported by everything that uses such a name, in every process; no other module builds them. It imports nothing that
+takes long, because the gripper's node needs it too.
 
 franka_description's ``fr3.urdf.xacro`` takes the prefix as its argument ``arm_prefix`` and puts an underscore after it:
 ``left`` makes ``left_fr3_joint1`` and ``left_fr3_link0``. Its root, ``base``, has no prefix.
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 #: Name of the control frame in TF, before a prefix. franka_description has ``fr3_hand_tcp``, where the fingers of a
-#: Franka Hand meet; the control frame is wherever Desk or the parameters put it.
+#: Franka Hand meet; the control frame is where Desk or the parameters put it.
 TCP_FRAME = "fr3_tcp"
-#: Name of the controller whose place this takes.
+#: Name of the ros2_control controller that this package replaces.
 CONTROLLER = "fr3_arm_controller"
 
 
@@ -23,7 +23,7 @@ CONTROLLER = "fr3_arm_controller"
 class ArmNames:
     """The names of one arm.
 
-    :ivar prefix: what all of them begin with, without the underscore that follows it; empty: nothing.
+    :ivar prefix: what all names begin with, without the underscore that follows it; empty: nothing.
     :ivar tcp_frame: name of the control frame, before the prefix.
     """
 
@@ -42,12 +42,12 @@ class ArmNames:
 
     @cached_property
     def links(self) -> tuple[str, ...]:
-        """The frames of the arm's links: the base, what follows each of the seven joints, and the flange."""
+        """The frames of the arm's links: the base, one after each of the seven joints, and the flange."""
         return tuple(self._prefixed(f"fr3_link{number}") for number in range(9))
 
     @property
     def base(self) -> str:
-        """The frame in which every pose is expressed unless it says otherwise."""
+        """The frame in which every pose is given unless stated otherwise."""
         return self.links[0]
 
     @property
@@ -69,5 +69,5 @@ class ArmNames:
         return f"{self.prefix}_{name}" if self.prefix else name
 
 
-#: Those of an arm without a prefix.
+#: The names of an arm without a prefix.
 FR3 = ArmNames()

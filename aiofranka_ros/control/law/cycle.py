@@ -1,8 +1,8 @@
-"""One cycle of control: from what was measured to the torque, and to what is reported of it.
+"""One control cycle: from the measured state to the torque and the report.
 
 :func:`step` is the one kernel that the control loop calls between reading the robot's state and writing the torque;
-:func:`report` runs after the torque is on its way. Both are compiled, allocate nothing that matters and touch only
-the records that they are given, so tests drive them without a robot.
+:func:`report` runs after the torque was sent. Both are compiled, allocate next to nothing and change only the records
+that they are given, so tests can run them without a robot.
 
     target or motion ──► reference ──► law ──► blend ──► limits ──► torque
 """
@@ -20,7 +20,7 @@ from aiofranka_ros.model.cholesky import factorize
 from aiofranka_ros.model.fr3 import CYCLE, JOINT_MARGIN, LOST_PACKETS_LIMIT, TORQUE_LIMIT, VELOCITY_LIMIT
 from aiofranka_ros.model.kinematics import forward, quaternion_from_matrix
 
-# Flags as plain integers: compiled code knows no operators of enum.IntFlag.
+# Flags as plain integers: numba does not support the operators of enum.IntFlag.
 _NODE_SILENT = int(Hold.NODE_SILENT)
 _TORQUE_STALE = int(Hold.TORQUE_STALE)
 _NOT_FINITE = int(Hold.NOT_FINITE)
@@ -28,9 +28,9 @@ _ASKED = int(Hold.ASKED)
 _PUSHED = int(Hold.PUSHED)
 _STOPS = int(Hold.NODE_SILENT | Hold.FINISHING | Hold.ASKED | Hold.PUSHED)
 
-#: Time constant with which the torque before a change of law fades out of the torque after it [s].
+#: After a change of law, the difference to the torque before fades out with this time constant [s].
 _BLEND_TIME = 0.1
-#: Success rate counts the last 100 commands; before there were 100 it says nothing.
+#: The success rate is of the last 100 commands; it means nothing before there were 100.
 _SUCCESS_WINDOW = 100
 
 
@@ -40,8 +40,8 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
 
     Arguments are arrays of one record each, see :func:`~aiofranka_ros.control.records.new`.
 
-    :param stop: a :class:`~aiofranka_ros.control.records.Hold` flag that says why the node is not to be followed, or
-        0. While there is a reason, motions stop, targets come to rest and the arm holds.
+    :param stop: a :class:`~aiofranka_ros.control.records.Hold` flag with the reason not to follow the node, or 0. While
+        there is a reason, motions and targets stop and the arm holds.
     """
     c, p, m, r, s = commands[0], motion[0], measured[0], memory[0], scratch[0]
     if not _is_measured(m):
@@ -78,7 +78,7 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
     if fresh or c.mode_id != r.mode_id:
         _settle(c, m, r)
     elif c.law_id != r.law_id:
-        # Another control frame: its targets start from where it is. Other gains leave the reference alone.
+        # A new control frame: its targets start from where it is. New gains do not change the reference.
         moved = False
         for i in range(4):
             for j in range(4):
@@ -89,14 +89,14 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
 
     if stop == 0:
         stop = _asked_or_pushed(c, m, r)
-    _stop_or_go_on(r, stop)
+    _stop_or_continue(r, stop)
     if c.target_id != r.target_id:
         r.target_id = c.target_id
         if stop == 0 and c.target_mode_id == r.mode_id and not _in_motion(r):
             _take_target(c, r, s, m.time)
     _update_motion(c, p, m, r)
     if stop != 0 and (r.motion_status == MotionStatus.EXECUTING or r.motion_status == MotionStatus.PAUSED):
-        # A node that was only late for a moment finds its motion where it left it.
+        # If the node was only late for a moment, its motion continues from here.
         r.motion_status = MotionStatus.PAUSED if stop == _NODE_SILENT else MotionStatus.STOPPING
     law = _choose_law(c, m, r)
     _make_torque(law, c, p, m, r, s, dt)
@@ -115,7 +115,7 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
 
 @kernel
 def _is_measured(measured: Record) -> bool:
-    """Whether everything that was measured is a number; if not, nothing may be computed, let alone kept, from it."""
+    """Whether everything measured is finite; if not, nothing may be computed from it, and no result kept."""
     whole = limits.is_finite(measured.q) and limits.is_finite(measured.dq) and limits.is_finite(measured.tau_last)
     for i in range(7):
         whole = whole and limits.is_finite(measured.mass[i])
@@ -130,7 +130,7 @@ def _in_motion(memory: Record) -> bool:
 
 @kernel
 def _settle(commands: Record, measured: Record, memory: Record) -> None:
-    """Let the mode begin from where the arm is: its targets, its posture, its integral; older targets are dropped."""
+    """Start the mode from where the arm is: its targets, posture and integral; older targets are dropped."""
     reference.seed(memory, measured.q)
     memory.mode_id = commands.mode_id
     memory.hold &= ~_TORQUE_STALE
@@ -144,7 +144,7 @@ def _settle(commands: Record, measured: Record, memory: Record) -> None:
 
 @kernel
 def _asked_or_pushed(commands: Record, measured: Record, memory: Record) -> int:
-    """Whether the arm shall hold because somebody asked for it, or was pushed and not released since."""
+    """Why the arm must hold: a client asked for it, or the arm was pushed and not released since; 0: neither."""
     if commands.hold != 0:
         return _ASKED
     if commands.release_id != memory.release_id:
@@ -161,7 +161,7 @@ def _asked_or_pushed(commands: Record, measured: Record, memory: Record) -> int:
 
 
 @kernel
-def _stop_or_go_on(memory: Record, stop: int) -> None:
+def _stop_or_continue(memory: Record, stop: int) -> None:
     if stop == 0:
         memory.hold &= ~_STOPS
     elif memory.hold & stop == 0:
@@ -191,12 +191,12 @@ def _update_motion(commands: Record, motion: Record, measured: Record, memory: R
         late = measured.time - motion.start if motion.start > 0.0 else 0.0
         replacing = _in_motion(memory)
         if memory.law == Law.OSC or memory.law == Law.TORQUE:
-            # These have no joint reference: the motion begins from where the arm is.
+            # These laws have no joint reference: the motion begins from where the arm is.
             begin_motion(memory, motion, measured.q, measured.dq, late)
         else:
             begin_motion(memory, motion, memory.ref_q, memory.ref_dq, late)
         if replacing and not _in_motion(memory):
-            # Refused, and the motion before is gone: the mode must not go on from where that one began.
+            # It was refused, and the motion before it is gone: the mode must not continue from where that one began.
             _settle(commands, measured, memory)
     if memory.motion_id == 0 or memory.motion_id != commands.motion_id:
         return
@@ -220,7 +220,7 @@ def _choose_law(commands: Record, measured: Record, memory: Record) -> int:
         memory.hold &= ~_TORQUE_STALE
         return Law.TORQUE
     if memory.law != Law.HOLD:
-        # Come to rest where braking ends, and stay there.
+        # Brake, and stay where that ends.
         if memory.target_count > 0:
             memory.hold |= _TORQUE_STALE
         reference.seed(memory, measured.q)
@@ -235,7 +235,7 @@ def _choose_law(commands: Record, measured: Record, memory: Record) -> int:
 def _make_torque(
     law: int, commands: Record, motion: Record, measured: Record, memory: Record, scratch: Record, dt: float
 ) -> None:
-    """What the law asks for, coriolis torques included, into ``memory.tau_law`` [Nm] (7,)."""
+    """Compute the torque of the law, including coriolis torques, into ``memory.tau_law`` [Nm] (7,)."""
     tau = memory.tau_law
     for i in range(7):
         for j in range(7):
@@ -276,10 +276,10 @@ def _make_torque(
 def _make_safe(
     law: int, commands: Record, measured: Record, memory: Record, scratch: Record, dt: float, tau: Array
 ) -> None:
-    """Check and limit ``tau`` [Nm] (7,); what remains is sent."""
+    """Check and limit ``tau`` [Nm] (7,), and store it in ``memory.tau``, which is sent."""
     asked = scratch.asked
-    # A joint reference stays outside of JOINT_MARGIN, and a motion's may end inside: springs that reach further would
-    # keep the arm from it. They are needed all the same, for an arm that is pushed, or has hardly any stiffness.
+    # A joint reference stays JOINT_MARGIN away from the limits, and a motion may end even closer: springs that reach
+    # further would keep the arm from its reference. They are still needed for an arm that is pushed or very soft.
     margin = limits.SOFT_LIMIT_MARGIN if law == Law.OSC or law == Law.TORQUE else JOINT_MARGIN
     if law == Law.MOTION:
         margin = 0.0
@@ -297,7 +297,7 @@ def _make_safe(
         limits.damped_stop(measured.dq, commands.motion_kd, tau)
         for i in range(7):
             memory.blend[i] = 0.0
-        # Whatever went wrong in the reference, the next cycle holds from what was measured, which was checked.
+        # Whatever is wrong in the reference, the next cycle holds from the measured state, which was checked.
         _settle(commands, measured, memory)
     for i in range(7):
         asked[i] = tau[i]
@@ -307,7 +307,7 @@ def _make_safe(
     limits.observe(
         measured.dq, measured.tau_last, measured.coriolis, scratch.factor, dt, memory.dq, memory.unmodelled, scratch.row
     )
-    # Lower limits than the robot's are for what moves the arm, not for what brakes it: it might not be braked in time.
+    # Limits below the robot's apply to torques that move the arm, not to those that brake it: it must stop in time.
     rate = max(rate, limits.BRAKING_RATE)
     limits.reachable(memory.tau, measured.tau_last, TORQUE_LIMIT, rate, low, high)
     limits.limit_velocity(

@@ -1,10 +1,10 @@
-"""The control laws: what torque makes the arm follow its reference.
+"""The control laws: the torque that makes the arm follow its reference.
 
-Compiled kernels, called once a cycle by the control cycle in the control process. Gravity and the motors' friction are
-compensated by the robot itself; coriolis torques are added by the caller.
+Compiled kernels, called once a cycle by the control cycle in the control process. The robot itself compensates gravity
+and the motors' friction; the caller adds the coriolis torques.
 
 Operational space control follows O. Khatib, "A unified approach for motion and force control of robot manipulators",
-IEEE J. Robotics and Automation 3(1), 1987: accelerations asked for in task space become forces through the task's
+IEEE J. Robotics and Automation 3(1), 1987: desired accelerations in task space become forces through the task's
 inertia Λ, and the posture acts in the dynamically consistent null space.
 """
 
@@ -18,15 +18,16 @@ from aiofranka_ros.model.fr3 import velocity_envelope
 from aiofranka_ros.model.kinematics import rotation_between
 
 #: The Cholesky factor of Λ⁻¹ = J M⁻¹ Jᵀ has pivots above these [1/kg], [1/(kg m²)] nearly everywhere within the arm's
-#: reach, the motors' inertia included; where the arm is stretched, a rotational one goes to 0...
+#: reach, the motors' inertia included; when the arm is stretched out, a rotational pivot goes to 0...
 _REGULAR_TRANSLATION, _REGULAR_ROTATION = 0.05, 1.0
-#: ...and these are added to the diagonal: a direction that feels infinitely heavy would else get any force.
+#: ...and these are added to the diagonal: a direction with infinite inertia could otherwise get any force.
 _SINGULAR_TRANSLATION, _SINGULAR_ROTATION = 0.3, 3.0
-#: What the task gives up there is left to the posture, which is damped that much more [1/s]: it would otherwise swing.
+#: Near a singularity the posture moves the arm where the task does not; it is damped by this much more [1/s], as it
+#: would otherwise oscillate.
 _SINGULAR_DAMPING = 60.0
-#: Share of the allowed joint velocities that following the reference may take, and a joint velocity that is always
-#: allowed, so that the reference never gets stuck [rad/s]; judged by where the joints will be a moment later [s], as
-#: reference and arm take time to slow down.
+#: Following the reference may take this share of the allowed joint velocities. A joint velocity below the slack [rad/s]
+#: is always allowed, so that the reference never gets stuck. The velocities are those allowed at the positions that the
+#: joints will have after the look-ahead [s], since reference and arm take time to slow down.
 _PACE_SHARE = 0.6
 _PACE_SLACK = 0.05
 _PACE_LOOK_AHEAD = 0.1
@@ -49,8 +50,8 @@ def integrate(q: Array, ref_q: Array, ki: Array, limit: Array, saturated: Array,
     """Integral part of the PID law [Nm] (7,), in place, with anti-windup.
 
     :param limit: largest integral part [Nm] (7,).
-    :param saturated: what the limits took from the torque of the last cycle [Nm] (7,). While they take something, the
-        integral may only move to where they would take less (conditional integration).
+    :param saturated: what the limits took from the torque of the last cycle [Nm] (7,). While that is not 0, the
+        integral may only change so that it becomes less (conditional integration).
     """
     for i in range(7):
         step = ki[i] * (ref_q[i] - q[i]) * dt
@@ -60,7 +61,7 @@ def integrate(q: Array, ref_q: Array, ki: Array, limit: Array, saturated: Array,
 
 @kernel
 def _singularity(factor: Array) -> float:
-    """How singular the task is, from its Cholesky factor (6, 6): 0 anywhere regular, 1 at a singularity."""
+    """How singular the task is, from its Cholesky factor (6, 6): 0 if regular, 1 at a singularity."""
     regular = 1.0
     for i in range(3):
         regular = min(regular, factor[i, i] ** 2 / _REGULAR_TRANSLATION)
@@ -116,7 +117,7 @@ def operational_space(
             + commands.ee_kd[i + 3] * (memory.ref_angular[i] - memory.twist[i + 3])
             + memory.ref_angular_acceleration[i]
         )
-    # The posture's acceleration, less what of it the task would feel: both become one task force.
+    # The posture's acceleration, less its effect on the task: both become one task force.
     for i in range(7):
         damping = commands.null_kd[i] + singularity * _SINGULAR_DAMPING
         posture[i] = commands.null_kp[i] * (memory.null_q[i] - q[i]) - damping * dq[i]
@@ -136,11 +137,10 @@ def operational_space(
 
 @kernel
 def _find_pace(q: Array, dq: Array, memory: Record, scratch: Record) -> None:
-    """How fast the reference may move so that no joint gets too fast following it: more slowly the more the arm is
-    stretched, or near a position limit.
+    """Find how fast the reference may move so that no joint gets too fast when it follows.
 
-    The joint velocities that follow the reference's are ``M⁻¹ Jᵀ Λ v_ref``, which :func:`operational_space` has the
-    factors of in ``scratch``.
+    The reference must be slower if the arm is stretched out or near a position limit. The joint velocities that follow
+    it are ``M⁻¹ Jᵀ Λ v_ref``; :func:`operational_space` leaves the factors in ``scratch``.
     """
     follow, envelope, ahead = scratch.force, scratch.envelope, scratch.ahead
     for i in range(7):
@@ -160,7 +160,7 @@ def _find_pace(q: Array, dq: Array, memory: Record, scratch: Record) -> None:
         allowed = _PACE_SHARE * (envelope[1, i] if speed > 0.0 else -envelope[0, i])
         if abs(speed) > _PACE_SLACK:
             room = min(room, max(allowed, _PACE_SLACK) / abs(speed))
-    # Far below what is allowed, the pace of the moment says nothing about that of a faster reference.
+    # Far below the limits, the present pace says nothing about the pace of a faster reference.
     near = room < 2.0
     memory.pace_linear = room * math.sqrt(linear) if near else math.inf
     memory.pace_angular = room * math.sqrt(angular) if near else math.inf

@@ -1,9 +1,9 @@
-"""The last word before a torque leaves for the robot, in every mode.
+"""The limits that every torque passes before it is sent to the robot, in every mode.
 
-Compiled kernels, called once a cycle by the control cycle in the control process. The order matters: what pushes away
-from joint and velocity limits is added first; then the limits of torque and of its rate cut, which the robot enforces
-most strictly; torques that would get a joint too fast are changed last, within the robot's own limits of torque and
-rate: lower ones of the user's do not keep a joint from being braked.
+Compiled kernels, called once a cycle by the control cycle in the control process. The order matters. First, torques
+that push away from joint, velocity and workspace limits are added. Then the torque and its rate are limited, which the
+robot enforces most strictly. Last, torques that would make a joint too fast are changed, within the robot's own limits
+of torque and rate: lower limits that the user has set do not prevent a joint from being braked.
 """
 
 from __future__ import annotations
@@ -14,45 +14,45 @@ from aiofranka_ros.kernels import Array, Record, kernel
 from aiofranka_ros.model.cholesky import solve
 from aiofranka_ros.model.fr3 import CYCLE, POSITION_LOWER, POSITION_UPPER, TORQUE_RATE_LIMIT, velocity_envelope
 
-#: Where the soft limits begin for laws without a joint reference, from a joint's position limit inwards [rad].
+#: For laws without a joint reference, soft limits begin this far inside a joint's position limits [rad].
 SOFT_LIMIT_MARGIN = 0.1
-#: Damping within the springs' reach, for each Nm of the joint's torque limit [s/rad]: about critical for an inertia of
-#: 1 kg m² and a reach of 0.1 rad, so that the arm does not bounce back.
+#: Damping within the range of the springs, for each Nm of the joint's torque limit [s/rad]: about critical for an
+#: inertia of 1 kg m² and a range of 0.1 rad, so that the arm does not bounce back.
 _SPRING_DAMPING = 0.7
-#: Velocities are judged by what will be allowed this much later [s]: until then, the rate limit lets a torque change by
-#: some 50 Nm, which it takes to brake a joint.
+#: Velocities are compared with those that will be allowed this much later [s]: by then, the rate limit allows a torque
+#: to change by about 50 Nm, which is what it takes to brake a joint.
 _LOOK_AHEAD = 0.05
 #: Share of the allowed velocity above which it is damped.
 _FREE_VELOCITY = 0.85
 #: Damping of the velocity beyond that share, for each Nm of the joint's torque limit [s/rad].
 _VELOCITY_DAMPING = 2.5
-#: Share of the allowed velocity that no torque may accelerate a joint beyond; the rest is for what the model of the arm
-#: does not know, such as packets that get lost.
+#: No torque may accelerate a joint beyond this share of the allowed velocity; the rest is a margin for what the model
+#: of the arm does not include, such as lost packets.
 _SAFE_VELOCITY = 0.92
-#: How fast torques may change that brake a joint [Nm/s], whatever ``torque_diff_limit`` is.
+#: How fast torques that brake a joint may change [Nm/s], whatever ``torque_diff_limit`` is.
 BRAKING_RATE = 0.99 * TORQUE_RATE_LIMIT
-#: Share of the torques' rate that braking is planned with, as several joints may have to be braked at once.
+#: Braking is planned with this share of the torque rate, since several joints may have to brake at once.
 _BRAKING_SHARE = 0.5
-#: How fast a joint approaches that velocity in the end [1/s].
+#: How fast a joint finally approaches that velocity [1/s].
 _VELOCITY_GAIN = 50.0
-#: How often all joints are gone through, as what brakes one may accelerate another; in the first of these sweeps each
-#: joint is braked by its own torque alone.
+#: Number of sweeps over all joints, since braking one may accelerate another; in the first of these sweeps each joint
+#: is braked only by its own torque.
 _SWEEPS, _OWN_SWEEPS = 6, 3
-#: Time constant with which the difference between measured and modelled acceleration is learnt [s]: a few times the
-#: cycle, as measured velocities are noisy.
+#: Time constant of the filter of the difference between measured and modelled acceleration [s]: several cycles, since
+#: measured velocities are noisy.
 _OBSERVER_TIME = 0.01
-#: Accelerations that are not worth a change of torque [rad/s²].
+#: Accelerations too small to change a torque for [rad/s²].
 _NEGLIGIBLE = 1e-6
-#: The walls of the workspace: stiffness [N/m], damping [N s/m], about critical for the 3 kg that the arm weighs at its
-#: hand, and the largest force [N], which a person can withstand.
+#: The walls of the workspace: stiffness [N/m]; damping [N s/m], about critical for the arm's effective mass at the hand
+#: of 3 kg; and the largest force [N], which a person can withstand.
 _WALL_STIFFNESS, _WALL_DAMPING, _WALL_FORCE = 2000.0, 150.0, 100.0
 
 
 @kernel
 def tighten(commands: Record, memory: Record, q: Array) -> None:
-    """Bring the limits of joints and workspace into force, without a push to an arm that is outside of them.
+    """Apply the limits of joints and workspace, without pushing an arm that is outside of them.
 
-    A limit that was set behind the arm's back lies, for the time being, where the arm is, and follows it inwards.
+    If the arm is outside of a new limit, the limit in force is where the arm is, and follows it inwards.
 
     :param q: measured joint positions [rad] (7,); ``memory.position`` is that of the control frame.
     """
@@ -70,7 +70,7 @@ def tighten(commands: Record, memory: Record, q: Array) -> None:
 
 @kernel
 def loosen(memory: Record) -> None:
-    """Forget the limits that were in force; :func:`tighten` brings those of the commands back."""
+    """Reset the limits in force; :func:`tighten` applies those of the commands again."""
     for i in range(7):
         memory.joint_lower[i], memory.joint_upper[i] = -math.inf, math.inf
     for i in range(3):
@@ -88,7 +88,7 @@ def outside(position: Array, lower: Array, upper: Array) -> float:
 
 @kernel
 def keep_inside(memory: Record, force: Array, tau: Array) -> None:
-    """Add to ``tau`` [Nm] (7,) what keeps the control frame inside of the workspace: a damped spring at each wall.
+    """Add a damped spring at each wall to ``tau`` [Nm] (7,), which keeps the control frame inside the workspace.
 
     :param force: scratch (3,).
     """
@@ -108,7 +108,7 @@ def keep_inside(memory: Record, force: Array, tau: Array) -> None:
 
 @kernel
 def allowed_velocities(q: Array, dq: Array, ahead: Array, envelope: Array) -> None:
-    """Joint velocities [rad/s] that the robot will allow in a moment, into ``envelope`` (2, 7): lowest, highest.
+    """Joint velocities [rad/s] that the robot will allow shortly, into ``envelope`` (2, 7): lowest, highest.
 
     :param ahead: scratch (7,).
     """
@@ -121,15 +121,15 @@ def allowed_velocities(q: Array, dq: Array, ahead: Array, envelope: Array) -> No
 def repel(
     q: Array, dq: Array, lower: Array, upper: Array, torque_limit: Array, margin: float, envelope: Array, tau: Array
 ) -> None:
-    """Add to ``tau`` [Nm] (7,) what keeps the joints from their position and velocity limits.
+    """Add torques to ``tau`` [Nm] (7,) that keep the joints away from their position and velocity limits.
 
-    Near a position limit a damped spring; beyond a share of the velocity from which a joint can still
-    brake, a damper that only brakes. Away from the limits nothing is added.
+    Near a position limit this is a damped spring. Beyond a share of the velocity from which a joint can still brake, it
+    is a damper that only brakes. Away from the limits nothing is added.
 
     :param lower: position limits [rad] (7,).
     :param upper: [rad] (7,).
-    :param margin: where the springs begin, from the position limit inwards [rad]; at the limit they push with the whole
-        torque. 0: none.
+    :param margin: how far inside the position limits the springs begin [rad]; at the limit they push with the joint's
+        largest torque. 0: no springs.
     :param envelope: see :func:`allowed_velocities`.
     """
     for i in range(7):
@@ -151,15 +151,15 @@ def repel(
 def reachable(sent: Array, used: Array, torque_limit: Array, rate: float, low: Array, high: Array) -> None:
     """The torques [Nm] that may be sent in this cycle, into ``low`` and ``high`` (7,).
 
-    They differ by at most ``rate`` [Nm/s] times one cycle from the torque that was sent last *and* from the one that
-    the robot says it used last: where a packet was lost they differ, and the robot compares with the latter. One cycle
-    is allowed however long the gap was. ``torque_limit`` is kept, or approached where it has become lower.
+    They differ by at most ``rate`` [Nm/s] times one cycle from the torque that was sent last *and* from the torque that
+    the robot reports it used last. The two differ if a packet was lost, and the robot compares with the latter. However
+    long the gap was, only one cycle counts. ``torque_limit`` is kept, or approached if it was lowered.
     """
     step = rate * CYCLE
     for i in range(7):
         low[i] = max(sent[i], used[i]) - step
         high[i] = min(sent[i], used[i]) + step
-        if low[i] > high[i]:  # They differ by more than two steps: what the robot compares with decides.
+        if low[i] > high[i]:  # They differ by more than two steps: the one that the robot compares with decides.
             low[i], high[i] = used[i] - step, used[i] + step
         lowest, highest = low[i], high[i]
         low[i] = min(max(lowest, -torque_limit[i]), highest)
@@ -168,17 +168,17 @@ def reachable(sent: Array, used: Array, torque_limit: Array, rate: float, low: A
 
 @kernel
 def limit_torque(low: Array, high: Array, tau: Array) -> None:
-    """Cut ``tau`` [Nm] (7,), in place, to what is :func:`reachable`."""
+    """Limit ``tau`` [Nm] (7,), in place, to what is :func:`reachable`."""
     for i in range(7):
         tau[i] = min(max(tau[i], low[i]), high[i])
 
 
 @kernel
 def _highest_acceleration(room: float, jerk: float) -> float:
-    """Acceleration [rad/s²] from which a velocity that is ``room`` [rad/s] away will not be exceeded.
+    """Highest acceleration [rad/s²] with which a velocity that is ``room`` [rad/s] away will not be exceeded.
 
-    Proportional near by, then what ``jerk`` [rad/s³] can take back in time: the integral of a ramp from ``a`` to 0 is
-    ``a² / (2 jerk)``.
+    It is proportional to a small ``room``; beyond that, it is what ``jerk`` [rad/s³] can reduce to 0 in time: the
+    integral of a ramp from ``a`` to 0 is ``a² / (2 jerk)``.
     """
     linear = jerk / _VELOCITY_GAIN**2
     if room <= linear:
@@ -188,7 +188,7 @@ def _highest_acceleration(room: float, jerk: float) -> float:
 
 @kernel
 def _accelerate(tau: Array, coriolis: Array, unmodelled: Array, factor: Array, acceleration: Array) -> None:
-    """The joint accelerations [rad/s²] (7,) that ``tau`` [Nm] (7,) leads to."""
+    """The joint accelerations [rad/s²] (7,) that ``tau`` [Nm] (7,) causes."""
     for i in range(7):
         acceleration[i] = tau[i] - coriolis[i]
     solve(factor, 7, acceleration)
@@ -201,14 +201,14 @@ def observe(
     dq: Array, used: Array, coriolis: Array, factor: Array, elapsed: float,
     before: Array, unmodelled: Array, expected: Array,
 ) -> None:  # fmt: skip
-    """Learn what accelerates the joints beside the torques: contacts, loads, friction.
+    """Estimate what accelerates the joints besides the torques: contacts, loads, friction.
 
-    The measured acceleration less that of the model, filtered, into ``unmodelled`` [rad/s²] (7,).
+    The measured acceleration minus the model's goes, filtered, into ``unmodelled`` [rad/s²] (7,).
 
     :param used: the torques that the robot used since the last state [Nm] (7,).
     :param factor: Cholesky factor of the mass matrix (7, 7).
     :param elapsed: since the last state [s].
-    :param before: joint velocities of the last state [rad/s] (7,); those of this one from now on.
+    :param before: joint velocities of the last state [rad/s] (7,); replaced by the present ones.
     :param expected: scratch (7,).
     """
     _accelerate(used, coriolis, unmodelled, factor, expected)
@@ -221,9 +221,9 @@ def observe(
 
 @kernel
 def _take_back(excess: float, row: Array, inertia: Array, low: Array, high: Array, tau: Array) -> None:
-    """Change ``tau`` (7,), in place and by little, so that ``row @ tau`` falls by ``excess``, or by as much of it as
-    ``low`` and ``high`` allow. A negative ``excess`` lets it rise."""
-    for _ in range(7):  # Each time, either all of it is taken back or one more joint reaches its bound.
+    """Change ``tau`` (7,), in place and as little as possible, so that ``row @ tau`` falls by ``excess``, or by as much
+    of it as ``low`` and ``high`` allow. With a negative ``excess`` it rises."""
+    for _ in range(7):  # Each time, either all of the excess is removed or one more joint reaches its bound.
         total = 0.0
         for j in range(7):
             if tau[j] > low[j] if row[j] * excess > 0.0 else tau[j] < high[j]:
@@ -244,19 +244,19 @@ def limit_velocity(
     dq: Array, coriolis: Array, unmodelled: Array, inertia: Array, factor: Array, envelope: Array, rate: float,
     low: Array, high: Array, row: Array, acceleration: Array, tau: Array,
 ) -> None:  # fmt: skip
-    """Change ``tau`` [Nm] (7,), in place, where a joint would else get faster than it is allowed to be.
+    """Change ``tau`` [Nm] (7,), in place, if a joint would otherwise become faster than allowed.
 
-    A damper alone comes too late: a torque takes its time to turn round. So each joint may accelerate as long as there
-    is time to take the acceleration back before its velocity limit, at the rate with which its torque may change.
+    A damper alone acts too late, because a torque needs time to reverse. So each joint may accelerate only as long as
+    there is time to reduce the acceleration to 0 before its velocity limit, at the rate at which its torque may change.
 
-    A joint that accelerates more is given the torque that a mechanical stop would give it, which moves the other joints
-    the least (Gauss's principle of least constraint), by projected Gauss-Seidel, as contacts are solved in physics
-    engines. Where its own torque may not change that much, the other joints' torques help.
+    A joint that accelerates more gets the torque that a mechanical stop would give it, which moves the other joints
+    the least (Gauss's principle of least constraint). It is found by projected Gauss-Seidel, as physics engines solve
+    contacts. If the joint's own torque may not change that much, the other joints' torques help.
 
-    :param unmodelled: what accelerates the joints beside the torques [rad/s²] (7,), see :func:`observe`: an arm that
+    :param unmodelled: what accelerates the joints besides the torques [rad/s²] (7,), see :func:`observe`: an arm that
         pushes against something does not accelerate, whatever its torques.
-    :param inertia: mass matrix [kg m²] (7, 7) and ``factor``, its Cholesky factor. Where it is none, torques stay
-        within their limits, and that is all.
+    :param inertia: mass matrix [kg m²] (7, 7), and ``factor``, its Cholesky factor. If it is not positive definite, the
+        torques stay within their limits, but nothing more is guaranteed.
     :param envelope: see :func:`allowed_velocities`.
     :param rate: largest change of a torque [Nm/s].
     :param low: torques that may be sent [Nm] (7,), see :func:`reachable`.
@@ -271,17 +271,17 @@ def limit_velocity(
             jerk = _BRAKING_SHARE * rate / inertia[i, i]  # as if the other joints were held
             highest = _highest_acceleration(_SAFE_VELOCITY * envelope[1, i] - dq[i], jerk)
             lowest = -_highest_acceleration(dq[i] - _SAFE_VELOCITY * envelope[0, i], jerk)
-            if dq[i] > 0.0:  # Where both cannot be had, braking can.
+            if dq[i] > 0.0:  # If the two contradict each other, braking wins.
                 lowest = min(lowest, highest)
             else:
                 highest = max(highest, lowest)
             excess = max(acceleration[i] - highest, 0.0) + min(acceleration[i] - lowest, 0.0)
-            if not abs(excess) >= _NEGLIGIBLE:  # so written, it is true of what is no number, too
+            if not abs(excess) >= _NEGLIGIBLE:  # written so that NaN counts as negligible
                 continue
             within = False
             for j in range(7):
                 row[j] = 1.0 if j == i else 0.0
-            solve(factor, 7, row)  # what each torque [Nm] does to the acceleration of joint i
+            solve(factor, 7, row)  # how each torque [Nm] changes the acceleration of joint i
             before = tau[i]
             wanted = before - excess / row[i]
             if not math.isfinite(wanted):
@@ -306,6 +306,6 @@ def is_finite(vector: Array) -> bool:
 
 @kernel
 def damped_stop(dq: Array, kd: Array, tau: Array) -> None:
-    """Into ``tau`` [Nm] (7,): brake every joint, or nothing where not even the velocity is a number."""
+    """Torques that brake every joint into ``tau`` [Nm] (7,); 0 for a joint whose velocity is not finite."""
     for i in range(7):
         tau[i] = -kd[i] * dq[i] if math.isfinite(dq[i]) else 0.0

@@ -1,7 +1,7 @@
 """Joint-space motions, evaluated at 1 kHz: kernels of the control cycle.
 
-A motion travels from the node to the control process as a piecewise polynomial, so no jitter of the node or of DDS can
-reach the arm. It is planned in :mod:`aiofranka_ros.arm.planning`.
+The node sends a motion to the control process as a piecewise polynomial, so no jitter of the node or of DDS can reach
+the arm. :mod:`aiofranka_ros.arm.planning` plans it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ import numpy as np
 
 from aiofranka_ros.control.records import MotionStatus
 from aiofranka_ros.kernels import Array, Record, kernel
-from aiofranka_ros.model.fr3 import (
-    ACCELERATION_LIMIT,
-)
+from aiofranka_ros.model.fr3 import ACCELERATION_LIMIT
 
-#: Stopping a motion takes this long [s], and so does going on after a pause: it slows down, or speeds up, along its own
-#: path. Longer where a joint is so fast that its braking, at most 1.5 times the velocity by this time, would exceed
-#: what the path leaves of its acceleration limit...
+#: Stopping a motion takes this long [s], and so does continuing after a pause: it slows down, or speeds up, along its
+#: own path. It takes longer if a joint is so fast that its deceleration, at most 1.5 times its velocity divided by this
+#: time, would exceed what the path leaves of its acceleration limit...
 STOP_DURATION = 0.4
-#: ...which is this share of it at the least.
+#: ...which counts as at least this share of the limit.
 _STOP_SHARE = 0.5
-#: An arm that is elsewhere than a motion begins is led onto it during this time [s]...
+#: An arm that is not where a motion begins is led onto it during this time [s]...
 OFFSET_DURATION = 0.5
 #: ...unless it is further away than this [rad].
 LARGEST_OFFSET = 0.1
@@ -42,7 +40,7 @@ class Motion:
 
     @property
     def duration(self) -> float:
-        """How long it takes [s]."""
+        """How long the motion takes [s]."""
         return float(self.times[-1])
 
     def at(self, time: float) -> tuple[Array, Array, Array]:
@@ -53,7 +51,7 @@ class Motion:
 
     @property
     def goal(self) -> Array:
-        """Where it ends [rad] (7,)."""
+        """Where the motion ends [rad] (7,)."""
         return self.at(self.duration)[0]
 
 
@@ -84,10 +82,10 @@ def evaluate(times: Array, coefficients: Array, segments: int, time: float, q: A
 
 @kernel
 def begin(memory: Record, motion: Record, q: Array, dq: Array, late: float = 0.0) -> None:
-    """Begin ``motion`` from a reference at ``q`` [rad], ``dq`` [rad/s] (7,), or refuse it where that is too far away.
+    """Begin ``motion`` from a reference at ``q`` [rad], ``dq`` [rad/s] (7,); refuse it if that is too far away.
 
-    :param late: how much later than planned [s]. The motion is joined where it would be by now: one that replaces
-        another was planned to leave it at a certain time, and later they are apart.
+    :param late: how much later than planned [s]. The reference joins the motion at this time along it: a motion that
+        replaces another was planned to leave it at a certain time, and later the two are apart.
     """
     evaluate(
         motion.times, motion.coefficients, motion.segments, late,
@@ -108,7 +106,7 @@ def begin(memory: Record, motion: Record, q: Array, dq: Array, late: float = 0.0
 
 @kernel
 def _ramp_duration(memory: Record, motion: Record) -> float:
-    """How long a ramp takes at the speed that the path has where the arm is [s]; overwrites the reference."""
+    """How long a ramp takes at the present place on the path and its speed there [s]; overwrites the reference."""
     evaluate(
         motion.times, motion.coefficients, motion.segments, memory.motion_time,
         memory.ref_q, memory.ref_dq, memory.ref_ddq,
@@ -123,10 +121,10 @@ def _ramp_duration(memory: Record, motion: Record) -> float:
 
 @kernel
 def _change_rate(memory: Record, motion: Record, to: float, dt: float) -> None:
-    """Let time along the motion pass at another rate: slow down to 0, or speed up to 1 again.
+    """Change the rate at which time along the motion passes: slow down to 0, or speed up to 1 again.
 
-    The rate is a cubic of zero slope at its end that begins where, and as steep as, the rate is at the moment; so an
-    arm that shall stop while it speeds up, or go on while it slows down, is not jolted either.
+    The rate follows a cubic that begins with its present value and slope and ends with a slope of zero. So the arm is
+    not jolted either if it must stop while it speeds up, or continue while it slows down.
     """
     if to != memory.ramp_to:
         duration = _ramp_duration(memory, motion)
@@ -138,7 +136,7 @@ def _change_rate(memory: Record, motion: Record, to: float, dt: float) -> None:
         u, slope = memory.ramp, memory.ramp_slope
         # The cubic from (ramp_from, slope) to (to, 0), by its value and derivative at u.
         c2, c3 = 3.0 * (to - memory.ramp_from) - 2.0 * slope, slope - 2.0 * (to - memory.ramp_from)
-        memory.motion_rate = max(memory.ramp_from + u * (slope + u * (c2 + u * c3)), 0.0)  # Below by rounding alone.
+        memory.motion_rate = max(memory.ramp_from + u * (slope + u * (c2 + u * c3)), 0.0)  # Negative only by rounding.
         memory.motion_rate_change = (slope + u * (2.0 * c2 + u * 3.0 * c3)) / duration
     else:
         memory.motion_rate, memory.motion_rate_change = to, 0.0
@@ -148,10 +146,10 @@ def _change_rate(memory: Record, motion: Record, to: float, dt: float) -> None:
 def advance(memory: Record, motion: Record, dt: float, silent: bool = False) -> None:
     """Advance the joint reference along the motion by ``dt`` [s].
 
-    A motion that stops or pauses keeps to its path: time along it slows down. What the arm was beside the motion's
-    beginning fades out as a quintic.
+    A motion that stops or pauses stays on its path: time along it slows down. The arm's initial distance from the path
+    fades out along a quintic.
 
-    :param silent: whether the node gives no sign of life; a motion that has paused goes on once it does.
+    :param silent: whether the node's heartbeat is missing; a motion that has paused continues when it returns.
     """
     status = memory.motion_status
     rests = status == MotionStatus.STOPPING or status == MotionStatus.STOPPED

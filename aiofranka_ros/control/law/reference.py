@@ -1,18 +1,18 @@
-"""How targets that arrive at 50 Hz, unevenly and with gaps, become a smooth 1 kHz reference.
+"""Turns targets that arrive at 50 Hz, unevenly and with gaps, into a smooth 1 kHz reference.
 
 Compiled kernels, called by the control cycle in the control process. Three steps:
 
 1. A new target is limited to a step from the reference, and its velocity is estimated: the median of the last three
-   differences between targets, so that one outlier (an action chunk that begins elsewhere) is not taken for speed.
-2. Between targets the target is believed to go on with that velocity for ``extrapolation_time``, then to slow down to
-   rest within as long again: a policy that hiccups is not felt. When no further one came, it was the last: the target
-   returns to it, slowly, and stays.
+   differences between targets, so that one outlier (an action chunk that begins elsewhere) does not count as speed.
+2. Between targets the target is extrapolated with that velocity for ``extrapolation_time``, then it slows down and
+   stops within the same time again: a short delay of the policy is not felt. If no other target comes, the extrapolated
+   one slowly returns to the last that came, and stays there.
 3. The reference follows that moving target: a critically damped second-order system of ``reference_bandwidth`` ω whose
    velocity and acceleration are bounded. Far from the target, its speed is the one from which it can still brake
-   (the "square root controller" known from ArduPilot). It has the target's velocity fed forward, so a constant velocity
-   is followed without lag, whatever the damping of the law that follows the reference.
+   (ArduPilot's "square root controller"). The target's velocity is fed forward, so a target of constant velocity is
+   followed without lag, whatever the damping of the law that follows the reference.
 
-``dt`` is the time since the last cycle [s]; it is longer than 1 ms where robot cycles were lost.
+``dt`` is the time since the last cycle [s]; it is longer than 1 ms if robot cycles were lost.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from aiofranka_ros.kernels import Array, Record, kernel
 from aiofranka_ros.model.fr3 import JOINT_MARGIN
 from aiofranka_ros.model.kinematics import forward, rotate, rotation_between
 
-#: Targets further apart than this are not one movement; no velocity is made of them [s].
+#: Targets further apart than this are not one movement, so they give no velocity [s].
 _LONGEST_GAP = 0.5
-#: Stamps that are closer together than this share of the time between the arrivals are not believed: a velocity made of
-#: them would be as many times too high.
+#: Stamps closer together than this share of the time between the arrivals are ignored: the velocity would be too high
+#: by the inverse of that share.
 _STAMP_TRUST = 0.25
-#: Targets closer than this are one target as far as velocity goes [s].
+#: Targets closer together than this count as one target for the velocity [s].
 _SHORTEST_GAP = 0.5e-3
-#: How long after it came to rest a target that was believed to go on begins to return [s]: a policy that pauses for
-#: less is not drawn back. The return takes this many times the extrapolation time, and so is at most a quarter as fast
-#: as the target was: 1.5 times that time lies behind it, and the fastest of a cubic is 1.5 times its mean.
+#: An extrapolated target begins to return this long after it stopped [s]: a policy that pauses for less is not pulled
+#: back. The return takes this many times the extrapolation time, so it is at most a quarter as fast as the target was:
+#: its way is the target's velocity times 1.5 times that time, and a cubic's highest velocity is 1.5 times its mean.
 _RETURN_DELAY, _RETURN_SHARE = 0.5, 9.0
-#: Farthest that the reference may be from the arm [m], [rad], [rad]: many times what following a target takes, and with
-#: the default gains less than what would call for all of the arm's torque.
+#: Largest distance of the reference from the arm [m], [rad], [rad]: many times what it takes to follow a target, and
+#: with the default gains too little for the largest torque.
 _LEASH_LINEAR, _LEASH_ANGULAR, _LEASH_JOINT = 0.05, 0.2, 0.1
-#: Share of that distance which is lost at a singularity: where the arm is stretched, pulling on makes it swing.
+#: At a singularity, that distance is smaller by this share: a stretched arm oscillates if it is pulled further.
 _SINGULAR_LEASH = 0.9
-#: Share of the acceleration that braking is planned with; the rest makes up for what the velocity lags behind.
+#: Braking is planned with this share of the acceleration; the rest compensates for the lag of the velocity.
 _BRAKING_SHARE = 0.7
 #: Time constant that keeps the reference's acceleration continuous [s].
 _ACCELERATION_SMOOTHING = 4e-3
@@ -53,7 +53,7 @@ def _median(a: float, b: float, c: float) -> float:
 
 @kernel
 def _limit_norm(vector: Array, limit: float) -> float:
-    """Shorten ``vector`` (3,), in place, to ``limit``; return how long it was."""
+    """Shorten ``vector`` (3,), in place, to at most ``limit``; return its original length."""
     norm = math.sqrt(vector[0] ** 2 + vector[1] ** 2 + vector[2] ** 2)
     if norm > limit:
         for i in range(3):
@@ -63,7 +63,7 @@ def _limit_norm(vector: Array, limit: float) -> float:
 
 @kernel
 def _approach_speed(distance: float, bandwidth: float, acceleration: float, velocity: float) -> float:
-    """Speed at which to close ``distance``: proportional near by, then as fast as braking allows, then ``velocity``."""
+    """Speed at which to cover ``distance``: proportional if short, else as braking allows, at most ``velocity``."""
     gain = 0.5 * bandwidth
     braking = _BRAKING_SHARE * acceleration
     linear = braking / (gain * gain)
@@ -76,7 +76,9 @@ def _approach_speed(distance: float, bandwidth: float, acceleration: float, velo
 
 @kernel
 def _coast(age: float, duration: float, believed: Array) -> None:
-    """How a target goes on after it came: fill seconds travelled at its velocity, and the share of it that is left."""
+    """Extrapolate a target of that age: fill ``believed`` with the seconds travelled at its velocity, and the share of
+    that
+    velocity that it still has."""
     if age <= duration:
         believed[0], believed[1] = age, 1.0
     elif age < 2.0 * duration:
@@ -92,7 +94,7 @@ def _coast(age: float, duration: float, believed: Array) -> None:
 
 @kernel
 def seed(memory: Record, q: Array) -> None:
-    """Make target and reference the measured pose and ``q`` [rad] (7,), at rest; forget all velocities."""
+    """Set target and reference to the measured pose and ``q`` [rad] (7,), at rest; forget all velocities."""
     memory.target_count = 0
     memory.singularity = 0.0
     memory.pace_linear = math.inf
@@ -124,7 +126,7 @@ def seed(memory: Record, q: Array) -> None:
 
 @kernel
 def freeze(memory: Record) -> None:
-    """Let the reference come to rest where it would stop anyway, as if the newest target were there."""
+    """Stop the reference as if the newest target were where it is now."""
     memory.target_count = 0
     for i in range(3):
         memory.target_linear[i] = 0.0
@@ -144,12 +146,12 @@ def freeze(memory: Record) -> None:
 
 @kernel
 def _elapsed_between_targets(memory: Record, stamp: int, now: float) -> float:
-    """Time between this target and the last [s]: by their sender's stamps, else by arrival; 0: not one movement."""
+    """Time between this target and the last [s], by their stamps or else by arrival; 0: they are not one movement."""
     elapsed = now - memory.target_seen
     if memory.target_count == 0 or elapsed > _LONGEST_GAP:
         return 0.0
     by_stamp = 1e-9 * (stamp - memory.target_stamp)
-    # A stamp that disagrees with the arrival by more than a late message explains is no clock to trust.
+    # If stamps and arrivals differ by more than a late message explains, the stamps are not trusted.
     if stamp != 0 and memory.target_stamp != 0 and _STAMP_TRUST * elapsed < by_stamp < _LONGEST_GAP:
         elapsed = by_stamp
     return elapsed if elapsed >= _SHORTEST_GAP else 0.0
@@ -157,13 +159,13 @@ def _elapsed_between_targets(memory: Record, stamp: int, now: float) -> float:
 
 @kernel
 def _inside(coordinate: float, memory: Record, axis: int) -> float:
-    """A coordinate [m] of the control frame, or the next one that the workspace has."""
+    """A coordinate [m] of the control frame, limited to the workspace."""
     return min(max(coordinate, memory.workspace_lower[axis]), memory.workspace_upper[axis])
 
 
 @kernel
 def take_pose(memory: Record, commands: Record, now: float) -> None:
-    """Take the pose in ``commands`` as the newest target; ``now`` is robot time [s]."""
+    """Use the pose in ``commands`` as the newest target; ``now`` is robot time [s]."""
     elapsed = _elapsed_between_targets(memory, commands.target_stamp, now)
     slot = memory.target_count % 3
     if elapsed == 0.0:
@@ -218,13 +220,13 @@ def take_pose(memory: Record, commands: Record, now: float) -> None:
 
 @kernel
 def _allowed(position: float, memory: Record, joint: int) -> float:
-    """A joint position [rad], or the next one that its limits allow."""
+    """A joint position [rad], limited to what its limits allow."""
     return min(max(position, memory.joint_lower[joint] + JOINT_MARGIN), memory.joint_upper[joint] - JOINT_MARGIN)
 
 
 @kernel
 def _leads_outside(memory: Record, commands: Record, scratch: Record) -> bool:
-    """Whether the joint positions in ``commands`` take the control frame out of the workspace."""
+    """Whether the joint positions in ``commands`` put the control frame outside the workspace."""
     forward(
         commands.target_q, commands.flange_to_tcp, scratch.ahead_flange, scratch.ahead_tcp, scratch.ahead_jacobian
     )  # fmt: skip
@@ -236,9 +238,9 @@ def _leads_outside(memory: Record, commands: Record, scratch: Record) -> bool:
 
 @kernel
 def take_joints(memory: Record, commands: Record, scratch: Record, now: float) -> None:
-    """Take the joint positions in ``commands`` as the newest target; ``now`` is robot time [s].
+    """Use the joint positions in ``commands`` as the newest target; ``now`` is robot time [s].
 
-    One that takes the control frame out of the workspace is not taken.
+    A target that puts the control frame outside the workspace is ignored.
     """
     if _leads_outside(memory, commands, scratch):
         memory.limited_targets += 1
@@ -275,7 +277,10 @@ def _follow(
     error: Array, target_velocity: Array, velocity: Array, acceleration: Array,
     bandwidth: float, max_velocity: float, max_acceleration: float, dt: float,
 ) -> None:  # fmt: skip
-    """One step of the reference's ``velocity`` and ``acceleration`` (3,), in place, given what is left to go."""
+    """One step of the reference's ``velocity`` and ``acceleration`` (3,), in place.
+
+    :param error: the way to the target (3,); overwritten.
+    """
     distance = math.sqrt(error[0] ** 2 + error[1] ** 2 + error[2] ** 2)
     speed = _approach_speed(distance, bandwidth, max_acceleration, max_velocity)
     scale = speed / distance if distance > 1e-12 else 0.0
@@ -293,7 +298,7 @@ def _follow(
 
 @kernel
 def _keep_near_pose(memory: Record) -> None:
-    """Keep the reference near the arm: one that is held fast, or cannot reach further, shall not be torn at."""
+    """Keep the reference near the arm: an arm that is held, or cannot reach further, must not be pulled harder."""
     apart = memory.scratch[0]
     slack = 1.0 - _SINGULAR_LEASH * memory.singularity
     linear, angular = slack * _LEASH_LINEAR, slack * _LEASH_ANGULAR
@@ -316,7 +321,7 @@ def _keep_near_pose(memory: Record) -> None:
 
 @kernel
 def keep_near_joints(memory: Record, q: Array, dq: Array) -> None:
-    """Keep the joint reference near the arm, for the same reason; q [rad] and dq [rad/s] (7,) are measured."""
+    """Keep the joint reference near the arm, for the same reason; ``q`` [rad] and ``dq`` [rad/s] (7,) are measured."""
     for i in range(7):
         apart = memory.ref_q[i] - q[i]
         if abs(apart) > _LEASH_JOINT:
@@ -327,7 +332,7 @@ def keep_near_joints(memory: Record, q: Array, dq: Array) -> None:
 
 @kernel
 def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> None:
-    """Advance the reference of the control frame by ``dt``, but not away from where the arm can follow."""
+    """Advance the reference of the control frame by ``dt``, but only as far as the arm can follow."""
     if commands.smooth_targets == 0:
         for i in range(3):
             memory.ref_position[i] = memory.target_position[i]
