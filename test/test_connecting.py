@@ -1,4 +1,4 @@
-"""What can go wrong between the node and a robot, and that it is said, survived and recovered from."""
+"""Failures between the node and a robot: the node reports them, survives them and recovers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 from aiofranka_ros.testing import Client, NodeProcess, started, wait_until
 
-ARM, OLD_ARM, NOBODY = "127.0.0.30", "127.0.0.31", "127.0.0.32"
+ARM, OLD_ARM, CLOSED = "127.0.0.30", "127.0.0.31", "127.0.0.32"
 #: Reserved for documentation (RFC 5737): nothing answers there.
 NOWHERE = "192.0.2.1"
 
@@ -34,12 +34,12 @@ def node(arm: SimulatedArm, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeProcess, Client]]:
-    """A node that is to be configured."""
+    """An unconfigured node."""
     with started(tmp_path_factory.mktemp("node")) as (process, client):
         yield process, client
 
 
-def test_a_second_node_on_the_same_arm_is_told_so_and_the_first_goes_on(
+def test_a_second_node_on_the_same_arm_is_refused_and_the_first_continues(
     node: tuple[NodeProcess, Client], other: tuple[NodeProcess, Client]
 ) -> None:
     process, client = other
@@ -52,32 +52,32 @@ def test_a_second_node_on_the_same_arm_is_told_so_and_the_first_goes_on(
 
 def test_a_closed_port_says_what_to_do_in_desk(other: tuple[NodeProcess, Client]) -> None:
     process, client = other
-    assert client.set(robot_ip=NOBODY) == ""
+    assert client.set(robot_ip=CLOSED) == ""
     assert not client.change("configure")
-    assert process.says(f"{NOBODY} is there, but its port 1337 is closed")
+    assert process.says(f"{CLOSED} is there, but its port 1337 is closed")
     assert client.state == "unconfigured"
     level, values = client.diagnostics("robot")
     assert level == b"\x02" and "configure" in values["what to do"]
 
 
-def test_a_name_that_is_no_robot_is_named(other: tuple[NodeProcess, Client]) -> None:
+def test_a_host_name_that_does_not_exist_is_reported(other: tuple[NodeProcess, Client]) -> None:
     process, client = other
     assert client.set(robot_ip="no.such.robot.invalid") == ""
     assert not client.change("configure")
     assert process.says("no robot at 'no.such.robot.invalid'")
 
 
-def test_an_address_without_a_robot_says_so(other: tuple[NodeProcess, Client]) -> None:
+def test_an_address_without_a_robot_is_reported(other: tuple[NodeProcess, Client]) -> None:
     process, client = other
     assert client.set(robot_ip=NOWHERE) == ""
     after = len(process.log)
     assert not client.change("configure")
-    # Which one it is depends on the network: most are silent, some refuse on behalf of what isn't there.
+    # The message depends on the network: most are silent, some answer that the host is unreachable.
     answers = ("no answer from", "no robot at", "its port 1337 is closed")
     assert wait_until(lambda: any(text in process.log[after:] for text in answers))
 
 
-def test_a_robot_of_another_version_says_which_libfranka_is_needed(
+def test_a_robot_with_another_protocol_is_reported_with_the_libfranka_that_it_needs(
     other: tuple[NodeProcess, Client],
 ) -> None:
     process, client = other
@@ -111,7 +111,7 @@ def test_a_robot_that_stops_makes_the_node_inactive_with_its_reasons_and_activat
     assert client.diagnostics("robot")[0] == b"\x00"
     q = client.q
     client.spin_for(0.3)
-    # It holds where it is instead of going on with what was interrupted.
+    # It holds where it is and does not continue what was interrupted.
     assert np.abs(client.q - q).max() < 0.01
 
 

@@ -1,4 +1,4 @@
-"""The control process on the simulated arm, driven by its client alone: no ROS."""
+"""The control process on the simulated arm, driven only by its client, without ROS."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def client(arm: SimulatedArm) -> Iterator[ControlClient]:
 
 
 def wait_for(client: ControlClient, condition: Callable[[], object], *, beat: bool = True) -> None:
-    """Go on beating until ``condition`` holds; the loop must not end meanwhile."""
+    """Send heartbeats until ``condition`` holds; the loop must not end before that."""
     deadline = time.monotonic() + TIMEOUT
     while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
+        assert time.monotonic() < deadline, "the condition did not become true"
         if beat:
             client.beat()
         ended = client.poll()
@@ -62,7 +62,7 @@ def wait_for(client: ControlClient, condition: Callable[[], object], *, beat: bo
 def wait_for_end(client: ControlClient, *, beat: bool = True) -> Ended:
     deadline = time.monotonic() + TIMEOUT
     while (ended := client.poll()) is None:
-        assert time.monotonic() < deadline, "the loop goes on"
+        assert time.monotonic() < deadline, "the loop did not end"
         if beat:
             client.beat()
         time.sleep(0.005)
@@ -103,7 +103,7 @@ def test_a_connected_arm_is_measured_before_it_is_active(client):
     assert np.linalg.norm(state["orientation"]) == pytest.approx(1.0)
 
 
-def test_an_active_arm_holds_where_it_is_and_is_released_at_rest(client):
+def test_an_active_arm_holds_where_it_is_and_has_stopped_when_it_is_released(client):
     client.activate()
     assert client.phase is Phase.ACTIVE
     q = client.state()["q"].copy()
@@ -114,7 +114,7 @@ def test_an_active_arm_holds_where_it_is_and_is_released_at_rest(client):
     client.deactivate()  # Nothing to do, and no error.
 
 
-def test_the_arm_may_be_activated_as_often_as_one_likes(client):
+def test_the_arm_can_be_activated_any_number_of_times(client):
     for _ in range(3):
         assert client.activate() is False, "there is no reflex to clear"
         run_cycles(client, 50)
@@ -143,11 +143,11 @@ def test_deactivating_during_a_move_first_stops_it(client):
     client.deactivate()
     records, _, missed = client.shared.cycles.since(first)
     assert missed == 0 and records["motion_id"][-1] == number
-    assert np.abs(records["dq"][-1]).max() < 0.05, "it was let go while it moved"
+    assert np.abs(records["dq"][-1]).max() < 0.05, "it was released while it moved"
     assert np.abs(np.diff(records["tau"], axis=0)).max() <= 0.99 + 1e-9
 
 
-def test_poses_torques_and_modes_change_on_the_way_without_a_reflex(client):
+def test_poses_torques_and_modes_can_change_during_motion_without_a_reflex(client):
     client.activate()
     first = client.shared.cycles.count
     state = client.state()
@@ -166,7 +166,7 @@ def test_poses_torques_and_modes_change_on_the_way_without_a_reflex(client):
 
 
 @pytest.mark.parametrize("direction", [(0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (-1.0, 0.0, 0.0)])
-def test_a_policy_that_pulls_beyond_the_arm_s_reach_gets_a_stretched_arm_at_rest(client, direction):
+def test_an_arm_that_is_pulled_beyond_its_reach_stretches_and_stops(client, direction):
     client.activate()
     orientation = client.state()["orientation"].copy()
     beginning = client.state()["position"].copy()
@@ -180,8 +180,8 @@ def test_a_policy_that_pulls_beyond_the_arm_s_reach_gets_a_stretched_arm_at_rest
     client.deactivate()
     records, _, _ = client.shared.cycles.since(0)
     travelled = (records["position"][-1] - beginning) @ np.array(direction)
-    assert travelled > 0.1, "it did not go there"
-    assert np.abs(records["dq"][-500:]).max() < 0.5, "it swings"
+    assert travelled > 0.1, "it did not move that way"
+    assert np.abs(records["dq"][-500:]).max() < 0.5, "it oscillates"
     client.activate()
     number = move(client, fr3.HOME)
     wait_for(client, lambda: status(client, number) is MotionStatus.DONE)
@@ -203,7 +203,7 @@ def test_every_cycle_is_recorded_with_its_response_and_its_target(client):
     client.deactivate()
 
 
-def test_a_node_that_falls_silent_is_waited_for_a_moment_then_the_arm_is_released(client):
+def test_the_arm_stops_and_is_released_if_the_heartbeat_stays_away(client):
     client.update({"heartbeat_timeout": 0.1})
     client.activate()
     move(client, fr3.READY, velocity=0.5)
@@ -212,13 +212,13 @@ def test_a_node_that_falls_silent_is_waited_for_a_moment_then_the_arm_is_release
     state = client.state()
     assert state["silent_holds"] == 1
     records, _, _ = client.shared.cycles.since(0)
-    assert np.abs(records["dq"][-1]).max() < 0.05, "it came to rest first"
+    assert np.abs(records["dq"][-1]).max() < 0.05, "it had to stop first"
     client.activate()
     run_cycles(client, 50)
     client.deactivate()
 
 
-def test_packets_lost_in_a_row_end_the_loop_with_the_robot_s_own_name_for_it(client):
+def test_packets_lost_in_a_row_end_the_loop_with_the_robot_s_own_error_name(client):
     client.activate()
     run_cycles(client, 50)
     assert client.pid is not None
@@ -234,7 +234,7 @@ def test_packets_lost_in_a_row_end_the_loop_with_the_robot_s_own_name_for_it(cli
 def test_a_killed_control_process_is_noticed_and_can_be_replaced(arm):
     with connected(arm) as client:
         client.activate()
-        move(client, fr3.HOME)  # The next process does not wait for it.
+        move(client, fr3.HOME)  # It must not run on in the next process.
         run_cycles(client, 50)
         os.kill(client.pid, signal.SIGKILL)
         with pytest.raises(ControlProcessDied, match="killed by signal 9") as caught:
@@ -248,7 +248,7 @@ def test_a_killed_control_process_is_noticed_and_can_be_replaced(arm):
         client.deactivate()
 
 
-def test_a_stopped_control_process_is_noticed_and_ended(arm):
+def test_a_stopped_control_process_is_noticed_and_killed(arm):
     with connected(arm) as client:
         client.activate()
         os.kill(client.pid, signal.SIGSTOP)
@@ -257,7 +257,7 @@ def test_a_stopped_control_process_is_noticed_and_ended(arm):
         assert client.pid is not None and not os.path.exists(f"/proc/{client.pid}")
 
 
-def test_a_node_that_was_late_finds_its_motion_where_it_left_it(client):
+def test_a_motion_pauses_while_the_heartbeat_is_late_and_then_continues(client):
     client.update({"heartbeat_timeout": 0.1})
     client.activate()
     number = move(client, fr3.READY, velocity=0.5)
@@ -293,21 +293,21 @@ def test_the_control_process_does_not_outlive_a_killed_parent(arm):
         parent.stdout.close()
     deadline = time.monotonic() + TIMEOUT
     while os.path.exists(f"/proc/{pid}"):
-        assert time.monotonic() < deadline, "the control process lives on"
+        assert time.monotonic() < deadline, "the control process still runs"
         time.sleep(0.01)
-    with connected(arm) as client:  # It ended the motion properly: the arm is there for the next one.
+    with connected(arm) as client:  # It ended torque control properly, so the next process can use the arm.
         assert client.activate() is False
         client.deactivate()
 
 
-def test_a_second_process_is_told_that_the_arm_is_in_use(arm, client):
+def test_a_second_process_is_refused_because_the_arm_is_in_use(arm, client):
     with ControlClient() as other, pytest.raises(ArmInUse, match="already drives the arm"):
         other.connect(arm.host)
     client.activate()
     client.deactivate()
 
 
-def test_an_arm_that_goes_away_ends_the_loop_and_leaves_the_process(arm):
+def test_an_arm_that_disappears_ends_the_loop_but_not_the_process(arm):
     with SimulatedArm() as fragile, connected(fragile) as client:
         client.activate()
         run_cycles(client, 50)
@@ -318,7 +318,7 @@ def test_an_arm_that_goes_away_ends_the_loop_and_leaves_the_process(arm):
             client.activate()
 
 
-def test_what_is_missing_for_real_time_is_said_once(caplog):
+def test_what_prevents_real_time_scheduling_is_logged_once(caplog):
     with caplog.at_level("WARNING", "aiofranka_ros"):
         for _ in range(2):
             with ControlClient(priority=100) as client:  # No system grants that.
@@ -327,12 +327,13 @@ def test_what_is_missing_for_real_time_is_said_once(caplog):
 
 
 @pytest.mark.parametrize("priority", [0, 42])
-def test_the_loop_runs_at_the_priority_that_was_asked_for_and_nothing_else_does(arm, priority):
+def test_only_the_loop_runs_at_the_requested_priority(arm, priority):
     with connected(arm, priority=priority) as client:
         if client.missing:
             pytest.skip("needs SCHED_FIFO")
         assert client.pid is not None
-        # Whatever libfranka likes. Connecting and ending would keep everybody else from a processor for long.
+        # Whatever libfranka sets: connecting and disconnecting would keep other processes from a processor for too
+        # long.
         assert os.sched_getscheduler(client.pid) == os.SCHED_OTHER
         client.activate()
         assert os.sched_getscheduler(client.pid) == (os.SCHED_FIFO if priority else os.SCHED_OTHER)

@@ -1,4 +1,4 @@
-"""One cycle after the other, without a robot: what is sent when modes, gains, targets and nodes come and go."""
+"""Control cycles without a robot: the torques during changes of modes, gains and targets, and without a node."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from aiofranka_ros.model.kinematics import pose_matrix
 
 pytestmark = pytest.mark.unit
 
-#: Share of the rate limit's step that rounding may add.
+#: Rounding may add this share to the largest change of a torque in a cycle.
 ROUNDING = 1e-9
 
 
 class Bench:
-    """The cycle with a toy arm: seven independent inertias, which is enough to see torques."""
+    """The cycle with a toy arm of seven independent inertias, which is enough to test torques."""
 
     INERTIA = np.array([0.5, 0.5, 0.3, 0.3, 0.1, 0.1, 0.1])  # [kg m²]
 
@@ -110,7 +110,7 @@ def test_the_first_torque_of_a_new_law_continues_from_the_last_one_sent(before, 
     bench.measured["coriolis"] = [3.0, -2.0, 1.0, 0.5, -0.5, 0.2, 0.1]
     bench.run()
     offset = np.array([0.1, -0.05, 0.1, 0.05, 0.02, -0.1, 0.1])
-    bench.measured["q"][0] += offset  # Somebody leans on the arm: the law pushes back.
+    bench.measured["q"][0] += offset  # The arm is pushed aside: the law pushes back.
     if before is Mode.TORQUE:
         bench.target(target_torque=np.array([5.0, -4.0, 3.0, 2.0, 1.0, 0.5, -1.0]))
     last = bench.run(80, moving=False)[-1]
@@ -119,12 +119,12 @@ def test_the_first_torque_of_a_new_law_continues_from_the_last_one_sent(before, 
     first = bench.run(1, moving=False)[0]
     np.testing.assert_allclose(first, last, atol=0.05)
     later = bench.run(1000, moving=False)
-    # What is faded out goes down by 1 % of itself in each cycle.
+    # The difference fades out by 1 % of itself in each cycle.
     allowed = 0.011 * np.abs(last - later[-1]).max()
-    assert np.abs(np.diff(np.vstack([last, later]), axis=0)).max() < allowed, "it fades, it does not jump"
+    assert np.abs(np.diff(np.vstack([last, later]), axis=0)).max() < allowed, "it jumps instead of fading"
 
 
-def test_other_gains_are_blended_in_too():
+def test_new_gains_are_blended_in_too():
     bench = Bench(Mode.IMPEDANCE)
     bench.run()
     bench.measured["q"][0] += 0.02
@@ -136,7 +136,7 @@ def test_other_gains_are_blended_in_too():
     np.testing.assert_allclose(torques[-1], 0.25 * last, rtol=1e-3)
 
 
-def test_another_control_frame_begins_from_where_it_is():
+def test_targets_of_a_new_control_frame_start_from_where_it_is():
     bench = Bench(Mode.OSC)
     bench.run(10)
     tool = np.eye(4)
@@ -168,12 +168,12 @@ def test_pid_removes_the_error_that_impedance_leaves():
     for mode in (Mode.IMPEDANCE, Mode.PID):
         bench = Bench(mode)
         bench.run()
-        push = np.full(7, -2.0)  # [Nm], on every joint, all the time.
+        push = np.full(7, -2.0)  # [Nm], on every joint, in every cycle.
         for _ in range(8000):
             bench.run(1)
             bench.measured["dq"] += push / bench.INERTIA * fr3.CYCLE
         errors[mode] = np.abs(bench.measured["q"][0] - fr3.HOME).max()
-    # The toy arm is pushed between its cycles, which looks like a little velocity, and so like a little damping.
+    # The toy arm is pushed between its cycles, which looks like some velocity and so adds some damping.
     assert errors[Mode.IMPEDANCE] == pytest.approx(2.0 / 400.0, rel=0.15)
     assert errors[Mode.PID] < 0.5 * errors[Mode.IMPEDANCE]
 
@@ -187,10 +187,10 @@ def test_poses_are_reached():
     np.testing.assert_allclose(bench.memory["position"][0], goal, atol=2e-3)
 
 
-def test_torques_pass_through_and_fall_back_to_a_damped_hold_when_they_stop_coming():
+def test_torque_targets_are_sent_and_the_arm_holds_when_they_stop_coming():
     bench = Bench(Mode.TORQUE)
     bench.run(10)
-    assert bench.law is Law.HOLD and bench.hold is Hold.NONE, "no torque came yet: that is no fault"
+    assert bench.law is Law.HOLD and bench.hold is Hold.NONE, "no torque came yet, which is no fault"
     wanted = np.array([0.5, 0.0, 0.0, -0.5, 0.0, 0.1, 0.0])
     for _ in range(40):
         bench.target(target_torque=wanted)
@@ -209,7 +209,7 @@ def test_torques_pass_through_and_fall_back_to_a_damped_hold_when_they_stop_comi
     assert bench.law is Law.TORQUE and bench.hold is Hold.NONE
 
 
-def test_a_move_follows_its_plan_holds_its_end_and_gives_the_arm_back_where_it_is():
+def test_a_move_follows_its_plan_and_holds_its_end_until_it_is_released():
     bench = Bench(Mode.OSC)
     bench.run()
     cycles = int(bench.move(fr3.READY) * 1e3)
@@ -224,7 +224,7 @@ def test_a_move_follows_its_plan_holds_its_end_and_gives_the_arm_back_where_it_i
     np.testing.assert_allclose(bench.measured["q"][0], fr3.READY, atol=2e-3)
 
 
-def test_targets_that_come_during_a_move_do_not_wait_for_its_end():
+def test_targets_that_come_during_a_move_are_dropped():
     bench = Bench(Mode.IMPEDANCE)
     bench.run()
     cycles = int(bench.move(fr3.READY) * 1e3)
@@ -236,7 +236,7 @@ def test_targets_that_come_during_a_move_do_not_wait_for_its_end():
     np.testing.assert_allclose(bench.measured["q"][0], fr3.READY, atol=2e-3)
 
 
-def test_a_move_replaced_on_the_way_goes_on_without_a_jump():
+def test_a_move_is_replaced_by_another_without_a_jump():
     bench = Bench(Mode.IMPEDANCE)
     bench.run()
     motion_time = 0.5 * bench.move(fr3.READY)
@@ -254,7 +254,7 @@ def test_a_move_replaced_on_the_way_goes_on_without_a_jump():
 @pytest.mark.parametrize(
     ("reason", "status"), [(Hold.NODE_SILENT, MotionStatus.PAUSED), (Hold.FINISHING, MotionStatus.STOPPED)]
 )
-def test_when_the_node_is_not_to_be_followed_a_move_stops_and_the_arm_holds(reason, status):
+def test_a_move_stops_and_the_arm_holds_if_the_node_must_not_be_followed(reason, status):
     bench = Bench(Mode.OSC)
     bench.run()
     cycles = int(bench.move(fr3.READY) * 1e3)
@@ -266,7 +266,7 @@ def test_when_the_node_is_not_to_be_followed_a_move_stops_and_the_arm_holds(reas
 
 
 @pytest.mark.parametrize("silence", [20, 200, 1500])
-def test_a_move_pauses_while_the_node_is_silent_and_goes_on_afterwards(silence):
+def test_a_move_pauses_while_the_node_is_silent_and_then_continues(silence):
     bench = Bench(Mode.OSC)
     bench.run()
     cycles = int(bench.move(fr3.READY) * 1e3)
@@ -275,7 +275,7 @@ def test_a_move_pauses_while_the_node_is_silent_and_goes_on_afterwards(silence):
     bench.run(cycles + 1500)
     assert bench.hold is Hold.NONE and bench.status is MotionStatus.DONE
     np.testing.assert_allclose(bench.measured["q"][0], fr3.READY, atol=2e-3)
-    # 0.99 Nm a cycle is what the limit would let through: a jolt.
+    # The limit would allow 0.99 Nm in a cycle, which is a jolt.
     assert np.abs(np.diff(bench.sent, axis=0)).max() < 0.5
 
 
@@ -285,14 +285,14 @@ def test_a_move_that_has_paused_can_be_stopped():
     bench.run(int(bench.move(fr3.READY) * 500))
     bench.run(600, stop=Hold.NODE_SILENT)
     bench.run(100)
-    assert bench.status is MotionStatus.PAUSED, "it gathers speed again"
+    assert bench.status is MotionStatus.PAUSED, "it is still speeding up again"
     bench.commands["motion_stop"] = 1
     bench.run(1000)
     assert bench.status is MotionStatus.STOPPED
     np.testing.assert_allclose(bench.measured["dq"][0], 0.0, atol=1e-3)
 
 
-def test_a_move_that_comes_when_the_end_has_come_is_stopped_too():
+def test_a_move_that_comes_while_the_loop_ends_is_stopped_too():
     bench = Bench(Mode.OSC)
     bench.run()
     bench.run(5, stop=Hold.FINISHING)
@@ -303,7 +303,7 @@ def test_a_move_that_comes_when_the_end_has_come_is_stopped_too():
     assert np.abs(bench.measured["q"][0] - fr3.HOME).max() < 0.3
 
 
-def test_targets_beyond_all_measure_end_in_holding():
+def test_enormous_targets_make_the_arm_hold():
     bench = Bench(Mode.OSC)
     bench.run()
     for k in range(3):
@@ -315,7 +315,7 @@ def test_targets_beyond_all_measure_end_in_holding():
 
 
 @pytest.mark.parametrize("mode", Mode)
-def test_while_the_node_is_silent_targets_are_not_taken_and_the_arm_rests(mode):
+def test_targets_are_ignored_and_the_arm_stops_while_the_node_is_silent(mode):
     bench = Bench(mode)
     bench.run(10)
     bench.measured["dq"][0, 0] = 0.3
@@ -327,7 +327,7 @@ def test_while_the_node_is_silent_targets_are_not_taken_and_the_arm_rests(mode):
 
 
 @pytest.mark.parametrize("mode", Mode)
-def test_an_arm_that_is_held_follows_nobody_until_it_is_released(mode):
+def test_a_held_arm_ignores_targets_until_it_is_released(mode):
     bench = Bench(mode)
     bench.run(10)
     bench.commands["hold"] = 1
@@ -344,7 +344,7 @@ def test_an_arm_that_is_held_follows_nobody_until_it_is_released(mode):
     assert np.abs(bench.measured["dq"]).max() > 0.01
 
 
-def test_holding_stops_a_move_for_good():
+def test_holding_ends_a_move():
     bench = Bench(Mode.OSC)
     bench.run()
     bench.run(int(bench.move(fr3.READY) * 500))
@@ -394,7 +394,7 @@ def test_without_a_limit_any_push_is_allowed():
 
 @pytest.mark.parametrize("field", ["q", "dq", "mass", "coriolis", "tau_last"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_number_that_is_none_never_leaves_for_the_robot(field, bad):
+def test_a_torque_that_is_not_finite_is_never_sent(field, bad):
     bench = Bench(Mode.OSC)
     bench.measured["dq"][0] = 0.2
     bench.run(20, moving=False)
@@ -406,14 +406,14 @@ def test_a_number_that_is_none_never_leaves_for_the_robot(field, bad):
     assert np.all(np.abs(tau - last) <= 0.99 + ROUNDING)
     assert bench.memory["not_finite"][0] == 1 and bench.hold & Hold.NOT_FINITE
     bench.measured[field] = before
-    assert np.all(np.isfinite(bench.run(100, moving=False))), "nothing of it was kept"
+    assert np.all(np.isfinite(bench.run(100, moving=False))), "part of it was kept"
     assert bench.hold is Hold.NONE
 
 
 @settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1))
-def test_whatever_is_commanded_torque_and_its_rate_stay_within_the_limits(seed):
-    """Random walks of modes, gains, frames, targets and motions, on an arm that is thrown about."""
+def test_torque_and_its_rate_stay_within_the_limits_whatever_is_commanded(seed):
+    """Random modes, gains, frames, targets and motions, on an arm whose state jumps at random."""
     rng = np.random.default_rng(seed)
     bench = Bench(Mode(int(rng.integers(4))))
     bench.run()
@@ -453,7 +453,7 @@ def test_whatever_is_commanded_torque_and_its_rate_stay_within_the_limits(seed):
     assert np.abs(np.diff(torques, axis=0)).max() <= 0.99 + ROUNDING
 
 
-def test_the_next_cycle_holds_for_a_wrench_that_was_reported():
+def test_a_reported_wrench_makes_the_next_cycle_hold():
     bench, state = Bench(max_external_force=10.0), new(STATE)
     bench.run(moving=False)
     state["external_wrench"][0] = 0.0, 0.0, 11.0, 0.0, 0.0, 0.0
@@ -463,7 +463,7 @@ def test_the_next_cycle_holds_for_a_wrench_that_was_reported():
     assert bench.memory["hold"][0] & Hold.PUSHED
 
 
-def test_the_report_says_which_release_it_is_after():
+def test_the_report_has_the_number_of_the_last_release():
     bench, state = Bench(), new(STATE)
     known = []
     for releases in (0, 1, 1):
@@ -483,7 +483,7 @@ def test_the_report_counts_lost_cycles_and_the_longest_gap():
         control_cycle.report(bench.commands, bench.measured, bench.memory, state, 123, 1e-4, rate)
     assert state["cycles"][0] == 206
     assert state["cycles_lost"][0] == 4 and state["longest_gap"][0] == 3
-    assert state["success_rate_min"][0] == pytest.approx(0.97), "the first hundred say nothing"
+    assert state["success_rate_min"][0] == pytest.approx(0.97), "the first hundred do not count"
     assert state["stamp"][0] == 123 and state["response"][0] == 1e-4
     pose = np.concatenate((state["position"][0], state["orientation"][0]))
     np.testing.assert_allclose(state["tcp"][0], pose_matrix(pose), atol=1e-12)

@@ -1,4 +1,4 @@
-"""What the control loop takes of what the node writes, without a robot: the reader's side of races with the writer."""
+"""How the control loop reads what the node writes, without a robot: the reader's side of races with the writer."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def take(loop: ControlLoop, version: int = 0) -> int:
     return loop._take_commands(version)
 
 
-def test_a_motion_waits_for_its_time_and_the_one_before_goes_on_until_then(node: Node, loop: ControlLoop) -> None:
+def test_a_motion_waits_for_its_time_and_the_one_before_continues_until_then(node: Node, loop: ControlLoop) -> None:
     for number, start in (1, 0.0), (2, 5.0):
         node.write_motion(number, start)
         node.write_commands(number)
@@ -73,7 +73,7 @@ def test_a_motion_waits_for_its_time_and_the_one_before_goes_on_until_then(node:
         assert loop.motion["id"][0] == number and loop._due is None
 
 
-def test_commands_whose_motion_is_being_written_are_taken_when_it_is_there(
+def test_commands_whose_motion_is_being_written_are_used_once_it_is_complete(
     node: Node, loop: ControlLoop, shared: SharedMemory
 ) -> None:
     node.write_motion(1, 0.0)
@@ -88,7 +88,7 @@ def test_commands_whose_motion_is_being_written_are_taken_when_it_is_there(
     node.write_commands(3)
     assert take(loop, version) == version
     assert loop.commands["motion_id"][0] == 2 and loop.motion["id"][0] == 1
-    assert loop._due is None, "nothing replaces motion 1 before it was read as a whole"
+    assert loop._due is None, "motion 1 must stay until another was read completely"
     shared.motion._head[0] += 1
     node.write_motion(3, 6.0)
     assert take(loop, version) == shared.commands.version
@@ -97,14 +97,14 @@ def test_commands_whose_motion_is_being_written_are_taken_when_it_is_there(
     assert loop.motion["id"][0] == 3 and loop.motion["coefficients"][0, 0, 0, 0] == 3.0
 
 
-def test_commands_for_a_motion_that_is_newer_than_what_was_written_are_not_taken(node: Node, loop: ControlLoop) -> None:
+def test_commands_that_name_a_motion_not_yet_written_are_not_used(node: Node, loop: ControlLoop) -> None:
     node.write_motion(1, 0.0)
     node.write_commands(2)
     assert take(loop) == 0 and loop.commands["motion_id"][0] == 0
 
 
 @pytest.mark.parametrize("name", ["activation", "motion_id", "heartbeat_timeout"])
-def test_the_quick_ways_into_the_commands_lead_to_the_fields(node: Node, loop: ControlLoop, name: str) -> None:
+def test_the_words_of_the_commands_are_their_fields(node: Node, loop: ControlLoop, name: str) -> None:
     node.commands[name] = 7
     node.write_motion(7, 0.0)
     node.shared.commands.write(node.commands)
@@ -122,13 +122,13 @@ def watch(shared: SharedMemory) -> _Watch:
 
 
 def reasons(watch: _Watch, *, cycles: int, period: int = 1_000_000) -> list[int]:
-    """What the watch says in the next ``cycles``, ``period`` [ns] after one another."""
+    """What the watch returns in the next ``cycles``, ``period`` [ns] apart."""
     return [watch.reason(watch._seen + period) for _ in range(cycles)]
 
 
-def test_a_silent_node_is_waited_for_then_the_arm_holds_then_it_is_released(watch: _Watch) -> None:
+def test_without_a_heartbeat_the_arm_first_holds_and_is_then_released(watch: _Watch) -> None:
     assert not any(reasons(watch, cycles=99))
-    reasons(watch, cycles=2)  # Around the limit, rounding decides.
+    reasons(watch, cycles=2)  # Rounding decides when exactly.
     assert set(reasons(watch, cycles=round(1e3 * SILENCE_GRACE) - 3)) == {int(Hold.NODE_SILENT)}
     assert watch.end is None
     reasons(watch, cycles=4)
@@ -136,14 +136,14 @@ def test_a_silent_node_is_waited_for_then_the_arm_holds_then_it_is_released(watc
     assert watch.end is End.NODE_SILENT
 
 
-def test_a_sign_of_life_ends_the_silence(watch: _Watch, shared: SharedMemory) -> None:
+def test_a_heartbeat_ends_the_silence(watch: _Watch, shared: SharedMemory) -> None:
     assert int(Hold.NODE_SILENT) in reasons(watch, cycles=300)
     shared.beat()
     assert not any(reasons(watch, cycles=100))
     assert int(Hold.NODE_SILENT) in reasons(watch, cycles=100)
 
 
-def test_a_computer_that_stood_still_is_not_a_silent_node(watch: _Watch, shared: SharedMemory) -> None:
+def test_a_computer_that_stood_still_does_not_count_as_a_silent_node(watch: _Watch, shared: SharedMemory) -> None:
     assert not any(reasons(watch, cycles=3))
     assert not any(reasons(watch, cycles=1, period=10_000_000_000))
     shared.beat()

@@ -1,4 +1,4 @@
-"""Mass matrix and coriolis torques against what kinetic energy says; `test_simulation` asks libfranka's model."""
+"""Mass matrix and coriolis torques, compared with kinetic energy; `test_simulation` compares with libfranka's model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 
 velocities = st.tuples(*(st.floats(-limit, limit) for limit in fr3.VELOCITY_LIMIT)).map(np.array)
 
-#: Slanted rods and plates, so that no two entries of an inertia are the same: mass, center of mass, inertia about it.
+#: Slanted rods and plates, so that no two entries of an inertia are equal: mass, center of mass, inertia about it.
 PARTS = [
     (
         3.0 - 0.3 * number,
@@ -36,7 +36,7 @@ def dynamics_at(q: np.ndarray, dq: np.ndarray, bodies: np.ndarray = ALL) -> tupl
 
 
 def kinetic_energy(q: np.ndarray, dq: np.ndarray) -> float:
-    """Of all links and the load, from where they are a moment before and after."""
+    """Kinetic energy [J] of all links and the load, by differences of their poses."""
     step, energy = 1e-5, 0.0
     for link, (mass, center, inertia) in enumerate(PARTS, start=1):
         before, now, after = (link_pose(q + sign * step * dq, link) for sign in (-1, 0, 1))
@@ -65,7 +65,7 @@ def test_the_mass_matrix_is_symmetric_and_positive_definite(q):
 def test_coriolis_torques_are_those_of_lagranges_equations(q, dq):
     _, coriolis = dynamics_at(q, dq)
     step = 1e-5
-    # c = dM/dt dq - d(dqᵀ M dq / 2)/dq, both by differences: what is wrong in it is wrong by more than their error.
+    # c = dM/dt dq - d(dqᵀ M dq / 2)/dq, both by differences: any mistake would be larger than their error.
     change = dynamics_at(q + step * dq, dq)[0] - dynamics_at(q - step * dq, dq)[0]
     expected = change @ dq / (2 * step)
     for joint in range(7):
@@ -82,7 +82,7 @@ def test_links_that_were_identified_from_mass_matrices_move_like_the_real_ones(q
         np.testing.assert_allclose(ours, theirs, atol=1e-9, rtol=0.0)
 
 
-def test_a_mass_matrix_that_no_links_of_this_geometry_have_is_not_imitated():
+def test_no_links_are_found_for_a_mass_matrix_of_another_geometry():
     def mass_matrix(q: np.ndarray) -> np.ndarray:
         return without_load(q) + 0.01 * np.cos(q[1]) ** 3
 

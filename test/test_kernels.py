@@ -1,4 +1,4 @@
-"""Compiled kernels are those of the present sources, whatever the times of the files say."""
+"""Compiled kernels always match the present sources, whatever the times of the files say."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ USE = "from aiofranka_ros.model import scaling; print(scaling.scaled(1.0), scali
 
 
 def keep_time(file: Path, text: str) -> None:
-    """Write ``text`` and give the file its earlier time of modification."""
+    """Write ``text``, but restore the time of modification."""
     before = file.stat()
     file.write_text(text)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -72,14 +72,14 @@ def environment(copy: Path) -> dict[str, str]:
 
 
 def run(environment: dict[str, str], *arguments: str) -> str:
-    """What Python prints."""
+    """Run Python with these arguments and return its output."""
     command = [sys.executable, *arguments]
     folder = environment["PYTHONPATH"]
     return subprocess.run(command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def use(environment: dict[str, str]) -> tuple[float, Path]:
-    """What the kernel of the copy computes of 1, and where its compiled code is."""
+    """What the kernel of the copy computes for 1, and where its compiled code is."""
     value, folder = run(environment, "-c", USE).split()
     return float(value), Path(folder)
 
@@ -104,7 +104,7 @@ def test_the_imports_of_every_module_are_those_that_python_s_own_parser_finds() 
 
 
 def load(package: Path) -> ModuleType:
-    """The module that finds the compiled code, of another copy of the package."""
+    """The module ``kernels`` of another copy of the package."""
     specification = importlib.util.spec_from_file_location("kernels_of_the_copy", package / "kernels.py")
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
@@ -153,7 +153,7 @@ def test_compiled_code_of_earlier_sources_is_removed(copy: Path, environment: di
     for folder in (first, first.parent):
         os.utime(folder, (time.time() - 2e5,) * 2)
     use(environment)
-    assert second.exists() and not first.parent.exists(), "nor does an empty folder stay for ever"
+    assert second.exists() and not first.parent.exists(), "an empty folder must not stay forever"
 
 
 def test_a_process_with_earlier_sources_can_still_compile_and_disturbs_no_other(
@@ -194,7 +194,7 @@ def test_two_processes_may_compile_at_once(copy: Path, environment: dict[str, st
     assert use(environment)[0] == 2.0
 
 
-def test_numba_s_own_variable_says_where_compiled_code_is_kept(
+def test_numba_s_own_variable_sets_the_folder_of_compiled_code(
     copy: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     chosen = tmp_path / "chosen"
@@ -208,14 +208,14 @@ def test_numba_s_own_variable_says_where_compiled_code_is_kept(
 def test_a_package_in_a_read_only_folder_keeps_compiled_code_in_the_user_s_cache(
     copy: Path, environment: dict[str, str]
 ) -> None:
-    (copy / "__pycache__").write_text("")  # Even root can make no folder of it.
+    (copy / "__pycache__").write_text("")  # Not even root can create a folder in it.
     value, folder = use(environment)
     assert value == 2.0 and Path(environment["XDG_CACHE_HOME"]) in folder.parents and compiled_in(folder)
     keep_time(copy / "model" / "scale.py", CONSTANT.replace("2.0", "3.0"))
     assert use(environment)[0] == 3.0
 
 
-def test_without_any_place_to_keep_them_kernels_are_compiled_in_each_process(
+def test_without_a_writable_folder_kernels_are_compiled_in_each_process(
     copy: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     (copy / "__pycache__").write_text("")
@@ -223,7 +223,7 @@ def test_without_any_place_to_keep_them_kernels_are_compiled_in_each_process(
     assert run(environment, "-c", USE) == "2.0 None\n"
 
 
-def test_kernels_of_users_are_cached_where_they_always_were(environment: dict[str, str], tmp_path: Path) -> None:
+def test_the_cache_of_a_user_s_own_kernels_does_not_change(environment: dict[str, str], tmp_path: Path) -> None:
     user = tmp_path / "user.py"
     user.write_text(
         "import numba\nimport aiofranka_ros.model.scaling\n"
@@ -238,4 +238,4 @@ def test_the_check_finds_what_is_not_compiled(copy: Path, environment: dict[str,
     (copy / "__pycache__" / "kernels").rename(copy / "moved")
     (copy / "__pycache__" / "kernels").write_text("")
     (copy.parent / "cache").write_text("")
-    assert subprocess.run(command, env=environment, cwd=copy.parent).returncode == 1, "nothing can be kept"
+    assert subprocess.run(command, env=environment, cwd=copy.parent).returncode == 1, "no folder is writable"

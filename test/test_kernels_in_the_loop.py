@@ -1,4 +1,4 @@
-"""A control process that is started after a limit was changed uses the changed limit, however the change came."""
+"""A control process that starts after a limit was changed uses the new limit, however the file was replaced."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ print(abs(records["tau"][:, 5]).max())
 
 
 def copy_compiled_code(package: Path) -> None:
-    """Give a copy of the package what was compiled already: compiling all of it takes a minute."""
+    """Give a copy of the package the kernels that are compiled already: compiling all of them takes a minute."""
     for folder in (PACKAGE / "__pycache__" / "kernels").glob("*"):
         source = package.parent.joinpath(*folder.name.rpartition("-")[0].split(".")).with_suffix(".py")
         for files in folder.iterdir():
@@ -42,12 +42,12 @@ def copy_compiled_code(package: Path) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_a_limit_that_changed_without_a_trace_in_times_and_sizes_is_in_force(tmp_path: Path) -> None:
+def test_a_limit_that_was_replaced_with_the_same_time_and_size_is_in_force(tmp_path: Path) -> None:
     package = copy_package(tmp_path)
     copy_compiled_code(package)
     limits = package / "control" / "law" / "limits.py"
     before = limits.read_text()
-    # How far from a joint's limits a spring pushes: with 2 rad, it does so everywhere.
+    # A spring pushes this far inside a joint's limits: with 2 rad, everywhere.
     changed = before.replace("SOFT_LIMIT_MARGIN = 0.1", "SOFT_LIMIT_MARGIN = 2.0")
     assert changed != before
     with SimulatedArm() as arm:

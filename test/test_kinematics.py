@@ -20,7 +20,7 @@ rotations = st.tuples(angles, angles, angles).map(lambda v: Rotation.from_rotvec
 
 
 def chain(q: np.ndarray, link: int = 8) -> np.ndarray:
-    """A link's pose by multiplying one homogeneous matrix for each joint; the last one is the flange."""
+    """A link's pose as the product of one homogeneous matrix for each joint; the last one is the flange."""
     pose = np.eye(4)
     for i in range(link):
         step = np.eye(4)
@@ -56,8 +56,8 @@ def test_a_link_is_where_the_product_of_the_joints_before_it_puts_it(q, link):
     np.testing.assert_allclose(kinematics.link_pose(q, link), chain(q, link), atol=1e-12)
 
 
-def test_at_zero_the_flange_is_where_the_datasheet_draws_it():
-    # Stretched up: 0.333 + 0.316 + 0.384 - 0.107 high and 0.088 in front, pointing down.
+def test_the_flange_at_zero_is_where_the_datasheet_shows_it():
+    # Stretched upwards: 0.333 + 0.316 + 0.384 - 0.107 m high, 0.088 m in front, pointing down.
     pose = kinematics.control_frame(np.zeros(7))
     np.testing.assert_allclose(pose[:3, 3], [0.088, 0.0, 0.926], atol=1e-12)
     np.testing.assert_allclose(pose[:3, 2], [0.0, 0.0, -1.0], atol=1e-12)
@@ -99,14 +99,14 @@ def test_the_rotation_between_two_orientations_leads_from_one_to_the_other(targe
     vector = np.empty(3)
     kinematics.rotation_between(target.as_quat(), current.as_quat(), vector)
     expected = (target * current.inv()).as_rotvec()
-    if np.linalg.norm(expected) < np.pi - 1e-6:  # At half a turn both ways round are right.
+    if np.linalg.norm(expected) < np.pi - 1e-6:  # At half a turn both directions are right.
         np.testing.assert_allclose(vector, expected, atol=1e-7)
     turned = current.as_quat()
     kinematics.rotate(turned, vector, 1.0)
     assert (Rotation.from_quat(turned) * target.inv()).magnitude() == pytest.approx(0.0, abs=1e-7)
 
 
-def test_the_shorter_way_round_is_taken_whatever_the_quaternions_sign():
+def test_the_rotation_between_orientations_is_the_shorter_one_whatever_the_quaternions_sign():
     current = np.array([0.0, 0.0, 0.0, 1.0])
     target = -Rotation.from_rotvec([0.0, 0.0, 0.3]).as_quat()
     vector = np.empty(3)

@@ -1,4 +1,4 @@
-"""The control laws against formulas written down independently, with numpy's own linear algebra."""
+"""The control laws, compared with textbook formulas in numpy."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class OperationalSpace:
 
 
 @given(seeds)
-def test_operational_space_control_is_khatib_s(rng):
+def test_operational_space_control_is_khatib_s_law(rng):
     law = OperationalSpace(rng)
     expected = law.textbook()
     np.testing.assert_allclose(law.computed(), expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
@@ -103,7 +103,7 @@ def test_operational_space_control_is_khatib_s(rng):
 def test_the_posture_does_not_accelerate_the_hand(rng):
     law = OperationalSpace(rng, regular=True)
     jacobian, inverse = law.memory["jacobian"][0], np.linalg.inv(law.mass)
-    assert law.singularity == 0.0  # Near a singularity it gives up some of the decoupling, as it must.
+    assert law.singularity == 0.0  # Near a singularity, task and posture are not fully decoupled.
     effect = jacobian @ inverse @ (law.computed() - law.textbook(posture=False))
     posture = inverse @ (law.computed() - law.textbook(posture=False))
     assert np.abs(effect).max() <= 1e-6 * np.abs(posture).max()
@@ -132,10 +132,10 @@ def test_the_integral_grows_with_the_error_up_to_its_limit():
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_the_integral_does_not_wind_up_while_the_torque_is_cut(sign):
+def test_the_integral_does_not_wind_up_while_the_torque_is_limited(sign):
     integral, limit, ki = np.zeros(7), np.full(7, 2.0), np.full(7, 50.0)
-    cut = np.full(7, sign)  # More was asked for, in this direction, than was sent.
+    cut = np.full(7, sign)  # The law asked for more, in this direction, than was sent.
     laws.integrate(np.zeros(7), sign * np.full(7, 0.1), ki, limit, cut, integral, 1e-3)
     np.testing.assert_array_equal(integral, 0.0)
     laws.integrate(np.zeros(7), -sign * np.full(7, 0.1), ki, limit, cut, integral, 1e-3)
-    assert np.all(sign * integral < 0.0), "it may always move back"
+    assert np.all(sign * integral < 0.0), "it must be able to move back"

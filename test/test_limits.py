@@ -1,4 +1,4 @@
-"""What no torque gets past, in any mode."""
+"""The limits that apply to every torque, in any mode."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def limited(tau, sent, used, torque_limit=fr3.TORQUE_LIMIT) -> np.ndarray:
 
 
 @given(torques, small)
-def test_a_torque_is_cut_to_its_limit_and_its_rate_and_no_further(tau, sent):
+def test_a_torque_is_limited_in_size_and_rate_and_otherwise_unchanged(tau, sent):
     sent = np.clip(sent, -fr3.TORQUE_LIMIT, fr3.TORQUE_LIMIT)
     expected = np.clip(np.clip(tau, -fr3.TORQUE_LIMIT, fr3.TORQUE_LIMIT), sent - 0.99, sent + 0.99)
     np.testing.assert_allclose(limited(tau, sent, sent), expected, atol=1e-12)
 
 
-def test_without_any_torque_allowed_it_comes_down_to_nothing():
+def test_a_torque_limit_of_zero_brings_the_torque_down_to_zero():
     tau, nothing = np.full(7, 5.0), np.zeros(7)
     np.testing.assert_allclose(limited(tau.copy(), tau, tau, nothing), 4.01)
     np.testing.assert_array_equal(limited(tau.copy(), nothing, nothing, nothing), 0.0)
 
 
-def test_a_torque_comes_down_to_a_limit_that_became_lower_as_fast_as_its_rate_allows():
+def test_a_torque_follows_a_lowered_limit_as_fast_as_its_rate_allows():
     sent, tau = np.full(7, 10.0), np.full(7, 10.0)
     for expected in (9.01, 8.02, 7.5, 7.5):
         sent = limited(tau.copy(), sent, sent, np.full(7, 7.5))
@@ -54,7 +54,7 @@ def test_a_torque_changes_by_no_more_than_the_rate_allows(tau, sent):
 
 
 @given(torques, small, st.tuples(*(st.floats(-1.5, 1.5) for _ in range(7))).map(np.array))
-def test_after_a_lost_packet_the_change_fits_what_the_robot_used_last(tau, used, difference):
+def test_after_a_lost_packet_the_change_is_measured_from_the_torque_that_the_robot_used_last(tau, used, difference):
     sent = used + difference
     limited(tau, sent, used)
     assert np.all(np.abs(tau - used) <= 0.99 + 1e-12), "the robot compares with what it used"
@@ -69,11 +69,11 @@ def repelled(q: np.ndarray, dq: np.ndarray, margin: float = limits.SOFT_LIMIT_MA
     return tau
 
 
-def test_away_from_all_limits_nothing_is_added():
+def test_no_torque_is_added_away_from_all_limits():
     np.testing.assert_array_equal(repelled(fr3.HOME, np.full(7, 0.5)), 0.0)
 
 
-def test_just_inside_the_soft_limit_nothing_pushes_just_beyond_something_does():
+def test_a_spring_pushes_just_beyond_the_soft_limit_and_not_before_it():
     low, high = fr3.POSITION_LOWER + limits.SOFT_LIMIT_MARGIN, fr3.POSITION_UPPER - limits.SOFT_LIMIT_MARGIN
     inside, beyond = fr3.HOME.copy(), fr3.HOME.copy()
     inside[0], beyond[0] = high[0] - 1e-6, high[0] + 1e-3
@@ -84,25 +84,25 @@ def test_just_inside_the_soft_limit_nothing_pushes_just_beyond_something_does():
     assert repelled(beyond, np.zeros(7), margin=0.02)[0] == 0.0
 
 
-def test_at_a_position_limit_the_whole_torque_pushes_back():
+def test_the_largest_torque_pushes_back_at_a_position_limit():
     q = fr3.HOME.copy()
     q[3] = fr3.POSITION_UPPER[3]
     assert abs(repelled(q, np.zeros(7))[3] + fr3.TORQUE_LIMIT[3]) < 1e-9
 
 
-def test_too_fast_a_joint_is_braked_and_only_braked():
+def test_a_joint_that_is_too_fast_is_braked():
     dq = np.zeros(7)
     dq[1] = 2.5
     assert repelled(fr3.HOME, dq)[1] < 0.0
     assert repelled(fr3.HOME, -dq)[1] > 0.0
-    # Near its limit a joint may still go away from it at full speed.
+    # A joint near its limit may still move away from it at full speed.
     q, back = fr3.HOME.copy(), np.zeros(7)
     q[0], back[0] = fr3.POSITION_UPPER[0] - 0.01, -1.0
     assert repelled(q, back, margin=0.0)[0] == 0.0
     assert repelled(q, -back, margin=0.0)[0] < 0.0
 
 
-def test_numbers_that_are_none_are_noticed():
+def test_numbers_that_are_not_finite_are_found():
     assert limits.is_finite(np.zeros(7))
     for bad in (np.nan, np.inf, -np.inf):
         assert not limits.is_finite(np.array([0.0, bad, 0.0]))
@@ -124,7 +124,7 @@ def in_force(q, **commanded: object) -> tuple[np.ndarray, np.ndarray]:
     return commands, memory
 
 
-def test_soft_limits_of_the_joints_are_those_that_were_set():
+def test_soft_limits_of_joints_are_as_they_were_set():
     upper = fr3.POSITION_UPPER.copy()
     upper[0] = 0.5
     _, memory = in_force(fr3.HOME, joint_upper=upper)
@@ -140,7 +140,7 @@ def test_soft_limits_of_the_joints_are_those_that_were_set():
         assert (tau[0] < 0.0) == pushes
 
 
-def test_a_limit_behind_the_arm_does_not_push_it_but_follows_it_inwards():
+def test_a_joint_limit_that_the_arm_is_beyond_follows_it_inwards_without_a_push():
     upper = fr3.POSITION_UPPER.copy()
     upper[0] = 0.5
     q = fr3.HOME.copy()
@@ -149,10 +149,10 @@ def test_a_limit_behind_the_arm_does_not_push_it_but_follows_it_inwards():
     for position, limit in ((1.0, 1.1), (0.7, 0.8), (0.9, 0.8), (0.3, 0.5), (0.45, 0.5)):
         q[0] = position
         limits.tighten(commands[0], memory[0], q)
-        assert memory["joint_upper"][0, 0] == pytest.approx(limit), "springs begin 0.1 rad before it"
+        assert memory["joint_upper"][0, 0] == pytest.approx(limit), "the springs begin 0.1 rad before it"
 
 
-def test_a_wall_behind_the_arm_follows_it_inwards():
+def test_a_workspace_limit_that_the_arm_is_beyond_follows_it_inwards():
     commands, memory = in_force(fr3.HOME, workspace_upper=[2.0, -0.3, 2.0])
     y = memory["position"][0, 1]
     for position, limit in ((y, y), (-0.1, -0.1), (0.1, -0.1), (-0.4, -0.3), (-0.2, -0.3)):
@@ -172,7 +172,7 @@ def test_walls_of_the_workspace_push_back_with_a_bounded_force(depth, force, sid
     np.testing.assert_allclose(tau, -side * force * np.arange(7.0), atol=1e-9)
 
 
-def test_a_wall_brakes_what_comes_and_lets_go_what_leaves():
+def test_a_wall_brakes_an_arm_that_approaches_and_not_one_that_leaves():
     memory, scratch = new(MEMORY), np.empty(6)
     memory["workspace_lower"], memory["workspace_upper"] = -0.5, 0.5
     memory["position"][0, 0], memory["jacobian"][0, 0, 0] = 0.501, 1.0

@@ -1,4 +1,4 @@
-"""Streamed targets: smooth between them, no lag behind them, at rest after them."""
+"""The reference made from streamed targets: smooth, without lag, and stopped after the last one."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def test_between_targets_the_reference_moves_in_every_cycle_instead_of_in_steps(
             stream.target(line(20e-3 * k), stamp=20e-3 * k)
             stream.advance(20)
     steps = {name: np.abs(np.diff(s.positions[1000:, 0])) for name, s in (("smooth", smooth), ("raw", raw))}
-    assert steps["raw"].max() == pytest.approx(2e-3), "without smoothing, a step of 2 mm every 20 ms"
-    assert steps["smooth"].max() < 0.15e-3, "with it, 0.1 mm in each of them"
+    assert steps["raw"].max() == pytest.approx(2e-3), "without smoothing, it steps by 2 mm every 20 ms"
+    assert steps["smooth"].max() < 0.15e-3, "with smoothing, it moves by 0.1 mm in each cycle"
 
 
 def test_the_acceleration_of_the_reference_has_no_steps():
@@ -113,7 +113,7 @@ def test_the_acceleration_of_the_reference_has_no_steps():
         stream.target([0.05 * np.cos(angle) - 0.05, 0.05 * np.sin(angle), 0.0], stamp=20e-3 * k)
         stream.advance(20)
     change = np.abs(np.diff(stream.accelerations[1000:], axis=0)).max()
-    assert change < 0.2  # 0.2 m/s² in one cycle: some 0.6 N of an arm that weighs 3 kg at its hand.
+    assert change < 0.2  # 0.2 m/s² in one cycle: about 0.6 N with an effective mass of 3 kg at the hand.
 
 
 def test_a_gap_is_bridged_by_the_velocity_of_the_targets_before_it():
@@ -122,11 +122,11 @@ def test_a_gap_is_bridged_by_the_velocity_of_the_targets_before_it():
         stream.target(line(20e-3 * k), stamp=20e-3 * k)
         stream.advance(20)
     begin = stream.positions[-1, 0]
-    stream.advance(130)  # One period passed already; extrapolation lasts 150 ms.
+    stream.advance(130)  # One period has passed already; extrapolation lasts 150 ms.
     assert stream.positions[-1, 0] - begin == pytest.approx(0.1 * 0.130, abs=0.2e-3)
 
 
-def test_after_a_gap_the_reference_rests_and_then_returns_to_what_was_the_last_target():
+def test_after_a_gap_the_reference_stops_and_then_returns_to_the_last_target():
     stream = Stream()
     for k in range(50):
         stream.target(line(20e-3 * k), stamp=20e-3 * k)
@@ -134,7 +134,7 @@ def test_after_a_gap_the_reference_rests_and_then_returns_to_what_was_the_last_t
     last = line(20e-3 * 49)[0]
     stream.advance(700)
     assert np.abs(stream.velocities[-100:]).max() < 1e-3
-    # The whole velocity for the extrapolation time, half of it for as long again.
+    # The full velocity for the extrapolation time, then on average half of it for the same time again.
     assert stream.positions[-1, 0] == pytest.approx(last + 0.1 * 1.5 * 0.15, abs=0.2e-3)
     stream.advance(2500)
     assert np.abs(stream.velocities[-2500:]).max() < 0.26 * 0.1, "the return is a quarter as fast as the target was"
@@ -142,7 +142,7 @@ def test_after_a_gap_the_reference_rests_and_then_returns_to_what_was_the_last_t
     assert stream.positions[-1, 0] == pytest.approx(last, abs=0.1e-3)
 
 
-def test_one_target_alone_is_a_place_and_not_a_speed():
+def test_a_single_target_gives_no_velocity():
     stream = Stream()
     stream.target([0.1, 0.0, 0.0])
     stream.advance(2000)
@@ -150,13 +150,13 @@ def test_one_target_alone_is_a_place_and_not_a_speed():
     assert stream.positions[-1, 0] == pytest.approx(0.1, abs=1e-4)
 
 
-def test_an_outlier_is_not_taken_for_speed():
+def test_an_outlier_gives_no_velocity():
     stream = Stream()
     for k in range(50):
         outlier = 0.05 if k == 40 else 0.0
         stream.target(line(20e-3 * k) + [0.0, outlier, 0.0], stamp=20e-3 * k)
         stream.advance(20)
-    # 50 mm for 20 ms: accelerating at 8 m/s² one way and braking again, the arm feels a few millimetres of it.
+    # The target is 50 mm off for 20 ms: at 8 m/s², the reference moves by a few millimetres.
     assert np.abs(stream.positions[:, 1]).max() < 8e-3
     assert np.abs(stream.positions[-1, 1]) < 1e-3
 
@@ -180,7 +180,7 @@ def test_a_target_further_away_than_a_step_is_limited_and_counted(distance, limi
     np.testing.assert_allclose(stream.memory["target_position"][0], [0.0, min(distance, 0.15), 0.0], atol=1e-12)
 
 
-def test_a_turn_further_than_a_step_is_limited_about_its_own_axis():
+def test_a_turn_larger_than_a_step_is_limited_about_its_own_axis():
     stream = Stream()
     axis = np.array([0.6, 0.0, 0.8])
     stream.target([0, 0, 0], orientation=Rotation.from_rotvec(1.0 * axis).as_quat())
@@ -216,7 +216,7 @@ def test_joint_targets_that_are_too_fast_are_followed_at_the_velocity_limit():
     assert fastest <= 0.2 * 1.02
 
 
-def test_an_arm_that_is_held_fast_keeps_the_reference_near():
+def test_the_reference_stays_near_an_arm_that_is_blocked():
     stream = Stream()
     stream.held = True
     for k in range(200):
@@ -226,9 +226,9 @@ def test_an_arm_that_is_held_fast_keeps_the_reference_near():
     np.testing.assert_allclose(stream.velocities[-1], 0.0, atol=1e-9)
 
 
-def test_stamps_that_contradict_the_arrivals_are_not_believed():
+def test_stamps_that_contradict_the_arrivals_are_ignored():
     stream = Stream()
-    for k in range(50):  # Twenty milliseconds apart, and stamped as if it was one.
+    for k in range(50):  # They are 20 ms apart, but their stamps 1 ms.
         stream.target(line(20e-3 * k), stamp=1e-3 * k)
         stream.advance(20)
     assert np.linalg.norm(stream.memory["target_linear"][0]) == pytest.approx(0.1, rel=0.05)
@@ -273,7 +273,7 @@ def test_a_joint_target_further_away_than_a_step_is_limited_and_counted():
     assert stream.memory["target_q"][0, 0] == pytest.approx(fr3.HOME[0] + 0.5)
 
 
-def test_freezing_ends_the_movement_where_it_can_be_stopped():
+def test_freezing_stops_the_reference_within_its_braking_distance():
     stream = Stream()
     for k in range(50):
         stream.target(line(20e-3 * k), stamp=20e-3 * k)
@@ -286,7 +286,7 @@ def test_freezing_ends_the_movement_where_it_can_be_stopped():
 
 
 @pytest.mark.parametrize(("x", "limited"), [(0.0999, 0), (0.1, 0), (0.1001, 1)])
-def test_a_pose_outside_of_the_workspace_is_taken_for_the_next_one_inside(x, limited):
+def test_a_pose_outside_the_workspace_is_moved_to_its_nearest_point_inside(x, limited):
     stream = Stream()
     stream.memory["workspace_upper"] = [0.1, 10.0, 10.0]
     for _ in range(5):
@@ -308,7 +308,7 @@ def test_a_stream_that_leaves_the_workspace_slides_along_its_wall():
 
 
 @pytest.mark.parametrize(("turn", "limited"), [(0.299, 0), (0.3, 0), (0.301, 1)])
-def test_joint_targets_that_lead_out_of_the_workspace_are_not_taken(turn, limited):
+def test_joint_targets_that_lead_out_of_the_workspace_are_ignored(turn, limited):
     stream = Stream()
     stream.commands["flange_to_tcp"] = np.eye(4)
     bound = fr3.HOME.copy()

@@ -23,7 +23,7 @@ def write_as_fast_as_possible(descriptor: int, stop) -> None:
     value = 0
     while not stop.is_set():
         value += 1
-        record.view(np.uint8)[:] = value % 251  # Every byte tells which write it belongs to.
+        record.view(np.uint8)[:] = value % 251  # Every byte shows which write it belongs to.
         memory.commands.write(record)
     memory.close()
 
@@ -54,12 +54,12 @@ def test_a_reader_racing_a_writer_never_accepts_a_torn_block(memory):
     finally:
         stop.set()
         writer.join()
-    assert accepted >= 20_000 and len(seen) > 50, "the race did not take place"
-    assert refused >= 20, "the writer was never met at work, so nothing was proved"
+    assert accepted >= 20_000 and len(seen) > 50, "there was no race"
+    assert refused >= 20, "no read met a write, so nothing was proved"
 
 
-def test_a_block_whose_sequence_number_lies_is_still_refused(memory):
-    """On processors that reorder stores the number may be even before the payload is whole: the checksum decides."""
+def test_a_torn_block_with_an_even_sequence_number_is_refused(memory):
+    """If a processor reorders stores, the number may be even before the payload is complete: the checksum decides."""
     record = new(COMMANDS)
     memory.commands.write(record)
     assert memory.commands.read(record)
@@ -71,7 +71,7 @@ def test_a_block_that_was_never_written_is_not_read(memory):
     assert not memory.state.read(new(shared_memory.STATE))
 
 
-def test_only_the_used_part_of_a_motion_travels(memory):
+def test_only_the_used_part_of_a_motion_is_copied(memory):
     motion, copy = new(MOTION), new(MOTION)
     fill_motion(motion, 7, 1.5, np.array([0.0, 1.0, 2.0]), np.arange(84.0).reshape(2, 7, 6))
     memory.motion.write(motion, motion_size(2))
@@ -99,7 +99,7 @@ def test_the_ring_gives_every_cycle_once_and_in_order(memory):
     assert len(memory.cycles.since(position)[0]) == 0
 
 
-def test_a_reader_of_the_ring_that_is_too_slow_is_told_what_it_missed(memory):
+def test_a_reader_of_the_ring_that_is_too_slow_learns_how_much_it_missed(memory):
     record_cycles(memory, RING_CAPACITY + 100)
     records, position, missed = memory.cycles.since(0)
     assert position == RING_CAPACITY + 100
@@ -122,7 +122,7 @@ def test_the_ring_has_the_cycle_nearest_to_a_time(memory, cycles):
         assert memory.cycles.at(int(when))["time"] == expected
 
 
-def test_an_observer_reads_along_and_cannot_write(memory):
+def test_an_observer_can_read_but_not_write(memory):
     memory.commands.write(new(COMMANDS))
     with SharedMemory.observe(memory.address) as observer:
         assert observer.commands.read(new(COMMANDS))
@@ -150,10 +150,10 @@ def test_the_memory_has_no_name_and_is_gone_with_its_last_user():
 
 def test_only_this_user_may_open_the_memory(memory):
     assert os.stat(memory.address).st_uid == os.getuid()
-    # The kernel guards /proc/<pid>/fd itself: only the same user may look into it.
+    # Linux protects /proc/<pid>/fd: only the same user may read it.
     assert os.stat(f"/proc/{os.getpid()}/fd").st_mode & 0o077 == 0
 
 
-def test_blocks_are_aligned_so_that_no_word_of_theirs_can_tear(memory):
+def test_blocks_are_aligned_so_that_no_word_can_tear(memory):
     assert Block.size(COMMANDS) % 64 == 0 and Block.size(CYCLE_RECORD) % 64 == 0
     assert np.frombuffer(memory.commands._head, np.uint64).ctypes.data % 64 == 0

@@ -1,4 +1,4 @@
-"""No torque of ours lets a joint get faster than the robot allows, whatever the law and whoever sends the targets.
+"""No torque makes a joint faster than the robot allows, whatever the law and the targets.
 
 The compiled control cycle drives the arm's own dynamics, MuJoCo's, without network and clock: half a minute of robot
 time takes a second.
@@ -26,13 +26,13 @@ from aiofranka_ros.simulation.model import JOINT_ARMATURE, fr3_mjcf
 pytestmark = pytest.mark.unit
 
 RATE = 990.0
-#: Velocity that the robot bears with at a position limit [rad/s], half of it.
+#: Half of the velocity that the robot tolerates at a position limit [rad/s].
 SLACK = 0.05
 INERTIA = np.diag([1.0, 1.0, 0.6, 0.6, 0.2, 0.2, 0.1]) + 0.05
 
 
 class Arm:
-    """An arm that feels neither gravity nor friction, as the robot compensates both, driven by the control cycle.
+    """An arm without gravity and friction, which the robot compensates, driven by the control cycle.
 
     :param payload: what its hand carries and nobody told it [kg].
     :param delay: cycles until its motors do what they were told, which the robot does not report.
@@ -44,11 +44,11 @@ class Arm:
         self._model.dof_frictionloss[:] = self._model.dof_damping[:] = 0.0
         self._hand = mujoco.mj_name2id(self._model, mujoco.mjtObj.mjOBJ_BODY, "fr3_link7")
         self._own, self._payload = float(self._model.body_mass[self._hand]), payload
-        #: Whether something holds the arm fast.
+        #: Whether the arm is blocked.
         self.held = False
         self._model.opt.gravity[:] = 0.0
         self._model.opt.timestep = fr3.CYCLE
-        self._model.geom_contype[:] = self._model.geom_conaffinity[:] = 0  # limits of joints alone are looked at
+        self._model.geom_contype[:] = self._model.geom_conaffinity[:] = 0  # only limits of joints are tested
         self._data = mujoco.MjData(self._model)
         self._data.qpos[:7] = fr3.HOME
         self.commands = default_commands()
@@ -59,7 +59,7 @@ class Arm:
         self._measure(1)
 
     def run(self, cycles: int, lost: int = 0) -> float:
-        """Run cycles, after ``lost`` ones in which the robot goes on with the torque of the last.
+        """Run cycles, after ``lost`` cycles in which the robot keeps the torque of the last one.
 
         :returns: the largest share of the velocity that the robot allows that a joint had.
         """
@@ -83,7 +83,7 @@ class Arm:
                 self._data.qpos[:], self._data.qvel[:] = before, 0.0
             fr3.velocity_envelope(self._data.qpos[:7], lower, upper)
             speed = self._data.qvel[:7]
-            # Next to a position limit, where nothing is allowed, the robot bears with a little.
+            # At a position limit, where no velocity is allowed, the robot tolerates a little.
             share = np.maximum(speed / np.maximum(upper, SLACK), speed / np.minimum(lower, -SLACK))
             largest = max(largest, float(share.max()))
         return largest
@@ -150,29 +150,29 @@ def walk(seed: int, seconds: float, *, shake: float = 1.0, lossy: bool = False, 
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_random_walk_of_everything_never_gets_a_joint_too_fast(seed):
+def test_random_modes_gains_and_targets_never_make_a_joint_too_fast(seed):
     assert walk(seed, 15.0) < 1.0
 
 
-def test_nor_does_one_of_targets_that_jump_about():
+def test_targets_that_jump_at_random_never_make_a_joint_too_fast():
     assert walk(4, 15.0, shake=10.0) < 1.0
 
 
-def test_nor_does_one_of_an_arm_that_carries_what_nobody_told_it():
+def test_an_unknown_payload_never_makes_a_joint_too_fast():
     assert walk(6, 15.0, payload=3.0) < 1.0
 
 
 @pytest.mark.parametrize("delay", [1, 2])
-def test_nor_does_one_of_an_arm_whose_motors_take_their_time(delay):
+def test_slow_motors_never_make_a_joint_too_fast(delay):
     assert walk(7, 15.0, delay=delay) < 1.0
 
 
-def test_nor_does_one_in_which_up_to_15_cycles_are_lost_in_a_row():
+def test_up_to_15_lost_cycles_in_a_row_never_make_a_joint_too_fast():
     assert walk(5, 15.0, lossy=True) < 1.0
 
 
 @pytest.mark.parametrize(("limit", "value"), [("torque_rate_limit", 1.0), ("torque_limit", 0.0)])
-def test_nor_does_one_whose_torques_are_limited_all_of_a_sudden(limit, value):
+def test_a_sudden_lower_limit_never_makes_a_joint_too_fast(limit, value):
     rng = np.random.default_rng(0)
     arm = Arm()
     arm.switch(Mode.IMPEDANCE)
@@ -192,7 +192,7 @@ def test_nor_does_one_whose_torques_are_limited_all_of_a_sudden(limit, value):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_nor_do_the_largest_torques_in_random_directions(seed):
+def test_the_largest_torques_in_random_directions_never_make_a_joint_too_fast(seed):
     rng = np.random.default_rng(seed)
     arm = Arm()
     arm.switch(Mode.TORQUE)
@@ -205,7 +205,7 @@ def test_nor_do_the_largest_torques_in_random_directions(seed):
 
 @pytest.mark.parametrize("joint", range(7))
 @pytest.mark.parametrize("side", [-1.0, 1.0])
-def test_a_torque_that_pushes_one_joint_for_good_does_not_get_it_too_fast(joint, side):
+def test_a_constant_torque_on_one_joint_never_makes_it_too_fast(joint, side):
     arm = Arm()
     arm.switch(Mode.TORQUE)
     arm.commands["torque_timeout"] = 10.0
@@ -217,7 +217,7 @@ def test_a_torque_that_pushes_one_joint_for_good_does_not_get_it_too_fast(joint,
 
 
 @pytest.mark.parametrize("motor_inertia", [0.05, 0.1])
-def test_an_arm_that_is_held_fast_pushes_with_all_that_it_was_asked_for(motor_inertia):
+def test_a_blocked_arm_pushes_with_the_whole_torque_of_its_target(motor_inertia):
     arm = Arm()
     arm.commands["motor_inertia"] = motor_inertia
     arm.switch(Mode.TORQUE)
@@ -230,7 +230,7 @@ def test_an_arm_that_is_held_fast_pushes_with_all_that_it_was_asked_for(motor_in
     np.testing.assert_allclose(arm.memory["tau"][0], torque, rtol=0.01)
 
 
-def test_the_spring_at_a_position_limit_pushes_back_with_the_whole_torque():
+def test_the_spring_at_a_position_limit_pushes_back_with_the_largest_torque():
     arm = Arm()
     arm._data.qpos[0] = fr3.POSITION_UPPER[0]
     arm.held = True
@@ -241,7 +241,7 @@ def test_the_spring_at_a_position_limit_pushes_back_with_the_whole_torque():
 def braked(
     asked: np.ndarray, dq: np.ndarray, sent: np.ndarray | None = None, mass: np.ndarray = INERTIA
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The torque that becomes of one that accelerates by ``asked`` [rad/s²] (7,), and its acceleration."""
+    """The torque after the limit, if it would accelerate by ``asked`` [rad/s²] (7,), and its acceleration."""
     tau, factor, envelope, low, high = mass @ asked, np.zeros((7, 7)), np.empty((2, 7)), np.empty(7), np.empty(7)
     factorize(mass, 7, factor)
     limits.allowed_velocities(fr3.HOME, dq, np.empty(7), envelope)
@@ -256,14 +256,14 @@ def braked(
 
 
 def highest(room: float, joint: int) -> float:
-    """The acceleration that a ramp of the torque, as steep as it may be, takes back within ``room`` [rad/s]."""
+    """The acceleration that the steepest allowed ramp of the torque reduces to 0 within ``room`` [rad/s]."""
     jerk = limits._BRAKING_SHARE * RATE / INERTIA[joint, joint]
     return float(np.sqrt(2.0 * jerk * (room - 0.5 * jerk / limits._VELOCITY_GAIN**2)))
 
 
 @pytest.mark.parametrize("side", [-1.0, 1.0])
 @pytest.mark.parametrize(("share", "kept"), [(0.99, True), (1.0, True), (1.01, False)])
-def test_a_joint_may_accelerate_up_to_what_can_be_taken_back_in_time(side, share, kept):
+def test_a_joint_may_accelerate_as_long_as_it_can_stop_accelerating_in_time(side, share, kept):
     dq, asked = np.zeros(7), np.zeros(7)
     dq[2] = side * 1.2
     room = limits._SAFE_VELOCITY * fr3.VELOCITY_LIMIT[2] - 1.2
@@ -277,7 +277,7 @@ def test_a_joint_may_accelerate_up_to_what_can_be_taken_back_in_time(side, share
 
 @pytest.mark.parametrize("side", [-1.0, 1.0])
 @pytest.mark.parametrize(("excess", "sign"), [(-1e-3, 1.0), (0.0, 0.0), (1e-3, -1.0)])
-def test_at_the_velocity_limit_no_joint_accelerates_and_beyond_it_it_brakes(side, excess, sign):
+def test_no_joint_accelerates_at_its_velocity_limit_and_it_brakes_beyond_it(side, excess, sign):
     limit = side * limits._SAFE_VELOCITY * fr3.VELOCITY_LIMIT[6]
     dq = np.zeros(7)
     dq[6] = limit + side * excess
@@ -287,24 +287,24 @@ def test_at_the_velocity_limit_no_joint_accelerates_and_beyond_it_it_brakes(side
     assert side * acceleration[6] == pytest.approx(sign * limits._VELOCITY_GAIN * 1e-3, abs=1e-6)
 
 
-def test_a_joint_that_its_own_torque_cannot_brake_is_braked_by_the_others_too():
+def test_the_other_torques_help_if_a_joint_s_own_torque_cannot_brake_it():
     dq, asked = np.zeros(7), np.zeros(7)
     dq[3] = 2.5
     asked[3] = 40.0
     before = INERTIA @ asked
     tau, acceleration = braked(asked, dq, before)
-    assert tau[3] == pytest.approx(before[3] - 0.99), "as far as one cycle allows"
-    assert acceleration[3] < 40.0 - 0.99 * np.linalg.inv(INERTIA)[3, 3], "and further than that alone brakes"
+    assert tau[3] == pytest.approx(before[3] - 0.99), "its own torque changes by as much as one cycle allows"
+    assert acceleration[3] < 40.0 - 0.99 * np.linalg.inv(INERTIA)[3, 3], "it is braked by more than that alone"
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_torques_stay_within_their_limits_even_where_the_mass_matrix_is_none(seed):
+def test_torques_stay_within_their_limits_even_if_the_mass_matrix_is_not_positive_definite(seed):
     rng = np.random.default_rng(seed)
     mass = rng.normal(size=(7, 7)) * rng.choice([1e-9, 1.0, 1e9])
     braked(rng.normal(size=7), 3.0 * rng.normal(size=7), mass=mass + mass.T)
 
 
-def test_what_pushes_the_arm_is_learnt_and_counts():
+def test_an_external_push_is_estimated_and_taken_into_account():
     before, unmodelled, factor = np.zeros(7), np.zeros(7), np.zeros((7, 7))
     factorize(INERTIA, 7, factor)
     dq, push = np.zeros(7), np.array([0.0, 5.0, 0.0, 0.0, 0.0, 0.0, -20.0])
