@@ -15,7 +15,7 @@ from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.arm.tasks import Departure, Goal, ParameterReader, Task, Tolerance, TrajectoryGoal
 from aiofranka_ros.control.law.motion import Motion
 from aiofranka_ros.control.records import STATE, Mode, MotionStatus, new
-from aiofranka_ros.errors import InvalidTarget, MoveFailed
+from aiofranka_ros.errors import GoalMissed, InvalidTarget, MoveFailed
 from aiofranka_ros.kernels import Record
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.kinematics import pose_matrix
@@ -23,7 +23,7 @@ from aiofranka_ros.model.kinematics import pose_matrix
 pytestmark = pytest.mark.unit
 
 ELSEWHERE = HOME + 0.1
-FAR = np.full(7, np.inf)
+ANYWHERE: Any = {"goal_tolerance": Tolerance.of_position(np.inf), "settle_time": 1.0}
 
 
 class FakeClient:
@@ -35,6 +35,7 @@ class FakeClient:
         self.now["q"] = self.now["ref_q"] = HOME
         self.now["mode"] = Mode.IMPEDANCE
         self.started: list[Motion] = []
+        self.overshoot = np.zeros(7)
 
     def state(self) -> Record:
         return self.now
@@ -43,7 +44,8 @@ class FakeClient:
         self.started.append(motion)
         self.now["motion_id"] = len(self.started)
         self.now["motion_status"] = MotionStatus.DONE
-        self.now["q"] = self.now["ref_q"] = motion.goal
+        self.now["ref_q"] = motion.goal
+        self.now["q"] = motion.goal + self.overshoot
         return len(self.started)
 
     def release_motion(self, number: int) -> None:
@@ -88,7 +90,7 @@ def owner() -> FakeOwner:
 @pytest.fixture
 def goal() -> Counting:
     Counting.count = 0
-    return Counting(ELSEWHERE, np.ones(7), 0.01)
+    return Counting(q=ELSEWHERE, velocity=np.ones(7), **ANYWHERE)
 
 
 def pursue(owner: FakeOwner, task: Task, between: Any = lambda: None) -> None:
@@ -161,7 +163,7 @@ def test_a_goal_that_replaces_a_motion_is_planned_from_where_that_one_will_be(ow
 
     async def replace() -> None:
         mover = Mover(owner)
-        first = asyncio.ensure_future(mover.move(Goal(HOME - 0.1, np.ones(7), 0.01)))
+        first = asyncio.ensure_future(mover.move(Goal(q=HOME - 0.1, velocity=np.ones(7), **ANYWHERE)))
         await asyncio.sleep(0.0)
         client.now["motion_status"] = MotionStatus.EXECUTING  # It is under way.
         plan = mover.plan(goal)
@@ -179,8 +181,7 @@ def test_a_goal_that_replaces_a_motion_is_planned_from_where_that_one_will_be(ow
 def test_a_trajectory_with_a_stamp_is_planned_for_the_time_at_which_it_begins(owner: FakeOwner) -> None:
     times = iter([0.1, 0.3])
     trajectory = JointTrajectory(np.array([1.0]), ELSEWHERE[np.newaxis])
-    anything = Tolerance(FAR, FAR)
-    task = TrajectoryGoal(trajectory, anything, anything, 1.0, lambda: next(times))
+    task = TrajectoryGoal(trajectory=trajectory, elapsed=lambda: next(times), **ANYWHERE)
     pursue(owner, task)
     assert task.begin == 0.3 and owner.client.started[0].duration == pytest.approx(0.7)
 
@@ -188,9 +189,8 @@ def test_a_trajectory_with_a_stamp_is_planned_for_the_time_at_which_it_begins(ow
 def test_a_trajectory_that_should_have_ended_before_it_begins_is_not_executed(owner: FakeOwner) -> None:
     times = iter([0.1, 1.5])
     trajectory = JointTrajectory(np.array([1.0]), ELSEWHERE[np.newaxis])
-    anything = Tolerance(FAR, FAR)
     with pytest.raises(MoveFailed, match="by its header.stamp it ended 0.500 s ago") as failure:
-        pursue(owner, TrajectoryGoal(trajectory, anything, anything, 1.0, lambda: next(times)))
+        pursue(owner, TrajectoryGoal(trajectory=trajectory, elapsed=lambda: next(times), **ANYWHERE))
     assert isinstance(failure.value.__cause__, InvalidTarget)
     assert owner.client.started == []
 
@@ -207,3 +207,10 @@ def test_what_is_refused_when_it_is_planned_is_refused_when_it_begins(
     assert owner.client.started == []
     with pytest.raises(InvalidTarget, match="the node is not active" if what == "inactive" else "held"):
         Mover(owner).plan(goal)
+
+
+def test_a_goal_that_is_missed_names_the_joints_with_their_tolerances(owner: FakeOwner) -> None:
+    task = Goal(q=ELSEWHERE, velocity=np.ones(7), goal_tolerance=Tolerance.of_position(0.01), settle_time=0.0)
+    owner.client.overshoot[3] = 0.02
+    with pytest.raises(GoalMissed, match=r"^missed the goal: fr3_joint4 by 0.0200 rad \(tolerance 0.01\)$"):
+        pursue(owner, task)

@@ -23,7 +23,7 @@ from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.arm.moves import MoveCancelled, Mover
 from aiofranka_ros.arm.planning import check_goal
 from aiofranka_ros.arm.settings import ArmSettings
-from aiofranka_ros.arm.tasks import Goal
+from aiofranka_ros.arm.tasks import Goal, Tolerance
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.snapshot import Snapshot
 from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError, NotStarted
@@ -124,7 +124,12 @@ class RobotInterface(Link):
         """See :meth:`.Link.move`."""
         joints = self.settings.names.joints
         check_goal(goal, joints)
-        task = Goal(goal, self.settings["move_velocity"], self.settings["move_tolerance"], joints)
+        task = Goal(
+            q=goal,
+            velocity=self.settings["move_velocity"],
+            goal_tolerance=Tolerance.of_position(self.settings["move_tolerance"], joints),
+            settle_time=self.settings["move_settle_time"],
+        )
         cancelled = asyncio.Event()
 
         async def pursue() -> None:

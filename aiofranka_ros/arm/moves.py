@@ -208,7 +208,9 @@ class Mover:
         """
         motion = task.plan(departure, self._owner.parameter)
         lower, upper, workspace_lower, workspace_upper, _, _, flange_to_tcp = limits
-        check_set_limits(motion, flange_to_tcp, lower, upper, workspace_lower, workspace_upper, task.joints)
+        check_set_limits(
+            motion, flange_to_tcp, lower, upper, workspace_lower, workspace_upper, task.goal_tolerance.joints
+        )
         return Plan(task, motion, departure, limits)
 
     def _departure(self, state: Record) -> Departure:
@@ -242,27 +244,25 @@ class Mover:
             if status in (MotionStatus.STOPPING, MotionStatus.STOPPED):
                 raise MoveFailed(_why_stopped(state))
             on_tick(state)
-            try:
-                run.task.check(state)
-            except PathViolated:
+            if run.task.path_tolerance is not None and (violations := run.task.path_tolerance.violations(state)):
                 # A failure while stopping matters less than the violation that led to it.
                 with contextlib.suppress(MoveFailed):
                     await self._stop(run)
-                raise
+                raise PathViolated(f"left the path: {violations}")
 
     async def _until_settled(self, run: _Run, on_tick: Callable[[Record], None]) -> None:
         """Wait until the arm has arrived.
 
         :raises MoveFailed, MoveCancelled: it did not arrive.
         """
-        limit = time.monotonic() + run.task.patience(self._owner.parameter)
+        limit = time.monotonic() + run.task.settle_time
         while True:
             state = await self._next_state(run)
-            missing = run.task.missing(state)
-            if not missing:
+            violations = run.task.goal_tolerance.violations(state)
+            if not violations:
                 return
             if time.monotonic() > limit:
-                raise GoalMissed(f"missed the goal: {missing}")
+                raise GoalMissed(f"missed the goal: {violations}")
             on_tick(state)
 
     async def _next_state(self, run: _Run) -> Record:

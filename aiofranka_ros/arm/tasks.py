@@ -16,7 +16,7 @@ import numpy as np
 from aiofranka_ros.arm.joint_trajectory import ArmState, JointTrajectory, join
 from aiofranka_ros.arm.planning import plan
 from aiofranka_ros.control.law.motion import Motion
-from aiofranka_ros.errors import InvalidTarget, PathViolated
+from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.fr3 import JOINT_NAMES, POSITION_LOWER, POSITION_UPPER
 
@@ -44,71 +44,6 @@ class Departure:
     lead: float = 0.0
 
 
-class Task(abc.ABC):
-    """Which motion the arm makes, what must not happen during it, and when the task is done."""
-
-    @property
-    @abc.abstractmethod
-    def joints(self) -> Sequence[str]:
-        """Names of the joints, for messages."""
-
-    @property
-    def timed(self) -> bool:
-        """Whether the motion depends on the time at which it is planned."""
-        return False
-
-    @abc.abstractmethod
-    def plan(self, departure: Departure, parameter: ParameterReader) -> Motion:
-        """The motion from ``departure`` on.
-
-        :raises InvalidTarget: no motion keeps within the limits.
-        """
-
-    def check(self, state: Record) -> None:  # noqa: B027
-        """Look at the moving arm; called at every tick.
-
-        :raises PathViolated: it must not continue.
-        """
-
-    @abc.abstractmethod
-    def missing(self, state: Record) -> str:
-        """Why the arm has not arrived although the motion has ended, in words; empty: it has arrived."""
-
-    @abc.abstractmethod
-    def patience(self, parameter: ParameterReader) -> float:
-        """How long the arm may take to arrive after the end of the motion [s]."""
-
-
-@dataclass(frozen=True)
-class Goal(Task):
-    """A configuration to reach as fast as allowed.
-
-    :ivar q: joint positions [rad] (7,), within the joints' limits.
-    :ivar velocity: largest joint velocities [rad/s] (7,).
-    :ivar tolerance: largest distance of a joint from ``q`` at the end [rad].
-    :ivar joints: names of the joints, for messages.
-    """
-
-    q: Array
-    velocity: Array
-    tolerance: float
-    joints: Sequence[str] = JOINT_NAMES
-
-    def plan(self, departure: Departure, parameter: ParameterReader) -> Motion:
-        """See :meth:`Task.plan`."""
-        return _plan(departure.state, self.q, parameter, max_velocity=self.velocity, joints=self.joints)
-
-    def missing(self, state: Record) -> str:
-        """See :meth:`Task.missing`."""
-        error = np.abs(state["q"] - self.q)
-        far = [f"{self.joints[i]} by {error[i]:.4f} rad" for i in np.flatnonzero(~(error <= self.tolerance))]
-        return f"{', '.join(far)}; the tolerance is {self.tolerance:g} rad" if far else ""
-
-    def patience(self, parameter: ParameterReader) -> float:
-        """See :meth:`Task.patience`."""
-        return float(parameter("move_settle_time"))
-
-
 @dataclass(frozen=True)
 class Tolerance:
     """How far joints may be from their reference; infinite: any distance.
@@ -121,6 +56,11 @@ class Tolerance:
     position: Array
     velocity: Array
     joints: Sequence[str] = JOINT_NAMES
+
+    @classmethod
+    def of_position(cls, position: float, joints: Sequence[str] = JOINT_NAMES) -> Tolerance:
+        """The same position tolerance [rad] for all joints, at any velocity."""
+        return cls(np.full(7, position), np.full(7, np.inf), joints)
 
     def violations(self, state: Record) -> str:
         """The joints that are further than this from the reference in ``state``, and by how much."""
@@ -135,30 +75,63 @@ class Tolerance:
         )
 
 
-@dataclass
+@dataclass(kw_only=True)
+class Task(abc.ABC):
+    """Which motion the arm makes, and how far it may be from it.
+
+    :ivar goal_tolerance: at the end.
+    :ivar settle_time: how long the arm may take to come within ``goal_tolerance`` after the end of the motion [s];
+        infinite: no limit.
+    :ivar path_tolerance: during the motion; ``None``: any distance.
+    """
+
+    goal_tolerance: Tolerance
+    settle_time: float
+    path_tolerance: Tolerance | None = None
+
+    @property
+    def timed(self) -> bool:
+        """Whether the motion depends on the time at which it is planned."""
+        return False
+
+    @abc.abstractmethod
+    def plan(self, departure: Departure, parameter: ParameterReader) -> Motion:
+        """The motion from ``departure`` on.
+
+        :raises InvalidTarget: no motion keeps within the limits.
+        """
+
+
+@dataclass(kw_only=True)
+class Goal(Task):
+    """A configuration to reach as fast as allowed.
+
+    :ivar q: joint positions [rad] (7,).
+    :ivar velocity: largest joint velocities [rad/s] (7,).
+    """
+
+    q: Array
+    velocity: Array
+
+    def plan(self, departure: Departure, parameter: ParameterReader) -> Motion:
+        """See :meth:`Task.plan`."""
+        joints = self.goal_tolerance.joints
+        return _plan(departure.state, self.q, parameter, max_velocity=self.velocity, joints=joints)
+
+
+@dataclass(kw_only=True)
 class TrajectoryGoal(Task):
     """A trajectory to follow at its times.
 
     :ivar trajectory: the points, checked.
-    :ivar path_tolerance: during the motion.
-    :ivar goal_tolerance: at the end.
-    :ivar goal_time: how long the arm may take to arrive after the end [s]; infinite: no limit.
     :ivar elapsed: how long ago the trajectory began [s], negative if it has not begun; ``None``: it begins as soon as
         the arm can.
     :ivar begin: time in the trajectory at which the motion begins [s]; set when it is planned.
     """
 
     trajectory: JointTrajectory
-    path_tolerance: Tolerance
-    goal_tolerance: Tolerance
-    goal_time: float
     elapsed: Callable[[], float] | None = None
     begin: float = 0.0
-
-    @property
-    def joints(self) -> Sequence[str]:
-        """See :attr:`Task.joints`."""
-        return self.trajectory.joints
 
     @property
     def timed(self) -> bool:
@@ -178,19 +151,6 @@ class TrajectoryGoal(Task):
             ahead = 0.5 * before.dq * np.abs(before.dq) / parameter("move_acceleration")
             before = _plan(before, np.clip(before.q + ahead, POSITION_LOWER, POSITION_UPPER), parameter)
         return join(self.trajectory, before, self.begin)
-
-    def check(self, state: Record) -> None:
-        """See :meth:`Task.check`."""
-        if violations := self.path_tolerance.violations(state):
-            raise PathViolated(f"left the path: {violations}")
-
-    def missing(self, state: Record) -> str:
-        """See :meth:`Task.missing`."""
-        return self.goal_tolerance.violations(state)
-
-    def patience(self, parameter: ParameterReader) -> float:
-        """See :meth:`Task.patience`."""
-        return self.goal_time
 
 
 def _plan(state: ArmState, goal: Array, parameter: ParameterReader, **options: Any) -> Motion:

@@ -13,7 +13,7 @@ from rclpy.action.server import ServerGoalHandle
 from rclpy.lifecycle import LifecycleNode
 
 from aiofranka_ros.arm.moves import ArmOwner, MoveCancelled, Mover, Plan
-from aiofranka_ros.arm.tasks import Goal
+from aiofranka_ros.arm.tasks import Goal, Tolerance
 from aiofranka_ros.errors import InvalidTarget, MoveFailed
 from aiofranka_ros.model.fr3 import VELOCITY_LIMIT
 from aiofranka_ros.model.names import ArmNames
@@ -69,7 +69,13 @@ class MoveAction:
                 f"goal_tolerance is {tolerance} rad, but must be positive, or 0 for the default",
                 reason="bad tolerance",
             )
-        return Goal(q, velocity, tolerance or self._owner.parameter("move_tolerance"), self._names.joints)
+        tolerance = tolerance or self._owner.parameter("move_tolerance")
+        return Goal(
+            q=q,
+            velocity=velocity,
+            goal_tolerance=Tolerance.of_position(tolerance, self._names.joints),
+            settle_time=self._owner.parameter("move_settle_time"),
+        )
 
     async def _pursue(self, handle: ServerGoalHandle, plan: Plan[Goal]) -> Ending:
         """Pursue one goal to its end. However it ends, the arm then holds and the mode controls it again."""

@@ -147,14 +147,16 @@ class TrajectoryAction:
         path = self._owner.parameter("path_tolerance")
         goal_time = nanoseconds(goal.goal_time_tolerance) / _NANOSECONDS
         return TrajectoryGoal(
-            trajectory,
-            _tolerance(goal.path_tolerance, "path_tolerance", joints, position=path or np.inf, velocity=np.inf),
-            _tolerance(
+            trajectory=trajectory,
+            elapsed=elapsed if stamp else None,
+            path_tolerance=_tolerance(
+                goal.path_tolerance, "path_tolerance", joints, position=path or np.inf, velocity=np.inf
+            ),
+            goal_tolerance=_tolerance(
                 goal.goal_tolerance, "goal_tolerance", joints,
                 position=self._owner.parameter("move_tolerance"), velocity=REST_VELOCITY,
             ),
-            _limit(goal_time, "goal_time_tolerance", self._owner.parameter("move_settle_time")),
-            elapsed if stamp else None,
+            settle_time=_limit(goal_time, "goal_time_tolerance", self._owner.parameter("move_settle_time")),
         )  # fmt: skip
 
 
