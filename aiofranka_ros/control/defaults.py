@@ -1,7 +1,7 @@
 """A complete and safe set of commands: where every client, test and compilation of the cycle starts from.
 
 Used by both sides of the shared memory. The values are the defaults of the settings, see
-:mod:`aiofranka_ros.arm.settings`, where each one has its source; a test compares them.
+:mod:`aiofranka_ros.arm.setting_table`, where each one has its source; a test compares them.
 """
 
 from __future__ import annotations
