@@ -100,7 +100,8 @@ class RobotStateMessage:
     def __init__(self, names: ArmNames = FR3) -> None:
         self._names = names
         self._message = message = FrankaRobotState()
-        quaternion_from_matrix(np.eye(4), np.empty(4))  # Compile it now.
+        # Compile it now, for matrices in column order: later it would delay the heartbeat.
+        quaternion_from_matrix(np.eye(4).T, np.empty(4))
         self._content = np.zeros(1, _CONTENT)
         self._serialized: SerializedMessage | None = None
         self._constant: tuple[Any, ...] = ()
