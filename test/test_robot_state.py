@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -223,6 +225,20 @@ def test_nothing_of_the_last_state_remains_in_the_next_message(read: Callable[[]
         copy.fill(robot, STAMP)
         data = message.of(copy.record[0])
     check(deserialize_message(data, FrankaRobotState), expected(robot))
+
+
+def test_the_first_message_compiles_nothing() -> None:
+    """Compiling takes seconds, during which the control process would get no heartbeat from the node."""
+    script = """
+from aiofranka_ros.control.records import ROBOT_STATE, new
+from aiofranka_ros.model.kinematics import quaternion_from_matrix
+from aiofranka_ros.node.robot_state import RobotStateMessage
+message = RobotStateMessage()
+before = list(quaternion_from_matrix.signatures)
+message.of(new(ROBOT_STATE)[0])
+assert list(quaternion_from_matrix.signatures) == before
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)  # Other tests may have compiled it in this process.
 
 
 def test_without_a_hand_the_end_effector_is_the_flange(read: Callable[[], Any]) -> None:
