@@ -18,13 +18,14 @@ _ROTATION_TOLERANCE = 0.01
 
 
 def array(name: str, value: Any, shape: tuple[int, ...] = (7,)) -> Array:
-    """``value`` as a new array.
+    """``value`` as a new array, in row order: for another order numba would compile kernels again, which takes seconds
+    without a heartbeat.
 
     :param name: for messages.
     :raises InvalidTarget: it has another shape, or is not finite.
     """
     try:
-        numbers = np.array(value, dtype=float)
+        numbers = np.array(value, dtype=float, order="C")
     except (TypeError, ValueError) as error:
         raise InvalidTarget(f"{name} is not an array of numbers: {error}", reason="wrong type") from error
     if numbers.shape != shape:
