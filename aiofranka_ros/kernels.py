@@ -45,10 +45,12 @@ def kernel(function: Callable[..., Any]) -> Any:
     A division by zero gives infinity, which the limits catch, instead of an exception in the middle of a cycle.
     """
     folder = _folder(function.__module__)
-    configured = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(folder)  # numba reads it here and not again; the caller's own kernels must not see it.
+    if folder is None:
+        return njit(error_model="numpy")(function)
+    # numba reads this variable here and never again; kernels of other packages must not see it.
+    configured, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
     try:
-        return njit(cache=folder is not None, error_model="numpy")(function)
+        return njit(cache=True, error_model="numpy")(function)
     finally:
         numba.config.CACHE_DIR = configured
 

@@ -59,7 +59,7 @@ def loop(shared: SharedMemory) -> ControlLoop:
 
 
 def take(loop: ControlLoop, version: int = 0) -> int:
-    return loop._take_commands(version)
+    return loop._read_commands(version)
 
 
 def test_a_motion_waits_for_its_time_and_the_one_before_continues_until_then(node: Node, loop: ControlLoop) -> None:
@@ -69,7 +69,7 @@ def test_a_motion_waits_for_its_time_and_the_one_before_continues_until_then(nod
         take(loop)
         assert loop.commands["motion_id"][0] == number and loop._due == start
         assert loop.motion["id"][0] == number - 1
-        loop._take_motion()
+        loop._switch_motion()
         assert loop.motion["id"][0] == number and loop._due is None
 
 
@@ -79,7 +79,7 @@ def test_commands_whose_motion_is_being_written_are_used_once_it_is_complete(
     node.write_motion(1, 0.0)
     node.write_commands(1)
     version = take(loop)
-    loop._take_motion()
+    loop._switch_motion()
     node.write_motion(2, 5.0)
     node.write_commands(2)
     version = take(loop, version)
@@ -93,7 +93,7 @@ def test_commands_whose_motion_is_being_written_are_used_once_it_is_complete(
     node.write_motion(3, 6.0)
     assert take(loop, version) == shared.commands.version
     assert loop.commands["motion_id"][0] == 3 and loop._due == 6.0
-    loop._take_motion()
+    loop._switch_motion()
     assert loop.motion["id"][0] == 3 and loop.motion["coefficients"][0, 0, 0, 0] == 3.0
 
 

@@ -136,6 +136,14 @@ def test_a_changed_constant_of_another_module_is_used_although_time_and_size_are
     assert use(environment)[0] == 3.0
 
 
+def test_kernels_are_not_compiled_from_bytecode_of_another_source(copy: Path, environment: dict[str, str]) -> None:
+    run(environment, "-c", "import aiofranka_ros.model.scale")  # It has no kernel, so its bytecode is not checked yet.
+    keep_time(copy / "model" / "scale.py", CONSTANT.replace("2.0", "3.0"))
+    with pytest.raises(subprocess.CalledProcessError):
+        use(environment)
+    assert use(environment)[0] == 3.0
+
+
 def test_touching_a_source_compiles_nothing_again(copy: Path, environment: dict[str, str]) -> None:
     _, folder = use(environment)
     times = [file.stat().st_mtime_ns for file in compiled_in(folder)]

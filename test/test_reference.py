@@ -50,7 +50,7 @@ class Stream:
     def target(self, position, *, stamp: float | None = None, orientation=(0, 0, 0, 1)) -> None:
         self.commands["target_position"], self.commands["target_orientation"] = position, orientation
         self.commands["target_stamp"] = 0 if stamp is None else int(1e18 + stamp * 1e9)
-        reference.take_pose(self.memory[0], self.commands[0], self.cycle * CYCLE)
+        reference.accept_pose(self.memory[0], self.commands[0], self.cycle * CYCLE)
 
     def advance(self, cycles: int) -> None:
         for _ in range(cycles):
@@ -236,7 +236,7 @@ def test_stamps_that_contradict_the_arrivals_are_ignored():
 
 def joints(stream: Stream, q: np.ndarray, stamp: float = 0.0) -> None:
     stream.commands["target_q"], stream.commands["target_stamp"] = q, int(1e18 + stamp * 1e9)
-    reference.take_joints(stream.memory[0], stream.commands[0], stream.scratch[0], stream.cycle * CYCLE)
+    reference.accept_joints(stream.memory[0], stream.commands[0], stream.scratch[0], stream.cycle * CYCLE)
 
 
 def advance_joints(stream: Stream, cycles: int) -> np.ndarray:

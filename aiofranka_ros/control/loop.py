@@ -134,10 +134,10 @@ class ControlLoop:
                 # While the loop is ending, no command may make the arm move again.
                 if watch.end is None:
                     if shared.commands.version != version:
-                        version = self._take_commands(version)
+                        version = self._read_commands(version)
                         self._note_commands(watch)
                     if self._due is not None and control.now >= self._due:
-                        self._take_motion()
+                        self._switch_motion()
                 step(self.commands, self.motion, measured, memory, scratch, stop)
                 if stop and watch.end is not None and self._has_stopped(watch, arrived):
                     control.finish(tau.tolist())
@@ -162,7 +162,7 @@ class ControlLoop:
         watch.wanted, watch.timeout = taken.integers[_ACTIVATION], taken.numbers[_HEARTBEAT_TIMEOUT]
         self._copies = taken.integers[_ROBOT_STATE_PERIOD] > 0
 
-    def _take_commands(self, version: int) -> int:
+    def _read_commands(self, version: int) -> int:
         """Use new commands, if they and the motion that they name can be read; otherwise keep the present ones.
 
         :returns: the version of the commands that are in force.
@@ -183,7 +183,7 @@ class ControlLoop:
         self._spare, self._current, self.commands = self._current, fresh, fresh.record
         return newest
 
-    def _take_motion(self) -> None:
+    def _switch_motion(self) -> None:
         self._due = None
         self.motion, self._next_motion = self._next_motion, self.motion
         self._motion_id, self._next_motion_id = self._next_motion_id, self._motion_id

@@ -93,7 +93,7 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
     if c.target_id != r.target_id:
         r.target_id = c.target_id
         if stop == 0 and c.target_mode_id == r.mode_id and not _in_motion(r):
-            _take_target(c, r, s, m.time)
+            _accept_target(c, r, s, m.time)
     _update_motion(c, p, m, r)
     if stop != 0 and (r.motion_status == MotionStatus.EXECUTING or r.motion_status == MotionStatus.PAUSED):
         # If the node was only late for a moment, its motion continues from here.
@@ -172,9 +172,9 @@ def _stop_or_continue(memory: Record, stop: int) -> None:
 
 
 @kernel
-def _take_target(commands: Record, memory: Record, scratch: Record, now: float) -> None:
+def _accept_target(commands: Record, memory: Record, scratch: Record, now: float) -> None:
     if commands.mode == Mode.OSC:
-        reference.take_pose(memory, commands, now)
+        reference.accept_pose(memory, commands, now)
     elif commands.mode == Mode.TORQUE:
         for i in range(7):
             memory.target_torque[i] = commands.target_torque[i]
@@ -182,7 +182,7 @@ def _take_target(commands: Record, memory: Record, scratch: Record, now: float) 
         memory.target_seen = now
         memory.target_stamp = commands.target_stamp
     else:
-        reference.take_joints(memory, commands, scratch, now)
+        reference.accept_joints(memory, commands, scratch, now)
 
 
 @kernel

@@ -220,7 +220,7 @@ def observe(
 
 
 @kernel
-def _take_back(excess: float, row: Array, inertia: Array, low: Array, high: Array, tau: Array) -> None:
+def _reduce(excess: float, row: Array, inertia: Array, low: Array, high: Array, tau: Array) -> None:
     """Change ``tau`` (7,), in place and as little as possible, so that ``row @ tau`` falls by ``excess``, or by as much
     of it as ``low`` and ``high`` allow. With a negative ``excess`` it rises."""
     for _ in range(7):  # Each time, either all of the excess is removed or one more joint reaches its bound.
@@ -289,7 +289,7 @@ def limit_velocity(
             tau[i] = min(max(wanted, low[i]), high[i])
             excess -= row[i] * (before - tau[i])
             if sweep >= _OWN_SWEEPS and abs(excess) >= _NEGLIGIBLE:
-                _take_back(excess, row, inertia, low, high, tau)
+                _reduce(excess, row, inertia, low, high, tau)
             _accelerate(tau, coriolis, unmodelled, factor, acceleration)
         if within:
             return

@@ -164,7 +164,7 @@ def _inside(coordinate: float, memory: Record, axis: int) -> float:
 
 
 @kernel
-def take_pose(memory: Record, commands: Record, now: float) -> None:
+def accept_pose(memory: Record, commands: Record, now: float) -> None:
     """Use the pose in ``commands`` as the newest target; ``now`` is robot time [s]."""
     elapsed = _elapsed_between_targets(memory, commands.target_stamp, now)
     slot = memory.target_count % 3
@@ -237,7 +237,7 @@ def _leads_outside(memory: Record, commands: Record, scratch: Record) -> bool:
 
 
 @kernel
-def take_joints(memory: Record, commands: Record, scratch: Record, now: float) -> None:
+def accept_joints(memory: Record, commands: Record, scratch: Record, now: float) -> None:
     """Use the joint positions in ``commands`` as the newest target; ``now`` is robot time [s].
 
     A target that puts the control frame outside the workspace is ignored.
