@@ -1,4 +1,4 @@
-"""The connection to a gripper, on the simulated hand and beside libfranka's own client of it. Without ROS."""
+"""The connection to a gripper, tested on the simulated hand and against libfranka's own client; no ROS."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from aiofranka_ros.testing import PATIENCE
 HOST = "127.0.0.62"
 OBJECT = 0.03
 
-#: Every request of the protocol, with numbers that tell its fields apart.
+#: Every request of the protocol, with a different number in each field.
 REQUESTS = """
 gripper.homing()
 gripper.move(0.01, 0.02)
@@ -76,7 +76,7 @@ def width_of(hand: Hand) -> float:
 
 
 def outcome(hand: Hand, command: Command) -> Status:
-    """The status of a command, and a state that is newer."""
+    """The status of a command, once a newer state has arrived."""
     poll_until(hand, lambda: command.status is not None)
     count = hand.states
     poll_until(hand, lambda: hand.states > count + 1)
@@ -85,7 +85,7 @@ def outcome(hand: Hand, command: Command) -> Status:
 
 
 class Recorder:
-    """A server that agrees to everything and keeps what it was asked."""
+    """A server that accepts every request and records it."""
 
     def __init__(self, host: str) -> None:
         self.requests: list[bytes] = []
@@ -116,7 +116,7 @@ class Recorder:
 
 
 def run_libfranka(host: str, code: str) -> str:
-    """Run something with libfranka's client, in a process of its own because it keeps the GIL."""
+    """Run code with libfranka's client, in a separate process because it keeps the GIL."""
     script = f"import pylibfranka\ngripper = pylibfranka.Gripper({host!r})\n{code}"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE)
     assert ran.returncode == 0, ran.stderr
@@ -152,7 +152,7 @@ except pylibfranka.CommandException:
     assert said.splitlines() == ["True 0.05", "True True 0.03", "True False False", "refused"]
 
 
-def test_a_stop_is_heard_while_a_command_runs_and_the_fingers_stay_where_they_are() -> None:
+def test_a_stop_during_a_command_stops_the_fingers() -> None:
     with served(), connected() as hand:
         move = hand.move(0.0, 0.05)
         poll_until(hand, lambda: width_of(hand) < 0.07)
@@ -174,7 +174,7 @@ def test_a_new_command_aborts_the_one_before() -> None:
         assert width_of(hand) == pytest.approx(0.075)
 
 
-def test_the_hand_holds_its_object_until_it_is_told_to_let_go_or_to_move() -> None:
+def test_the_hand_holds_an_object_until_it_is_stopped_or_moved() -> None:
     with served(OBJECT), connected() as hand:
         assert outcome(hand, hand.grasp(OBJECT, 0.1, 20.0, 0.005, 0.005)) is Status.SUCCESS
         assert hand.state is not None and hand.state.is_grasped and width_of(hand) == pytest.approx(OBJECT)
@@ -184,7 +184,7 @@ def test_the_hand_holds_its_object_until_it_is_told_to_let_go_or_to_move() -> No
         assert outcome(hand, hand.homing()) is Status.UNSUCCESSFUL
 
 
-def test_with_nothing_between_the_fingers_they_close_and_nothing_is_grasped() -> None:
+def test_a_grasp_of_nothing_closes_the_fingers_and_fails() -> None:
     with served(), connected() as hand:
         assert outcome(hand, hand.grasp(OBJECT, 0.1, 20.0, 0.005, 0.005)) is Status.UNSUCCESSFUL
         assert width_of(hand) == 0.0
@@ -192,7 +192,7 @@ def test_with_nothing_between_the_fingers_they_close_and_nothing_is_grasped() ->
         assert width_of(hand) == pytest.approx(0.08)
 
 
-def test_a_move_onto_an_object_goes_on_until_it_is_stopped() -> None:
+def test_a_move_against_an_object_continues_until_it_is_stopped() -> None:
     with served(OBJECT), connected() as hand:
         move = hand.move(0.01, 0.1)
         poll_until(hand, lambda: width_of(hand) == pytest.approx(OBJECT))
@@ -202,7 +202,7 @@ def test_a_move_onto_an_object_goes_on_until_it_is_stopped() -> None:
         assert outcome(hand, move) is Status.ABORTED
 
 
-def test_what_the_hand_cannot_do_fails_and_it_goes_on_with_what_it_does() -> None:
+def test_an_impossible_command_fails_and_the_running_one_continues() -> None:
     with served(), connected() as hand:
         slow = hand.move(0.07, 0.02)
         assert outcome(hand, hand.move(0.2, 0.1)) is Status.FAILED
@@ -219,21 +219,21 @@ def fails(hand: Hand, text: str) -> None:
     hand.close()
 
 
-def test_without_a_gripper_the_message_says_where_to_look() -> None:
+def test_the_message_says_what_to_check_if_there_is_no_gripper() -> None:
     with pytest.raises(ConnectionFailed, match="port 1338 is closed: is a gripper mounted"):
-        hand = Hand(HOST)  # Refused at once on one machine, a little later over a network.
+        hand = Hand(HOST)  # Refused at once on the same machine, a little later over a network.
         try:
             poll_until(hand, lambda: False)
         finally:
             hand.close()
 
 
-def test_a_name_that_is_none_is_told() -> None:
+def test_an_impossible_host_name_is_reported() -> None:
     with pytest.raises(ConnectionFailed, match="no gripper at 'no such robot'"):
         Hand("no such robot")
 
 
-def test_a_gripper_that_is_taken_by_another_program_is_told() -> None:
+def test_a_gripper_that_another_program_uses_is_reported() -> None:
     with socket.create_server((HOST, PORT)):
         fails(Hand(HOST), "is another program connected to it?")
 
@@ -257,7 +257,7 @@ def answering(*parts: bytes) -> Iterator[None]:
         thread.join(PATIENCE)
 
 
-def test_another_version_of_the_protocol_is_told_with_both_numbers() -> None:
+def test_another_version_of_the_protocol_is_reported_with_both_numbers() -> None:
     with answering(struct.pack("<HIIHH", 0, 0, 14, 1, 4)):
         hand = Hand(HOST)
         with pytest.raises(IncompatibleRobot) as raised:
@@ -266,17 +266,17 @@ def test_another_version_of_the_protocol_is_told_with_both_numbers() -> None:
     assert (raised.value.robot_version, raised.value.library_version) == (4, 3)
 
 
-def test_something_else_at_the_port_is_not_taken_for_a_gripper() -> None:
+def test_another_server_at_the_port_is_not_mistaken_for_a_gripper() -> None:
     with answering(b"SSH-2.0-OpenSSH_9.6\r\n"):
         fails(Hand(HOST), "is not a gripper")
 
 
-def test_a_gripper_without_states_is_told() -> None:
+def test_a_gripper_that_sends_no_state_is_reported() -> None:
     with answering(struct.pack("<HIIHH", 0, 0, 14, 0, 3)):
         fails(Hand(HOST), "sends no state: does a firewall")
 
 
-def test_a_connection_that_is_closed_during_a_command_is_noticed_at_once() -> None:
+def test_a_connection_that_closes_during_a_command_is_noticed_at_once() -> None:
     with served() as server, connected() as hand:
         command = hand.move(0.0, 0.05)
         server.stop()
@@ -285,8 +285,8 @@ def test_a_connection_that_is_closed_during_a_command_is_noticed_at_once() -> No
         assert command.status is None
 
 
-def test_a_gripper_that_falls_silent_counts_as_lost() -> None:
+def test_a_silent_gripper_counts_as_lost() -> None:
     with served() as server, connected() as hand:
-        server.client_address = None  # No states any more, but the connection stays.
+        server.client_address = None  # No more states, but the connection stays.
         with pytest.raises(ConnectionFailed, match="silent for 1 s"):
             poll_until(hand, lambda: False)

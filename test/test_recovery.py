@@ -26,7 +26,7 @@ ARM = "127.0.0.33"
 #: A simulated arm whose user stop is pressed by one signal and released by another: franka_sim has none.
 SIMULATION = """
 import signal, sys
-from aiofranka_ros.simulation import simulated_arm as simulation
+from aiofranka_ros.simulation import __main__ as simulation
 from aiofranka_ros.simulation import model as simulation_model
 
 class Server(simulation_model.ArmServer):

@@ -29,6 +29,7 @@ from aiofranka_ros.errors import SimulationError
 from aiofranka_ros.model import dynamics, fr3
 from aiofranka_ros.model.kinematics import forward
 from aiofranka_ros.simulation import simulated_arm as simulation
+from aiofranka_ros.simulation.__main__ import _parser
 from aiofranka_ros.simulation.model import ArmPhysics
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 
@@ -51,7 +52,7 @@ def wait_until(condition: Callable[[], bool], timeout: float = 10.0) -> bool:
 
 @contextlib.contextmanager
 def in_time(address: str) -> Iterator[pylibfranka.Robot]:
-    """libfranka's robot, and its priority for as long as torques are due every millisecond."""
+    """libfranka's robot, with its priority while torques are due every millisecond."""
     with scheduled_as_before():
         yield pylibfranka.Robot(address, pylibfranka.RealtimeConfig.kIgnore)
 
@@ -64,7 +65,7 @@ def connect(address: str) -> pylibfranka.Robot:
 
 @contextlib.contextmanager
 def command_line(*options: str) -> Iterator[subprocess.Popen[str]]:
-    """The simulator as a user starts it, killed at the end if it still runs."""
+    """The simulator as a user starts it; killed at the end if it still runs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "aiofranka_ros.simulation", *options],
         stdout=subprocess.PIPE,
@@ -93,14 +94,14 @@ def physics() -> ArmPhysics:
 
 
 def pose_at(physics: ArmPhysics, q: np.ndarray) -> None:
-    """Put the arm at ``q`` (7,) [rad] without any motion."""
+    """Put the arm at ``q`` [rad] (7,), at rest."""
     physics.data.qpos[physics.arm_qpos_adr] = q
     physics.data.qvel[:] = 0.0
     mujoco.mj_forward(physics.model, physics.data)
 
 
 def contact_forces(physics: ArmPhysics) -> int:
-    """How many contacts push: those within the margin of the self-collision check alone do not."""
+    """How many contacts push; contacts only within the margin of the self-collision check do not."""
     return sum(contact.efc_address >= 0 for contact in physics.data.contact)
 
 
@@ -111,7 +112,7 @@ def test_a_simulated_arm_serves_libfranka(arm: SimulatedArm) -> None:
     robot = connect(arm.host)
     state = robot.read_once()
     assert state.robot_mode == pylibfranka.RobotMode.Idle
-    # It settles against its own friction, so not exactly at the pose that it was put at.
+    # It settles against its own friction, so not exactly at its initial pose.
     np.testing.assert_allclose(state.q, INITIAL_POSE, atol=0.02)
     np.testing.assert_allclose(np.reshape(state.F_T_EE, (4, 4)), np.eye(4))
 
@@ -124,20 +125,19 @@ def test_two_arms_run_at_two_addresses(arm: SimulatedArm) -> None:
     with SimulatedArm(OTHER, ["--hand"]) as other:
         plain = connect(arm.host).read_once()
         hand = connect(other.host).read_once()
-    # Both stand at the same pose; the hand's fingertips are 0.1034 m in front of the flange, which looks
-    # down.
+    # Both are at the same pose; the hand's fingertips are 0.1034 m in front of the flange, which points down.
     assert plain.O_T_EE[14] - hand.O_T_EE[14] == pytest.approx(0.1034, abs=0.001)
     assert hand.F_T_EE[14] == pytest.approx(0.1034)
 
 
-def test_with_real_time_priority_the_arm_runs_on_the_cpu_that_its_client_is_told(arm: SimulatedArm) -> None:
+def test_with_real_time_priority_the_arm_runs_on_the_cpu_that_cpu_for_returns(arm: SimulatedArm) -> None:
     if os.sched_getscheduler(arm.pid) == os.SCHED_FIFO:
         assert os.sched_getaffinity(arm.pid) == {simulation.cpu_for(arm.host)}
     else:
         assert os.sched_getaffinity(arm.pid) == os.sched_getaffinity(0)
 
 
-def test_two_neighbouring_arms_have_different_cpus_to_themselves_where_there_are_two() -> None:
+def test_two_arms_run_on_different_cpus_if_there_are_two() -> None:
     cpus = {simulation.cpu_for(f"127.0.0.{last}") for last in (1, 2)}
     assert len(cpus) == min(2, len(os.sched_getaffinity(0)))
 
@@ -148,7 +148,7 @@ def test_only_the_loopback_address_is_bound(arm: SimulatedArm) -> None:
             rival.bind((SPARE, port))  # would fail if the arm listened everywhere
 
 
-def test_a_taken_address_ends_with_one_sentence_and_status_1(arm: SimulatedArm) -> None:
+def test_an_address_in_use_ends_the_simulator_with_one_sentence_and_status_1(arm: SimulatedArm) -> None:
     with command_line("--host", arm.host) as process:
         output, log = process.communicate(timeout=20)
     assert process.returncode == 1
@@ -157,7 +157,7 @@ def test_a_taken_address_ends_with_one_sentence_and_status_1(arm: SimulatedArm) 
     assert len(log.splitlines()) == 1
 
 
-def test_a_taken_address_is_named_in_the_error(arm: SimulatedArm) -> None:
+def test_the_error_names_the_address_in_use(arm: SimulatedArm) -> None:
     second = SimulatedArm(arm.host)
     with pytest.raises(SimulationError, match=f"(?s){arm.host}.*already in use"):
         second.start()
@@ -171,7 +171,7 @@ def test_without_an_address_the_first_free_one_is_taken(arm: SimulatedArm, monke
         assert chosen.host == OTHER
 
 
-def test_an_address_that_is_taken_in_the_last_moment_is_skipped(
+def test_an_address_that_another_process_takes_during_the_start_is_skipped(
     arm: SimulatedArm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look = simulation._taken
@@ -189,9 +189,9 @@ def test_an_address_that_is_taken_in_the_last_moment_is_skipped(
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "localhost"])
-def test_an_address_that_others_can_reach_is_refused(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_address_that_other_computers_can_reach_is_refused(host: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
-        simulation._parser().parse_args(["--host", host])
+        _parser().parse_args(["--host", host])
     assert exit_.value.code == 2
     assert host in capsys.readouterr().err
 
@@ -201,7 +201,7 @@ def test_an_object_that_does_not_fit_between_the_fingers_is_refused(
     width: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
-        simulation._parser().parse_args([f"--object-width={width}"])
+        _parser().parse_args([f"--object-width={width}"])
     assert exit_.value.code == 2
     assert width in capsys.readouterr().err
 
@@ -211,9 +211,9 @@ def test_a_signal_ends_the_simulator_quietly_with_status_0(number: signal.Signal
     with command_line("--host", SPARE) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(f"{simulation.READY} {SPARE}")
-        robot = connect(SPARE)  # a client must not delay it
+        robot = connect(SPARE)  # A client must not delay it.
         process.send_signal(number)
-        process.send_signal(number)  # an impatient second one changes nothing
+        process.send_signal(number)  # A second signal changes nothing.
         output, log = process.communicate(timeout=10)
     del robot
     assert (process.returncode, output, log) == (0, "", "")
@@ -230,7 +230,7 @@ def test_the_arm_never_outlives_its_parent(forks: bool) -> None:
         arm.start()
         fork = os.fork() if {forks} else 1
         if fork == 0:
-            sys.stdin.read()  # lives on, with every descriptor of its parent
+            sys.stdin.read()  # survives, with every descriptor of its parent
             os._exit(0)
         print(arm.pid, flush=True)
         time.sleep(60)
@@ -260,7 +260,7 @@ def test_a_forked_copy_of_the_handle_leaves_the_arm_alone(arm: SimulatedArm) -> 
     assert arm.alive
 
 
-def test_a_handle_is_started_once_and_closed_as_often_as_one_likes() -> None:
+def test_a_handle_can_be_started_once_and_closed_any_number_of_times() -> None:
     arm = SimulatedArm(OTHER)
     with pytest.raises(SimulationError, match="not started"):
         _ = arm.host
@@ -274,10 +274,10 @@ def test_a_handle_is_started_once_and_closed_as_often_as_one_likes() -> None:
     assert not simulation._taken(OTHER)
 
 
-def test_an_arm_that_dies_in_the_start_says_why(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_arm_that_dies_while_it_starts_says_why(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING), pytest.raises(SimulationError, match="unrecognized.*--nonsense"):
         SimulatedArm(OTHER, ["--nonsense"]).start()
-    assert not caplog.records  # the exception says it; once is enough
+    assert not caplog.records  # The exception says it; once is enough.
 
 
 def test_a_client_of_another_protocol_version_is_refused() -> None:
@@ -312,7 +312,7 @@ def test_the_model_leaves_no_file_behind(physics: ArmPhysics) -> None:
 
 
 @pytest.mark.parametrize("pose", [READY_POSE, HOME_POSE, INITIAL_POSE], ids=["ready", "home", "initial"])
-def test_around_ordinary_poses_nothing_touches(physics: ArmPhysics, pose: np.ndarray) -> None:
+def test_there_is_no_contact_around_ordinary_poses(physics: ArmPhysics, pose: np.ndarray) -> None:
     random = np.random.default_rng(3)
     for offset in (np.zeros(7), *random.uniform(-0.4, 0.4, (200, 7))):
         pose_at(physics, pose + offset)
@@ -328,14 +328,14 @@ def test_around_ordinary_poses_nothing_touches(physics: ArmPhysics, pose: np.nda
         ([0.0, 0.9, 0.0, -2.9, 0.0, 3.0, 0.0], {"link1", "link6"}),
     ],
 )
-def test_an_arm_folded_onto_itself_is_noticed(physics: ArmPhysics, pose: list[float], links: set[str]) -> None:
+def test_a_self_collision_is_detected(physics: ArmPhysics, pose: list[float], links: set[str]) -> None:
     pose_at(physics, np.array(pose))
     contact = physics.self_collision()
     assert contact is not None
     assert {contact.first, contact.second} == links
 
 
-def test_an_arm_that_nobody_controls_comes_to_rest_without_chattering() -> None:
+def test_an_arm_without_a_client_stops_without_chattering() -> None:
     physics = ArmPhysics()
     physics.initialize_simulation()
     pose_at(physics, READY_POSE)
@@ -351,7 +351,7 @@ def test_an_arm_that_nobody_controls_comes_to_rest_without_chattering() -> None:
     assert max(speeds) < 1e-3
 
 
-def test_the_errors_of_a_motion_are_its_own(arm: SimulatedArm) -> None:
+def test_the_errors_of_a_motion_do_not_include_those_of_earlier_motions(arm: SimulatedArm) -> None:
     with in_time(arm.host) as robot:
         control = robot.start_torque_control()
         with pytest.raises((pylibfranka.FrankaException, RuntimeError)):
@@ -399,7 +399,7 @@ def test_poses_and_jacobians_agree_with_libfrankas_model(arm: SimulatedArm, phys
 
 
 def states_of_a_swing(robot: pylibfranka.Robot) -> list[pylibfranka.RobotState]:
-    """What the robot says in half a second in which torques swing all of its joints, a state of each cycle."""
+    """The states of each cycle of half a second in which torques swing all joints."""
     control, states = robot.start_torque_control(), []
     for cycle in range(500):
         state, _ = control.readOnce()
@@ -410,7 +410,7 @@ def states_of_a_swing(robot: pylibfranka.Robot) -> list[pylibfranka.RobotState]:
     return states
 
 
-def test_the_compiled_kinematics_agree_with_libfrankas_model_wherever_the_arm_is(arm: SimulatedArm) -> None:
+def test_the_compiled_kinematics_agree_with_libfrankas_model_everywhere(arm: SimulatedArm) -> None:
     with in_time(arm.host) as robot:
         model, seen = robot.load_model(), states_of_a_swing(robot)[::50]
     flange, tcp, jacobian = np.empty((4, 4)), np.empty((4, 4)), np.empty((6, 7))
@@ -423,7 +423,7 @@ def test_the_compiled_kinematics_agree_with_libfrankas_model_wherever_the_arm_is
     assert np.ptp([state.q for state in seen], axis=0).min() > 0.01
 
 
-def test_the_compiled_dynamics_agree_with_libfrankas_model_moving_and_loaded(arm: SimulatedArm) -> None:
+def test_the_compiled_dynamics_agree_with_libfrankas_model_in_motion_and_under_load(arm: SimulatedArm) -> None:
     robot = connect(arm.host)
     model, state = robot.load_model(), robot.read_once()
     links = libfranka.links_of(model, state)
@@ -451,7 +451,7 @@ def load(robot: pylibfranka.Robot, mass: float) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_an_arm_computes_what_libfrankas_model_does_whether_or_not_its_links_can_be_known(
+def test_an_arm_agrees_with_libfrankas_model_whether_or_not_its_links_can_be_identified(
     arm: SimulatedArm, monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
     if not known:
@@ -474,7 +474,7 @@ def test_an_arm_computes_what_libfrankas_model_does_whether_or_not_its_links_can
         np.testing.assert_allclose(views.coriolis, connected._model.coriolis(state), atol=1e-9, rtol=0.0)
 
 
-def test_the_arm_moves_a_millisecond_from_one_state_to_the_next(arm: SimulatedArm) -> None:
+def test_the_arm_moves_for_one_millisecond_between_two_states(arm: SimulatedArm) -> None:
     with in_time(arm.host) as robot:
         states = states_of_a_swing(robot)
     times = [state.time.to_sec() for state in states]
@@ -485,7 +485,7 @@ def test_the_arm_moves_a_millisecond_from_one_state_to_the_next(arm: SimulatedAr
     np.testing.assert_allclose(np.diff(q, axis=0)[neighbours], 1e-3 * dq[1:][neighbours], atol=1e-6)
 
 
-def test_the_clock_steps_an_arm_without_a_client_and_the_states_one_that_has_a_client() -> None:
+def test_the_clock_steps_an_arm_without_a_client_and_the_states_step_one_with_a_client() -> None:
     physics = ArmPhysics()
     physics.initialize_simulation()
     thread = threading.Thread(target=physics.start)
@@ -521,7 +521,6 @@ def test_the_arm_is_stable_and_follows_under_torque_control() -> None:
         physics.step()
         largest_error = max(largest_error, float(np.abs(target - state["q"]).max()))
         largest_speed = max(largest_speed, float(np.abs(state["dq"]).max()))
-    # The target moves at 0.31 rad/s at most. The error is the lag of the damping (up to 0.19 s here) and the
-    # friction.
+    # The target moves at 0.31 rad/s at most. The error is the lag of the damping (up to 0.19 s here) and friction.
     assert largest_speed < 0.5
     assert largest_error < 0.1

@@ -1,5 +1,5 @@
-"""A robot where there is none: ``python -m aiofranka_ros.simulation`` serves a simulated arm that speaks FCI.
+"""A simulated robot: ``python -m aiofranka_ros.simulation`` serves an arm that speaks FCI.
 
-``simulated_arm`` starts one as a child process. It uses the ground alone: to everything else it is a robot on the
-network.
+``simulated_arm`` starts it as a child process. Of the package, the room uses only ``errors`` and ``processes``: to
+everything else it is a robot on the network.
 """

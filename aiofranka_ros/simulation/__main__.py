@@ -1,11 +1,204 @@
-"""``python -m aiofranka_ros.simulation``.
+"""The process of one simulated arm: ``python -m aiofranka_ros.simulation``, also for use by hand.
 
-See :mod:`aiofranka_ros.simulation.simulated_arm`.
+    python -m aiofranka_ros.simulation --host 127.0.0.2 --viewer
+
+:class:`aiofranka_ros.simulation.simulated_arm.SimulatedArm` starts it as a child. The physics runs on the main thread
+while the arm has no client; :mod:`aiofranka_ros.simulation.model` describes the other threads.
 """
 
-import sys
+from __future__ import annotations
 
-from aiofranka_ros.simulation.simulated_arm import main
+import argparse
+import contextlib
+import gc
+import ipaddress
+import logging
+import os
+import signal
+import struct
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from aiofranka_ros.errors import SimulationError
+from aiofranka_ros.processes import StopRequest
+from aiofranka_ros.simulation.simulated_arm import PORTS, PRIORITY, READY, STOP_TIMEOUT, cpu_for
+
+logger = logging.getLogger(__name__)
+
+#: How far the gripper opens [m].
+_MAX_OBJECT_WIDTH = 0.08
+#: How often the simulator checks that its parent still lives [s].
+_PARENT_POLL_PERIOD = 0.2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve one simulated arm until Ctrl-C or SIGTERM, or until the viewer is closed or the parent is gone.
+
+    :returns: exit status: 0 after a regular end, 1 if the arm cannot be served. Wrong options exit with 2.
+    """
+    stop = StopRequest()
+    stop.install()  # Before the slow imports, so that a Ctrl-C during the start is as quiet as any other.
+    with contextlib.suppress(KeyboardInterrupt), stop.interrupts():
+        options = _parser().parse_args(arguments)
+        _set_up_logging(options.log_level)
+        if options.parent is not None:
+            threading.Thread(target=_watch_parent, args=(options.parent,), name="parent-watch", daemon=True).start()
+        return _serve(options)
+    return 0
+
+
+def _set_up_logging(level: str) -> None:
+    """Log to standard error, one line for each record."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    if level != "debug":
+        # franka_sim adds a traceback to ordinary events such as a client that goes away during the handshake.
+        handler.addFilter(_drop_traceback)
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def _drop_traceback(record: logging.LogRecord) -> bool:
+    record.exc_info = None
+    return True
+
+
+def _serve(options: argparse.Namespace) -> int:
+    if options.viewer and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        logger.error("--viewer needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set")
+        return 1
+    try:
+        from aiofranka_ros.simulation import model
+    except ImportError as error:
+        logger.error("the simulated arm needs the package franka-sim: %s. Try: pip install franka-sim", error)
+        return 1
+    if not options.viewer:  # Its rendering thread would inherit the priority.
+        _ask_for_real_time(cpu_for(options.host))
+
+    def announce() -> None:
+        server.wait_until_accepting()
+        # What exists now lives as long as the process; a garbage collection that traverses it costs several cycles.
+        gc.collect()
+        gc.freeze()
+        sys.stdout.write(f"{READY} {options.host} (ports {PORTS[0]} and {PORTS[1]})\n")
+        sys.stdout.flush()
+
+    physics = model.ArmPhysics(viewer=options.viewer, on_ready=announce)
+    server = model.ArmServer(
+        options.host,
+        physics,
+        hand=options.hand,
+        object_width=options.object_width,
+        protocol_version=options.protocol_version,
+    )
+    try:
+        server.claim()
+        server.start()
+    except SimulationError as error:
+        logger.error("%s", error)
+        return 1
+    finally:
+        server.stop()
+    return 0
+
+
+def _ask_for_real_time(cpu: int) -> None:
+    """Ask for what a 1 kHz process needs; without it, the arm loses cycles when the machine is busy."""
+    # franka_sim's 1 kHz threads share one interpreter; at the default of 5 ms, one can cost the others five cycles.
+    sys.setswitchinterval(1e-4)
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+        os.sched_setaffinity(0, {cpu})  # See cpu_for; without the priority, it needs every CPU.
+    except OSError:
+        logger.debug("no permission for real-time scheduling (ulimit -r); continuing without")
+    try:
+        # A core that sleeps between two cycles may take a millisecond to wake up, above all in a virtual machine. The
+        # request for 0 µs holds while the descriptor is open: until this process ends.
+        os.write(os.open("/dev/cpu_dma_latency", os.O_WRONLY | os.O_CLOEXEC), struct.pack("i", 0))
+    except OSError:
+        logger.debug("no permission to keep the cores awake (/dev/cpu_dma_latency); continuing without")
+
+
+def _watch_parent(parent: int) -> None:
+    """End this process once ``parent`` is no longer its parent; runs on a separate thread.
+
+    A pipe would not do, because a fork of the parent would keep it open; nor would PR_SET_PDEATHSIG, which fires when
+    the *thread* of the parent ends that started this process.
+    """
+    while os.getppid() == parent:
+        time.sleep(_PARENT_POLL_PERIOD)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_TIMEOUT)
+    os._exit(1)  # The main thread is stuck, and no parent is left to kill this process.
+
+
+def _loopback(text: str) -> str:
+    """An argparse type: an IPv4 loopback address."""
+    try:
+        address = ipaddress.IPv4Address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an IPv4 address; an example: 127.0.0.2") from error
+    if not address.is_loopback:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a loopback address, and every computer that reaches the port could move the arm; "
+            "use 127.0.0.1 to 127.255.255.254"
+        )
+    return text
+
+
+def _width(text: str) -> float:
+    """An argparse type: the width of an object that fits between the fingers [m]."""
+    try:
+        width = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+    if not 0.0 < width < _MAX_OBJECT_WIDTH:
+        raise argparse.ArgumentTypeError(f"{text} m does not fit between the fingers; use 0 to {_MAX_OBJECT_WIDTH} m")
+    return width
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m aiofranka_ros.simulation",
+        description="Serve a simulated Franka FR3 to libfranka; it enforces the limits of the real one. "
+        "Connect to its address as to a robot; Ctrl-C ends it.",
+    )
+    parser.add_argument(
+        "--host",
+        type=_loopback,
+        default="127.0.0.1",
+        help="loopback address to serve at, a different one for each arm, e.g. 127.0.0.2 [%(default)s]",
+    )
+    parser.add_argument(
+        "--viewer", action="store_true", help="show the arm in a window; closing it ends the simulation"
+    )
+    parser.add_argument(
+        "--hand",
+        action="store_true",
+        help="report the fingertips of the Franka Hand as end effector (F_T_NE), instead of the flange",
+    )
+    parser.add_argument(
+        "--object-width",
+        type=_width,
+        metavar="M",
+        help="width of an object between the gripper's fingers [m], e.g. 0.03 [default: no object]",
+    )
+    parser.add_argument(
+        "--protocol-version",
+        type=int,
+        metavar="N",
+        help="pretend to speak version N of the robot's protocol, to test how clients handle that",
+    )
+    parser.add_argument("--parent", type=int, metavar="PID", help="exit once this parent process is gone")
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="warning",
+        help="lowest level of log messages on standard error [%(default)s]",
+    )
+    return parser
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,11 +1,11 @@
-"""The simulated Franka Hand: two fingers that take their time, can be stopped, and may find an object between them.
+"""The simulated Franka Hand: two fingers that need time to move, can be stopped, and may meet an object.
 
 Used by the simulated arm's process (:mod:`aiofranka_ros.simulation.model`), which serves it on the gripper's port. The
-hand of ``franka_sim`` is where it shall be at once, opens when it is stopped, and hears of that only when the command
-is over: none of what makes a gripper hard to drive would be there.
+hand of ``franka_sim`` moves instantly, opens when it is stopped, and reads a stop only after the command is over:
+nothing that makes a real gripper hard to drive is in it.
 
-No physics: the width is a function of time, and how a command will end is known when it begins. An idle hand costs
-nothing, and nothing waits but the timer that sends the answer.
+There is no physics: the width is a function of time, and the result of a command is known when it starts. An idle hand
+costs nothing, and nothing waits except for the timer that sends the answer.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ MAX_SPEED = 0.1
 """Largest speed of that distance [m/s]."""
 
 GIVES_UP = 100.0
-"""How long the hand tries to move where something is in the way [s], about as long as the real one."""
+"""How long the hand tries to move against an object [s], about as long as the real one."""
 
 TEMPERATURE = 30  # [°C]
 
 
 @dataclass(frozen=True)
 class Course:
-    """What a command makes of the fingers, unless another one comes.
+    """The motion of the fingers under one command, unless another one replaces it.
 
-    :ivar times: when the fingers are [s], of the monotonic clock,
-    :ivar widths: where [m]; in between, they move evenly.
-    :ivar answered: when the command is over [s].
+    :ivar times: times of the points of the motion [s, monotonic].
+    :ivar widths: widths at these times [m]; in between, the speed is constant.
+    :ivar answered: when the command is over [s, monotonic].
     :ivar status: how it ends.
     :ivar holds: whether it ends with something held.
     """
@@ -61,9 +61,9 @@ class Course:
 
 
 class SimulatedHand:
-    """The fingers. A command takes effect at once, and the one before is over.
+    """The fingers. A command takes effect at once and replaces the one before.
 
-    :param object_width: width of an object between the fingers [m]; ``None`` where there is none.
+    :param object_width: width of an object between the fingers [m]; ``None``: no object.
     """
 
     def __init__(self, object_width: float | None = None) -> None:
@@ -71,13 +71,13 @@ class SimulatedHand:
         self._course = Course((0.0,), (MAX_WIDTH,), 0.0)
 
     def homing(self) -> Course:
-        """Close and open completely; it fails where something is in the way."""
+        """Close and open completely; it fails if an object is in the way."""
         closed = self._reachable(0.0)
         status = GripperStatus.kUnsuccessful if closed > 0.0 else GripperStatus.kSuccess
         return self._follow((closed, MAX_WIDTH), MAX_SPEED, status)
 
     def move(self, width: float, speed: float) -> Course:
-        """Move the fingers to ``width`` [m] at ``speed`` [m/s]; where something is in the way, try for long."""
+        """Move the fingers to ``width`` [m] at ``speed`` [m/s]; if an object is in the way, keep trying for long."""
         if not 0.0 <= width <= MAX_WIDTH:
             return self._refuse()
         end = self._reachable(width)
@@ -86,9 +86,9 @@ class SimulatedHand:
         return self._follow((end,), speed, GripperStatus.kUnsuccessful, GIVES_UP)
 
     def grasp(self, width: float, inner: float, outer: float, speed: float) -> Course:
-        """Close at ``speed`` [m/s] until something is in the way, if only the other finger.
+        """Close at ``speed`` [m/s] until the fingers meet an object or each other.
 
-        It is a success where the fingers end between ``width - inner`` and ``width + outer`` [m].
+        It succeeds if the fingers end between ``width - inner`` and ``width + outer`` [m].
         """
         if not 0.0 <= width <= MAX_WIDTH:
             return self._refuse()
@@ -103,12 +103,12 @@ class SimulatedHand:
         return self._follow((), MAX_SPEED)
 
     def get_state(self) -> GripperStateData:
-        """What the hand reports, by ``franka_sim``'s name; called on the thread that sends it."""
+        """The state that the hand reports; ``franka_sim`` calls it on the thread that sends it."""
         course, now = self._course, time.monotonic()
         return GripperStateData(_width(course, now), MAX_WIDTH, course.holds and now >= course.answered, TEMPERATURE)
 
     def _reachable(self, width: float) -> float:
-        """Where the fingers end that go for ``width``."""
+        """The width at which fingers that move to ``width`` end."""
         if self._object_width is None or self._object_width > _width(self._course, time.monotonic()):
             return width
         return max(width, self._object_width)
@@ -129,7 +129,7 @@ class SimulatedHand:
         return self._course
 
     def _refuse(self) -> Course:
-        """The hand goes on with what it does; the command ends at once."""
+        """The hand continues with its command; the new one ends at once."""
         return Course((), (), time.monotonic(), GripperStatus.kFail)
 
 
@@ -138,21 +138,21 @@ def _width(course: Course, now: float) -> float:
 
 
 class HandServer(FrankaGripperServer):
-    """Serves the hand to one client at a time, and hears of a stop while a command runs."""
+    """Serves the hand to one client at a time, and reads a stop while a command runs."""
 
     backend: SimulatedHand
 
     def __init__(self, host: str, hand: SimulatedHand) -> None:
         """
         :param host: loopback address to serve at.
-        :param hand: what the client drives.
+        :param hand: the hand that the client drives.
         """
         super().__init__(host=host, backend=hand)
         self._lock = threading.Lock()
         self._running: tuple[threading.Timer, socket.socket, GripperCommandHeader] | None = None
 
     def handle_client(self, sock: socket.socket) -> None:
-        """Serve one client until it is gone; nothing that it began goes on then, but what is held stays held."""
+        """Serve one client until it is gone; its command stops then, but an object that is held stays held."""
         super().handle_client(sock)
         with self._lock:
             running, self._running = self._running, None
@@ -161,7 +161,7 @@ class HandServer(FrankaGripperServer):
             self.backend.stop()
 
     def _dispatch_command(self, sock: socket.socket, header: GripperCommandHeader, payload: bytes) -> None:
-        """Begin a command, whose answer comes when it is over, and let the one before end."""
+        """Start a command, which is answered when it is over, and end the one before."""
         course = self._begin(header.command, payload)
         if course.status is not GripperStatus.kFail:
             self._end_running(GripperStatus.kAborted)
@@ -187,13 +187,13 @@ class HandServer(FrankaGripperServer):
             return hand.grasp(grasp.width, grasp.epsilon_inner, grasp.epsilon_outer, grasp.speed)
         if command == GripperCommand.kStop:
             return hand.stop()
-        logger.warning("the gripper got an unknown command: %s", command)
+        logger.warning("the gripper received an unknown command: %s", command)
         return Course((), (), 0.0, GripperStatus.kFail)
 
     def _end_running(self, status: GripperStatus, header: GripperCommandHeader | None = None) -> None:
-        """Answer the command that runs.
+        """Answer the running command.
 
-        :param header: do it only if it is this one: a timer may fire while the next command begins.
+        :param header: answer only this command: a timer may fire while the next command starts.
         """
         with self._lock:
             running = self._running

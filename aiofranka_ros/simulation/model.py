@@ -1,13 +1,12 @@
 """The simulated FR3 itself: its MuJoCo model, its physics and its side of the robot's network protocol.
 
-Why it exists: `franka-sim` brings the protocol, the reflexes and a URDF, but downloads the model that it
-steps, measures poses at the wrong flange for libfranka's own model, and listens wherever it is told to. What
-is adapted here is the least that makes it a faithful stand-in for one FR3 at one loopback address, without a
-network.
+``franka_sim`` has the protocol, the reflexes and a URDF, but it downloads the model that it steps, measures poses at
+another flange than libfranka's model does, and listens on every interface. This module changes the least that makes it
+a faithful FR3 at one loopback address, without a network.
 
-Called by :func:`aiofranka_ros.simulation.simulated_arm.main` only, in the simulator's process: the physics on the main
-thread while there is no client, the protocol, and with it the physics of an arm that has a client, on the threads that
-``franka_sim`` starts. Importing this module imports MuJoCo, so nothing else imports it.
+Called only by :mod:`aiofranka_ros.simulation.__main__`, in the simulator's process. While the arm has no client, the
+physics runs on the main thread; the protocol, and with it the physics of an arm that has a client, runs on the threads
+that ``franka_sim`` starts. Importing this module imports MuJoCo, so nothing else imports it.
 """
 
 from __future__ import annotations
@@ -38,24 +37,23 @@ from aiofranka_ros.simulation.hand import HandServer, SimulatedHand
 logger = logging.getLogger(__name__)
 
 PREFIX = "fr3_"
-"""Of every body, joint and geom in the model, as in franka_description."""
+"""Beginning of the name of every body, joint and geom in the model, as in franka_description."""
 
 LINKS = tuple(f"link{index}" for index in range(9))
 """The arm's links, base first; the last one is the flange."""
 
-# Joint dynamics of joints 1 to 7, identified by MuJoCo Menagerie for this arm (franka_fr3/fr3.xml). The
-# URDF's own numbers (damping 0.003, friction 0.2, no armature) leave the arm so light that ordinary torque
-# control is unstable.
+# Dynamics of joints 1 to 7, identified by MuJoCo Menagerie for this arm (franka_fr3/fr3.xml). With the numbers of the
+# URDF (damping 0.003, friction 0.2, no armature) the arm is so light that ordinary torque control is unstable.
 JOINT_DAMPING = (0.21,) * 7  # [Nm s/rad]
 JOINT_ARMATURE = (0.195,) * 4 + (0.074,) * 3  # [kg m²], the rotors' inertia seen at the joint
 JOINT_FRICTION_LOSS = (1.137,) * 4 + (0.763, 0.44, 0.248)  # [Nm]
 
-# Damping with which the arm holds while nobody controls it. franka_sim's own is meant for another model: with the
-# wrist's inertia here, it makes joint 7 jump to and fro at every step.
+# Damping with which the arm holds while no client controls it. The value in franka_sim is for another model: with the
+# wrist's inertia here, joint 7 would jump back and forth at every step.
 HOLD_DAMPING = np.array((450.0, 450.0, 350.0, 350.0, 40.0, 40.0, 40.0))  # [Nm s/rad]
 
 RENDER_PERIOD = 1.0 / 30.0
-"""How often the window is drawn, and how soon the clock takes over from a client that has gone [s]."""
+"""How often the window is drawn, and how soon the clock steps the physics again after a client has gone [s]."""
 
 HAND_F_T_NE = np.array(
     [
@@ -81,10 +79,9 @@ class Capsule(NamedTuple):
     radius: float
 
 
-# The coarse volumes that the robot's own self-collision check uses, without their 0.03 m of safety distance
-# (franka_description, robots/common/franka_arm.xacro, `self_collision_geometries`). The distance is left to
-# franka_sim's margin of 0.05 m between two volumes. A link's first volume carries the name that franka_sim
-# looks for.
+# The coarse volumes of the robot's own self-collision check, without their safety distance of 0.03 m
+# (franka_description, robots/common/franka_arm.xacro, `self_collision_geometries`): franka_sim has a margin of 0.05 m
+# between two volumes. The first volume of a link has the name that franka_sim looks for.
 _DIAGONAL = np.sqrt(0.5)  # link 7's volumes are turned by 45 degrees about z
 CAPSULES = (
     Capsule(0, ((-0.09, 0.0, 0.06), (-0.06, 0.0, 0.06)), 0.06),
@@ -105,14 +102,14 @@ CAPSULES = (
 
 
 def fr3_mjcf() -> str:
-    """The arm as an MJCF document without any file beside it.
+    """The arm as an MJCF document that needs no other file.
 
-    Kinematics, inertias and limits are those of the URDF that the server hands to libfranka, so that both
-    sides compute with the same arm; joint dynamics and volumes are the constants above. Gravity compensation,
-    the time step and the ground are added by ``franka_sim`` when it loads the document.
+    Kinematics, inertias and limits come from the URDF that the server sends to libfranka, so that both sides compute
+    with the same arm; joint dynamics and volumes are the constants above. ``franka_sim`` adds gravity compensation, the
+    time step and the ground when it loads the document.
     """
     spec = mujoco.MjSpec.from_string(_bare_urdf())
-    spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST  # as Menagerie's
+    spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST  # As in Menagerie.
     for joint, damping, armature, friction_loss in zip(
         spec.joints, JOINT_DAMPING, JOINT_ARMATURE, JOINT_FRICTION_LOSS, strict=True
     ):
@@ -130,15 +127,14 @@ def fr3_mjcf() -> str:
         geom.mass = 0.0
         geom.rgba = (0.92, 0.92, 0.92, 1.0) if capsule.link % 2 else (0.65, 0.68, 0.72, 1.0)
         named.add(name)
-    # The volumes of neighbours, and of neighbours but one, overlap or nearly touch by design: joint limits
-    # keep those links apart, not contacts. MuJoCo leaves out parent and child by itself, except below the
-    # base.
+    # The volumes of links one or two joints apart overlap or nearly touch by design: joint limits keep those links
+    # apart, not contacts. MuJoCo excludes parent and child by itself, except below the base.
     neighbours = [(f"{PREFIX}link{first}", f"{PREFIX}link{first + 2}") for first in range(6)]
-    # The shoulder's volume reaches down through the base, and so into the ground that franka_sim adds.
+    # The shoulder's volume extends through the base into the ground that franka_sim adds.
     for first_body, second_body in (*neighbours, ("world", f"{PREFIX}link1")):
         exclude = spec.add_exclude()
         exclude.bodyname1, exclude.bodyname2 = first_body, second_body
-    spec.compile()  # the document can only be written once compiled
+    spec.compile()  # Only a compiled model can be written.
     document: str = spec.to_xml()
     return document
 
@@ -157,7 +153,7 @@ def _bare_urdf() -> str:
         link.attrib["name"] = PREFIX + link.attrib["name"]
     for joint in root.findall("joint"):
         parent, child = joint.find("parent"), joint.find("child")
-        assert parent is not None and child is not None  # the URDF schema demands both
+        assert parent is not None and child is not None  # The URDF schema requires both.
         if child.attrib["link"] not in kept:
             root.remove(joint)
             continue
@@ -171,8 +167,8 @@ def _bare_urdf() -> str:
 class ArmPhysics(MujocoFrankaSim):
     """The physics of one FR3, stepped by the clock on the thread that calls :meth:`start`, or by a client's states.
 
-    What it reports is what ``franka_sim`` models: ``tau_J`` is the commanded torque, ``tau_ext_hat_filtered``
-    and the estimated wrenches are zeros, although contacts do act on the arm.
+    It reports what ``franka_sim`` models: ``tau_J`` is the commanded torque, ``tau_ext_hat_filtered`` and the
+    estimated wrenches are zeros, although contacts do act on the arm.
     """
 
     running: bool
@@ -184,7 +180,7 @@ class ArmPhysics(MujocoFrankaSim):
         """
         super().__init__(enable_vis=viewer)
         self._on_ready = on_ready
-        #: Whoever holds it may touch what belongs to MuJoCo.
+        #: Protects everything that belongs to MuJoCo.
         self._stepping = threading.Lock()
         #: The thread whose states step the physics; None: the clock does.
         self._driver: int | None = None
@@ -196,8 +192,7 @@ class ArmPhysics(MujocoFrankaSim):
         """Build the model and let the arm settle at ``franka_sim``'s initial pose."""
         # Left alone, MuJoCo writes its warnings into a file in the working directory.
         mujoco.set_mju_user_warning(lambda text: logger.warning("MuJoCo: %s", text))
-        # franka_sim loads its model from a path. This one exists in memory only, so that nothing can be left
-        # behind.
+        # franka_sim loads its model from a path. This file exists only in memory, so that none can be left behind.
         descriptor = os.memfd_create("fr3.xml")
         try:
             with open(descriptor, "w", closefd=False) as file:
@@ -219,20 +214,20 @@ class ArmPhysics(MujocoFrankaSim):
                 render = time.perf_counter() + RENDER_PERIOD
                 if not self._render():
                     self.running = False
-            # What could not be done in time is not made up for: the arm is late, it does not jump.
+            # Late steps are not made up for: the arm is late, it does not jump.
             now = time.perf_counter()
             due = max(due, now)
             time.sleep(due - now)
 
     @contextlib.contextmanager
     def driven(self, states_sent: Callable[[], int]) -> Iterator[None]:
-        """Inside of this context, the calling thread steps the physics, once for each state that it sends.
+        """Within this context, the calling thread steps the physics, once for each state that it sends.
 
-        The robot is one loop: each state that it sends is a millisecond of its motion. Two loops, as ``franka_sim`` has
-        them, fall apart on a computer that is too slow for both: the arm then moves further from one state to the
-        next than its own clock says, and no controller can hold it.
+        The robot is one loop: each state that it sends is a millisecond of its motion. ``franka_sim`` has two loops,
+        which diverge on a computer that is too slow for both: the arm then moves further from one state to the next
+        than its own clock says, and no controller can hold it.
 
-        :param states_sent: how many states were sent so far.
+        :param states_sent: returns how many states were sent so far.
         """
         with self._stepping:
             self._driver, self._states_sent, self._stepped_at = threading.get_ident(), states_sent, -1
@@ -240,7 +235,7 @@ class ArmPhysics(MujocoFrankaSim):
             yield
         finally:
             with self._stepping:
-                if self._driver == threading.get_ident():  # else the next client is here already
+                if self._driver == threading.get_ident():  # Else the next client has connected already.
                     self._driver = None
 
     def get_robot_state(self) -> dict[str, Any]:
@@ -253,7 +248,7 @@ class ArmPhysics(MujocoFrankaSim):
         return state
 
     def _step(self, driver: int | None) -> bool:
-        """Step if it is this driver's turn, ``None`` being the clock; returns whether it is."""
+        """Step if the physics is driven by ``driver``, where ``None`` is the clock; returns whether it is."""
         with self._stepping:
             if self._driver != driver:
                 return False
@@ -263,8 +258,8 @@ class ArmPhysics(MujocoFrankaSim):
         return True
 
     def _render(self) -> bool:
-        """Draw the window; returns whether it is still there."""
-        viewer = self.viewer  # stop() on another thread sets it to None
+        """Draw the window; returns whether it is still open."""
+        viewer = self.viewer  # On another thread, stop() sets it to None.
         if viewer is None or not viewer.is_running():
             return False
         with self._stepping:
@@ -272,7 +267,7 @@ class ArmPhysics(MujocoFrankaSim):
         return True
 
     def arm_control_torque(self) -> np.ndarray:
-        """Torques of this step [Nm] (7,): the client's, or those that hold the arm where nobody controls it."""
+        """Torques of this step [Nm] (7,): those of the client, or holding torques if no client controls the arm."""
         if self.control_mode != ControlMode.POSITION:
             torque: np.ndarray = super().arm_control_torque()
             return torque
@@ -282,14 +277,13 @@ class ArmPhysics(MujocoFrankaSim):
 
     def _bind_model(self) -> None:
         super()._bind_model()
-        # franka_sim measures the end effector from link 7; the robot, and libfranka's model of it, from the
-        # flange.
+        # franka_sim measures the end effector from link 7; the robot, and libfranka's model, from the flange.
         flange = f"{PREFIX}{LINKS[-1]}"
         self.ee_body_id = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_BODY, flange)
 
     def _bind_self_collision(self) -> None:
         super()._bind_self_collision()
-        # franka_sim knows one volume per link; extend its table of pairs by the second ones of links 5 and 7.
+        # franka_sim knows one volume per link; add the second volumes of links 5 and 7 to its table of pairs.
         volumes: dict[int, list[int]] = {}
         for geom in range(self.model.ngeom):
             name = mujoco.mj_id2name(self.model, mujoco.mjtObj.mjOBJ_GEOM, geom) or ""
@@ -311,9 +305,9 @@ class ArmPhysics(MujocoFrankaSim):
 
 
 class ArmServer(FrankaSimServer):
-    """One FR3 and its gripper on the network, at one address and nowhere else.
+    """One FR3 and its gripper on the network, at one address only.
 
-    Communication constraints and motion limits are always enforced, as on the arm.
+    Communication constraints and motion limits are always enforced, as by the robot.
     """
 
     def __init__(
@@ -327,12 +321,12 @@ class ArmServer(FrankaSimServer):
     ) -> None:
         """
         :param host: loopback address to serve at.
-        :param physics: the arm, not yet started.
+        :param physics: the arm, which has not been started.
         :param hand: report the Franka Hand's fingertips as nominal end effector, instead of the flange.
-        :param object_width: width of an object between the gripper's fingers [m]; ``None`` where there is none.
-        :param protocol_version: FCI protocol version to claim [default: the one that is spoken].
+        :param object_width: width of an object between the gripper's fingers [m]; ``None``: no object.
+        :param protocol_version: FCI protocol version to claim; ``None``: the version that it speaks.
         """
-        self._hand = hand  # before the base class, whose constructor may already ask for the end effector
+        self._hand = hand  # First, because the constructor of the base class may ask for the end effector.
         self._client_version: int | None = None
         self._accepting = threading.Event()
         super().__init__(host=host, physics_sim=physics, enforce_comm_constraints=True, enforce_motion_limits=True)
@@ -341,16 +335,16 @@ class ArmServer(FrankaSimServer):
             self.library_version = protocol_version
 
     def claim(self) -> None:
-        """Take the address, before anything slow happens. Clients that connect from now on wait to be served.
+        """Bind the address, before anything slow happens. Clients that connect from now on wait to be served.
 
-        :raises SimulationError: if the address is not this machine's or something listens there already.
+        :raises SimulationError: the address is not one of this machine, or another process listens there.
         """
         try:
             listener = socket.create_server((self.host, self.port), backlog=1)
-            listener.settimeout(1.0)  # as franka_sim's own, whose accept loop looks for the end that often
+            listener.settimeout(1.0)  # As in franka_sim, whose accept loop checks that often whether to end.
             self.server_socket = listener
-            # The gripper's port is taken by franka_sim later. Who holds the arm's port owns the address, so
-            # looking once is enough.
+            # franka_sim binds the gripper's port later. The holder of the arm's port owns the address, so one check is
+            # enough.
             with socket.create_server((self.host, GRIPPER_COMMAND_PORT)):
                 pass
         except OSError as error:
@@ -358,14 +352,14 @@ class ArmServer(FrankaSimServer):
             raise SimulationError(
                 f"cannot serve a simulated arm at {self.host}, ports {self.port} and {GRIPPER_COMMAND_PORT}: "
                 f"{os.strerror(error.errno or 0)}. If another simulated arm is running there, stop it, "
-                "or choose another address with --host, such as 127.0.0.2."
+                "or choose another address with --host, e.g. 127.0.0.2."
             ) from error
 
     def close_listener(self) -> None:
-        """Give the address back if it was claimed and :meth:`start` never ran."""
+        """Release the address if :meth:`start` never ran."""
         if self.server_socket is not None:
             self.server_socket.close()
-            self.server_socket = None  # type: ignore[assignment]  # declared without type in franka_sim
+            self.server_socket = None  # type: ignore[assignment]  # Declared without a type in franka_sim.
 
     def _bind_listener(self) -> None:
         if self.server_socket is None:
@@ -381,31 +375,28 @@ class ArmServer(FrankaSimServer):
             time.sleep(0.001)
 
     def wait_until_accepting(self) -> None:
-        """Wait until clients of the arm are served, too.
+        """Wait until clients of the arm are served, too; :meth:`stop` before that may miss a thread that is starting.
 
-        Also makes :meth:`stop` safe from then on: it does not reach a ``franka_sim`` whose thread has yet to
-        start.
-
-        :raises SimulationError: if that takes longer than 5 s.
+        :raises SimulationError: that took longer than 5 s.
         """
         if not self._accepting.wait(5.0):
             raise SimulationError(f"the arm cannot be served at {self.host}:{self.port}")
 
     def reset_state(self) -> None:
-        """Forget the last client. ``franka_sim`` calls it before it waits for the next one."""
+        """Forget the last client; called by ``franka_sim`` before it waits for the next one."""
         super().reset_state()
         self._accepting.set()
 
     def _stop_gripper(self) -> None:
         listener = self.gripper_server.server_socket
         if listener is not None:
-            # Closing alone does not wake its thread, which then takes up to a second to notice.
+            # Closing alone does not wake its thread, which would take up to a second to notice.
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
         super()._stop_gripper()
 
     def _preempt_running_motion(self) -> bool:
-        # What the robot reports are the errors of the last motion, not those of all before it as well.
+        # The robot reports the errors of the last motion only, not those of earlier motions.
         self.robot_state.state["reflex_reason"] = [False] * len(self.robot_state.state["reflex_reason"])
         preempted: bool = super()._preempt_running_motion()
         return preempted
@@ -416,21 +407,21 @@ class ArmServer(FrankaSimServer):
             super().start_robot_state_transmission(client_address, client_udp_port)
 
     def start_command_receiver(self) -> None:
-        """Receive commands at this address alone; unbound, the socket would listen on every interface."""
+        """Receive commands at this address only; unbound, the socket would listen on every interface."""
         self.udp_socket.bind((self.host, 0))
         super().start_command_receiver()
 
     def receive_message(self, client_socket: socket.socket) -> Any:
-        """Read one message, and remember which protocol version a connecting client speaks."""
+        """Read one message, and remember the protocol version of a client that connects."""
         header, payload = super().receive_message(client_socket)
         if header.command == Command.kConnect and payload and len(payload) >= 2:
             (self._client_version,) = struct.unpack_from("<H", payload)
         return header, payload
 
     def send_response(self, client_socket: socket.socket, **fields: Any) -> None:
-        """Answer a connecting client; one of another protocol version is refused.
+        """Answer a client that connects; refuse it if its protocol version differs, as the robot does.
 
-        The robot does that; ``franka_sim`` would accept it.
+        ``franka_sim`` itself would accept it.
         """
         if self._client_version != self.library_version:
             fields["status"] = ConnectStatus.kIncompatibleLibraryVersion
@@ -438,5 +429,5 @@ class ArmServer(FrankaSimServer):
 
     def _refresh_ee_transform(self) -> None:
         if self._hand:
-            self.robot_state.state["F_T_NE"] = HAND_F_T_NE.T.ravel().tolist()  # column-major on the wire
+            self.robot_state.state["F_T_NE"] = HAND_F_T_NE.T.ravel().tolist()  # Column-major on the wire.
         super()._refresh_ee_transform()

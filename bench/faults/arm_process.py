@@ -33,8 +33,8 @@ from franka_sim.franka_protocol import (
     SetCollisionBehaviorCommand,
 )
 
+from aiofranka_ros.simulation import __main__ as simulation
 from aiofranka_ros.simulation import model as simulation_model
-from aiofranka_ros.simulation import simulated_arm as simulation
 from bench.faults.arm import STEP
 from bench.faults.helper import answer
 from bench.faults.tape import Tape
@@ -190,7 +190,7 @@ def _listen() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the arm until SIGTERM.
 
-    :returns: exit status, as :func:`aiofranka_ros.simulation.simulated_arm.main`.
+    :returns: exit status, as :func:`aiofranka_ros.simulation.__main__.main`.
     """
     parser = argparse.ArgumentParser(description="A simulated arm for fault injection; started by bench.faults.")
     parser.add_argument("--tape", type=Path, required=True, help="tape to record every step on")
