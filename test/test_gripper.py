@@ -1,4 +1,4 @@
-"""The gripper's node as a user runs it: a process of its own, on the simulated arm's hand, called through rclpy."""
+"""The gripper's node as a user runs it: a separate process, on the simulated arm's hand, called through rclpy."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class GripperClient(NodeClient):
                 goal, feedback_callback=lambda it: self.feedback.append((time.monotonic(), it.feedback))
             )
 
-        # DDS may know of a client's request before it knows where to send the answer, which is lost then.
+        # DDS may receive the request before it knows where to send the answer, which is lost then.
         answer = request()
         if not self.spin_until(answer.done, 5.0):
             answer = request()
@@ -98,7 +98,7 @@ class GripperClient(NodeClient):
     @property
     def width(self) -> float:
         """Distance of the fingers [m], measured after this call."""
-        # Those that are on their way already were measured before.
+        # Messages that are on their way already were measured before.
         now = self.node.get_clock().now().nanoseconds
 
         def fresh() -> bool:
@@ -108,7 +108,7 @@ class GripperClient(NodeClient):
         return float(sum(self.joint_states[-1].position))
 
     def says(self, level: bytes, text: str) -> bool:
-        """Whether its diagnostics come to say so."""
+        """Whether its diagnostics say so in time."""
 
         def found() -> bool:
             status = self.statuses.get("gripper")
@@ -126,7 +126,7 @@ class GripperClient(NodeClient):
 def gripper(
     log: Path, namespace: str | None = None, **parameters: Any
 ) -> Iterator[tuple[GripperProcess, GripperClient]]:
-    """A gripper's node and its client."""
+    """A gripper's node and a client of it."""
     with GripperProcess(log, namespace, **parameters) as process:
         try:
             with GripperClient(f"/{process.namespace}") as client:
@@ -155,47 +155,47 @@ def hand(running: tuple[GripperProcess, GripperClient]) -> GripperClient:
     return client
 
 
-# --- What it does
+# --- Commands
 
 
-def test_a_move_takes_the_fingers_there_and_tells_of_the_way(hand: GripperClient) -> None:
+def test_a_move_moves_the_fingers_with_feedback(hand: GripperClient) -> None:
     status, result = hand.do("franka_gripper/move", Move.Goal(width=0.04, speed=0.05))
     assert (status, result.success, result.error) == (SUCCEEDED, True, "")
     assert hand.width == pytest.approx(0.04)
     widths = [feedback.current_width for _, feedback in hand.feedback]
-    # 0.04 m at 0.05 m/s take 0.8 s, in which there are eight at 10 Hz; some may be late.
+    # 0.04 m at 0.05 m/s take 0.8 s: eight messages at 10 Hz, some of which may be late.
     assert 4 <= len(widths) <= 10
     assert widths == sorted(widths, reverse=True) and widths[0] > 0.06
 
 
-def test_the_fingers_joints_have_half_of_the_width_each(hand: GripperClient) -> None:
-    # The newest message may be of before the fingers came to rest.
+def test_each_finger_joint_has_half_of_the_width(hand: GripperClient) -> None:
+    # The newest message may be older than the end of the motion.
     assert hand.spin_until(lambda: hand.width == pytest.approx(0.08))
     message = hand.joint_states[-1]
     assert list(message.name) == ["fr3_finger_joint1", "fr3_finger_joint2"]
     np.testing.assert_allclose(message.position, [0.04, 0.04])
 
 
-def test_a_grasp_succeeds_when_the_object_has_the_width_that_was_asked_for(hand: GripperClient) -> None:
+def test_a_grasp_succeeds_if_the_object_has_the_requested_width(hand: GripperClient) -> None:
     goal = Grasp.Goal(width=OBJECT + 0.004, speed=0.1, force=30.0)
     assert hand.do("franka_gripper/grasp", goal)[0] == SUCCEEDED
     assert hand.width == pytest.approx(OBJECT)
 
 
-def test_a_grasp_of_something_else_is_aborted_and_says_what_was_there(hand: GripperClient) -> None:
+def test_a_grasp_of_another_width_is_aborted_with_the_width_found(hand: GripperClient) -> None:
     goal = Grasp.Goal(width=0.05, epsilon=GraspEpsilon(inner=0.01, outer=0.01), speed=0.1, force=30.0)
     status, result = hand.do("franka_gripper/grasp", goal)
     assert (status, result.success) == (ABORTED, False)
     assert "the fingers ended at 0.0300 m, which is not between 0.0400 and 0.0600 m" in result.error
 
 
-def test_homing_is_aborted_when_something_is_in_the_way(hand: GripperClient) -> None:
+def test_homing_is_aborted_if_an_object_is_in_the_way(hand: GripperClient) -> None:
     status, result = hand.do("franka_gripper/homing", Homing.Goal())
     assert (status, result.success) == (ABORTED, False)
     assert "is something between the fingers?" in result.error
 
 
-def test_a_move_onto_an_object_ends_as_blocked_although_the_hand_itself_would_go_on(hand: GripperClient) -> None:
+def test_a_move_against_an_object_ends_as_blocked_although_the_hand_keeps_trying(hand: GripperClient) -> None:
     assert hand.set(stall_timeout=0.3) == ""
     try:
         status, result = hand.do("franka_gripper/move", Move.Goal(width=0.01))
@@ -214,7 +214,7 @@ def test_the_gripper_command_takes_the_position_of_one_finger(hand: GripperClien
     assert hand.width == pytest.approx(0.05)
 
 
-def test_the_gripper_command_holds_what_is_in_its_way(hand: GripperClient) -> None:
+def test_the_gripper_command_holds_an_object_that_it_meets(hand: GripperClient) -> None:
     # What MoveIt sends to close: no effort.
     status, result = hand.do("fr3_gripper/gripper_action", GripperCommand.Goal())
     assert (status, result.reached_goal, result.stalled) == (SUCCEEDED, False, True)
@@ -222,14 +222,14 @@ def test_the_gripper_command_holds_what_is_in_its_way(hand: GripperClient) -> No
     assert hand.diagnostics("gripper")[1]["holds something"] == "True"
 
 
-def test_a_force_makes_a_gripper_command_grasp_on_its_way(hand: GripperClient) -> None:
+def test_a_gripper_command_with_a_force_grasps(hand: GripperClient) -> None:
     goal = GripperCommand.Goal()
     goal.command.position, goal.command.max_effort = 0.01, 40.0
     status, result = hand.do("franka_gripper/gripper_action", goal)
     assert (status, result.reached_goal, result.stalled, result.effort) == (SUCCEEDED, False, True, 40.0)
 
 
-def test_a_gripper_command_that_stalls_is_aborted_where_that_is_not_allowed(hand: GripperClient) -> None:
+def test_a_gripper_command_that_stalls_is_aborted_if_stalling_is_not_allowed(hand: GripperClient) -> None:
     assert hand.set(allow_stalling=False) == ""
     try:
         status, result = hand.do("franka_gripper/gripper_action", GripperCommand.Goal())
@@ -238,10 +238,10 @@ def test_a_gripper_command_that_stalls_is_aborted_where_that_is_not_allowed(hand
     assert (status, result.reached_goal, result.stalled) == (ABORTED, False, True)
 
 
-# --- Who has the gripper
+# --- Which goal controls the gripper
 
 
-def test_the_newest_goal_wins_whichever_action_it_comes_by(hand: GripperClient) -> None:
+def test_the_newest_goal_of_any_action_wins(hand: GripperClient) -> None:
     first = hand.send("franka_gripper/move", Move.Goal(width=0.04, speed=0.01))
     assert hand.spin_until(lambda: hand.feedback)
     second = hand.send("franka_gripper/gripper_action", GripperCommand.Goal())
@@ -251,14 +251,14 @@ def test_the_newest_goal_wins_whichever_action_it_comes_by(hand: GripperClient) 
     assert hand.width == pytest.approx(OBJECT)
 
 
-def test_of_many_goals_at_once_the_last_one_is_pursued_to_its_end(hand: GripperClient) -> None:
+def test_the_last_of_many_goals_is_pursued_to_its_end(hand: GripperClient) -> None:
     handles = [hand.send("franka_gripper/move", Move.Goal(width=0.07 - 0.005 * turn)) for turn in range(5)]
     statuses = [hand.end_of(handle)[0] for handle in handles]
     assert statuses == [ABORTED] * 4 + [SUCCEEDED]
     assert hand.width == pytest.approx(0.05)
 
 
-def test_a_cancelled_goal_is_answered_and_the_fingers_stop_on_their_way(hand: GripperClient) -> None:
+def test_a_cancelled_goal_gets_a_result_and_the_fingers_stop(hand: GripperClient) -> None:
     handle = hand.send("franka_gripper/move", Move.Goal(width=0.04, speed=0.02))
     assert hand.spin_until(lambda: hand.feedback and hand.feedback[-1][1].current_width < 0.078)
     assert hand.cancel(handle).goals_canceling
@@ -292,7 +292,7 @@ def test_the_stop_service_ends_a_goal_and_the_motion(hand: GripperClient) -> Non
     assert hand.width > 0.04
 
 
-# --- What it refuses
+# --- Refused goals
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_the_stop_service_ends_a_goal_and_the_motion(hand: GripperClient) -> Non
         ("grasp", Grasp.Goal(width=0.04, epsilon=GraspEpsilon(outer=math.nan)), "epsilon.outer is nan m"),
     ],
 )
-def test_a_goal_that_cannot_be_is_rejected_with_the_reason(
+def test_an_impossible_goal_is_rejected_with_the_reason(
     running: tuple[GripperProcess, GripperClient], name: str, goal: Any, reason: str
 ) -> None:
     process, client = running
@@ -320,13 +320,13 @@ def test_a_goal_that_cannot_be_is_rejected_with_the_reason(
 
 
 @pytest.mark.parametrize(("position", "effort"), [(0.05, 0.0), (math.nan, 0.0), (-0.001, 0.0), (0.02, -5.0)])
-def test_a_gripper_command_that_cannot_be_is_rejected(hand: GripperClient, position: float, effort: float) -> None:
+def test_an_impossible_gripper_command_is_rejected(hand: GripperClient, position: float, effort: float) -> None:
     goal = GripperCommand.Goal()
     goal.command.position, goal.command.max_effort = position, effort
     assert not hand.send("fr3_gripper/gripper_action", goal).accepted
 
 
-def test_a_little_more_than_the_largest_width_is_the_largest_width(hand: GripperClient) -> None:
+def test_a_width_slightly_above_the_largest_is_the_largest_width(hand: GripperClient) -> None:
     assert hand.do("franka_gripper/move", Move.Goal(width=0.081))[0] == SUCCEEDED
     goal = GripperCommand.Goal()
     goal.command.position = 0.0405
@@ -338,14 +338,14 @@ def test_rejected_goals_are_counted_in_the_diagnostics(hand: GripperClient) -> N
     hand.send("franka_gripper/move", Move.Goal(width=1.0))
     assert hand.spin_until(lambda: hand.value("gripper", "goal rejected: bad width"))
     hand.send("franka_gripper/move", Move.Goal(width=1.0))
-    # Beside other reasons, where others were rejected within the last seconds.
+    # Next to other reasons, if goals were rejected for them within the last seconds.
     assert hand.says(DiagnosticStatus.WARN, "bad width")
 
 
 # --- The connection
 
 
-def test_it_finds_the_gripper_when_it_comes_and_again_after_it_was_lost(tmp_path: Path) -> None:
+def test_the_node_connects_when_the_gripper_appears_and_again_after_a_loss(tmp_path: Path) -> None:
     with gripper(tmp_path / "log", robot_ip=BARE) as (process, client):
         assert process.says(f"{BARE} is there, but its port 1338 is closed")
         assert not client.send("franka_gripper/move", Move.Goal(width=0.04)).accepted
@@ -358,7 +358,7 @@ def test_it_finds_the_gripper_when_it_comes_and_again_after_it_was_lost(tmp_path
         with served(host=BARE):
             assert process.says(f"connected to the gripper at {BARE}")
             assert client.says(DiagnosticStatus.OK, "connected")
-            # Nothing is between these fingers.
+            # There is no object between these fingers.
             assert client.do("franka_gripper/homing", Homing.Goal())[0] == SUCCEEDED
             handle = client.send("franka_gripper/move", Move.Goal(width=0.0, speed=0.005))
             assert client.spin_until(lambda: client.feedback)
@@ -375,9 +375,9 @@ def test_it_finds_the_gripper_when_it_comes_and_again_after_it_was_lost(tmp_path
 
 
 class Unruly(HandServer):
-    """A hand that does not answer every command as it should."""
+    """A hand that does not answer every command correctly."""
 
-    #: What it says to them; nothing at all where it is ``None``.
+    #: Its answers; ``None``: no answer.
     answers: ClassVar[dict[GripperCommandName, GripperStatus | None]] = {
         GripperCommandName.kStop: None,
         GripperCommandName.kHoming: None,
@@ -391,7 +391,7 @@ class Unruly(HandServer):
             sock.sendall(build_command_response(header.command, header.command_id, status))
 
 
-def test_a_gripper_that_does_not_do_as_it_should_keeps_nobody_waiting(tmp_path: Path) -> None:
+def test_no_client_waits_for_a_gripper_that_misbehaves(tmp_path: Path) -> None:
     patience = {"stop_timeout": 0.2, "command_timeout": 1.0}
     with (
         served(host=BARE, kind=Unruly) as server,
@@ -414,14 +414,14 @@ def test_a_gripper_that_does_not_do_as_it_should_keeps_nobody_waiting(tmp_path: 
             assert (status, result.success) == (ABORTED, False)
             assert reason in result.error
 
-        # Before it was homed, it knows nothing of its widths.
+        # Before homing, it does not know its widths.
         server.backend.get_state = lambda: GripperStateData(0.0, 0.0, False, 30)  # type: ignore[method-assign]
         assert client.spin_until(lambda: client.width == 0.0)
         assert not client.send("franka_gripper/move", Move.Goal(width=0.04)).accepted
         assert process.says("rejected a goal of ~/move: the gripper does not know its largest width yet: call homing")
 
 
-def test_ctrl_c_during_a_move_stops_the_fingers_and_its_goal_gets_a_result(tmp_path: Path) -> None:
+def test_ctrl_c_during_a_move_stops_the_fingers_and_the_goal_gets_a_result(tmp_path: Path) -> None:
     with served(host=BARE) as server, gripper(tmp_path / "log", robot_ip=BARE) as (process, client):
         assert process.says("connected to the gripper")
         handle = client.send("franka_gripper/move", Move.Goal(width=0.0, speed=0.005))
@@ -436,7 +436,7 @@ def test_ctrl_c_during_a_move_stops_the_fingers_and_its_goal_gets_a_result(tmp_p
         assert server.backend.get_state().width == resting
 
 
-def test_the_hand_of_a_simulated_arm_is_found_through_the_arms_node(tmp_path: Path) -> None:
+def test_the_arms_node_tells_the_address_of_a_simulated_arms_hand(tmp_path: Path) -> None:
     arm = NodeProcess(tmp_path / "arm.log")
     arm_client = None
     try:
@@ -459,7 +459,7 @@ def test_the_hand_of_a_simulated_arm_is_found_through_the_arms_node(tmp_path: Pa
 # --- Its parameters
 
 
-def test_a_parameter_that_cannot_be_used_ends_the_node_with_the_reason(tmp_path: Path) -> None:
+def test_an_invalid_parameter_ends_the_node_with_the_reason(tmp_path: Path) -> None:
     process = GripperProcess(tmp_path / "log", default_force=1000.0)
     try:
         assert process.process.wait(PATIENCE) == 1
@@ -468,7 +468,7 @@ def test_a_parameter_that_cannot_be_used_ends_the_node_with_the_reason(tmp_path:
         process.close()
 
 
-def test_a_change_is_refused_with_the_reason_or_counts_from_the_next_goal_on(hand: GripperClient) -> None:
+def test_a_parameter_change_is_refused_with_the_reason_or_counts_from_the_next_goal(hand: GripperClient) -> None:
     assert re.search(r"default_speed.*0\.1\b", hand.set(default_speed=1.0))
     assert "default_force is 'strong'; allowed: in [0.1, 140] N" in hand.set(default_force="strong")
     assert "read-only" in hand.set(robot_ip="172.16.0.2")
@@ -478,7 +478,7 @@ def test_a_change_is_refused_with_the_reason_or_counts_from_the_next_goal_on(han
         assert hand.spin_until(lambda: len(hand.feedback) > 5)
         (start, first), (end, last) = hand.feedback[1], hand.feedback[-1]
         speed = (first.current_width - last.current_width) / (end - start)
-        # Half or twice of it, because feedback does not come evenly on a busy machine.
+        # Between half and twice the speed, because feedback does not arrive evenly on a busy machine.
         assert 0.01 < speed < 0.04
         assert hand.cancel(handle).goals_canceling
         assert hand.end_of(handle)[0] == CANCELED
@@ -487,12 +487,12 @@ def test_a_change_is_refused_with_the_reason_or_counts_from_the_next_goal_on(han
 
 
 @pytest.mark.parametrize("setting", GRIPPER_SETTINGS, ids=lambda setting: setting.name)
-def test_the_configuration_file_lists_every_parameter_as_the_table_has_it(setting: Any) -> None:
+def test_the_configuration_file_lists_every_parameter_as_in_the_table(setting: Any) -> None:
     text = (ROOT / "config" / "gripper.yaml").read_text()
     values = yaml.safe_load(text)["/**"]["ros__parameters"]
     assert values.keys() == {setting.name for setting in GRIPPER_SETTINGS}
     assert setting.parse(values[setting.name]) == setting.default
-    # The comment above it says what it does, its range with its unit, and its source.
+    # The comment above it has its description, its range with the unit, and its source.
     above = re.search(rf"((?:^    #.*\n)+)    {setting.name}:", text, re.MULTILINE)
     assert above is not None
     assert " ".join(line.strip(" #") for line in above[1].splitlines()) == f"{setting.text} {setting.terms}"

@@ -1,4 +1,4 @@
-"""The gripper's node beside that of an arm: whatever the one does, the other goes on."""
+"""The gripper's node next to an arm's node: neither delays the other."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.testing import started
 
-#: Where the hand is that does not answer, and how long it doesn't [s].
+#: Address of a hand that does not answer, and for how long the arm moves next to it [s].
 DEAF, BLOCKED = "127.0.0.62", 10.0
 
 
-def test_a_gripper_that_blocks_costs_the_arm_no_cycle(tmp_path: Path) -> None:
+def test_a_blocked_gripper_costs_the_arm_no_cycle(tmp_path: Path) -> None:
     with (
         served(host=DEAF, kind=Unruly),
         started(tmp_path, autostart=True) as (process, arm),

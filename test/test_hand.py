@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from aiofranka_ros.errors import ConnectionFailed, IncompatibleRobot
-from aiofranka_ros.gripper_node.connection import PORT, Command, Hand, Status
+from aiofranka_ros.gripper_node.connection import PORT, Hand, SentCommand, Status
 from aiofranka_ros.simulation.hand import HandServer, SimulatedHand
 from aiofranka_ros.testing import PATIENCE
 
@@ -75,7 +75,7 @@ def width_of(hand: Hand) -> float:
     return hand.state.width
 
 
-def outcome(hand: Hand, command: Command) -> Status:
+def outcome(hand: Hand, command: SentCommand) -> Status:
     """The status of a command, once a newer state has arrived."""
     poll_until(hand, lambda: command.status is not None)
     count = hand.states

@@ -1,9 +1,9 @@
-"""What runs on a gripper: one command at a time, the latest wins, and what is in the way is noticed.
+"""The command that runs on the gripper: one at a time, the newest wins, and blocked fingers are noticed.
 
 Used by the gripper's node, in its process and its one thread. It knows nothing of ROS: a command is a coroutine that
-awaits nothing but its owner's next tick, as a move of the arm is (:mod:`aiofranka_ros.arm.moves`).
+awaits only its owner's next tick, like a move of the arm (:mod:`aiofranka_ros.arm.moves`).
 
-Widths are the distance of the two fingers [m].
+Widths are the distance between the two fingers [m].
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from aiofranka_ros.errors import ConnectionFailed, GripperFailed
-from aiofranka_ros.gripper_node.connection import Command, Hand, Status
+from aiofranka_ros.gripper_node.connection import Hand, HandState, SentCommand, Status
 
 #: Fingers that move less than this within ``stall_timeout`` are blocked [m].
 _STILL = 0.0002
 
 
-class Owner(Protocol):
-    """What commands need to know of the node."""
+class HandOwner(Protocol):
+    """What commands and goals need to know of the node."""
 
     @property
     def hand(self) -> Hand | None:
@@ -41,10 +41,10 @@ class Owner(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended that ran to its end.
+    """How a command ended that was neither refused nor interrupted.
 
     :ivar done: whether the gripper calls it a success.
-    :ivar blocked: whether something was in the way of a move, which was stopped then.
+    :ivar blocked: whether a move was stopped because the fingers were blocked.
     :ivar width: [m].
     """
 
@@ -54,24 +54,24 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Homing:
-    """Find out the largest width."""
+class HomingCommand:
+    """Find the largest width."""
 
-    def send(self, hand: Hand) -> Command:
-        """Begin."""
+    def send(self, hand: Hand) -> SentCommand:
+        """Start."""
         return hand.homing()
 
     def duration(self, stroke: float) -> float:
-        """How long it takes [s], beside what every command may take."""
+        """How long the motion takes [s], in addition to ``command_timeout``."""
         return 0.0
 
     def failure(self, outcome: Outcome) -> str:
-        """Why it was in vain."""
+        """Why it failed."""
         return "homing failed: is something between the fingers?"
 
 
 @dataclass(frozen=True)
-class Move:
+class MoveCommand:
     """Move the fingers.
 
     :ivar width: [m].
@@ -81,24 +81,24 @@ class Move:
     width: float
     speed: float
 
-    def send(self, hand: Hand) -> Command:
-        """Begin."""
+    def send(self, hand: Hand) -> SentCommand:
+        """Start."""
         return hand.move(self.width, self.speed)
 
     def duration(self, stroke: float) -> float:
-        """How long it takes [s], beside what every command may take."""
+        """How long the motion takes [s], in addition to ``command_timeout``."""
         return stroke / self.speed
 
     def failure(self, outcome: Outcome) -> str:
-        """Why it was in vain."""
+        """Why it failed."""
         if outcome.blocked:
             return f"the fingers are blocked at {outcome.width:.4f} m"
         return f"the gripper gave up, with its fingers at {outcome.width:.4f} m"
 
 
 @dataclass(frozen=True)
-class Grasp:
-    """Close until something is in the way, and hold it.
+class GraspCommand:
+    """Close until the fingers meet an object, and hold it.
 
     :ivar width: of the object [m].
     :ivar speed: [m/s].
@@ -113,23 +113,23 @@ class Grasp:
     inner: float
     outer: float
 
-    def send(self, hand: Hand) -> Command:
-        """Begin."""
+    def send(self, hand: Hand) -> SentCommand:
+        """Start."""
         return hand.grasp(self.width, self.speed, self.force, self.inner, self.outer)
 
     def duration(self, stroke: float) -> float:
-        """How long it takes [s], beside what every command may take."""
+        """How long the motion takes [s], in addition to ``command_timeout``."""
         return stroke / self.speed
 
     def failure(self, outcome: Outcome) -> str:
-        """Why it was in vain."""
+        """Why it failed."""
         return (
             f"nothing was grasped: the fingers ended at {outcome.width:.4f} m, which is not between "
             f"{self.width - self.inner:.4f} and {self.width + self.outer:.4f} m"
         )
 
 
-Request: TypeAlias = "Homing | Move | Grasp"
+GripperCommand: TypeAlias = "HomingCommand | MoveCommand | GraspCommand"
 
 
 class GripperCancelled(Exception):
@@ -138,9 +138,10 @@ class GripperCancelled(Exception):
 
 @dataclass
 class _Run:
-    """One command that is pursued.
+    """The command that runs.
 
-    :ivar ended_by: why it must end, where somebody else decided so.
+    :ivar cancelled: whether its client has cancelled it.
+    :ivar ended_by: why it must end; empty if it may continue.
     """
 
     cancelled: Callable[[], bool]
@@ -148,34 +149,34 @@ class _Run:
 
 
 class Gripper:
-    """Pursues one command at a time; a new one replaces the one before.
+    """Runs one command at a time; a new one replaces the one before.
 
-    :param owner: what the node knows of the gripper.
+    :param owner: the node.
     """
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: HandOwner) -> None:
         self._owner = owner
         self._run: _Run | None = None
 
     @property
     def running(self) -> bool:
-        """Whether a command is pursued."""
+        """Whether a command runs."""
         return self._run is not None
 
     async def run(
         self,
-        request: Request,
+        command: GripperCommand,
         *,
         cancelled: Callable[[], bool] = lambda: False,
-        on_tick: Callable[[], None] = lambda: None,
+        on_state: Callable[[HandState], None] = lambda state: None,
     ) -> Outcome:
-        """Pursue ``request`` to its end.
+        """Run ``command`` to its end.
 
         :param cancelled: asked at every tick; once it is true, the gripper is stopped.
-        :param on_tick: called at every tick while the command runs.
-        :returns: how it ended; a command that was in vain is no exception.
+        :param on_state: called with the state at every tick while the command runs.
+        :returns: how it ended; a failure of the command itself is not an exception.
         :raises GripperCancelled: it was cancelled.
-        :raises GripperFailed: it could not be carried out, or something else came between.
+        :raises GripperFailed: it could not be carried out, or was interrupted.
         """
         before, self._run = self._run, _Run(cancelled)
         run = self._run
@@ -183,10 +184,10 @@ class Gripper:
             before.ended_by = "replaced by a new goal"
         try:
             hand = self._require_hand()
-            # Two commands at once would leave it to the gripper which of them counts.
+            # Of two commands at once, the gripper would choose which one counts.
             await self._halt(hand)
-            await self._look(run, hand)
-            return await self._until_done(run, hand, request, on_tick)
+            await self._next_tick(run, hand)
+            return await self._until_done(run, hand, command, on_state)
         except ConnectionFailed as error:
             raise GripperFailed(str(error)) from error
         finally:
@@ -194,75 +195,76 @@ class Gripper:
                 self._run = None
 
     async def stop(self, reason: str) -> bool:
-        """End what runs, and let the gripper stop and let go of what it holds.
+        """End the command that runs, stop the gripper, and release what it holds.
 
-        :param reason: why, for whoever waits for the command.
-        :returns: whether the gripper confirmed that within ``stop_timeout``.
+        :param reason: the failure of the command that runs.
+        :returns: whether the gripper confirmed the stop within ``stop_timeout``.
         :raises GripperFailed: there is no gripper.
         """
         if self._run is not None:
             self._run.ended_by = reason
         hand = self._require_hand()
         try:
-            command = hand.stop()
+            sent = hand.stop()
         except ConnectionFailed as error:
             raise GripperFailed(str(error)) from error
-        limit = time.monotonic() + self._owner.parameter("stop_timeout")
-        while command.status is None and self._owner.hand is hand and time.monotonic() < limit:
-            await self._owner.next_tick()
-        return command.status is Status.SUCCESS
+        await self._ticks_while(hand, lambda: sent.status is None)
+        return sent.status is Status.SUCCESS
 
     def abandon(self, reason: str) -> None:
-        """End what runs, without waiting for that; does nothing where nothing runs.
+        """End the command that runs, if any, without waiting for its end.
 
-        :param reason: why, for whoever waits for the command.
+        :param reason: the failure of the command.
         """
         if self._run is None:
             return
         self._run.ended_by = reason
         hand = self._owner.hand
         if hand is not None and hand.busy:
-            with contextlib.suppress(ConnectionFailed):  # Then there is nothing to stop any more.
+            with contextlib.suppress(ConnectionFailed):  # Then there is nothing left to stop.
                 hand.stop()
 
-    async def _until_done(self, run: _Run, hand: Hand, request: Request, on_tick: Callable[[], None]) -> Outcome:
-        """Send a command and wait for its end, telling of it on the way."""
+    async def _until_done(
+        self, run: _Run, hand: Hand, command: GripperCommand, on_state: Callable[[HandState], None]
+    ) -> Outcome:
+        """Send a command and wait for its end, reporting every state."""
         state = hand.state
-        assert state is not None  # Else the owner would not show it.
-        command = request.send(hand)
+        assert state is not None  # Else the owner would not offer the hand.
+        sent = command.send(hand)
         began = still_since = time.monotonic()
-        limit = self._owner.parameter("command_timeout") + request.duration(state.max_width)
+        limit = self._owner.parameter("command_timeout") + command.duration(state.max_width)
         still_at = state.width
-        while command.status is None:
-            await self._look(run, hand)
-            on_tick()
+        while sent.status is None:
+            await self._next_tick(run, hand)
             state, now = hand.state or state, time.monotonic()
+            on_state(state)
             if abs(state.width - still_at) > _STILL:
                 still_at, still_since = state.width, now
             if now - began > limit:
                 await self._halt(hand)
                 raise GripperFailed(f"the gripper did not answer within {limit:.0f} s: it was told to stop")
             if (
-                isinstance(request, Move)
+                isinstance(command, MoveCommand)
                 and now - still_since > self._owner.parameter("stall_timeout")
-                and abs(state.width - request.width) > self._owner.parameter("goal_tolerance")
+                and abs(state.width - command.width) > self._owner.parameter("goal_tolerance")
             ):
-                # The gripper itself would go on trying for minutes.
+                # The gripper itself would keep trying for minutes.
                 await self._halt(hand)
                 return Outcome(done=False, blocked=True, width=state.width)
-        if command.status is Status.FAILED:
+        if sent.status is Status.FAILED:
             raise GripperFailed("the gripper refused the command: has it been homed, and is the robot ready?")
-        if command.status is Status.ABORTED:
+        if sent.status is Status.ABORTED:
             raise GripperFailed("something else stopped the gripper: Desk, or another program")
         answered = hand.states
-        while hand.states == answered:  # The state that is there may be older than the answer.
-            await self._look(run, hand)
-        return Outcome(command.status is Status.SUCCESS, blocked=False, width=(hand.state or state).width)
+        while hand.states == answered:  # The present state may be older than the answer.
+            await self._next_tick(run, hand)
+        return Outcome(sent.status is Status.SUCCESS, blocked=False, width=(hand.state or state).width)
 
-    async def _look(self, run: _Run, hand: Hand) -> None:
-        """Wait for the next tick, and see whether the command is still to be pursued then.
+    async def _next_tick(self, run: _Run, hand: Hand) -> None:
+        """Wait for the next tick, and check that the command may still run then.
 
-        :raises GripperCancelled, GripperFailed: it is not.
+        :raises GripperCancelled: it was cancelled.
+        :raises GripperFailed: it must end for another reason.
         """
         await self._owner.next_tick()
         if self._owner.hand is not hand:
@@ -274,18 +276,22 @@ class Gripper:
             raise GripperCancelled
 
     async def _halt(self, hand: Hand) -> None:
-        """Stop what runs, and wait for that; but no longer than ``stop_timeout``.
+        """Stop what the gripper does, and wait for that, for at most ``stop_timeout``.
 
-        A gripper whose fingers are blocked may ignore it, as its makers know; whoever cancelled shall not wait for it.
+        A gripper with blocked fingers may ignore a stop, as Franka documents; the caller must not wait for it.
         """
-        if not hand.busy:
-            return
-        hand.stop()
+        if hand.busy:
+            hand.stop()
+            await self._ticks_while(hand, lambda: hand.busy)
+
+    async def _ticks_while(self, hand: Hand, condition: Callable[[], bool]) -> None:
+        """Wait while ``condition`` is true and the gripper is connected, for at most ``stop_timeout``."""
         limit = time.monotonic() + self._owner.parameter("stop_timeout")
-        while hand.busy and self._owner.hand is hand and time.monotonic() < limit:
+        while condition() and self._owner.hand is hand and time.monotonic() < limit:
             await self._owner.next_tick()
 
     def _require_hand(self) -> Hand:
+        """:raises GripperFailed: there is no gripper."""
         if self._owner.hand is None:
             raise GripperFailed(self._owner.why_no_hand)
         return self._owner.hand

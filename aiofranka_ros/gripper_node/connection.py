@@ -1,15 +1,15 @@
-"""The connection to a Franka Hand: commands that are answered later, and the state that it sends. Nothing here waits.
+"""The connection to a Franka Hand: commands that it answers later, and the state that it sends. Nothing here waits.
 
 Used by the gripper's node, in its process and its one thread, which calls :meth:`Hand.poll` at every tick.
 
 It speaks the gripper's network protocol itself (``research_interface/gripper/types.h`` of libfranka, version 3) instead
 of calling ``pylibfranka.Gripper``, for three reasons, measured with pylibfranka 0.21:
 
-- a call keeps the GIL until the gripper answers, which takes seconds: nothing else in the process would run meanwhile;
+- a call keeps the GIL until the gripper answers: nothing else in the process would run for seconds;
 - a command can be stopped only by a second thread on the same connection, which the first reason rules out;
-- where the connection is closed during a command, the call never returns and keeps a CPU busy.
+- if the connection is closed during a command, the call never returns and keeps a CPU busy.
 
-The protocol has five requests of a few numbers each. That they are byte for byte libfranka's is tested against it.
+The protocol has five requests of a few numbers each. A test compares them with libfranka's, byte by byte.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ PORT, VERSION = 1338, 3
 
 #: Command, number, and size of the whole message; every message begins with it.
 _HEADER = struct.Struct("<HII")
-#: Largest message that can be expected; more means that it isn't a gripper that answers.
+#: Size of the largest message that a gripper sends [bytes].
 _MAX_SIZE = 64
-#: Number of the state, width and largest width [m], whether something is grasped, temperature [°C]; by UDP.
+#: A state, by UDP: its number, width and largest width [m], whether something is grasped, temperature [°C].
 _STATE = struct.Struct("<Idd?H")
 
-#: How long it may take until the gripper has accepted the connection and sent its first state [s].
+#: How long the gripper may take to accept the connection and send its first state [s].
 _CONNECT_TIMEOUT = 2.0
 #: How long the gripper may be silent [s]; libfranka's own limit.
 _SILENCE = 1.0
@@ -51,23 +51,23 @@ class _Request(enum.IntEnum):
 
 
 class Status(enum.IntEnum):
-    """How a command ended, as the gripper says it."""
+    """How a command ended, as the gripper reports it."""
 
     SUCCESS = 0
     FAILED = 1
-    """It could not be carried out at all."""
+    """The gripper could not carry it out at all."""
     UNSUCCESSFUL = 2
-    """It was carried out, to no avail: nothing was grasped."""
+    """The gripper carried it out without success: nothing was grasped."""
     ABORTED = 3
     """It was stopped, or another command came."""
 
 
 @dataclass(frozen=True)
 class HandState:
-    """What the gripper measures.
+    """The state that the gripper measures.
 
-    :ivar width: distance of the fingers [m].
-    :ivar max_width: largest such distance [m], which homing finds out.
+    :ivar width: distance between the fingers [m].
+    :ivar max_width: largest distance [m]; homing finds it.
     :ivar is_grasped: whether the last grasp holds something.
     :ivar temperature: of the gripper [°C].
     """
@@ -79,17 +79,17 @@ class HandState:
 
 
 @dataclass
-class Command:
-    """One command that was sent.
+class SentCommand:
+    """A command that was sent.
 
-    :ivar status: how it ended; ``None`` until the gripper has said so.
+    :ivar status: how it ended; ``None`` until the gripper has answered.
     """
 
     status: Status | None = None
 
 
 class Hand:
-    """One connection to a gripper; begins to connect at once, and is through when :attr:`state` is there.
+    """One connection to a gripper; it starts to connect at once, and is connected once :attr:`state` is not ``None``.
 
     :param address: IP address or host name of the robot.
     :raises ConnectionFailed: the name cannot be resolved, or the connection is refused at once.
@@ -99,10 +99,10 @@ class Hand:
         self.address = address
         #: The newest state; ``None`` until the gripper is connected.
         self.state: HandState | None = None
-        #: Number of states that came, by which one knows a new one.
+        #: Number of states received, which tells a new one.
         self.states = 0
         self._began = self._heard = time.monotonic()
-        self._commands: dict[int, Command] = {}
+        self._commands: dict[int, SentCommand] = {}
         self._sent = 0
         self._received = bytearray()
         self._accepted = False
@@ -110,62 +110,62 @@ class Hand:
         self._tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._tcp.setblocking(False)
         try:
-            # A name may take a while to resolve; an address, which is the rule, does not.
+            # A host name may take a while to resolve; an address, the usual case, does not.
             error = self._tcp.connect_ex((socket.gethostbyname(address), PORT))
             if error not in (0, errno.EINPROGRESS):
                 raise OSError(error, os.strerror(error))
-        except (OSError, ValueError) as error:  # The latter where it cannot even be a host name.
+        except (OSError, ValueError) as error:  # ValueError: it cannot even be a host name.
             self.close()
             raise self._explain(error) from error
 
     @property
     def busy(self) -> bool:
-        """Whether a command was sent that the gripper has not answered."""
+        """Whether the gripper has not answered a command yet."""
         return bool(self._commands)
 
-    def homing(self) -> Command:
-        """Open and close completely, to find out the largest width.
+    def homing(self) -> SentCommand:
+        """Open and close completely, to find the largest width.
 
         :raises ConnectionFailed: the connection was lost.
         """
         return self._send(_Request.HOMING)
 
-    def move(self, width: float, speed: float) -> Command:
-        """Move the fingers to a distance of ``width`` [m], with ``speed`` [m/s].
+    def move(self, width: float, speed: float) -> SentCommand:
+        """Move the fingers to a distance of ``width`` [m] at ``speed`` [m/s].
 
         :raises ConnectionFailed: the connection was lost.
         """
         return self._send(_Request.MOVE, struct.pack("<dd", width, speed))
 
-    def grasp(self, width: float, speed: float, force: float, inner: float, outer: float) -> Command:
-        """Close with ``speed`` [m/s] until something is in the way, and hold it with ``force`` [N].
+    def grasp(self, width: float, speed: float, force: float, inner: float, outer: float) -> SentCommand:
+        """Close at ``speed`` [m/s] until the fingers meet an object, and hold it with ``force`` [N].
 
-        It is a success where the fingers end between ``width - inner`` and ``width + outer`` [m].
+        It succeeds if the fingers end between ``width - inner`` and ``width + outer`` [m].
 
         :raises ConnectionFailed: the connection was lost.
         """
         return self._send(_Request.GRASP, struct.pack("<ddddd", width, inner, outer, speed, force))
 
-    def stop(self) -> Command:
-        """Stop what runs, whose status becomes ABORTED, and let go of what is held.
+    def stop(self) -> SentCommand:
+        """Stop the running command, whose status becomes ABORTED, and release what is held.
 
         :raises ConnectionFailed: the connection was lost.
         """
         return self._send(_Request.STOP)
 
     def poll(self) -> None:
-        """Take in all that the gripper has sent: its state and the answers to commands.
+        """Read everything that the gripper has sent: its state and its answers to commands.
 
-        :raises ConnectionFailed: there is no gripper, or the connection was lost; :meth:`close` is all that is left.
+        :raises ConnectionFailed: there is no gripper, or the connection was lost; then only :meth:`close` is useful.
         :raises IncompatibleRobot: the gripper speaks another version of the protocol.
         """
         try:
             if self._udp is None and self._is_open():
                 self._greet()
             if self._udp is not None:
-                self._take_answers()
-                self._take_states(self._udp)
-        except ConnectionFailed:  # Which is an OSError itself.
+                self._read_answers()
+                self._read_states(self._udp)
+        except ConnectionFailed:  # ConnectionFailed is an OSError, too.
             raise
         except OSError as error:
             raise self._explain(error) from error
@@ -176,7 +176,7 @@ class Hand:
             raise ConnectionFailed(f"lost the gripper at {self.address}: it has been silent for {_SILENCE:g} s")
 
     def close(self) -> None:
-        """Disconnect; idempotent. Commands that were not answered never will be."""
+        """Disconnect; idempotent. Unanswered commands stay unanswered."""
         self._tcp.close()
         if self._udp is not None:
             self._udp.close()
@@ -194,26 +194,26 @@ class Hand:
         return True
 
     def _greet(self) -> None:
-        """Tell the gripper where its states shall go."""
+        """Open the socket for the states and send its port to the gripper."""
         self._tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._udp.setblocking(False)
-        # Reachable from the robot's network alone.
+        # Reachable only from the robot's network.
         self._udp.bind((self._tcp.getsockname()[0], 0))
         self._send(_Request.CONNECT, struct.pack("<HH", VERSION, self._udp.getsockname()[1]))
 
-    def _send(self, request: _Request, payload: bytes = b"") -> Command:
+    def _send(self, request: _Request, payload: bytes = b"") -> SentCommand:
         number, self._sent = self._sent, self._sent + 1
         message = _HEADER.pack(request, number, _HEADER.size + len(payload)) + payload
         try:
-            # So few bytes always fit, unless nobody takes them any more.
+            # So few bytes always fit, unless the gripper does not read any more.
             self._tcp.sendall(message)
         except OSError as error:
             raise self._explain(error) from error
-        command = self._commands[number] = Command()
+        command = self._commands[number] = SentCommand()
         return command
 
-    def _take_answers(self) -> None:
+    def _read_answers(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
                 part = self._tcp.recv(4096)
@@ -223,7 +223,7 @@ class Hand:
         while len(self._received) >= _HEADER.size:
             request, number, size = _HEADER.unpack_from(self._received)
             if not _HEADER.size + 2 <= size <= _MAX_SIZE:
-                raise ConnectionFailed(f"what answers at {self.address}:{PORT} is not a gripper")
+                raise ConnectionFailed(f"the server at {self.address}:{PORT} is not a gripper")
             if len(self._received) < size:
                 break
             (status,) = struct.unpack_from("<H", self._received, _HEADER.size)
@@ -246,8 +246,8 @@ class Hand:
             )
         self._accepted = True
 
-    def _take_states(self, udp: socket.socket) -> None:
-        """Keep the newest state; none is one before the gripper has accepted the connection."""
+    def _read_states(self, udp: socket.socket) -> None:
+        """Keep the newest state; states before the gripper has accepted the connection do not count."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 packet = udp.recv(256)
@@ -258,7 +258,7 @@ class Hand:
                     self._heard = time.monotonic()
 
     def _what_is_missing(self) -> str:
-        """How far a connection came that was not made in time."""
+        """Which step of connecting took too long."""
         if self._udp is None:
             return (
                 f"no answer from {self.address}:{PORT}: is the robot on, is this its address, and is this computer's "
@@ -266,7 +266,7 @@ class Hand:
             )
         if not self._accepted:
             return f"the gripper at {self.address} does not answer: is another program connected to it?"
-        return f"the gripper at {self.address} sends no state: does a firewall of this computer keep UDP away?"
+        return f"the gripper at {self.address} sends no state: does a firewall of this computer block UDP?"
 
     def _explain(self, error: BaseException) -> ConnectionFailed:
         if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:

@@ -1,30 +1,23 @@
-"""The gripper's node: it keeps the connection to the gripper, serves its actions, and tells what the gripper does.
+"""The gripper's node: it keeps the connection to the gripper, serves its actions, and publishes its state.
 
-``ros2 run aiofranka_ros gripper_node``, or ``python -m aiofranka_ros.gripper_node``. A process of its own, so that
-nothing that happens here can delay the arm, and one thread: everything runs on one ``SingleThreadedExecutor``, nothing
-waits, and nothing needs a lock.
+Run by :mod:`aiofranka_ros.gripper_node.__main__` in a separate process, so that nothing here can delay the arm, and in
+one thread: everything runs on one executor, nothing waits, and nothing needs a lock.
 
-It connects by itself, and again when the connection is lost. The address of a simulated arm is known to the arm's node
-alone, which has started it: it publishes that on ``~/robot_address``.
+It connects by itself, and again if the connection is lost. The arm's node publishes the address of the simulated arm
+that it has started on ``~/robot_address``.
 """
 
 from __future__ import annotations
 
-import sys
 import time
-import traceback
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
@@ -36,14 +29,12 @@ from aiofranka_ros.gripper_node.commands import Gripper
 from aiofranka_ros.gripper_node.connection import Hand
 from aiofranka_ros.gripper_node.parameters import GripperParameters
 from aiofranka_ros.model.names import ArmNames
-from aiofranka_ros.processes import StopRequest
+from aiofranka_ros.ros.actions import Actions
 from aiofranka_ros.ros.conditions import OK, Recent, condition, status
 
 _DIAGNOSTICS_PERIOD = 1.0
 #: Pause between two attempts to connect [s].
 _RETRY_PERIOD = 1.0
-#: How long results of aborted goals may take to leave at the end [s].
-_LAST_WORDS = 0.8
 
 
 class GripperNode(Node):
@@ -57,7 +48,7 @@ class GripperNode(Node):
         self._settings = GripperParameters(self)
         self._connection: Hand | None = None
         self._connected = False
-        #: Whether there was a connection that was lost.
+        #: Whether the gripper was connected before and is not any more.
         self._lost = False
         self._recent = Recent()
         self._next_attempt = 0.0
@@ -65,10 +56,11 @@ class GripperNode(Node):
         self._joints = list(ArmNames(self._settings["arm_prefix"]).fingers)
         self._joint_states = self.create_publisher(JointState, "~/joint_states", QoSProfile(depth=10))
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
-        # It waits for ticks: in the default group it would keep the tick's timer from being called.
+        # It waits for ticks: in the default group it would block the timer of the ticks.
         self.create_service(Trigger, "~/stop", self._on_stop, callback_group=ReentrantCallbackGroup())
         self._gripper = Gripper(self)
-        self._actions = GripperActions(self, self, self._gripper)
+        self._actions = Actions(self)
+        GripperActions(self._actions, self, self._gripper)
         self._address = self._address_topic = ""
         if self._settings["robot_ip"] != "sim":
             self._address = self._settings["robot_ip"]
@@ -80,17 +72,17 @@ class GripperNode(Node):
             topic = f"{self._settings['arm_node']}/robot_address"
             self._address_topic = self.create_subscription(String, topic, self._on_address, latched).topic_name
             self.get_logger().info(f"waiting for the simulated arm of {self._arm}")
-        # Not the node's clock: simulated time may stand still, the gripper's doesn't.
+        # Not the node's clock: simulated time may stop, the gripper does not.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0 / self._settings["state_rate"], self._tick, clock=steady)
         self.create_timer(_DIAGNOSTICS_PERIOD, self._publish_diagnostics, clock=steady)
 
     @property
     def _arm(self) -> str:
-        """Full name of the node whose simulated arm has the gripper; empty where that is a robot's."""
+        """Full name of the node whose simulated arm has the gripper; empty for the gripper of a real robot."""
         return self._address_topic.rpartition("/")[0]
 
-    # What commands and goals ask for.
+    # For commands and goals: HandOwner.
 
     @property
     def hand(self) -> Hand | None:
@@ -104,7 +96,7 @@ class GripperNode(Node):
 
     @property
     def busy(self) -> bool:
-        """Whether a goal was accepted whose result is still to come."""
+        """Whether an accepted goal has no result yet."""
         return self._actions.busy
 
     def parameter(self, name: str) -> Any:
@@ -118,7 +110,7 @@ class GripperNode(Node):
     # The connection.
 
     def _on_address(self, message: String) -> None:
-        """The arm's node has started a simulated arm, or ended it."""
+        """The arm's node has started or ended a simulated arm."""
         if message.data == self._address:
             return
         self._address = message.data
@@ -129,7 +121,7 @@ class GripperNode(Node):
         self._next_attempt = 0.0
 
     def _tick(self) -> None:
-        """Hear what the gripper says, publish it, and let those go on who wait for it."""
+        """Read from the gripper, publish its state, and wake the commands that wait for the tick."""
         try:
             if self._connection is not None:
                 self._connection.poll()
@@ -141,15 +133,15 @@ class GripperNode(Node):
             self._lost |= self._connected
             self._disconnect(str(error))
             if self._address_topic and self.count_publishers(self._address_topic) == 0:
-                # The arm's node is gone, and so is its simulated arm. Another one may take that address.
+                # The arm's node is gone, and so is its simulated arm; another one may use that address later.
                 self._address = ""
         else:
-            self._take_state()
+            self._publish_state()
         ticked, self._ticked = self._ticked, Future()
         ticked.set_result(None)
 
-    def _take_state(self) -> None:
-        """Publish the gripper's state, where there is one."""
+    def _publish_state(self) -> None:
+        """Publish the gripper's state, if it is connected."""
         connection = self._connection
         if connection is None or connection.state is None:
             return
@@ -169,7 +161,7 @@ class GripperNode(Node):
             connection.close()
 
     async def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """Stop the fingers; what they hold is let go."""
+        """Stop the fingers, which release what they hold."""
         try:
             response.success = await self._gripper.stop("stopped by ~/stop")
             response.message = "" if response.success else "the gripper did not confirm that it stopped"
@@ -177,19 +169,19 @@ class GripperNode(Node):
             response.success, response.message = False, str(error)
         return response
 
-    # What the node says.
+    # Diagnostics.
 
     def _publish_diagnostics(self) -> None:
-        said = self._status()
-        said.hardware_id = self._address or "sim"
-        # With its namespace, because viewers tell statuses apart by their names.
-        said.name = f"{self.get_fully_qualified_name().lstrip('/')}: gripper"
-        message = DiagnosticArray(status=[said])
+        gripper = self._status()
+        gripper.hardware_id = self._address or "sim"
+        # With its namespace, because viewers distinguish statuses by name.
+        gripper.name = f"{self.get_fully_qualified_name().lstrip('/')}: gripper"
+        message = DiagnosticArray(status=[gripper])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
 
     def _status(self) -> DiagnosticStatus:
-        """How the gripper is, and what to do where it is not well."""
+        """The status of the gripper, with what to do if something is wrong."""
         values: dict[str, Any] = {"robot_ip": self._address or "sim"}
         values |= {f"goal rejected: {reason}": count for reason, count in sorted(self._actions.rejected.items())}
         recently = self._recent.update(self._actions.rejected)
@@ -209,57 +201,11 @@ class GripperNode(Node):
         return status(OK, "busy" if self._gripper.running else "connected", values)
 
     def abandon(self, reason: str) -> None:
-        """End what runs, so that its goal gets a result; what the fingers hold they go on holding."""
+        """End the command that runs, so that its goal gets a result; the fingers keep holding what they hold."""
         self._gripper.abandon(reason)
 
     def close(self) -> None:
         """Disconnect, and leave the graph."""
-        self._disconnect("the node ends")
+        self._disconnect("the gripper's node ends")
         self._actions.destroy()
         self.destroy_node()
-
-
-def _spin(node: GripperNode, stop: StopRequest) -> None:
-    """Run the node until a signal asks to stop, then let the last results leave."""
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        # The tick's timer ends every wait soon enough for a signal to be noticed.
-        while not stop.requested:
-            executor.spin_once()
-        # Ending a goal, sending its result and delivering it take several rounds; how many, nobody tells.
-        deadline = time.monotonic() + (_LAST_WORDS if node.busy else 0.0)
-        node.abandon("the gripper's node ends")
-        while time.monotonic() < deadline:
-            executor.spin_once(timeout_sec=0.01)
-    finally:
-        executor.shutdown()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the node until Ctrl-C or SIGTERM.
-
-    :returns: exit status: 0 after either of them, 1 if the node could not start or failed.
-    """
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    stop = StopRequest()
-    stop.install()
-    try:
-        node = GripperNode()
-        try:
-            _spin(node, stop)
-        finally:
-            node.close()
-    except ParameterException as error:
-        rclpy.logging.get_logger("franka_gripper").fatal(f"cannot start: {error}")
-        return 1
-    except Exception:
-        rclpy.logging.get_logger("franka_gripper").fatal(f"the node failed:\n{traceback.format_exc()}")
-        return 1
-    finally:
-        rclpy.try_shutdown()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
