@@ -22,7 +22,7 @@ class Served:
     """A server and a client of it, on two nodes in one thread."""
 
     def __init__(self) -> None:
-        self.rviz = Client("/nobody")
+        self.rviz = Client("/no_arm")
         node = self.rviz.node
         self._node = rclpy.create_node("served", context=node.context, use_global_arguments=False)
         node.executor.add_node(self._node)

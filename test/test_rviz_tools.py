@@ -47,7 +47,7 @@ class ToolsProcess(NodeProcess):
 
 
 class RViz:
-    """What RViz does: it asks for the marker and keeps track of it, and tells what is clicked and dragged."""
+    """Acts like RViz: it requests and tracks the marker, and sends clicks and drags."""
 
     def __init__(self, client: Client, namespace: str, arm: str) -> None:
         self.client, self.arm = client, arm
@@ -80,7 +80,7 @@ class RViz:
         self.marker: InteractiveMarker | None = None
         assert client.spin_until(initialized)
 
-    # What it shows.
+    # What RViz shows.
 
     def _on_update(self, update: InteractiveMarkerUpdate) -> None:
         assert update.type == InteractiveMarkerUpdate.UPDATE
@@ -108,11 +108,11 @@ class RViz:
         return color.r, color.g, color.b
 
     def shows(self, color: tuple[float, ...]) -> bool:
-        """Whether the ball gets that colour in time."""
+        """Whether the ball has that colour in time."""
         return self.client.spin_until(lambda: np.allclose(self.color, color, atol=1e-6))
 
     def says(self, text: str) -> bool:
-        """Whether that text floats in the scene in time."""
+        """Whether that text is in the scene in time."""
         return self.client.spin_until(lambda: text in self.text)
 
     def is_silent(self) -> bool:
@@ -125,7 +125,7 @@ class RViz:
         return pose_of(PoseStamped(pose=self.marker.pose))
 
     def marker_is_on_the_gripper(self) -> bool:
-        """In time, and to within what the eye sees."""
+        """Whether it is in time, as far as the eye can see."""
         return self.client.spin_until(
             lambda: np.linalg.norm(self.marker_pose[:3, 3] - self.client.position) < 0.003
         ) and self.shows(GREY)
@@ -135,7 +135,7 @@ class RViz:
         actions = get_action_server_names_and_types_by_node(self.client.node, name, namespace)
         return f"{self.arm}/{action}" in dict(actions)
 
-    # What people do.
+    # What the user does.
 
     def click_goal(self, x: float, y: float, heading: float, frame: str = "fr3_link0") -> None:
         goal = PoseStamped()
@@ -156,7 +156,7 @@ class RViz:
         self.tell(InteractiveMarkerFeedback.MOUSE_DOWN, self.marker_pose)
 
     def drag_to(self, pose: np.ndarray) -> None:
-        """Drag the pressed marker there as a mouse does, in little steps, a picture each."""
+        """Drag the pressed marker there as a mouse does, in small steps, one per frame."""
         start = self.marker_pose
         for part in np.linspace(0.0, 1.0, 10):
             between = pose.copy()
@@ -174,7 +174,7 @@ class RViz:
         self.release(pose)
 
     def choose(self, choice: Choice) -> None:
-        """Right-click the marker and choose from the menu."""
+        """Right-click the marker and choose a menu entry."""
         entry = next(entry for entry in self.marker.menu_entries if entry.id == choice)
         assert entry.parent_id == 0 and entry.command_type == entry.FEEDBACK
         self.tell(InteractiveMarkerFeedback.MENU_SELECT, self.marker_pose, entry.id)
@@ -219,14 +219,14 @@ def rviz(robot: Client, only_rviz: RViz, tools: ToolsProcess) -> Iterator[RViz]:
 
 
 def arrives(rviz: RViz, position: np.ndarray) -> bool:
-    """Whether the control frame is there in time, and stays."""
+    """Whether the control frame is there in time and stays."""
     robot = rviz.client
     there = robot.spin_until(lambda: np.linalg.norm(robot.position - position) < NEAR)
     return there and robot.rests() and bool(np.linalg.norm(robot.position - position) < NEAR)
 
 
 def stays(robot: Client, q: np.ndarray) -> bool:
-    """Whether the arm is still at ``q`` when it has had the time to leave."""
+    """Whether the arm is still at ``q`` after it has had time to leave."""
     robot.spin_for(0.5)
     return bool(np.abs(robot.q - q).max() < 0.01)
 
@@ -235,11 +235,11 @@ def pose_now(robot: Client) -> np.ndarray:
     return pose_of(robot.pose)
 
 
-# --- What it costs
+# --- Processor time
 
 
 def cpu_of_threads(pid: int) -> dict[int, int]:
-    """How long the threads of a process have run so far, those of DDS excepted [ns]."""
+    """How long the threads of a process have run so far, except those of DDS [ns]."""
     return {
         int(thread.name): int((thread / "schedstat").read_text().split()[0])
         for thread in Path(f"/proc/{pid}/task").iterdir()
@@ -247,14 +247,14 @@ def cpu_of_threads(pid: int) -> dict[int, int]:
     }
 
 
-def test_following_the_arm_keeps_one_thread_busy_at_the_most(rviz: RViz, tools: ToolsProcess) -> None:
+def test_following_the_arm_keeps_only_one_thread_busy(rviz: RViz, tools: ToolsProcess) -> None:
     pid = tools.process.pid
     before = cpu_of_threads(pid)
     rviz.client.spin_for(1.0)
     used = {thread: used - before.get(thread, 0) for thread, used in cpu_of_threads(pid).items()}
     main = used.pop(pid)
-    # Threads of OpenBLAS wait for work by spinning: after a system of four equations with every message, they took two
-    # thirds of what the main thread did.
+    # Threads of OpenBLAS spin while they wait for work: with a system of four equations per message, they took two
+    # thirds of the time of the main thread.
     assert sum(used.values()) < 0.2 * main
 
 
@@ -285,7 +285,9 @@ def test_dragging_alone_moves_nothing_and_move_here_does(rviz: RViz, robot: Clie
     assert np.abs(robot.q - q).max() < 0.6, "the arm came there the short way"
 
 
-def test_an_unreachable_pose_is_red_says_why_and_moves_nothing(rviz: RViz, robot: Client, tools: ToolsProcess) -> None:
+def test_an_unreachable_pose_is_red_with_the_reason_and_nothing_moves(
+    rviz: RViz, robot: Client, tools: ToolsProcess
+) -> None:
     q, goal = robot.q, pose_now(robot)
     goal[0, 3] += 1.0
     rviz.drag(goal)
@@ -295,7 +297,7 @@ def test_an_unreachable_pose_is_red_says_why_and_moves_nothing(rviz: RViz, robot
     assert rviz.says("Move here: the arm cannot get closer to it than ")
     assert tools.says("Move here: the arm cannot get closer to it than ")
     assert stays(robot, q)
-    # Back where it can get, everything is as before.
+    # Back in reach, everything is as before.
     goal[0, 3] -= 1.05
     rviz.drag(goal)
     assert rviz.shows(GREEN) and rviz.is_silent()
@@ -303,7 +305,7 @@ def test_an_unreachable_pose_is_red_says_why_and_moves_nothing(rviz: RViz, robot
     assert rviz.marker_is_on_the_gripper()
 
 
-def test_the_marker_returns_when_somebody_else_moves_the_arm(rviz: RViz, robot: Client) -> None:
+def test_the_marker_returns_if_another_client_moves_the_arm(rviz: RViz, robot: Client) -> None:
     goal = pose_now(robot)
     goal[2, 3] += 0.1
     rviz.drag(goal)
@@ -312,7 +314,7 @@ def test_the_marker_returns_when_somebody_else_moves_the_arm(rviz: RViz, robot: 
     assert rviz.marker_is_on_the_gripper()
 
 
-def test_a_click_on_the_marker_that_does_not_drag_it_leaves_it_on_the_gripper(rviz: RViz) -> None:
+def test_a_click_without_a_drag_leaves_the_marker_on_the_gripper(rviz: RViz) -> None:
     rviz.press()
     rviz.release(rviz.marker_pose)
     assert rviz.marker_is_on_the_gripper()
@@ -321,7 +323,7 @@ def test_a_click_on_the_marker_that_does_not_drag_it_leaves_it_on_the_gripper(rv
 # --- The menu
 
 
-def test_home_goes_home_and_stop_stops_on_the_way(rviz: RViz, robot: Client) -> None:
+def test_home_moves_home_and_stop_stops_on_the_way(rviz: RViz, robot: Client) -> None:
     rviz.choose(Choice.HOME)
     assert robot.spin_until(lambda: robot.speed() > 0.3)
     rviz.choose(Choice.STOP)
@@ -334,7 +336,7 @@ def test_home_goes_home_and_stop_stops_on_the_way(rviz: RViz, robot: Client) -> 
     assert rviz.marker_is_on_the_gripper() and rviz.is_silent()
 
 
-def test_recover_takes_the_arm_back(rviz: RViz, robot: Client) -> None:
+def test_recover_activates_the_arm_again(rviz: RViz, robot: Client) -> None:
     assert robot.change("deactivate")
     rviz.choose(Choice.RECOVER)
     if not rviz.arm_offers("error_recovery"):
@@ -345,7 +347,7 @@ def test_recover_takes_the_arm_back(rviz: RViz, robot: Client) -> None:
     assert rviz.says("recovered")
 
 
-def test_stop_stops_what_others_have_begun(rviz: RViz, robot: Client) -> None:
+def test_stop_stops_the_moves_of_other_clients(rviz: RViz, robot: Client) -> None:
     handle = robot.send_goal(HOME)
     assert robot.spin_until(lambda: robot.speed() > 0.3)
     rviz.choose(Choice.STOP)
@@ -353,21 +355,23 @@ def test_stop_stops_what_others_have_begun(rviz: RViz, robot: Client) -> None:
     assert robot.rests()
 
 
-def test_follow_follows_the_marker_as_far_as_the_arm_can(rviz: RViz, robot: Client) -> None:
+def test_follow_follows_the_marker_as_far_as_the_arm_can_reach(rviz: RViz, robot: Client) -> None:
     rviz.choose(Choice.FOLLOW)
     assert robot.spin_until(lambda: rviz.title(Choice.FOLLOW) == "[x] Follow")
     goal = pose_now(robot)
     goal[:3, 3] += [0.0, 0.1, -0.05]
     rviz.press()
     rviz.drag_to(goal)
-    # While it is held, without a word from RViz, the arm arrives and stays.
+    # While the marker is held, without feedback from RViz, the arm arrives and stays.
     assert robot.spin_until(lambda: np.linalg.norm(robot.position - goal[:3, 3]) < 0.01)
     away = goal.copy()
     away[2, 3] += 2.0
     rviz.tell(InteractiveMarkerFeedback.POSE_UPDATE, away)
     assert rviz.shows(RED)
     assert robot.rests()
-    assert np.linalg.norm(robot.position - goal[:3, 3]) < 0.01, "it does not reach for what it cannot reach"
+    assert np.linalg.norm(robot.position - goal[:3, 3]) < 0.01, (
+        "the arm does not move towards a pose that it cannot reach"
+    )
     rviz.release(goal)
     assert rviz.marker_is_on_the_gripper()
     rviz.choose(Choice.FOLLOW)
@@ -384,26 +388,24 @@ def test_follow_says_which_mode_it_needs(rviz: RViz, robot: Client) -> None:
 # --- 2D Goal Pose and Publish Point
 
 
-def test_a_goal_pose_is_gone_to_at_the_same_height_pointing_along_the_arrow(rviz: RViz, robot: Client) -> None:
+def test_a_goal_pose_moves_the_arm_at_the_same_height_to_point_along_the_arrow(rviz: RViz, robot: Client) -> None:
     before = pose_now(robot)
     rviz.click_goal(0.45, -0.2, -0.6)
     assert arrives(rviz, np.array([0.45, -0.2, before[2, 3]]))
     after = pose_now(robot)
-    # At READY the gripper looks down: its x axis is what points.
+    # At READY the gripper points down, so its x axis points along the arrow.
     assert math.atan2(after[1, 0], after[0, 0]) == pytest.approx(-0.6, abs=0.03)
     np.testing.assert_allclose(after[:3, 2], before[:3, 2], atol=0.03)
 
 
-def test_a_clicked_point_is_gone_to_with_the_same_orientation(rviz: RViz, robot: Client) -> None:
+def test_a_clicked_point_moves_the_arm_there_with_the_same_orientation(rviz: RViz, robot: Client) -> None:
     before = pose_now(robot)
     rviz.click_point(0.5, 0.15, 0.4)
     assert arrives(rviz, np.array([0.5, 0.15, 0.4]))
     np.testing.assert_allclose(pose_now(robot)[:3, :3], before[:3, :3], atol=0.02)
 
 
-def test_what_cannot_be_gone_to_is_refused_in_rviz_and_in_the_log(
-    rviz: RViz, robot: Client, tools: ToolsProcess
-) -> None:
+def test_an_unreachable_click_is_refused_in_rviz_and_in_the_log(rviz: RViz, robot: Client, tools: ToolsProcess) -> None:
     q = robot.q
     rviz.click_goal(2.0, 0.0, 0.0)
     assert rviz.says("2D Goal Pose: the arm cannot get closer to it than ")
@@ -420,7 +422,7 @@ def test_what_cannot_be_gone_to_is_refused_in_rviz_and_in_the_log(
     assert stays(robot, q)
 
 
-def test_a_goal_replaces_the_one_on_the_way_and_keeps_the_height_of_that(rviz: RViz, robot: Client) -> None:
+def test_a_goal_replaces_the_running_one_and_keeps_its_height(rviz: RViz, robot: Client) -> None:
     rviz.click_point(0.5, 0.25, 0.3)
     assert robot.spin_until(lambda: robot.speed() > 0.2)
     rviz.click_goal(0.5, -0.2, 0.0)
@@ -428,7 +430,7 @@ def test_a_goal_replaces_the_one_on_the_way_and_keeps_the_height_of_that(rviz: R
     assert rviz.is_silent()
 
 
-def test_a_move_that_the_node_does_not_take_is_reported(rviz: RViz, robot: Client) -> None:
+def test_a_move_that_the_node_rejects_is_reported(rviz: RViz, robot: Client) -> None:
     assert robot.change("deactivate")
     rviz.click_point(0.5, 0.1, 0.4)
     assert rviz.says(f"{rviz.arm} rejected the move; its log says why")
@@ -439,7 +441,7 @@ def test_a_move_that_the_node_does_not_take_is_reported(rviz: RViz, robot: Clien
 # --- The planned path
 
 
-def test_the_planned_path_leads_from_where_the_arm_is_to_its_goal(rviz: RViz, robot: Client) -> None:
+def test_the_planned_path_leads_from_the_arm_to_its_goal(rviz: RViz, robot: Client) -> None:
     begin = robot.position
     rviz.paths.clear()
     rviz.click_point(0.5, 0.15, 0.4)
@@ -456,8 +458,8 @@ def test_the_planned_path_leads_from_where_the_arm_is_to_its_goal(rviz: RViz, ro
 # --- RViz's configuration
 
 
-def test_what_rviz_is_configured_for_is_there(rviz: RViz, robot: Client, tools: ToolsProcess) -> None:
-    """Its topics are relative, and it runs in the namespace of the others."""
+def test_everything_in_rvizs_configuration_exists(rviz: RViz, robot: Client, tools: ToolsProcess) -> None:
+    """Its topics are relative, and it runs in the same namespace."""
     settings = yaml.safe_load((ROOT / "config" / "bringup.rviz").read_text())["Visualization Manager"]
     below = f"/{tools.namespace}/"
     for display in settings["Displays"]:
@@ -477,7 +479,7 @@ def test_what_rviz_is_configured_for_is_there(rviz: RViz, robot: Client, tools: 
 
 def test_pointing_uses_the_axis_that_is_level() -> None:
     down, level = np.diag([1.0, -1.0, -1.0, 1.0]), np.eye(4)
-    level[:3, :3] = [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]  # It reaches out along x of the base.
+    level[:3, :3] = [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]  # It reaches along x of the base.
     np.testing.assert_allclose(point_along(down, 0.7)[:2, 0], [math.cos(0.7), math.sin(0.7)], atol=1e-12)
     np.testing.assert_allclose(point_along(down, 0.7)[:3, 2], [0.0, 0.0, -1.0], atol=1e-12)
     np.testing.assert_allclose(point_along(level, -2.0)[:3, 2], [math.cos(-2.0), math.sin(-2.0), 0.0], atol=1e-12)

@@ -1,4 +1,4 @@
 """RViz's tools: ``python -m aiofranka_ros.rviz_tools`` turns a marker, clicks and menus into goals for the node.
 
-A separate process, an ordinary client of the graph. It uses ``ros`` and ``model``.
+It runs in a separate process, as an ordinary client of the ROS graph. It uses ``ros`` and ``model``.
 """

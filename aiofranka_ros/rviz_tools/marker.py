@@ -1,7 +1,7 @@
-"""What RViz shows of its tools: the marker on the gripper with its handles and its menu, and a line of text.
+"""What RViz shows: messages for the marker on the gripper, with its handles and its menu, and for lines of text.
 
-Used by the node of RViz's tools (:mod:`aiofranka_ros.rviz_tools`), in its process and its one thread. Nothing here
-knows of an arm: these functions make messages.
+Used by the node of RViz's tools (:mod:`aiofranka_ros.rviz_tools.node`), in its process and its one thread. Nothing here
+knows about an arm.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import InteractiveMarker, InteractiveMarkerControl, Marker, MenuEntry
 
 NAME = "gripper"
-#: Size of the handles, of the ball that they surround, and of the text's letters [m].
+#: Size of the handles, of the ball between them, and of the letters of the text [m].
 _SCALE, _BALL, _LETTERS = 0.25, 0.07, 0.04
-#: How far above its place each line of text floats [m].
+#: Height of each line of text above its place [m].
 _LINES = {"progress": 0.2, "message": 0.25}
 #: How long a text stays [s].
 _TEXT_LIFETIME = 10
 
-#: Half a turn's half: a quaternion of a quarter turn has it twice.
+#: Both components of the quaternion of a quarter turn.
 _HALF = math.sqrt(0.5)
-#: Handles along and around their own x axis, turned to each of the marker's axes.
+#: Orientations that turn a handle from its own x axis to each axis of the marker.
 _AXES = {
     "x": Quaternion(x=_HALF, w=_HALF),
     "y": Quaternion(z=_HALF, w=_HALF),
@@ -43,7 +43,7 @@ class Choice(enum.IntEnum):
 
 
 class Look(enum.Enum):
-    """What the colour of ball and text says: red, green, blue, alpha."""
+    """The colours of ball and text, and what they mean: red, green, blue, alpha."""
 
     AT_ARM = (0.7, 0.7, 0.7, 0.5)
     REACHABLE = (0.2, 0.9, 0.2, 0.8)
@@ -52,7 +52,7 @@ class Look(enum.Enum):
 
     @property
     def color(self) -> ColorRGBA:
-        """As a message."""
+        """The colour as a message."""
         red, green, blue, alpha = self.value
         return ColorRGBA(r=red, g=green, b=blue, a=alpha)
 
@@ -69,7 +69,7 @@ def gripper_marker(frame: str, pose: Pose, look: Look, follow: bool) -> Interact
         pose=Pose(orientation=Quaternion(w=1.0)),
     )
     controls = [
-        # Dragged, it moves in the plane of the screen, with Shift towards it.
+        # Dragging moves it in the plane of the screen, with Shift towards or away from the viewer.
         InteractiveMarkerControl(
             name="ball",
             interaction_mode=InteractiveMarkerControl.MOVE_3D,
@@ -87,7 +87,7 @@ def gripper_marker(frame: str, pose: Pose, look: Look, follow: bool) -> Interact
             for axis, orientation in _AXES.items()
         ]
     return InteractiveMarker(
-        header=Header(frame_id=frame),  # Without a stamp: locked to the frame.
+        header=Header(frame_id=frame),  # Without a stamp, it is locked to the frame.
         pose=pose,
         name=NAME,
         scale=_SCALE,
@@ -103,13 +103,13 @@ def _title(choice: Choice, follow: bool) -> str:
     title = choice.name.replace("_", " ").capitalize()
     if choice is not Choice.FOLLOW:
         return title
-    return f"[{'x' if follow else ' '}] {title}"  # RViz makes a check box of the brackets.
+    return f"[{'x' if follow else ' '}] {title}"  # RViz shows the brackets as a check box.
 
 
 def text_marker(frame: str, place: Pose, line: str, text: str, look: Look) -> Marker:
-    """``text`` above ``place`` in ``frame``; an empty one takes the one before away.
+    """``text`` above ``place`` in ``frame``; an empty one removes the line.
 
-    :param line: ``progress`` or ``message``; each replaces its own.
+    :param line: ``progress`` or ``message``: the line that it replaces.
     """
     above = Pose(orientation=Quaternion(w=1.0))
     above.position.x, above.position.y = place.position.x, place.position.y

@@ -1,8 +1,7 @@
 """One interactive marker: RViz shows it, lets the user drag it, and opens its menu.
 
 Used by the node of RViz's tools, in its process and its one thread. It speaks the protocol of the package
-``interactive_markers``, which is not on PyPI: an own server behaves the same on every machine, and is tested on every
-one.
+``interactive_markers``, which is not on PyPI; this server behaves the same on every machine, and is tested on each.
 
 The protocol: a client that starts asks a service for the markers and their sequence number; after that, every change is
 an update with the next number. RViz starts over if one is missing.

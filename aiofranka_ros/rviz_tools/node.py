@@ -1,33 +1,28 @@
-"""The node of RViz's tools: it makes moves of what people click and drag in RViz.
+"""The node of RViz's tools: it turns what the user clicks and drags in RViz into moves of the arm.
 
-``ros2 run aiofranka_ros rviz_tools``, or ``python -m aiofranka_ros.rviz_tools``. A process of its own, beside RViz,
-with one thread: everything runs on one executor, nothing waits, and nothing needs a lock. It talks to the arm's node
-through the graph alone, as everybody could (:mod:`aiofranka_ros.rviz_tools.arm`). What it offers in RViz:
+Run by :mod:`aiofranka_ros.rviz_tools.__main__` in a separate process, with one thread: everything runs on one executor,
+nothing waits, and nothing needs a lock. It reaches the arm's node only through the ROS graph, like any client
+(:mod:`aiofranka_ros.rviz_tools.arm_client`). In RViz, it offers:
 
-- a marker on the gripper (``~/marker``), to be dragged anywhere, with a menu;
-- *2D Goal Pose* (``goal_pose``): the control frame goes to the arrow's tail, at the height it has, and points along it;
-- *Publish Point* (``clicked_point``): the control frame goes to that point, turned as it is.
+- a marker on the gripper (``~/marker``) that can be dragged anywhere, with a menu;
+- *2D Goal Pose* (``goal_pose``): the control frame moves to the arrow's tail, at the same height, and points along it;
+- *Publish Point* (``clicked_point``): the control frame moves to that point, with the same orientation.
 
-Every pose is checked before anything moves: where the arm cannot get, RViz shows why (``~/status``).
+Every pose is checked before anything moves: if the arm cannot reach it, RViz shows why (``~/status``).
 """
 
 from __future__ import annotations
 
 import math
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-import rclpy
 from geometry_msgs.msg import PointStamped, Pose, PoseStamped
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.signals import SignalHandlerOptions
 from visualization_msgs.msg import InteractiveMarkerFeedback, Marker
 
 from aiofranka_ros.errors import FrankaError, InvalidTarget, Unreachable
@@ -35,21 +30,20 @@ from aiofranka_ros.kernels import Array
 from aiofranka_ros.model import inverse_kinematics
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.ros import messages
-from aiofranka_ros.ros.executor import UrgentFirstExecutor
-from aiofranka_ros.rviz_tools.arm import Arm
+from aiofranka_ros.rviz_tools.arm_client import ArmClient
 from aiofranka_ros.rviz_tools.marker import Choice, Look, gripper_marker, text_marker
 from aiofranka_ros.rviz_tools.marker_server import MarkerServer
 
 #: RViz sends what is clicked reliably.
 _CLICKS = QoSProfile(depth=5)
-#: Period of the targets that are streamed while the marker is followed [s], and of what the marker shows.
+#: Period of the targets while the arm follows the marker [s], and after how many periods the marker is updated.
 _PERIOD = 0.02
 _SHOW_EVERY = 5
-#: How long targets go on after the last sign of whoever drags the marker [s]: so long the arm gets to arrive.
+#: How long targets continue after the last feedback of RViz [s]: the time that the arm gets to arrive.
 _FOLLOW_ON = 0.5
-#: Poses closer than this are the same for the eye [m] and [rad].
+#: Poses closer than this look the same [m] and [rad].
 _SAME = 1e-3
-#: An arm that has moved further than this since the marker was dragged away was moved by somebody else [m] and [rad].
+#: If the arm has moved further than this since the marker was dragged away, another client moves it [m] and [rad].
 _MOVED = 0.02
 
 
@@ -58,26 +52,27 @@ class RvizTools(Node):
 
     def __init__(self) -> None:
         super().__init__("rviz_tools")
-        meaning = ParameterDescriptor(description="Name of the arm's node, in the same namespace.", read_only=True)
-        name = self.declare_parameter("arm_node", "aiofranka", meaning).value
-        self._arm = Arm(self, name, self._on_move_ended)
-        # The marker's pose in the base (4, 4), what it looks like, and whether it is away from the gripper: because the
-        # arm moves there, or because it was dragged; and where the arm was then.
+        descriptor = ParameterDescriptor(description="Name of the arm's node, in the same namespace.", read_only=True)
+        name = self.declare_parameter("arm_node", "aiofranka", descriptor).value
+        self._arm = ArmClient(self, name, self._on_move_ended)
+        # The marker's pose in the base (4, 4) and look; whether it is away from the gripper, whether the user dragged
+        # it there, and the pose of the arm (4, 4) at that time.
         self._shown = np.eye(4)
         self._look: tuple[Look, bool] | None = None
         self._placed = self._dragged = False
         self._arm_then = np.eye(4)
-        # Whether somebody has it in hand, and when a sign of that came last [s, monotonic].
+        # Whether the user holds the marker, and when the last feedback about that arrived [s, monotonic].
         self._held = False
         self._felt = -math.inf
         self._follow = False
-        # Why the arm cannot get where the marker is, ``None`` where nobody has looked yet; where it last could (4, 4).
-        self._obstacle: str | None = ""
+        # Why the arm cannot reach the marker (empty: it can, ``None``: not checked yet), and the last one
+        # that it could reach (4, 4).
+        self._unreachable: str | None = ""
         self._reachable = np.eye(4)
-        self._said: dict[str, str] = {}
+        self._texts: dict[str, str] = {}
         self._ticks = 0
-        inverse_kinematics.warm_up()  # Compiling later would let somebody wait for their first click.
-        # Deep enough for both lines of text, each of which may change at once.
+        inverse_kinematics.warm_up()  # Compiling later would delay the first click.
+        # Deep enough for both lines of text, which may change at the same time.
         latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._status = self.create_publisher(Marker, "~/status", latched)
         self._server = MarkerServer(self, "~/marker", self._on_feedback)
@@ -91,16 +86,16 @@ class RvizTools(Node):
         }
         self.create_subscription(PoseStamped, "goal_pose", self._on_goal_pose, _CLICKS)
         self.create_subscription(PointStamped, "clicked_point", self._on_clicked_point, _CLICKS)
-        # Not the node's clock: simulated time may stand still, people don't.
+        # Not the node's clock: simulated time may stop, users do not.
         self.create_timer(_PERIOD, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def close(self) -> None:
-        """Take the marker away, and leave the graph."""
+        """Remove the marker, and leave the graph."""
         self._server.close()
         self._arm.destroy()
         self.destroy_node()
 
-    # What people click.
+    # Clicks and menu.
 
     def _on_goal_pose(self, message: PoseStamped) -> None:
         def pose() -> Array:
@@ -109,7 +104,7 @@ class RvizTools(Node):
             pose[:2, 3] = arrow[:2, 3]
             return pose
 
-        self._go("2D Goal Pose", pose)
+        self._move_to("2D Goal Pose", pose)
 
     def _on_clicked_point(self, message: PointStamped) -> None:
         def pose() -> Array:
@@ -118,13 +113,13 @@ class RvizTools(Node):
             pose[:3, 3] = self._arm.in_base(point)[:3, 3]
             return pose
 
-        self._go("Publish Point", pose)
+        self._move_to("Publish Point", pose)
 
     def _move_here(self) -> None:
-        self._go("Move here", lambda: self._shown)
+        self._move_to("Move here", lambda: self._shown)
 
-    def _go(self, what: str, pose: Callable[[], Array]) -> None:
-        """Move to a pose (4, 4), or say why not; a move that runs then goes on."""
+    def _move_to(self, what: str, pose: Callable[[], Array]) -> None:
+        """Move to a pose (4, 4), or show why not; in that case, a move that runs continues."""
         place = self._arm.destination
         try:
             self._require_arm()
@@ -133,7 +128,7 @@ class RvizTools(Node):
         except FrankaError as error:
             self._refuse(what, error, place)
             return
-        self._set_out(what)
+        self._start_move(what)
 
     def _home(self) -> None:
         try:
@@ -142,18 +137,18 @@ class RvizTools(Node):
         except FrankaError as error:
             self._refuse("Home", error, self._arm.pose)
             return
-        self._set_out("Home")
+        self._start_move("Home")
 
-    def _set_out(self, what: str) -> None:
-        """The marker waits where the arm is going."""
+    def _start_move(self, what: str) -> None:
+        """Put the marker where the arm is going."""
         self.get_logger().info(f"{what}: moving to {np.round(self._arm.destination[:3, 3], 3).tolist()} m")
         self._place(self._arm.destination, dragged=False)
-        self._obstacle = ""
+        self._unreachable = ""
         self._say("", Look.REFUSED)
         self._felt = -math.inf  # Nothing is streamed any more.
 
     def _on_move_ended(self, why: str) -> None:
-        """The marker goes back to the gripper, unless somebody has dragged it away in the meantime."""
+        """Let the marker return to the gripper, unless the user has dragged it away during the move."""
         self._placed, self._arm_then = self._dragged, self._arm.pose
         self._say("", Look.MOVING)
         if why:
@@ -161,7 +156,7 @@ class RvizTools(Node):
             self._say(why, Look.REFUSED)
 
     def _stop(self) -> None:
-        """Stop whatever moves the arm, and following."""
+        """Stop the arm, whichever client moves it, and stop following."""
         self._arm.stop()
         if self._streaming:
             self._arm.stream(self._arm.pose)
@@ -185,16 +180,16 @@ class RvizTools(Node):
             self._arm.ask_mode(self._set_follow)
 
     def _set_follow(self, mode: str) -> None:
-        """Follow the marker if the mode permits it."""
+        """Follow the marker if the mode allows it."""
         self._follow = mode == "osc"
         if not self._follow:
             now = f"it is {mode}: ros2 param set {self._arm.name} mode osc" if mode else "no arm's node answers"
             self._refuse("Follow", InvalidTarget(f"mode osc is needed, but {now}"), self._arm.pose)
 
-    # What people drag.
+    # Dragging.
 
     def _on_feedback(self, feedback: InteractiveMarkerFeedback) -> None:
-        """What RViz tells of the marker: a press is a pose and a MOUSE_DOWN, a release a pose and a MOUSE_UP."""
+        """Feedback of RViz: a press is a pose and a MOUSE_DOWN, a release a pose and a MOUSE_UP."""
         kind = feedback.event_type
         if kind == InteractiveMarkerFeedback.MENU_SELECT:
             if feedback.menu_entry_id in self._choices:
@@ -217,24 +212,24 @@ class RvizTools(Node):
                 self._place(pose, dragged=True)
 
     def _place(self, pose: Array, *, dragged: bool) -> None:
-        """The marker is at ``pose`` (4, 4) now, not on the gripper."""
+        """Note that the marker is at ``pose`` (4, 4) now, not on the gripper."""
         if not self._placed:
             self._reachable = self._arm.pose
         self._shown, self._placed, self._dragged, self._arm_then = pose, True, dragged, self._arm.pose
-        self._obstacle = None
+        self._unreachable = None
 
-    # What happens meanwhile.
+    # Periodic work.
 
     @property
     def _streaming(self) -> bool:
-        """Whether the arm follows the marker at the moment."""
+        """Whether the arm follows the marker now."""
         return self._follow and not self._arm.moving and time.monotonic() - self._felt < _FOLLOW_ON
 
     def _tick(self) -> None:
         if not self._arm.frame:
             return
-        if self._obstacle is None:
-            self._look_for_obstacle()
+        if self._unreachable is None:
+            self._check_reach()
         if self._streaming and self._placed:
             self._arm.stream(self._reachable)
         if self._ticks % _SHOW_EVERY == 0:
@@ -242,22 +237,22 @@ class RvizTools(Node):
             self._show()
         self._ticks += 1
 
-    def _look_for_obstacle(self) -> None:
-        """Find out whether the arm can get where the marker is, and say so where it cannot."""
-        self._obstacle = ""
+    def _check_reach(self) -> None:
+        """Check whether the arm can reach the marker, and show why if it cannot."""
+        self._unreachable = ""
         try:
             inverse_kinematics.solve(self._shown, self._arm.q, self._arm.flange_to_tcp)
         except Unreachable as error:
-            self._obstacle = str(error)
+            self._unreachable = str(error)
             self._say(f"unreachable: {error}", Look.REFUSED, self._shown)
         else:
             self._reachable = self._shown
             self._say("", Look.REFUSED)
 
     def _show(self) -> None:
-        """Let the marker be where it belongs and look like what it means."""
+        """Update the pose and the look of the marker."""
         if self._held and self.count_publishers(self._feedback_topic) == 0:
-            self._held = False  # RViz was closed in the middle of it.
+            self._held = False  # RViz was closed during a drag.
         if self._arm.moving:
             self._say(f"moving: {self._arm.progress:.0%}", Look.MOVING)
         elif self._placed and not self._held and self._left_alone:
@@ -268,7 +263,7 @@ class RvizTools(Node):
             self._shown = self._arm.pose
         look = self._current_look, self._follow
         if look != self._look:
-            # All of it, which closes its menu: only where something about it has changed.
+            # A new marker closes its menu in RViz: send one only if its look has changed.
             self._look = look
             pose = messages.pose_message(self._shown)
             self._server.show(gripper_marker(self._arm.frame, pose, *look))
@@ -277,45 +272,45 @@ class RvizTools(Node):
 
     @property
     def _left_alone(self) -> bool:
-        """Whether there is no reason any more for the marker to be away from the gripper."""
+        """Whether the marker has no reason to be away from the gripper any more."""
         if self._follow:
             return not self._streaming
         return not _close(self._arm.pose, self._arm_then, _MOVED)
 
     @property
     def _current_look(self) -> Look:
-        if self._placed and self._obstacle:
+        if self._placed and self._unreachable:
             return Look.REFUSED
         if self._arm.moving:
             return Look.MOVING
         return Look.REACHABLE if self._placed else Look.AT_ARM
 
-    # What it says.
+    # Messages.
 
     def _require_arm(self) -> None:
-        """:raises InvalidTarget: nothing is known of the arm yet."""
+        """:raises InvalidTarget: the arm's node has published nothing yet."""
         if not self._arm.frame:
             raise InvalidTarget(f"the arm's node {self._arm.name} does not run, or is not configured")
 
     def _refuse(self, what: str, error: FrankaError, place: Array) -> None:
-        """Nothing moves: say why, in the log and where it was to be."""
+        """Report in the log and at ``place`` (4, 4) why nothing moves."""
         self.get_logger().warning(f"{what}: {error}")
         self._say(f"{what}: {error}", Look.REFUSED, place)
 
     def _say(self, text: str, look: Look, place: Array | None = None) -> None:
-        """Show ``text`` above ``place`` (4, 4), or above the marker; an empty one takes it away."""
+        """Show ``text`` above ``place`` (4, 4), by default above the marker; an empty one removes the text."""
         line = "progress" if look is Look.MOVING else "message"
-        if text or self._said.get(line):
-            self._said[line] = text
+        if text or self._texts.get(line):
+            self._texts[line] = text
             at = messages.pose_message(self._shown if place is None else place)
             self._status.publish(text_marker(self._arm.frame, at, line, text, look))
 
 
 def point_along(pose: Array, heading: float) -> Array:
-    """``pose`` (4, 4) turned about the vertical so that it points along ``heading`` [rad], counted from x of the base.
+    """``pose`` (4, 4) turned about the vertical so that it points along ``heading`` [rad], measured from x of the base.
 
-    A gripper that is closer to horizontal than to vertical points along its z axis, the way it reaches out; one that
-    looks down or up, along its x axis.
+    A gripper that is closer to horizontal than to vertical points along its z axis, the direction in which it reaches;
+    one that points down or up, along its x axis.
     """
     x, z = pose[:3, 0], pose[:3, 2]
     axis = z if abs(z[2]) < math.sqrt(0.5) else x
@@ -327,31 +322,5 @@ def point_along(pose: Array, heading: float) -> Array:
 
 
 def _close(first: Array, second: Array, tolerance: float) -> bool:
-    """Whether two poses (4, 4) are closer than ``tolerance`` [m] and, about, [rad]."""
+    """Whether two poses (4, 4) are closer than ``tolerance`` [m] and, roughly, [rad]."""
     return bool(np.abs(first - second).max() < tolerance)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the node until Ctrl-C or SIGTERM.
-
-    :returns: exit status, 0.
-    """
-    # rclpy's own handlers would end the context before the marker is taken away.
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: stop.set())
-    node = RvizTools()
-    executor = UrgentFirstExecutor(node)
-    try:
-        while not stop.is_set():
-            executor.spin_turn()
-    finally:
-        executor.shutdown()
-        node.close()
-        rclpy.try_shutdown()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
-"""The arm as RViz's tools see it: what the arm's node measures, and what it can be asked to do, newest wish first.
+"""The client of the arm's node that RViz's tools use: measured state, moves, targets, stop and recovery.
 
-Used by the node of RViz's tools (:mod:`aiofranka_ros.rviz_tools`), in its process and its one thread. Everything goes
-through the graph; nothing here waits: what comes of a wish is told to callbacks.
+Used by the node of RViz's tools (:mod:`aiofranka_ros.rviz_tools.node`), in its process and its one thread. Everything
+goes through the ROS graph. Nothing here waits: callbacks report results. The newest move replaces the one before.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from aiofranka_ros.model.kinematics import control_frame
 from aiofranka_ros.model.names import CONTROLLER
 from aiofranka_ros.ros import messages
 
-#: What the names of the joints end with.
+#: Endings of the names of the joints.
 _JOINTS = [f"joint{number}" for number in range(1, 8)]
 
 
-class _Wish:
-    """A goal of ``~/move`` that was asked for.
+class _Move:
+    """A goal of ``~/move``.
 
-    :ivar q: where to [rad] (7,).
-    :ivar begin: where from [rad] (7,).
-    :ivar pose: where the control frame will be (4, 4).
-    :ivar stopped: whether it is to be cancelled once it is accepted.
+    :ivar q: joint positions of the goal [rad] (7,).
+    :ivar begin: joint positions at the start [rad] (7,).
+    :ivar pose: pose of the control frame in the base at the goal (4, 4).
+    :ivar stopped: whether to cancel it once it is accepted.
     """
 
     def __init__(self, q: Array, begin: Array, pose: Array) -> None:
@@ -45,12 +45,12 @@ class _Wish:
         self.stopped = False
 
 
-class Arm:
-    """One arm's node.
+class ArmClient:
+    """A client of one arm's node.
 
-    :param node: where to subscribe and ask.
+    :param node: the node that subscribes and sends requests.
     :param name: name of the arm's node, in the namespace of ``node``.
-    :param on_end: called when the newest move has ended, with the reason why it did not arrive, empty if it did.
+    :param on_end: called when the newest move has ended, with the reason why it did not arrive; empty if it did.
     """
 
     def __init__(self, node: Node, name: str, on_end: Callable[[str], None]) -> None:
@@ -58,14 +58,14 @@ class Arm:
         self._on_end = on_end
         self._joints: JointState | None = None
         self._pose: PoseStamped | None = None
-        self._wish: _Wish | None = None
+        self._move: _Move | None = None
         #: Full name of the arm's node.
         self.name = name = f"{node.get_namespace().rstrip('/')}/{name}"
         #: Joint positions [rad] (7,), and pose of the control frame in the base (4, 4), measured at one instant.
         self.q, self.pose = np.zeros(7), np.eye(4)
-        #: Frame of the base; empty as long as nothing was measured.
+        #: Name of the base frame; empty until the arm's node has published a state.
         self.frame = ""
-        # A group of its own: these two come often, and all the rest can wait, see UrgentFirstExecutor.
+        # A separate group: these two are frequent, everything else can wait, see UrgentFirstExecutor.
         often = ReentrantCallbackGroup()
         for kind, topic, callback, qos in (
             (JointState, "joint_states", self._on_joints, QoSProfile(depth=1)),
@@ -73,9 +73,9 @@ class Arm:
         ):
             node.create_subscription(kind, topic, callback, qos, callback_group=often)
         self._target = node.create_publisher(PoseStamped, f"{name}/ee_desired", QoSProfile(depth=1))
-        self._move = ActionClient(node, PTPMotion, f"{name}/move")
+        self._move_action = ActionClient(node, PTPMotion, f"{name}/move")
         self._recovery = ActionClient(node, ErrorRecovery, f"{name}/error_recovery")
-        # Whatever moves the arm: what others have asked for as well.
+        # For goals of any client.
         self._cancel = [
             node.create_client(CancelGoal, f"{action}/_action/cancel_goal")
             for action in (f"{name}/move", f"{CONTROLLER}/follow_joint_trajectory")
@@ -83,25 +83,25 @@ class Arm:
         self._parameters = node.create_client(GetParameters, f"{name}/get_parameters")
 
     def destroy(self) -> None:
-        """Ask for nothing any more."""
-        self._move.destroy()
+        """Destroy the action clients."""
+        self._move_action.destroy()
         self._recovery.destroy()
 
-    # What is measured.
+    # Measured state.
 
     def _on_joints(self, message: JointState) -> None:
         self._joints = message
-        self._measure()
+        self._update()
 
     def _on_pose(self, message: PoseStamped) -> None:
         self._pose = message
-        self._measure()
+        self._update()
 
-    def _measure(self) -> None:
-        """Take in what was measured at one instant: together, positions and pose tell where the control frame is."""
+    def _update(self) -> None:
+        """Keep positions and pose if they were measured at the same instant: together, they give the control frame."""
         if self._joints is None or self._pose is None or self._joints.header.stamp != self._pose.header.stamp:
             return
-        # Whatever the names begin with; a gripper's end otherwise.
+        # The names may have any prefix; those of a gripper end differently.
         joints = sorted(zip(self._joints.name, self._joints.position, strict=False))
         if [name[-len(_JOINTS[0]) :] for name, _ in joints] != _JOINTS:
             return
@@ -113,18 +113,18 @@ class Arm:
     def flange_to_tcp(self) -> Array:
         """Pose of the control frame in the flange (4, 4).
 
-        Computed when it is asked for, and not with every message: after each solution of a linear system, however
-        small, a thread of OpenBLAS keeps a processor busy for some hundredths of a second in case there is another.
+        Computed on demand, not with every message: after each linear system, however small, a thread of OpenBLAS keeps
+        a processor busy for some hundredths of a second, waiting for another one.
         """
         return np.linalg.solve(control_frame(self.q), self.pose)
 
     def in_base(self, message: PoseStamped) -> Array:
-        """The pose in ``message`` (4, 4), which must be given in the base: RViz's fixed frame, and the marker's.
+        """The pose in ``message`` (4, 4), which must be given in the base: the fixed frame of RViz and of the marker.
 
-        :raises InvalidTarget: it is given in another frame, or cannot be used.
+        :raises InvalidTarget: it is given in another frame, or is not a valid pose.
         """
         frame = message.header.frame_id
-        # Of several arms, each with a prefix of its own, `base` is the common root.
+        # `base` is the common root of several arms with different prefixes.
         if frame not in ("", self.frame) and (frame, self.frame) != ("base", "fr3_link0"):
             raise InvalidTarget(f"its frame is {frame!r}, but RViz's fixed frame must be {self.frame!r}")
         return messages.pose_of(message)
@@ -133,77 +133,77 @@ class Arm:
 
     @property
     def moving(self) -> bool:
-        """Whether a move that was asked for is still to end."""
-        return self._wish is not None
+        """Whether a requested move has not ended yet."""
+        return self._move is not None
 
     @property
     def destination(self) -> Array:
-        """Where the control frame will be when the move has ended, or is where none runs (4, 4)."""
-        return self.pose if self._wish is None else self._wish.pose
+        """Pose of the control frame at the end of the move, or now if no move runs (4, 4)."""
+        return self.pose if self._move is None else self._move.pose
 
     @property
     def progress(self) -> float:
-        """How much of the move is done, from 0 to 1; 1 where none runs."""
-        if self._wish is None:
+        """How much of the move is done, from 0 to 1; 1 if no move runs."""
+        if self._move is None:
             return 1.0
-        way = np.abs(self._wish.q - self._wish.begin).max()
-        left = np.abs(self._wish.q - self.q).max()
+        way = np.abs(self._move.q - self._move.begin).max()
+        left = np.abs(self._move.q - self.q).max()
         return float(np.clip(1.0 - left / way, 0.0, 1.0)) if way > 0.0 else 1.0
 
     def move(self, q: Array) -> None:
-        """Ask for a move to joint positions ``q`` [rad] (7,); the one before is replaced.
+        """Request a move to joint positions ``q`` [rad] (7,), which replaces the one before.
 
-        :raises MoveFailed: nobody is there to ask.
+        :raises MoveFailed: the arm's node does not run.
         """
-        if not self._move.server_is_ready():
+        if not self._move_action.server_is_ready():
             raise MoveFailed(f"the arm's node {self.name} does not run")
-        wish = self._wish = _Wish(q, self.q.copy(), control_frame(q, self.flange_to_tcp))
+        move = self._move = _Move(q, self.q.copy(), control_frame(q, self.flange_to_tcp))
         goal = PTPMotion.Goal(goal_joint_configuration=q.tolist())
-        self._move.send_goal_async(goal).add_done_callback(lambda future: self._on_answer(wish, future.result()))
+        self._move_action.send_goal_async(goal).add_done_callback(lambda future: self._on_answer(move, future.result()))
 
     def check(self) -> None:
-        """Notice where the arm's node is gone, and with it the result of a move; called now and then."""
-        if self._wish is not None and not self._move.server_is_ready():
-            self._end(self._wish, f"the arm's node {self.name} is gone")
+        """End the move if the arm's node is gone, which would never send a result; called regularly."""
+        if self._move is not None and not self._move_action.server_is_ready():
+            self._end(self._move, f"the arm's node {self.name} is gone")
 
     def stop(self) -> None:
-        """Let the arm slow down and hold, whoever moves it."""
-        if self._wish is not None:
-            self._wish.stopped = True
+        """Make the arm slow down and hold, whichever client moves it."""
+        if self._move is not None:
+            self._move.stopped = True
         for client in self._cancel:
             if client.service_is_ready():
-                client.call_async(CancelGoal.Request())  # Of no goal in particular: of all.
+                client.call_async(CancelGoal.Request())  # An empty request cancels all goals.
 
-    def _on_answer(self, wish: _Wish, handle: Any) -> None:
+    def _on_answer(self, move: _Move, handle: Any) -> None:
         if not handle.accepted:
-            self._end(wish, f"{self.name} rejected the move; its log says why")
+            self._end(move, f"{self.name} rejected the move; its log says why")
             return
-        if wish.stopped:
+        if move.stopped:
             handle.cancel_goal_async()
-        handle.get_result_async().add_done_callback(lambda future: self._on_result(wish, future.result()))
+        handle.get_result_async().add_done_callback(lambda future: self._on_result(move, future.result()))
 
-    def _on_result(self, wish: _Wish, answer: Any) -> None:
+    def _on_result(self, move: _Move, answer: Any) -> None:
         if answer.status == GoalStatus.STATUS_SUCCEEDED:
-            self._end(wish, "")
+            self._end(move, "")
         elif answer.status == GoalStatus.STATUS_CANCELED:
-            self._end(wish, "stopped")
+            self._end(move, "stopped")
         else:
-            self._end(wish, answer.result.error_message or f"{self.name} aborted the move; its log says why")
+            self._end(move, answer.result.error_message or f"{self.name} aborted the move; its log says why")
 
-    def _end(self, wish: _Wish, why: str) -> None:
-        if wish is self._wish:  # A replaced one is of no interest.
-            self._wish = None
+    def _end(self, move: _Move, why: str) -> None:
+        if move is self._move:  # The result of a replaced move does not matter.
+            self._move = None
             self._on_end(why)
 
-    # Everything else.
+    # Targets, mode and recovery.
 
     def stream(self, pose: Array) -> None:
-        """Send a target of the control frame (4, 4) in the base, for mode ``osc``."""
+        """Publish a target for the control frame in the base (4, 4), for mode ``osc``."""
         stamp = self._node.get_clock().now().to_msg()
         self._target.publish(messages.pose_stamped(pose, stamp, self.frame))
 
     def ask_mode(self, on_mode: Callable[[str], None]) -> None:
-        """Find out the mode; empty where nobody answers the question."""
+        """Ask for the mode; ``on_mode`` gets an empty one if the arm's node does not answer."""
         if not self._parameters.service_is_ready():
             on_mode("")
             return
@@ -213,7 +213,7 @@ class Arm:
     def recover(self, on_end: Callable[[str], None]) -> None:
         """Clear the robot's errors and take torque control again.
 
-        :param on_end: called with the reason why that did not succeed, empty if it did.
+        :param on_end: called with the reason why that failed; empty if it succeeded.
         """
         if not self._recovery.server_is_ready():
             on_end(f"{self.name} offers no error_recovery")
