@@ -1,6 +1,6 @@
-"""What shows and records an arm with other programs: the layout for Foxglove, and the topics for rosbag2.
+"""Configurations that show and record an arm with other programs: the layout for Foxglove, the topics for rosbag2.
 
-No arm, no ROS graph: they are compared with the documents' tables, which a test of its own compares with the node.
+No arm, no ROS graph: they are compared with the tables of the documents, which another test compares with the node.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from sensor_msgs.msg import JointState
 
 pytestmark = pytest.mark.unit
 
-#: Of robot_state_publisher, of every node, and of lifecycle nodes.
+#: Topics of robot_state_publisher, of every node, and of lifecycle nodes.
 OF_OTHERS = {"/tf", "/tf_static", "/robot_description", "/rosout", "/aiofranka/transition_event"}
-#: Panels that the layout uses, as Foxglove and Lichtblick name them.
+#: Panels in the layout, by their names in Foxglove and Lichtblick.
 PANELS = {"3D", "CallService", "DiagnosticSummary", "Parameters", "Plot", "Publish"}
 PANELS |= {"RawMessages", "RosOut", "StateTransitions", "Tab"}
 
@@ -54,7 +54,7 @@ def panels_in(tree: Any) -> Iterator[str]:
 
 
 def names_in(config: Any) -> Iterator[str]:
-    """Whatever in a panel's configuration names a topic or service, or begins a message path with one."""
+    """The topics and services in a panel's configuration, including those at the start of message paths."""
     if isinstance(config, dict):
         for key, value in config.items():
             if key == "topics":
@@ -69,7 +69,7 @@ def names_in(config: Any) -> Iterator[str]:
             yield from names_in(element)
 
 
-def test_every_panel_of_the_layout_has_its_place_and_its_configuration(layout: dict[str, Any]) -> None:
+def test_every_panel_of_the_layout_has_a_place_and_a_configuration(layout: dict[str, Any]) -> None:
     assert layout.keys() == {"configById", "globalVariables", "userNodes", "playbackConfig", "layout"}
     configurations = layout["configById"]
     placed = list(panels_in(layout["layout"]))
@@ -80,7 +80,7 @@ def test_every_panel_of_the_layout_has_its_place_and_its_configuration(layout: d
     assert {panel.partition("!")[0] for panel in placed} == PANELS
 
 
-def test_the_layout_shows_topics_that_there_are(layout: dict[str, Any]) -> None:
+def test_the_layout_shows_topics_that_exist(layout: dict[str, Any]) -> None:
     services = {"/aiofranka/change_state"}
     shown = set(names_in(layout["configById"]))
     assert shown >= {"/joint_states", "/diagnostics", "/aiofranka/ee_pose", "/aiofranka/external_wrench"} | services
@@ -88,7 +88,7 @@ def test_the_layout_shows_topics_that_there_are(layout: dict[str, Any]) -> None:
 
 
 def fill(message: Any, values: dict[str, Any]) -> None:
-    """Set fields of a message; those that it does not have, or of another type, raise."""
+    """Set fields of a message; an unknown field or a wrong type raises."""
     for name, value in values.items():
         if isinstance(value, dict):
             fill(getattr(message, name), value)
@@ -96,7 +96,7 @@ def fill(message: Any, values: dict[str, Any]) -> None:
             setattr(message, name, value)
 
 
-def test_what_the_layout_sends_are_messages(layout: dict[str, Any]) -> None:
+def test_the_layout_sends_valid_messages(layout: dict[str, Any]) -> None:
     for panel, config in layout["configById"].items():
         if panel.startswith("CallService!"):
             request = ChangeState.Request()
@@ -114,7 +114,7 @@ def profiles() -> dict[str, dict[str, Any]]:
     return yaml.safe_load((ROOT / "config" / "rosbag2_record.yaml").read_text())  # type: ignore[no-any-return]
 
 
-def test_topics_that_are_recorded_exist_and_every_target_and_measurement_is(
+def test_recorded_topics_exist_and_include_every_target_and_measurement(
     profiles: dict[str, dict[str, Any]],
 ) -> None:
     assert profiles.keys() - topics() == set()
@@ -122,7 +122,7 @@ def test_topics_that_are_recorded_exist_and_every_target_and_measurement_is(
 
 
 def test_every_recorded_topic_has_a_complete_profile(profiles: dict[str, dict[str, Any]]) -> None:
-    """An incomplete one gets other values from one distribution of ROS to the next."""
+    """The values that an incomplete profile gets differ between ROS distributions."""
     for profile in profiles.values():
         assert profile.keys() == {"reliability", "durability", "history", "depth"}
         assert QoSReliabilityPolicy.get_from_short_key(profile["reliability"]) is not None
