@@ -365,7 +365,7 @@ def test_the_node_connects_when_the_gripper_appears_and_again_after_a_loss(tmp_p
         status, result = client.end_of(handle)
         assert status == ABORTED and f"lost the gripper at {BARE}" in result.error
         assert client.says(DiagnosticStatus.ERROR, BARE)
-        assert client.to_do.startswith("look at the cable")
+        assert client.to_do.startswith("check the cable")
 
         after = len(process.log)
         with served(host=BARE):
