@@ -34,8 +34,8 @@ INERTIA = np.diag([1.0, 1.0, 0.6, 0.6, 0.2, 0.2, 0.1]) + 0.05
 class Arm:
     """An arm without gravity and friction, which the robot compensates, driven by the control cycle.
 
-    :param payload: what its hand carries and nobody told it [kg].
-    :param delay: cycles until its motors do what they were told, which the robot does not report.
+    :param payload: mass in its hand that the model does not know [kg].
+    :param delay: cycles until its motors apply a command; the robot does not report it.
     """
 
     def __init__(self, payload: float = 0.0, delay: int = 0) -> None:

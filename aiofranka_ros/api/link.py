@@ -87,7 +87,7 @@ class Link(abc.ABC):
         """Take torque control, with everything that this requires, and hold where the arm is.
 
         :param on_state: called in the event loop after every new state.
-        :param on_end: called in the event loop if the control loop ends although nobody requested it; the arm is then
+        :param on_end: called in the event loop if the control loop ends without a request; the arm is then
             released, and ``start`` may be called again.
         :raises FrankaError: it failed; the arm is released.
         """

@@ -1,8 +1,7 @@
 """Every control cycle of an arm, read from the shared memory of node and control process.
 
 Called by the demo and by benchmarks, in their one thread, several times a minute. The reader needs nothing of the
-processes that it observes and cannot delay them, so what it reports contains none of its own delay; it also works after
-both are dead.
+processes that it observes and cannot delay them; it also works after both are dead.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ _HANDLERS: dict[str, Any] = {
 def _listen() -> None:
     for line in sys.stdin:
         answer(line, _HANDLERS)
-    os.kill(os.getpid(), signal.SIGTERM)  # Whoever asked is gone.
+    os.kill(os.getpid(), signal.SIGTERM)  # The process that sends requests is gone.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

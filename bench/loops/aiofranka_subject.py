@@ -14,7 +14,7 @@ import numpy as np
 from aiofranka import FrankaController, NativeFrankaController, RobotInterface
 from subject import Cpu, keep_off, measure, run
 
-#: The gains of its own benchmark and examples, see ``aiofranka rt-benchmark``.
+#: The gains in aiofranka's benchmark and examples, see ``aiofranka rt-benchmark``.
 GAINS = {
     "impedance": {"kp": 80.0, "kd": 4.0},
     "osc": {"ee_kp": 100.0, "ee_kd": 20.0, "null_kp": 9.0, "null_kd": 6.0},
