@@ -338,7 +338,10 @@ def test_a_held_arm_ignores_targets_until_it_is_released(mode):
     bench.commands["hold"] = 0
     bench.run(500)
     assert bench.hold is Hold.NONE
-    np.testing.assert_allclose(bench.measured["q"][0], fr3.HOME, atol=2e-3), "targets that arrive during a hold are dropped"
+    (
+        np.testing.assert_allclose(bench.measured["q"][0], fr3.HOME, atol=2e-3),
+        "targets that arrive during a hold are dropped",
+    )
     bench.target(target_q=fr3.HOME + 0.1, target_position=[0.4, 0.1, 0.5], target_torque=np.full(7, 0.5))
     bench.run(100)
     assert np.abs(bench.measured["dq"]).max() > 0.01
