@@ -1,0 +1,109 @@
+"""The commands that the client of a control process sends, read from shared memory; no process is started."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aiofranka_ros.control.client import ControlClient
+from aiofranka_ros.control.defaults import default_commands
+from aiofranka_ros.control.records import COMMANDS, Mode, new
+from aiofranka_ros.control.shared_memory import SharedMemory
+from aiofranka_ros.errors import ControlProcessDied
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def client() -> Iterator[ControlClient]:
+    client = ControlClient()
+    with SharedMemory.create() as memory:
+        client._shared = memory
+        yield client
+        client._shared = None
+
+
+def sent(client: ControlClient) -> Any:
+    """The commands that the control process would read."""
+    record = new(COMMANDS)
+    assert client.shared.commands.read(record)
+    return record[0]
+
+
+def test_all_commands_are_sent_together_and_start_as_the_default_ones(client: ControlClient) -> None:
+    client.update({"heartbeat_timeout": 0.5, "kp": 100.0})
+    expected = default_commands()
+    expected["heartbeat_timeout"], expected["kp"] = 0.5, 100.0
+    np.testing.assert_array_equal(sent(client), expected[0])
+
+
+@pytest.mark.parametrize(
+    ("method", "values"),
+    [
+        ("set_pose", {"target_position": (0.1, 0.2, 0.3), "target_orientation": (0.5, -0.5, 0.5, 0.5)}),
+        ("set_joints", {"target_q": np.linspace(-1.0, 1.0, 7)}),
+        ("set_torque", {"target_torque": tuple(range(7))}),
+    ],
+)
+def test_a_target_is_sent_with_its_stamp_its_mode_and_its_number(
+    client: ControlClient, method: str, values: dict[str, Any]
+) -> None:
+    client.switch(Mode.OSC)
+    assert getattr(client, method)(*values.values(), 123) == 1
+    assert getattr(client, method)(*values.values(), 456) == 2
+    commands, expected = sent(client), default_commands()[0]
+    assert (commands["target_id"], commands["target_stamp"], commands["target_mode_id"]) == (2, 456, client.mode_id)
+    for name in ("target_position", "target_orientation", "target_q", "target_torque"):
+        np.testing.assert_array_equal(commands[name], values.get(name, expected[name]))
+
+
+def test_only_a_switch_and_what_must_be_blended_in_count_as_a_change_of_law(client: ControlClient) -> None:
+    client.update({"torque_limit": 10.0})
+    assert (sent(client)["law_id"], sent(client)["mode_id"]) == (0, 0)
+    client.update({"kp": 100.0}, blend=True)
+    assert (sent(client)["law_id"], sent(client)["mode_id"]) == (1, 0)
+    client.switch(Mode.PID)
+    assert (sent(client)["law_id"], sent(client)["mode_id"], sent(client)["mode"]) == (2, 1, Mode.PID)
+    assert client.mode is Mode.PID and client.mode_id == 1
+
+
+def test_a_release_ends_the_hold_and_is_counted(client: ControlClient) -> None:
+    client.hold()
+    assert sent(client)["hold"] == 1
+    client.release()
+    assert (sent(client)["hold"], sent(client)["release_id"], client.release_id) == (0, 1, 1)
+
+
+def test_commands_that_do_not_change_are_not_sent_again(client: ControlClient) -> None:
+    client.copy_robot_states(10)
+    version = client.shared.commands.version
+    client.copy_robot_states(10)
+    assert client.shared.commands.version == version and sent(client)["robot_state_period"] == 10
+
+
+def test_no_change_is_lost_when_several_threads_send_commands(client: ControlClient) -> None:
+    def send() -> None:
+        for _ in range(500):
+            client.set_joints((0.0,) * 7)
+            client.update({}, blend=True)
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (sent(client)["target_id"], sent(client)["law_id"]) == (2000, 2000)
+
+
+def test_a_copy_of_the_control_frame_does_not_change_the_commands(client: ControlClient) -> None:
+    client.flange_to_tcp[0, 3] = 1.0
+    assert client.flange_to_tcp[0, 3] == 0.0
+
+
+def test_commands_cannot_be_sent_without_a_control_process() -> None:
+    with pytest.raises(ControlProcessDied, match="not running"):
+        ControlClient().switch(Mode.OSC)
