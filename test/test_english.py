@@ -87,11 +87,18 @@ def prose_of(path: Path) -> Iterator[tuple[int, str]]:
     yield start, "\n".join(block)
 
 
+def words(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{pattern})\b".replace(" ", r"(?:\s|#)+"), re.IGNORECASE)
+
+
+PATTERNS = {words(pattern): instead for pattern, instead in INSTEAD.items()}
+ANY = words("|".join(INSTEAD))
+
+
 def found_in(text: str) -> Iterator[tuple[int, str, str]]:
     """Lines after the first, what is there, and what to write instead."""
-    for pattern, instead in INSTEAD.items():
-        words = rf"\b{pattern}\b".replace(" ", r"(?:\s|#)+")
-        for match in re.finditer(words, text, re.IGNORECASE):
+    for pattern, instead in PATTERNS.items() if ANY.search(text) else ():
+        for match in pattern.finditer(text):
             yield text.count("\n", 0, match.start()), " ".join(match[0].split()), instead
 
 
