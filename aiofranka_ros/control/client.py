@@ -224,7 +224,9 @@ class ControlClient:
         return frame
 
     def update(self, fields: Mapping[str, Any], *, mode: Mode | None = None, blend: bool = False) -> None:
-        """Change any fields of the commands, all of them at the beginning of the same cycle; send only changes.
+        """Change any fields of the commands, all of them at the beginning of the same cycle.
+
+        Nothing is sent if nothing changes.
 
         :param fields: values by name, see :data:`~aiofranka_ros.control.records.COMMANDS`.
         :param mode: the control law to switch to, also if it is the present one; targets then start from where the arm
