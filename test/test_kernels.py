@@ -136,6 +136,7 @@ def test_a_changed_constant_of_another_module_is_used_although_time_and_size_are
     assert use(environment)[0] == 3.0
 
 
+@pytest.mark.slow
 def test_kernels_are_not_compiled_from_bytecode_of_another_source(copy: Path, environment: dict[str, str]) -> None:
     run(environment, "-c", "import aiofranka_ros.model.scale")  # It has no kernel, so its bytecode is not checked yet.
     keep_time(copy / "model" / "scale.py", CONSTANT.replace("2.0", "3.0"))
@@ -144,6 +145,7 @@ def test_kernels_are_not_compiled_from_bytecode_of_another_source(copy: Path, en
     assert use(environment)[0] == 3.0
 
 
+@pytest.mark.slow
 def test_touching_a_source_compiles_nothing_again(copy: Path, environment: dict[str, str]) -> None:
     _, folder = use(environment)
     times = [file.stat().st_mtime_ns for file in compiled_in(folder)]
@@ -153,6 +155,7 @@ def test_touching_a_source_compiles_nothing_again(copy: Path, environment: dict[
     assert [file.stat().st_mtime_ns for file in compiled_in(folder)] == times and times
 
 
+@pytest.mark.slow
 def test_compiled_code_of_earlier_sources_is_removed(copy: Path, environment: dict[str, str]) -> None:
     _, first = use(environment)
     (copy / "model" / "scale.py").write_text(CONSTANT.replace("2.0", "3.0"))
@@ -164,6 +167,7 @@ def test_compiled_code_of_earlier_sources_is_removed(copy: Path, environment: di
     assert second.exists() and not first.parent.exists(), "an empty folder must not stay forever"
 
 
+@pytest.mark.slow
 def test_a_process_with_earlier_sources_can_still_compile_and_disturbs_no_other(
     copy: Path, environment: dict[str, str]
 ) -> None:
@@ -190,6 +194,7 @@ def _folder_of_others(newer: Path) -> Path:
     return next(path for path in newer.parent.parent.glob("*.model.scaling-*") if path != newer.parent)
 
 
+@pytest.mark.slow
 def test_two_processes_may_compile_at_once(copy: Path, environment: dict[str, str]) -> None:
     processes = [
         subprocess.Popen(
@@ -202,6 +207,7 @@ def test_two_processes_may_compile_at_once(copy: Path, environment: dict[str, st
     assert use(environment)[0] == 2.0
 
 
+@pytest.mark.slow
 def test_numba_s_own_variable_sets_the_folder_of_compiled_code(
     copy: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -213,6 +219,7 @@ def test_numba_s_own_variable_sets_the_folder_of_compiled_code(
     assert use(environment)[0] == 3.0
 
 
+@pytest.mark.slow
 def test_a_package_in_a_read_only_folder_keeps_compiled_code_in_the_user_s_cache(
     copy: Path, environment: dict[str, str]
 ) -> None:
@@ -223,6 +230,7 @@ def test_a_package_in_a_read_only_folder_keeps_compiled_code_in_the_user_s_cache
     assert use(environment)[0] == 3.0
 
 
+@pytest.mark.slow
 def test_without_a_writable_folder_kernels_are_compiled_in_each_process(
     copy: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -231,6 +239,7 @@ def test_without_a_writable_folder_kernels_are_compiled_in_each_process(
     assert run(environment, "-c", USE) == "2.0 None\n"
 
 
+@pytest.mark.slow
 def test_the_cache_of_a_user_s_own_kernels_does_not_change(environment: dict[str, str], tmp_path: Path) -> None:
     user = tmp_path / "user.py"
     user.write_text(
@@ -240,6 +249,7 @@ def test_the_cache_of_a_user_s_own_kernels_does_not_change(environment: dict[str
     assert run(environment, str(user)).strip() == str(tmp_path / "__pycache__")
 
 
+@pytest.mark.slow
 def test_the_check_finds_what_is_not_compiled(copy: Path, environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "aiofranka_ros.warm_up", "--check"]
     assert subprocess.run(command, env=environment, cwd=copy.parent).returncode == 1
