@@ -84,7 +84,8 @@ class Soak:
         rig.ready(burdened=True, options=("--spinning-threads", str(SPINNING_THREADS)))
         assert rig.observer is not None and rig.proxy is not None and rig.arm is not None
         self._gripper = Child(
-            "aiofranka_ros.gripper_node", ros_arguments(robot_ip=rig.arm.host), log=self._output / "gripper.log"
+            ["-m", "aiofranka_ros.gripper_node", *ros_arguments(robot_ip=rig.arm.host)],
+            log=self._output / "gripper.log",
         )
         rig.wait(self._grasp.server_is_ready, "the gripper's node does not answer")
         of_arm = cpu_for(rig.arm.host)

@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from common import ROOT
 
 from aiofranka_ros.demo.__main__ import main
 from aiofranka_ros.demo.evaluation import REQUIREMENTS
@@ -23,7 +19,7 @@ from aiofranka_ros.testing import Child, Failed, wait_until
 
 @pytest.mark.unit
 def test_a_process_that_dies_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
-    child = Child("aiofranka_ros.is_not_there", log=tmp_path / "node.log", label="node")
+    child = Child(["-m", "aiofranka_ros.is_not_there"], log=tmp_path / "node.log", label="node")
     child.process.wait(20.0)
     with pytest.raises(Failed, match=r"(?s)the node ended with exit code 1.*is_not_there"):
         child.check()
@@ -39,30 +35,14 @@ def test_invalid_options_are_refused(arguments: list[str], capsys: pytest.Captur
     assert arguments[0] in capsys.readouterr().err
 
 
-class Run:
+class Run(Child):
     """A demo in a separate process."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
-        self._path = output.with_suffix(".log")
         self._domain = f"ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}"
-        command = [sys.executable, "-u", "-m", "aiofranka_ros.demo", "--output", str(output), "--duration", "3"]
-        command += ["--domain-id", os.environ["ROS_DOMAIN_ID"]]
-        with self._path.open("w") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
-            )
-
-    @property
-    def log(self) -> str:
-        return self._path.read_text()
-
-    def reaches(self, text: str) -> bool:
-        """Whether it logs ``text`` in time."""
-        return wait_until(lambda: text in self.log or self.process.poll() is not None) and text in self.log
+        options = ["--output", str(output), "--duration", "3", "--domain-id", os.environ["ROS_DOMAIN_ID"]]
+        super().__init__(["-m", "aiofranka_ros.demo", *options], log=output.with_suffix(".log"))
 
     def node(self) -> int:
         """Process id of its node."""
@@ -82,17 +62,11 @@ class Run:
                 found[int(entry.name)] = command
         return found
 
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(40.0)
-
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Any:
-    run = Run(tmp_path / "demo")
-    yield run
-    run.close()
+def demo(tmp_path: Path) -> Iterator[Run]:
+    with Run(tmp_path / "demo") as run:
+        yield run
 
 
 def test_a_short_demo_measures_everything_and_leaves_nothing_behind(demo: Run) -> None:
@@ -129,7 +103,7 @@ def test_a_short_demo_measures_everything_and_leaves_nothing_behind(demo: Run) -
 def test_a_demo_that_ends_early_says_why_and_leaves_nothing_behind(
     demo: Run, end: Callable[[Run], None], status: int, message: str
 ) -> None:
-    assert demo.reaches("a policy draws a circle"), demo.log
+    assert demo.says("a policy draws a circle"), demo.log
     end(demo)
     begin = time.monotonic()
     assert demo.process.wait(40.0) == status, demo.log

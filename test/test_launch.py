@@ -11,7 +11,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ import pytest
 import yaml
 from common import ROOT
 
-from aiofranka_ros.testing import PATIENCE, Client, alive, descendants, wait_until
+from aiofranka_ros.testing import PATIENCE, Child, Client, alive, descendants, wait_until
 
 LAUNCH_FILE = ROOT / "launch" / "bringup.launch.py"
 TWO_ARMS = ROOT / "launch" / "two_arms.launch.py"
@@ -104,35 +103,13 @@ def test_rviz_shows_the_topics_of_the_node() -> None:
     assert clicked == {"goal_pose", "clicked_point"}
 
 
-class Launch:
+class Launch(Child):
     """A running launch, and its output."""
 
     def __init__(self, prefix: Path, *arguments: str, file: Path = LAUNCH_FILE) -> None:
-        self._log = prefix / "launch.log"
-        paths = [str(prefix), os.environ.get("AMENT_PREFIX_PATH", "")]
-        with self._log.open("w") as stream:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", RUNNER, str(file), *arguments],
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                env=os.environ
-                | {"AMENT_PREFIX_PATH": os.pathsep.join(filter(None, paths)), "ROS_LOG_DIR": str(prefix)},
-            )
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def says(self, text: str, times: int = 1) -> bool:
-        """Whether ``text`` appears ``times`` times in time."""
-        wait_until(lambda: self.log.count(text) >= times or self.process.poll() is not None)
-        return self.log.count(text) >= times
-
-    def close(self) -> None:
-        """End it, if it still runs."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            self.process.wait(PATIENCE)
+        prefixes = os.pathsep.join(filter(None, [str(prefix), os.environ.get("AMENT_PREFIX_PATH", "")]))
+        environment = {"AMENT_PREFIX_PATH": prefixes, "ROS_LOG_DIR": str(prefix)}
+        super().__init__(["-c", RUNNER, str(file), *arguments], log=prefix / "launch.log", env=environment)
 
 
 @pytest.fixture
@@ -207,8 +184,8 @@ def test_two_arms_start_with_their_own_namespaces_and_prefixes_and_end_together(
     launch = Launch(prefix, "mode:=impedance", "right_arm_prefix:=on", file=TWO_ARMS)
     clients: list[Client] = []
     try:
-        assert launch.says("the arm holds; mode impedance", times=2), launch.log
-        assert launch.says("connected to the gripper at", times=2), launch.log
+        assert wait_until(lambda: launch.log.count("the arm holds; mode impedance") == 2), launch.log
+        assert wait_until(lambda: launch.log.count("connected to the gripper at") == 2), launch.log
         for side, arm_prefix in (("left", "left"), ("right", "on")):
             clients.append(client := Client(f"/{side}/aiofranka"))
             assert client.becomes("active")

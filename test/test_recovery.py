@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
-from common import ROOT, lose_packets
+from common import lose_packets
 from franka_msgs.action import ErrorRecovery
 from franka_msgs.srv import SetLoad
 from rclpy.action import ActionClient
@@ -20,7 +18,7 @@ from rclpy.action import ActionClient
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.node.recovery_action import NAMES
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
-from aiofranka_ros.testing import PATIENCE, Client, NodeProcess, started, wait_until
+from aiofranka_ros.testing import Child, Client, NodeProcess, started, wait_until
 
 ARM = "127.0.0.33"
 #: A simulated arm whose user stop is pressed by one signal and released by another: franka_sim has none.
@@ -41,18 +39,10 @@ sys.exit(simulation.main(["--host", sys.argv[1]]))
 
 
 @pytest.fixture(scope="module")
-def arm() -> Iterator[subprocess.Popen[bytes]]:
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    environment = os.environ | {"PYTHONPATH": path}
-    arm = subprocess.Popen([sys.executable, "-c", SIMULATION, ARM], stdout=subprocess.PIPE, env=environment)
-    try:
-        assert arm.stdout is not None
-        assert b"ready" in arm.stdout.readline()
-        yield arm
-    finally:
-        arm.terminate()
-        arm.wait(PATIENCE)
-        arm.stdout.close()
+def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[bytes]]:
+    with Child(["-c", SIMULATION, ARM], log=tmp_path_factory.mktemp("arm") / "log") as arm:
+        assert arm.says("ready"), arm.log
+        yield arm.process
 
 
 class Recovery:

@@ -196,7 +196,8 @@ class Demo:
     def _start_policy(self) -> Child:
         self._targets.unlink(missing_ok=True)
         options = ["--duration", str(self._duration), "--robot", _ROBOT, "--report", str(self._targets)]
-        return Child("aiofranka_ros.demo.policy", options, log=self._output / "policy.log", label="policy")
+        arguments = ["-m", "aiofranka_ros.demo.policy", *options]
+        return Child(arguments, log=self._output / "policy.log", label="policy")
 
     def _draw_circle(self, client: Client, policy: Child) -> tuple[Circle, Stamps]:
         """Wait until the policy has drawn its circle.

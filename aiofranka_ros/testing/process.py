@@ -100,15 +100,14 @@ def alive(pid: int) -> bool:
 
 
 class Child:
-    """``python -m MODULE`` as a child process that writes all its output to a log file.
+    """A Python program as a child process that writes all its output to a log file.
 
     A context manager: at its end, the process is gone. The child has its own session, because a terminal's Ctrl-C is
     for the caller, which then stops its children in order.
 
-    :param module: what to run.
-    :param options: its command line.
+    :param arguments: of the interpreter, for example ``["-m", module, *options]``.
     :param log: the log file.
-    :param label: what error messages call the process; by default the module.
+    :param label: the name of the process in error messages.
     :param append: keep the log of earlier processes.
     :param env: environment variables, in addition to :func:`environment`.
     :param popen: other options of :class:`subprocess.Popen`.
@@ -116,21 +115,20 @@ class Child:
 
     def __init__(
         self,
-        module: str,
-        options: Sequence[str] = (),
+        arguments: Sequence[str],
         *,
         log: Path,
-        label: str = "",
+        label: str = "process",
         append: bool = False,
         env: Mapping[str, str] | None = None,
         **popen: Any,
     ) -> None:
         self._log = log
-        self._label = label or module
+        self._label = label
         with log.open("ab" if append else "wb") as output:
             streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output, "start_new_session": True}
             self.process: subprocess.Popen[bytes] = subprocess.Popen(
-                [sys.executable, "-m", module, *options], env=environment(**env or {}), **{**streams, **popen}
+                [sys.executable, *arguments], env=environment(**env or {}), **{**streams, **popen}
             )
 
     @property
@@ -219,7 +217,9 @@ class NodeProcess(Child):
 
     :param log: the log file.
     :param namespace: the node's namespace, without slashes; by default one that no other node has.
-    :param child: further arguments of :class:`Child`; ``module`` and ``options`` included.
+    :param module: another module to run.
+    :param options: command line options before the ROS arguments.
+    :param child: further arguments of :class:`Child`.
     :param parameters: parameters of the node.
     """
 
@@ -231,6 +231,8 @@ class NodeProcess(Child):
         log: Path,
         namespace: str | None = None,
         *,
+        module: str = "",
+        options: Sequence[str] = (),
         child: Mapping[str, Any] | None = None,
         **parameters: Any,
     ) -> None:
@@ -239,9 +241,8 @@ class NodeProcess(Child):
         #: The node's full name.
         self.name = f"{self._prefix}/{self.NAME}"
         remappings = [f"__ns:=/{self.namespace}"] if self.namespace else []
-        keywords = {"module": self.MODULE, "label": "node", "options": (), **(child or {})}
-        options = [*keywords.pop("options"), *ros_arguments(*remappings, **parameters)]
-        super().__init__(options=options, log=log, **keywords)
+        arguments = ["-m", module or self.MODULE, *options, *ros_arguments(*remappings, **parameters)]
+        super().__init__(arguments, log=log, label="node", **(child or {}))
 
     def name_of(self, name: str) -> str:
         """The full name of a topic, service or action that the node calls ``name``."""

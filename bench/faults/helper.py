@@ -40,7 +40,7 @@ class Helper(Child):
 
     def __init__(self, module: str, options: Sequence[str], log: Path) -> None:
         self._name = module.rpartition(".")[2]
-        super().__init__(module, options, log=log, append=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        super().__init__(["-m", module, *options], log=log, append=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._said = b""
         try:
             self.greeting = self._line(_START_TIMEOUT)

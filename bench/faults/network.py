@@ -12,7 +12,7 @@ from bench.faults.processes import STOPPED, check_ordinary_move
 from bench.faults.rig import Findings, Rig
 
 #: How soon the node must report a lost robot [s]: libfranka gives up after a second without a state.
-_TOLD = 2.5
+_REPORTED = 2.5
 
 
 @fault("the proxy itself loses nothing, and every state is answered")
@@ -127,8 +127,8 @@ def _lost_robot(rig: Rig, findings: Findings, lose: Callable[[], None], find: Ca
     node = rig.node_pid
     rig.mark()
     lose()
-    told = rig.delay_of(lambda: rig.value("robot", "last error") != "", 10.0)
-    findings.within(told, _TOLD, f"the node reported it ({rig.last_error})")
+    reported = rig.delay_of(lambda: rig.value("robot", "last error") != "", 10.0)
+    findings.within(reported, _REPORTED, f"the node reported it ({rig.last_error})")
     outcome = rig.outcome(handle)
     findings.check(outcome.status == GoalStatus.STATUS_ABORTED, f"the move was aborted: {outcome.result.error_message}")
     find()

@@ -201,15 +201,16 @@ class Rig(Client):
         """Start a node and wait until it answers; its state is then unconfigured."""
         self.statuses.clear()
         self.transitions.clear()
-        child: dict[str, Any] = {"append": True, "options": options, "env": env, "preexec_fn": prepare}
-        if burdened:
-            child["module"] = "bench.faults.node"
+        child = {"append": True, "env": env, "preexec_fn": prepare}
+        module = "bench.faults.node" if burdened else ""
         defaults = {
             "robot_ip": self._proxy_host,
             "realtime_cpu": cpu_for(self._arm_host),
             "diagnostics_rate": 20.0,
         }
-        self._node = NodeProcess(self._log, "", child=child, **{**defaults, **parameters})
+        self._node = NodeProcess(
+            self._log, "", module=module, options=options, child=child, **{**defaults, **parameters}
+        )
         self.wait(lambda: self.state_or_none() == "unconfigured", "the node does not answer", _START_TIMEOUT)
 
     def stop_node(self) -> int | None:
@@ -221,7 +222,7 @@ class Rig(Client):
         with contextlib.suppress(ProcessLookupError):
             node.process.send_signal(signal.SIGCONT)
         status = node.end()
-        # Until the graph has forgotten the node, so that its last messages are not mistaken for the next one's.
+        # Wait until the graph has forgotten the node, so that the next one does not get its last messages.
         self.spin_until(lambda: not self._get_state.service_is_ready(), 5.0)
         self.statuses.clear()
         return status
@@ -242,7 +243,9 @@ class Rig(Client):
         :raises Failed: no policy streams.
         """
         for _ in range(_POLICIES):
-            policy = Child("bench.faults.policy", ["--robot", self.name, *options], log=self.folder / "policy.log")
+            policy = Child(
+                ["-m", "bench.faults.policy", "--robot", self.name, *options], log=self.folder / "policy.log"
+            )
             self._policies.append(policy)
             if self.spin_until(lambda policy=policy: "streaming" in policy.log, _POLICY_PATIENCE):
                 return policy

@@ -125,8 +125,8 @@ def full_shared_memory(rig: Rig, findings: Findings) -> None:
         rig.ready()
         rig.mark()
         check_ordinary_move(rig, findings)
-        told = f"{_SHARED_MEMORY} is full" in rig.log[said:]
-        findings.check(told, f"the log {'says' if told else 'does not say'} that {_SHARED_MEMORY} is full")
+        reported = f"{_SHARED_MEMORY} is full" in rig.log[said:]
+        findings.check(reported, f"the log {'says' if reported else 'does not say'} that {_SHARED_MEMORY} is full")
     rig.stop_node()
 
 

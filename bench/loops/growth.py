@@ -98,8 +98,8 @@ class Growth:
                     heard.append(self._folder / f"{name}-{number}.json")
                     heard[-1].unlink(missing_ok=True)
                     log = self._folder / f"{name}-subscriber-{number}.log"
-                    options = ["--node", name, "--output", str(heard[-1])]
-                    stack.enter_context(Child("bench.loops.subscribers", options, log=log))
+                    words = ["-m", "bench.loops.subscribers", "--node", name, "--output", str(heard[-1])]
+                    stack.enter_context(Child(words, log=log))
                     ready = heard[-1].with_suffix(".ready")
                     _wait(ready.exists, f"a subscriber of the {name} arm receives nothing")
                     ready.unlink()
@@ -141,7 +141,7 @@ class Growth:
         options = ros_arguments(
             f"__node:={name}", robot_ip=address, realtime_cpu=cpu_for(address), autostart=True, **rates
         )
-        return Child("aiofranka_ros.node", options, log=self._folder / f"{name}.log")
+        return Child(["-m", "aiofranka_ros.node", *options], log=self._folder / f"{name}.log")
 
 
 def _memory(node: int) -> SharedMemory | None:
