@@ -21,7 +21,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -159,9 +159,9 @@ class Soak:
                     message = rig.joints(rig.arm_q())
                     message.position = []
                     message.effort = np.clip(20.0 * (q - rig.arm_q()), -4.0, 4.0).tolist()
-                    rig.torque_targets.publish(message)
+                    rig.publishers["torque_desired"].publish(message)
                 else:
-                    rig.joint_targets.publish(rig.joints(target))
+                    rig.publishers["q_desired"].publish(rig.joints(target))
 
             timer = rig.node.create_timer(0.02, publish)
             rig.spin_for(4.0)
@@ -301,36 +301,33 @@ class Soak:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        def save(name: str, figure: Figure) -> None:
+        def plot(name: str, draw: Callable[[Any], object], x: str, y: str) -> None:
+            figure = Figure(figsize=(8, 2.6), dpi=100, layout="constrained")
             FigureCanvasAgg(figure)
+            axes = figure.subplots()
+            draw(axes)
+            axes.set(xlabel=x, ylabel=y)
+            if axes.get_legend_handles_labels()[1]:
+                axes.legend(fontsize=8)
             figure.savefig(self._output / f"{name}.png")
 
-        figure = Figure(figsize=(8, 2.6), dpi=100, layout="constrained")
-        axes = figure.subplots()
-        history = np.array(self._history).reshape(-1, 4)
-        for column, label in ((1, "late states"), (2, "late answers"), (3, "cycles lost")):
-            axes.plot(history[:, 0] / 60.0, history[:, column], label=label, linewidth=0.9)
-        axes.set_xlabel("time [min]")
-        axes.set_ylabel("per second")
-        axes.legend(fontsize=8)
-        save("lateness", figure)
-        figure = Figure(figsize=(8, 2.6), dpi=100, layout="constrained")
-        axes = figure.subplots()
-        for name, samples in self._memory.items():
-            since, used = np.array(samples).T
-            axes.plot(since / 60.0, used - used[0], label=f"{name}, relative to {used[0]:.0f} MB")
-        axes.set_xlabel("time [min]")
-        axes.set_ylabel("anonymous memory [MB]")
-        axes.legend(fontsize=8)
-        save("memory", figure)
-        figure = Figure(figsize=(8, 2.6), dpi=100, layout="constrained")
-        axes = figure.subplots()
-        axes.stairs(self.ledger.responses[:-1], BINS, fill=True)
-        axes.set_yscale("log")
-        axes.set_xlim(0.0, 600.0)
-        axes.set_xlabel("response of the loop [us]")
-        axes.set_ylabel("cycles")
-        save("response", figure)
+        def lateness(axes: Any) -> None:
+            history = np.array(self._history).reshape(-1, 4)
+            for column, label in ((1, "late states"), (2, "late answers"), (3, "cycles lost")):
+                axes.plot(history[:, 0] / 60.0, history[:, column], label=label, linewidth=0.9)
+
+        def memory(axes: Any) -> None:
+            for name, samples in self._memory.items():
+                since, used = np.array(samples).T
+                axes.plot(since / 60.0, used - used[0], label=f"{name}, relative to {used[0]:.0f} MB")
+
+        def response(axes: Any) -> None:
+            axes.stairs(self.ledger.responses[:-1], BINS, fill=True)
+            axes.set(yscale="log", xlim=(0.0, 600.0))
+
+        plot("lateness", lateness, "time [min]", "per second")
+        plot("memory", memory, "time [min]", "anonymous memory [MB]")
+        plot("response", response, "response of the loop [us]", "cycles")
 
     def __enter__(self) -> Soak:
         return self

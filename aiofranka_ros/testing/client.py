@@ -256,7 +256,8 @@ class Client(NodeClient):
         if measurements:
             self.node.create_subscription(JointState, f"{namespace}/joint_states", self._on_joint_state, 10)
             self.node.create_subscription(PoseStamped, f"{name}/ee_pose", self._on_pose, qos_profile_sensor_data)
-        self._publishers = {
+        #: Publishers of targets, by topic.
+        self.publishers = {
             topic: self.node.create_publisher(kind, f"{name}/{topic}", 1)
             for topic, kind in (("ee_desired", PoseStamped), ("q_desired", JointState), ("torque_desired", JointState))
         }
@@ -308,7 +309,7 @@ class Client(NodeClient):
 
     def publish(self, topic: str, message: Any) -> None:
         """Publish a target once the node listens."""
-        publisher = self._publishers[topic]
+        publisher = self.publishers[topic]
         self.wait(lambda: publisher.get_subscription_count() > 0, f"the node does not listen to ~/{topic}")
         publisher.publish(message)
 

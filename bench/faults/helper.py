@@ -18,16 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aiofranka_ros.testing import Child
+from aiofranka_ros.testing import Child, Failed
 
 #: How long a helper may take to start, and to answer [s]; a busy computer explains most of it.
 _START_TIMEOUT, _TIMEOUT = 60.0, 10.0
 #: The repository.
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class HelperFailed(Exception):
-    """A helper did not carry out a request; the message says why."""
 
 
 class Helper(Child):
@@ -51,17 +47,17 @@ class Helper(Child):
     def ask(self, request: str, **arguments: Any) -> dict[str, Any]:
         """Send a request and return the answer.
 
-        :raises HelperFailed: the process ended, did not answer, or refused the request.
+        :raises Failed: the process ended, did not answer, or refused the request.
         """
         assert self.process.stdin is not None  # A pipe.
         try:
             self.process.stdin.write(json.dumps({"do": request, **arguments}).encode() + b"\n")
             self.process.stdin.flush()
         except OSError as error:
-            raise HelperFailed(f"the {self._name} is gone: {error}") from error
+            raise Failed(f"the {self._name} is gone: {error}") from error
         answer: dict[str, Any] = json.loads(self._line(_TIMEOUT))
         if "error" in answer:
-            raise HelperFailed(f"the {self._name} refused {request}: {answer['error']}")
+            raise Failed(f"the {self._name} refused {request}: {answer['error']}")
         return answer
 
     def _line(self, timeout: float) -> str:
@@ -70,11 +66,11 @@ class Helper(Child):
         while b"\n" not in self._said:
             left = deadline - time.monotonic()
             if left <= 0.0 or not select.select([self.process.stdout], [], [], left)[0]:
-                raise HelperFailed(f"the {self._name} does not answer within {timeout:.0f} s")
+                raise Failed(f"the {self._name} does not answer within {timeout:.0f} s")
             part = os.read(self.process.stdout.fileno(), 65536)
             if not part:
                 last = self.log.splitlines()[-3:]
-                raise HelperFailed(f"the {self._name} ended: {' / '.join(last) or 'its log is empty'}")
+                raise Failed(f"the {self._name} ended: {' / '.join(last) or 'its log is empty'}")
             self._said += part
         line, _, self._said = self._said.partition(b"\n")
         return line.decode()

@@ -49,7 +49,7 @@ def two_publishers(rig: Rig, findings: Findings) -> None:
     def contend(duration: float) -> None:
         end = time.monotonic() + duration
         while time.monotonic() < end:
-            publish(rig.pose_targets, 0.02)
+            publish(rig.publishers["ee_desired"], 0.02)
             publish(other, -0.02)
 
     contend(2.0)

@@ -20,8 +20,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from geometry_msgs.msg import PoseStamped
-from lifecycle_msgs.msg import TransitionEvent
 from rclpy.time import Time
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
@@ -139,12 +137,6 @@ class Rig(Client):
         self.marked = 0
         #: Time from the fault to standstill [ms]; ``None`` if it was not measured, or if the arm keeps moving.
         self.stop_ms: float | None = None
-        #: When each lifecycle transition was reported [ns, system clock], and the state that it led to.
-        self.transitions: list[tuple[int, str]] = []
-        self.node.create_subscription(TransitionEvent, f"{self.name}/transition_event", self._on_transition, 20)
-        self.pose_targets = self.node.create_publisher(PoseStamped, f"{self.name}/ee_desired", 1)
-        self.torque_targets = self.node.create_publisher(JointState, f"{self.name}/torque_desired", 1)
-        self.joint_targets = self.node.create_publisher(JointState, f"{self.name}/q_desired", 1)
         self._release = self.node.create_client(Trigger, f"{self.name}/release")
 
     # Its processes.
@@ -200,7 +192,6 @@ class Rig(Client):
     ) -> None:
         """Start a node and wait until it answers; its state is then unconfigured."""
         self.statuses.clear()
-        self.transitions.clear()
         child = {"append": True, "env": env, "preexec_fn": prepare}
         module = "bench.faults.node" if burdened else ""
         defaults = {
@@ -387,7 +378,7 @@ class Rig(Client):
             elapsed = time.monotonic() - begin
             start.pose.position.y = y + 0.5 * reach * (1.0 - np.cos(np.pi * elapsed))
             start.header.stamp = Time(nanoseconds=clock()).to_msg()
-            self.pose_targets.publish(start)
+            self.publishers["ee_desired"].publish(start)
 
         timer = self.node.create_timer(0.02, publish)
         try:
@@ -404,9 +395,6 @@ class Rig(Client):
             self._on_pause()
             if self.observer is not None:
                 self.observer.fetch()
-
-    def _on_transition(self, message: TransitionEvent) -> None:
-        self.transitions.append((time.time_ns(), str(message.goal_state.label)))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

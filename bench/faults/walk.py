@@ -142,18 +142,18 @@ class Walk:
             quaternion /= np.linalg.norm(quaternion)
             turn.x, turn.y, turn.z, turn.w = quaternion.tolist()
             self._pose.header.stamp = rig.node.get_clock().now().to_msg()
-            rig.pose_targets.publish(self._pose)
+            rig.publishers["ee_desired"].publish(self._pose)
         elif self._mode == "torque":
             # Small, and towards the start of the walk, so that it stays away from the limits.
             back = np.clip(20.0 * (self._centre - rig.arm_q()), -4.0, 4.0)
             message = rig.joints(rig.arm_q())
             message.position = []
             message.effort = [float(x) + self._random.gauss(0.0, 1.0) for x in back]
-            rig.torque_targets.publish(message)
+            rig.publishers["torque_desired"].publish(message)
         else:
             self._q = self._q + np.array([self._random.gauss(0.0, 0.012) for _ in range(7)])
             self._q += 0.01 * (self._centre - self._q)
-            rig.joint_targets.publish(rig.joints(self._q))
+            rig.publishers["q_desired"].publish(rig.joints(self._q))
         self.targets += 1
 
 
