@@ -171,7 +171,7 @@ def test_an_arm_that_was_lost_is_connected_again_once_it_is_back(
     assert client.becomes("inactive")
     set_load = client.node.create_client(SetLoad, recover.process.name_of("~/set_load"))
     # The arm stops first; a moment later the node finds that it is lost.
-    assert wait_until(lambda: "activating the node connects again" in client.call(set_load, SetLoad.Request()).error)
+    assert wait_until(lambda: "activate the node to connect again" in client.call(set_load, SetLoad.Request()).error)
     with SimulatedArm(ARM):
         assert recover()
         assert holds(client)
