@@ -15,7 +15,7 @@ from franka_msgs.msg import Errors, FrankaRobotState
 from rclpy.serialization import deserialize_message
 from scipy.spatial.transform import Rotation
 
-from aiofranka_ros.control.libfranka import MeasuredViews, RobotConnection, RobotReport, RobotStateCopy
+from aiofranka_ros.control.libfranka import MeasuredViews, RobotConnection, RobotStateCopy, report_to
 from aiofranka_ros.control.records import ERROR_NAMES, MEASURED, STATE, new
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.model.names import FR3
@@ -186,7 +186,7 @@ def test_no_field_is_confused_with_another(read: Callable[[], Any]) -> None:
 
 def test_the_control_loop_does_not_confuse_fields_of_the_state_either(read: Callable[[], Any]) -> None:
     robot, state, measured = made_up(read()), new(STATE), new(MEASURED)
-    RobotReport(state).fill(robot)
+    report_to(state)(robot)
     for name, value in {
         "robot_mode": robot.robot_mode.value,
         "tau_measured": robot.tau_J,

@@ -135,7 +135,7 @@ class RobotConnection:
         :param views: views of the record for the measured values.
         :raises CommandRefused: the robot is in a state that does not allow it.
         """
-        model = LibfrankasModel(self._model, views) if self.links is None else OwnModel(self.links, state, views)
+        model = _libfrankas_model(self._model, views) if self.links is None else _own_model(self.links, state, views)
         try:
             return TorqueControl(self._robot.start_torque_control(), model, state, views)
         except LIBFRANKA_ERRORS as error:
@@ -162,54 +162,18 @@ class RobotConnection:
         self._lock.close()
 
 
-class OwnModel:
-    """Mass matrix and coriolis torques of a robot by :mod:`aiofranka_ros.model.dynamics`.
-
-    :param links: bodies (7, 10).
-    :param state: the robot's state, which has the load.
-    :param views: views of the measured record.
-    """
-
-    def __init__(self, links: Array, state: Any, views: MeasuredViews) -> None:
-        self._total, self._bodies = state.m_total, np.vstack((links, load_of(state)))
-        arguments = views.q, views.dq, self._bodies, dynamics.working_memory(), views.mass, views.coriolis
-        self._compute = partial(entry_point(dynamics.mass_and_coriolis, *arguments), *arguments)
-
-    def compute(self, state: Any) -> None:
-        """Fill the measured record at ``state``, which was measured last."""
-        # While the arm is active this process does not change the load, but robots have other interfaces.
-        if state.m_total != self._total:
-            self._total, self._bodies[7] = state.m_total, load_of(state)
-        self._compute()
-
-
-class LibfrankasModel:
-    """The same, computed by libfranka's ``model``."""
-
-    def __init__(self, model: Any, views: MeasuredViews) -> None:
-        self._model, self._views = model, views
-
-    def compute(self, state: Any) -> None:
-        """Fill the measured record at ``state``, which was measured last."""
-        self._views.mass[:] = self._model.mass(state)
-        self._views.coriolis[:] = self._model.coriolis(state)
-
-
 class TorqueControl:
     """Torque control of a robot, cycle by cycle; see :meth:`RobotConnection.start_torque_control`.
 
-    :param model: its ``compute`` fills the measured record with mass matrix and coriolis torques.
+    When the robot ends the motion, its methods raise :data:`LIBFRANKA_ERRORS`.
+
     :param state: the robot's state before the first cycle.
-    :param views: views of the measured record.
     """
 
-    #: What :meth:`read` and :meth:`write` raise when the robot ends the motion.
-    Ended = LIBFRANKA_ERRORS
-
-    def __init__(self, control: Any, model: OwnModel | LibfrankasModel, state: Any, views: MeasuredViews) -> None:
+    def __init__(self, control: Any, model: Callable[[Any], None], state: Any, views: MeasuredViews) -> None:
         self._views = views
-        #: Computes mass matrix and coriolis torques at its argument, the state that was measured last.
-        self.model = model.compute
+        #: Fills the measured record with mass matrix and coriolis torques at its argument, the newest state.
+        self.model = model
         #: Robot time of the state that was measured last [s].
         self.now = state.time.to_sec()
         #: Waits for the robot's next state; returns it and the time since the last one.
@@ -244,15 +208,38 @@ class MeasuredViews:
         self.pack = _packer(measured, "time", "elapsed", "q", "dq", "tau_last")
 
 
-class RobotReport:
-    """Fills the fields of a record of :data:`~aiofranka_ros.control.records.STATE` that are copies of libfranka's."""
+def report_to(state: Record) -> Callable[[Any], None]:
+    """A function that copies the fields that are libfranka's from its state to ``state``, a record of
+    :data:`~aiofranka_ros.control.records.STATE`."""
+    pack = _packer(state, "robot_mode", "tau_measured", "tau_external", "external_wrench")
+    return lambda robot: pack(
+        robot.robot_mode.value, *robot.tau_J, *robot.tau_ext_hat_filtered, *robot.O_F_ext_hat_K
+    )
 
-    def __init__(self, state: Record) -> None:
-        self._pack = _packer(state, "robot_mode", "tau_measured", "tau_external", "external_wrench")
 
-    def fill(self, robot: Any) -> None:
-        """Copy the fields from libfranka's state ``robot``."""
-        self._pack(robot.robot_mode.value, *robot.tau_J, *robot.tau_ext_hat_filtered, *robot.O_F_ext_hat_K)
+def _own_model(links: Array, state: Any, views: MeasuredViews) -> Callable[[Any], None]:
+    """A function that fills the measured record at the newest state, by :mod:`aiofranka_ros.model.dynamics`."""
+    total, bodies = state.m_total, np.vstack((links, load_of(state)))
+    arguments = views.q, views.dq, bodies, dynamics.working_memory(), views.mass, views.coriolis
+    kernel = entry_point(dynamics.mass_and_coriolis, *arguments)
+
+    def compute(state: Any) -> None:
+        nonlocal total
+        # While the arm is active this process does not change the load, but robots have other interfaces.
+        if state.m_total != total:
+            total, bodies[7] = state.m_total, load_of(state)
+        kernel(*arguments)
+
+    return compute
+
+
+def _libfrankas_model(model: Any, views: MeasuredViews) -> Callable[[Any], None]:
+    """The same, by libfranka's ``model``."""
+
+    def compute(state: Any) -> None:
+        views.mass[:], views.coriolis[:] = model.mass(state), model.coriolis(state)
+
+    return compute
 
 
 def _packer(record: Record, *names: str) -> Callable[..., None]:
@@ -272,18 +259,14 @@ def _packer(record: Record, *names: str) -> Callable[..., None]:
 class RobotStateCopy:
     """A record of :data:`~aiofranka_ros.control.records.ROBOT_STATE`, to be filled with libfranka's whole state."""
 
-    #: Fields that are copied one by one: in libfranka's state they are not numbers, or missing.
-    _SINGLE = ("stamp", "robot_mode", "time", "current_errors", "last_motion_errors")
-
     def __init__(self) -> None:
         #: The copy, an array of one, and its bytes.
         self.record = new(ROBOT_STATE)
         self.bytes = self.record.view(np.uint8).data
-        fields = ROBOT_STATE.fields
-        assert fields is not None
-        numbers = [name for name in fields if name not in self._SINGLE]
-        self._scalars = attrgetter(*(name for name in numbers if not fields[name][0].shape))
-        self._arrays = attrgetter(*(name for name in numbers if fields[name][0].shape))
+        # The first three fields and the last two are copied one by one: libfranka does not have them as numbers.
+        numbers = (ROBOT_STATE.names or ())[3:-2]
+        self._scalars = attrgetter(*(name for name in numbers if not ROBOT_STATE[name].shape))
+        self._arrays = attrgetter(*(name for name in numbers if ROBOT_STATE[name].shape))
         self._pack = _packer(self.record, *numbers)
         self._flags = attrgetter(*ERROR_NAMES)
 

@@ -17,11 +17,11 @@ import numpy as np
 from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.libfranka import (
+    LIBFRANKA_ERRORS,
     MeasuredViews,
     RobotConnection,
-    RobotReport,
     RobotStateCopy,
-    TorqueControl,
+    report_to,
 )
 from aiofranka_ros.control.records import (
     COMMANDS,
@@ -86,8 +86,8 @@ class ControlLoop:
         self._due: float | None = None
         self._motion_id = self._next_motion_id = 0
         self._views = MeasuredViews(self.measured)
-        #: Fills the fields of ``state`` that come straight from the robot.
-        self.robot_report = RobotReport(self.state)
+        #: Copies from libfranka's state to ``state``.
+        self.report_robot = report_to(self.state)
         self._state_bytes = self.state.view(np.uint8).data
         self._cycle_bytes = self._state_bytes[: CYCLE_RECORD.itemsize]
         self._robot_state, self._robot_state_cycle = RobotStateCopy(), 0
@@ -153,7 +153,7 @@ class ControlLoop:
                 if first:
                     first = False
                     started()
-        except TorqueControl.Ended as error:
+        except LIBFRANKA_ERRORS as error:
             raise arm.stopped(error) from error
 
     def _note_commands(self, watch: _Watch) -> None:
@@ -190,7 +190,7 @@ class ControlLoop:
 
     def _report(self, robot: object, written: int, response: int) -> None:
         shared = self._shared
-        self.robot_report.fill(robot)
+        self.report_robot(robot)
         self._report_kernel(
             self.commands, self.measured, self.memory, self.state,
             written, response * 1e-9, robot.control_command_success_rate,  # type: ignore[attr-defined]

@@ -177,7 +177,7 @@ class Server:
         state["hold"] = state["motion_status"] = 0  # Those of the last activation are over.
         state["q"][0], state["dq"][0], state["tau"][0] = robot.q, robot.dq, 0.0
         state["robot_tcp"][0] = libfranka.matrix(robot.F_T_EE)
-        self._loop.robot_report.fill(robot)
+        self._loop.report_robot(robot)
         if not self._shared.commands.read(self._loop.commands):
             return  # The node is writing them; the next report follows soon.
         forward(

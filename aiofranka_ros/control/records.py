@@ -22,43 +22,25 @@ MESSAGE_SIZE = 65536
 #: Most segments that one motion may have.
 MAX_SEGMENTS = 1024
 #: libfranka's names of errors, in the order of the flags in ``ROBOT_STATE``: the fields of ``franka_msgs/Errors``.
-ERROR_NAMES = (
-    "joint_position_limits_violation",
-    "cartesian_position_limits_violation",
-    "self_collision_avoidance_violation",
-    "joint_velocity_violation",
-    "cartesian_velocity_violation",
-    "force_control_safety_violation",
-    "joint_reflex",
-    "cartesian_reflex",
-    "max_goal_pose_deviation_violation",
-    "max_path_pose_deviation_violation",
-    "cartesian_velocity_profile_safety_violation",
-    "joint_position_motion_generator_start_pose_invalid",
-    "joint_motion_generator_position_limits_violation",
-    "joint_motion_generator_velocity_limits_violation",
-    "joint_motion_generator_velocity_discontinuity",
-    "joint_motion_generator_acceleration_discontinuity",
-    "cartesian_position_motion_generator_start_pose_invalid",
-    "cartesian_motion_generator_elbow_limit_violation",
-    "cartesian_motion_generator_velocity_limits_violation",
-    "cartesian_motion_generator_velocity_discontinuity",
-    "cartesian_motion_generator_acceleration_discontinuity",
-    "cartesian_motion_generator_elbow_sign_inconsistent",
-    "cartesian_motion_generator_start_elbow_invalid",
-    "cartesian_motion_generator_joint_position_limits_violation",
-    "cartesian_motion_generator_joint_velocity_limits_violation",
-    "cartesian_motion_generator_joint_velocity_discontinuity",
-    "cartesian_motion_generator_joint_acceleration_discontinuity",
-    "cartesian_position_motion_generator_invalid_frame",
-    "force_controller_desired_force_tolerance_violation",
-    "controller_torque_discontinuity",
-    "start_elbow_sign_inconsistent",
-    "communication_constraints_violation",
-    "power_limit_violation",
-    "joint_p2p_insufficient_torque_for_planning",
-    "tau_j_range_violation",
-    "instability_detected",
+ERROR_NAMES = tuple(
+    """
+    joint_position_limits_violation cartesian_position_limits_violation self_collision_avoidance_violation
+    joint_velocity_violation cartesian_velocity_violation force_control_safety_violation joint_reflex
+    cartesian_reflex max_goal_pose_deviation_violation max_path_pose_deviation_violation
+    cartesian_velocity_profile_safety_violation joint_position_motion_generator_start_pose_invalid
+    joint_motion_generator_position_limits_violation joint_motion_generator_velocity_limits_violation
+    joint_motion_generator_velocity_discontinuity joint_motion_generator_acceleration_discontinuity
+    cartesian_position_motion_generator_start_pose_invalid cartesian_motion_generator_elbow_limit_violation
+    cartesian_motion_generator_velocity_limits_violation cartesian_motion_generator_velocity_discontinuity
+    cartesian_motion_generator_acceleration_discontinuity cartesian_motion_generator_elbow_sign_inconsistent
+    cartesian_motion_generator_start_elbow_invalid cartesian_motion_generator_joint_position_limits_violation
+    cartesian_motion_generator_joint_velocity_limits_violation
+    cartesian_motion_generator_joint_velocity_discontinuity
+    cartesian_motion_generator_joint_acceleration_discontinuity cartesian_position_motion_generator_invalid_frame
+    force_controller_desired_force_tolerance_violation controller_torque_discontinuity start_elbow_sign_inconsistent
+    communication_constraints_violation power_limit_violation joint_p2p_insufficient_torque_for_planning
+    tau_j_range_violation instability_detected
+    """.split()
 )
 
 
@@ -139,6 +121,11 @@ class RobotSetting(enum.Enum):
     COLLISION_BEHAVIOR = "set_collision_behavior"
 
 
+def _fields(kind: str, names: str, *shape: int) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Adjacent fields of one kind and shape."""
+    return [(name, kind, shape) for name in names.split()]
+
+
 #: Node to control process; new commands take effect together, at the beginning of a cycle.
 COMMANDS = np.dtype(
     [
@@ -147,41 +134,28 @@ COMMANDS = np.dtype(
         ("mode", "i8"),
         ("mode_id", "u8"),  # counts mode switches, after which targets start from where the arm is
         ("flange_to_tcp", "f8", (4, 4)),
-        ("kp", "f8", (7,)),  # [Nm/rad]
-        ("kd", "f8", (7,)),  # [Nm s/rad]
-        ("ki", "f8", (7,)),  # [Nm/(rad s)]
-        ("integral_limit", "f8", (7,)),  # [Nm]
-        ("ee_kp", "f8", (6,)),  # [1/s²], translation then rotation
-        ("ee_kd", "f8", (6,)),  # [1/s]
-        ("null_kp", "f8", (7,)),  # [1/s²]
-        ("null_kd", "f8", (7,)),  # [1/s]
-        ("motion_kp", "f8", (7,)),  # [Nm/rad]
-        ("motion_kd", "f8", (7,)),  # [Nm s/rad]
+        *_fields("f8", "kp kd ki integral_limit", 7),  # [Nm/rad], [Nm s/rad], [Nm/(rad s)], [Nm]
+        *_fields("f8", "ee_kp ee_kd", 6),  # [1/s²], [1/s], translation then rotation
+        *_fields("f8", "null_kp null_kd", 7),  # [1/s²], [1/s]
+        *_fields("f8", "motion_kp motion_kd", 7),  # [Nm/rad], [Nm s/rad]
         ("motor_inertia", "f8", (7,)),  # [kg m²], added to the diagonal of the mass matrix
         ("torque_limit", "f8", (7,)),  # [Nm]
         ("torque_rate_limit", "f8"),  # [Nm/s]
         ("smooth_targets", "i8"),  # 0: targets go to the law unchanged
         ("reference_bandwidth", "f8"),  # [rad/s]
         ("extrapolation_time", "f8"),  # [s]
-        ("max_linear_velocity", "f8"),  # [m/s], of the reference
-        ("max_linear_acceleration", "f8"),  # [m/s²]
-        ("max_angular_velocity", "f8"),  # [rad/s]
-        ("max_angular_acceleration", "f8"),  # [rad/s²]
-        ("max_joint_velocity", "f8", (7,)),  # [rad/s]
-        ("max_joint_acceleration", "f8", (7,)),  # [rad/s²]
-        ("max_linear_step", "f8"),  # [m], largest distance of a target from the reference
-        ("max_angular_step", "f8"),  # [rad]
-        ("max_joint_step", "f8"),  # [rad]
-        ("joint_lower", "f8", (7,)),  # [rad], soft limits inside of the arm's own
-        ("joint_upper", "f8", (7,)),
-        ("workspace_lower", "f8", (3,)),  # [m], limits of the control frame
-        ("workspace_upper", "f8", (3,)),
-        ("max_external_force", "f8"),  # [N], above it the arm stops and holds; 0: never
-        ("max_external_torque", "f8"),  # [Nm]
+        *_fields("f8", "max_linear_velocity max_linear_acceleration"),  # [m/s], [m/s²], of the reference
+        *_fields("f8", "max_angular_velocity max_angular_acceleration"),  # [rad/s], [rad/s²]
+        *_fields("f8", "max_joint_velocity max_joint_acceleration", 7),  # [rad/s], [rad/s²]
+        # Largest distances of a target from the reference [m], [rad], [rad].
+        *_fields("f8", "max_linear_step max_angular_step max_joint_step"),
+        *_fields("f8", "joint_lower joint_upper", 7),  # [rad], soft limits inside of the arm's own
+        *_fields("f8", "workspace_lower workspace_upper", 3),  # [m], limits of the control frame
+        # Above them the arm stops and holds [N], [Nm]; 0: never.
+        *_fields("f8", "max_external_force max_external_torque"),
         ("hold", "i8"),  # 1: ignore targets and motions
         ("release_id", "u8"),  # counts releases of an arm that was pushed
-        ("torque_timeout", "f8"),  # [s]
-        ("heartbeat_timeout", "f8"),  # [s]
+        *_fields("f8", "torque_timeout heartbeat_timeout"),  # [s]
         ("target_id", "u8"),  # counts targets
         ("target_mode_id", "u8"),  # mode_id that it was made for; dropped if another one is in force
         ("target_stamp", "i8"),  # when its sender made it [ns, system clock]
@@ -213,9 +187,7 @@ MEASURED = np.dtype(
     [
         ("time", "f8"),  # robot time [s]
         ("elapsed", "f8"),  # since the last state [s]; more than one cycle if states were lost
-        ("q", "f8", (7,)),
-        ("dq", "f8", (7,)),
-        ("tau_last", "f8", (7,)),  # the torque that the robot used last (tau_J_d)
+        *_fields("f8", "q dq tau_last", 7),  # tau_last: the torque that the robot used last (tau_J_d)
         ("mass", "f8", (7, 7)),  # [kg m²]; it and the coriolis torques [Nm] are of the last cycle
         ("coriolis", "f8", (7,)),
         ("external_wrench", "f8", (6,)),  # O_F_ext_hat_K of the last cycle [N, Nm]
@@ -226,8 +198,7 @@ MEASURED = np.dtype(
 MEMORY = np.dtype(
     [
         ("started", "i8"),
-        ("law_id", "u8"),
-        ("mode_id", "u8"),
+        *_fields("u8", "law_id mode_id"),
         ("law", "i8"),  # Law of the last cycle
         ("tau", "f8", (7,)),  # the torque sent last
         ("tau_law", "f8", (7,)),  # torque of the law, before blending and limits
@@ -239,14 +210,10 @@ MEMORY = np.dtype(
         ("hold", "i8"),  # Hold flags
         ("release_id", "u8"),
         # Limits in force: those of the commands, or wider ones while the arm is outside; these follow it inwards.
-        ("joint_lower", "f8", (7,)),
-        ("joint_upper", "f8", (7,)),
-        ("workspace_lower", "f8", (3,)),
-        ("workspace_upper", "f8", (3,)),
+        *_fields("f8", "joint_lower joint_upper", 7),
+        *_fields("f8", "workspace_lower workspace_upper", 3),
         ("null_q", "f8", (7,)),
-        ("flange_to_tcp", "f8", (4, 4)),
-        ("flange", "f8", (4, 4)),
-        ("tcp", "f8", (4, 4)),
+        *_fields("f8", "flange_to_tcp flange tcp", 4, 4),
         ("jacobian", "f8", (6, 7)),
         ("twist", "f8", (6,)),
         ("position", "f8", (3,)),
@@ -257,33 +224,25 @@ MEMORY = np.dtype(
         ("target_stamp", "i8"),
         ("target_position", "f8", (3,)),
         ("target_orientation", "f8", (4,)),
-        ("target_q", "f8", (7,)),
-        ("target_torque", "f8", (7,)),
+        *_fields("f8", "target_q target_torque", 7),
         ("target_count", "i8"),  # targets since the reference was seeded
         ("raw_position", "f8", (3,)),  # before limits: two of them give a velocity
         ("raw_orientation", "f8", (4,)),
         ("raw_q", "f8", (7,)),
-        ("slope_linear", "f8", (3, 3)),  # the last three velocities between targets
-        ("slope_angular", "f8", (3, 3)),
+        *_fields("f8", "slope_linear slope_angular", 3, 3),  # the last three velocities between targets
         ("slope_q", "f8", (3, 7)),
-        ("target_linear", "f8", (3,)),  # their median
-        ("target_angular", "f8", (3,)),
+        *_fields("f8", "target_linear target_angular", 3),  # their median
         ("target_dq", "f8", (7,)),
         ("believed", "f8", (2,)),  # how far the target is extrapolated, see reference._coast
         ("scratch", "f8", (2, 3)),
         # The smooth reference that the laws follow.
         ("ref_position", "f8", (3,)),
         ("ref_orientation", "f8", (4,)),
-        ("ref_linear", "f8", (3,)),
-        ("ref_angular", "f8", (3,)),
-        ("ref_linear_acceleration", "f8", (3,)),
-        ("ref_angular_acceleration", "f8", (3,)),
-        ("ref_q", "f8", (7,)),
-        ("ref_dq", "f8", (7,)),
-        ("ref_ddq", "f8", (7,)),
+        *_fields("f8", "ref_linear ref_angular ref_linear_acceleration ref_angular_acceleration", 3),
+        *_fields("f8", "ref_q ref_dq ref_ddq", 7),
         ("singularity", "f8"),  # how singular the task is: 0 if regular, 1 at a singularity
-        ("pace_linear", "f8"),  # highest speed at which the joints can follow the reference [m/s]
-        ("pace_angular", "f8"),  # [rad/s]
+        # Highest speeds at which the joints can follow the reference [m/s], [rad/s].
+        *_fields("f8", "pace_linear pace_angular"),
         # The motion.
         ("motion_id", "u8"),
         ("motion_status", "i8"),
@@ -294,56 +253,40 @@ MEMORY = np.dtype(
         ("ramp_from", "f8"),  # the rate at its beginning...
         ("ramp_slope", "f8"),  # ...and how it changed there, for the ramp's whole duration
         ("ramp_to", "f8"),  # the rate at its end: 0 or 1
-        ("motion_offset", "f8", (7,)),  # from the motion's beginning to where the arm was; fades out
-        ("motion_offset_rate", "f8", (7,)),
+        # From the motion's beginning to where the arm was; fades out.
+        *_fields("f8", "motion_offset motion_offset_rate", 7),
         ("motion_offset_time", "f8"),
         # Counters for the diagnostics.
-        ("limited_targets", "u8"),
-        ("limited_torques", "u8"),
-        ("not_finite", "u8"),
-        ("silent_holds", "u8"),
+        *_fields("u8", "limited_targets limited_torques not_finite silent_holds"),
     ]
 )
 
 #: Scratch memory of the kernels, so that none of them allocates.
 SCRATCH = np.dtype(
     [
-        ("inertia", "f8", (7, 7)),  # mass matrix with the motors' inertia
-        ("factor", "f8", (7, 7)),
-        ("task", "f8", (6, 6)),  # Λ⁻¹
-        ("task_factor", "f8", (6, 6)),
-        ("inverse_times_jacobian", "f8", (6, 7)),
+        *_fields("f8", "inertia factor", 7, 7),  # inertia: mass matrix with the motors' inertia
+        *_fields("f8", "task task_factor", 6, 6),  # task: Λ⁻¹
+        *_fields("f8", "inverse_times_jacobian ahead_jacobian", 6, 7),
         ("force", "f8", (6,)),
-        ("posture", "f8", (7,)),
-        ("ahead", "f8", (7,)),
-        ("ahead_flange", "f8", (4, 4)),
-        ("ahead_tcp", "f8", (4, 4)),
-        ("ahead_jacobian", "f8", (6, 7)),
+        *_fields("f8", "ahead_flange ahead_tcp", 4, 4),
         ("envelope", "f8", (2, 7)),
-        ("torque", "f8", (7,)),
-        ("asked", "f8", (7,)),
-        ("low", "f8", (7,)),
-        ("high", "f8", (7,)),
-        ("row", "f8", (7,)),
+        *_fields("f8", "posture ahead torque asked low high row", 7),
     ]
 )
 
-_CYCLE: list[tuple[Any, ...]] = [
+_CYCLE: list[Any] = [
     ("activation", "u8"),
     ("stamp", "i8"),  # when the torque was handed to the robot, or the idle arm was measured [ns, system clock]
     ("time", "f8"),  # robot time [s]
     ("lost", "u8"),  # cycles lost just before this one
     ("response", "f8"),  # readOnce returning to writeOnce returning [s]
     ("success_rate", "f8"),  # control_command_success_rate
-    ("mode", "i8"),
-    ("law", "i8"),
+    *_fields("i8", "mode law"),
     ("target_id", "u8"),
     ("target_stamp", "i8"),
     ("motion_id", "u8"),
     ("motion_status", "i8"),
-    ("q", "f8", (7,)),
-    ("dq", "f8", (7,)),
-    ("tau", "f8", (7,)),  # sent in this cycle
+    *_fields("f8", "q dq tau", 7),  # tau: sent in this cycle
     ("position", "f8", (3,)),  # of the control frame
     ("orientation", "f8", (4,)),
     ("ref_q", "f8", (7,)),
@@ -360,26 +303,20 @@ STATE = np.dtype(
         *_CYCLE,
         ("phase", "i8"),
         ("robot_mode", "i8"),  # franka::RobotMode; from here to external_wrench packed together, in this order
-        ("tau_measured", "f8", (7,)),
-        ("tau_external", "f8", (7,)),
+        *_fields("f8", "tau_measured tau_external", 7),
         ("external_wrench", "f8", (6,)),  # O_F_ext_hat_K [N, Nm]
         ("robot_tcp", "f8", (4, 4)),  # F_T_EE, the end effector configured in the robot, in the flange
         ("tcp", "f8", (4, 4)),  # the control frame in the base
         ("twist", "f8", (6,)),  # [m/s, rad/s]
         ("jacobian", "f8", (6, 7)),
         ("mass", "f8", (7, 7)),  # [kg m²]
-        ("ref_dq", "f8", (7,)),
-        ("ref_ddq", "f8", (7,)),
+        *_fields("f8", "ref_dq ref_ddq", 7),
         ("hold", "i8"),
         ("release_id", "u8"),
         ("target_age", "f8"),  # [s]; infinite before the first one
         ("motion_time", "f8"),
-        ("limited_targets", "u8"),
-        ("limited_torques", "u8"),
-        ("not_finite", "u8"),
-        ("silent_holds", "u8"),
-        ("cycles", "u8"),  # since activation
-        ("cycles_lost", "u8"),
+        *_fields("u8", "limited_targets limited_torques not_finite silent_holds"),
+        *_fields("u8", "cycles cycles_lost"),  # since activation
         ("longest_gap", "u8"),  # most cycles lost in a row
         ("success_rate_min", "f8"),  # since 100 cycles after activation
     ]
@@ -392,17 +329,16 @@ ROBOT_STATE = np.dtype(
         ("stamp", "i8"),  # when it was measured [ns, system clock]
         ("robot_mode", "i8"),  # franka::RobotMode
         ("time", "f8"),  # robot time [s]
-        *((name, "f8") for name in ("m_ee", "m_load", "m_total", "control_command_success_rate")),
-        *((name, "f8", (2,)) for name in ("elbow", "elbow_d", "elbow_c", "delbow_c", "ddelbow_c")),
-        *((name, "f8", (3,)) for name in ("F_x_Cee", "F_x_Cload", "F_x_Ctotal")),
-        *((name, "f8", (6,)) for name in ("cartesian_contact", "cartesian_collision")),
-        *((name, "f8", (6,)) for name in ("O_F_ext_hat_K", "K_F_ext_hat_K", "O_dP_EE_d", "O_dP_EE_c", "O_ddP_EE_c")),
-        *((name, "f8", (7,)) for name in ("q", "q_d", "dq", "dq_d", "ddq_d", "theta", "dtheta")),
-        *((name, "f8", (7,)) for name in ("tau_J", "tau_J_d", "dtau_J", "tau_ext_hat_filtered")),
-        *((name, "f8", (7,)) for name in ("joint_contact", "joint_collision")),
-        *((name, "f8", (9,)) for name in ("I_ee", "I_load", "I_total")),
-        *((name, "f8", (16,)) for name in ("O_T_EE", "O_T_EE_d", "O_T_EE_c", "F_T_EE", "EE_T_K")),
-        *((name, "?", (len(ERROR_NAMES),)) for name in ("current_errors", "last_motion_errors")),
+        *_fields("f8", "m_ee m_load m_total control_command_success_rate"),
+        *_fields("f8", "elbow elbow_d elbow_c delbow_c ddelbow_c", 2),
+        *_fields("f8", "F_x_Cee F_x_Cload F_x_Ctotal", 3),
+        *_fields("f8", "cartesian_contact cartesian_collision", 6),
+        *_fields("f8", "O_F_ext_hat_K K_F_ext_hat_K O_dP_EE_d O_dP_EE_c O_ddP_EE_c", 6),
+        *_fields("f8", "q q_d dq dq_d ddq_d theta dtheta tau_J tau_J_d dtau_J tau_ext_hat_filtered", 7),
+        *_fields("f8", "joint_contact joint_collision", 7),
+        *_fields("f8", "I_ee I_load I_total", 9),
+        *_fields("f8", "O_T_EE O_T_EE_d O_T_EE_c F_T_EE EE_T_K", 16),
+        *_fields("?", "current_errors last_motion_errors", len(ERROR_NAMES)),
     ]
 )
 
