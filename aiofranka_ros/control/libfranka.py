@@ -212,9 +212,7 @@ def report_to(state: Record) -> Callable[[Any], None]:
     """A function that copies the fields that are libfranka's from its state to ``state``, a record of
     :data:`~aiofranka_ros.control.records.STATE`."""
     pack = _packer(state, "robot_mode", "tau_measured", "tau_external", "external_wrench")
-    return lambda robot: pack(
-        robot.robot_mode.value, *robot.tau_J, *robot.tau_ext_hat_filtered, *robot.O_F_ext_hat_K
-    )
+    return lambda robot: pack(robot.robot_mode.value, *robot.tau_J, *robot.tau_ext_hat_filtered, *robot.O_F_ext_hat_K)
 
 
 def _own_model(links: Array, state: Any, views: MeasuredViews) -> Callable[[Any], None]:
