@@ -157,10 +157,12 @@ class Mover:
 
     def _plan(self, task: Task, departure: Departure, flange_to_tcp: Array) -> Motion:
         """:raises InvalidTarget: no motion keeps within the limits of joints and workspace."""
-        motion = task.plan(departure, self._owner.parameter)
-        names = "joint_lower", "joint_upper", "workspace_lower", "workspace_upper"
-        limits = (self._owner.parameter(name) for name in names)
-        check_set_limits(motion, flange_to_tcp, *limits, joints=task.goal_tolerance.joints)
+        get = self._owner.parameter
+        motion = task.plan(departure, get)
+        check_set_limits(
+            motion, flange_to_tcp, get("joint_lower"), get("joint_upper"), get("workspace_lower"),
+            get("workspace_upper"), task.goal_tolerance.joints,
+        )  # fmt: skip
         return motion
 
     def _departure(self, state: Record) -> Departure:
