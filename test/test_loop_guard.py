@@ -1,14 +1,12 @@
-"""The guard: what it reports about blocks of the event loop, and what it ignores."""
+"""The guard: what it reports about blocks of the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
-import gc
 import inspect
 import json
 import logging
-import pdb
 import signal
 import subprocess
 import sys
@@ -41,10 +39,9 @@ def log():
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind():
-    threads, hooks = set(threading.enumerate()), list(gc.callbacks)
+    threads = set(threading.enumerate())
     yield
     assert set(threading.enumerate()) <= threads
-    assert gc.callbacks == hooks
 
 
 async def until(condition):
@@ -174,6 +171,23 @@ def test_many_blocks_at_one_place_are_reported_once_and_summed_up(log):
     *reports, summary = log.messages
     assert sum(CULPRIT in report for report in reports) == 1
     assert f"blocked {watching.blocks - len(reports)} more times" in summary
+    assert f" s in slow_policy ({__file__})" in summary
+
+
+def test_the_next_message_of_a_place_sums_up_its_blocks_since_the_last_one(log, monkeypatch):
+    monkeypatch.setattr("aiofranka_ros.offload.guard._QUIET", 1.5)
+
+    async def main():
+        with guard(PATIENT, log=log):
+            for pause in (0.1, 0.1, 1.5):
+                slow_policy(0.3)
+                await asyncio.sleep(pause)
+            slow_policy(0.3)
+
+    asyncio.run(main())
+    reports = [message for message in log.messages if CULPRIT in message]
+    assert len(reports) == 2
+    assert "(2 more blocks there since the last message, 0." in reports[1]
 
 
 def test_a_second_place_is_reported_right_after_the_first(log):
@@ -240,25 +254,7 @@ def test_blocking_ok_does_nothing_without_a_loop_or_a_guard():
     asyncio.run(main())
 
 
-def test_garbage_collection_is_reported_as_the_cause(log):
-    class Slow:
-        def __init__(self):
-            self.itself = self
-
-        def __del__(self):
-            time.sleep(0.2)  # makes this collection slow on every machine
-
-    async def main():
-        with guard(PATIENT, log=log):
-            Slow()
-            gc.collect()
-
-    asyncio.run(main())
-    assert "by garbage collection (0." in log.messages[0]
-    assert "gc.freeze()" in log.messages[0]
-
-
-def test_a_c_call_that_keeps_the_gil_is_reported_as_such(log):
+def test_the_causes_are_listed_if_all_python_code_was_blocked(log):
     keeps_the_gil = ctypes.PyDLL(None).usleep
 
     def bad_driver():
@@ -271,14 +267,14 @@ def test_a_c_call_that_keeps_the_gil_is_reported_as_such(log):
         assert watching.blocks and watching.longest > 0.25
 
     asyncio.run(main())
-    assert "a C call that keeps the GIL" in log.messages[0]
+    assert "a C call that keeps the GIL" in log.messages[0] and "gc.freeze()" in log.messages[0]
     assert "bad_driver" in log.messages[0] or "in main" in log.messages[0]
 
 
 STOPPED_SCRIPT = """
 import asyncio, logging, threading
 from aiofranka_ros.offload.guard import guard
-logging.basicConfig(level=logging.DEBUG)
+logging.basicConfig()
 
 async def main():
     loop = asyncio.get_running_loop()
@@ -296,7 +292,7 @@ asyncio.run(main())
 """
 
 
-def test_a_stopped_process_is_not_reported_as_a_block():
+def test_a_stopped_process_is_reported_with_that_as_a_possible_cause():
     process = subprocess.Popen(
         [sys.executable, "-c", STOPPED_SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -313,33 +309,8 @@ def test_a_stopped_process_is_not_reported_as_a_block():
         finally:
             process.kill()
             process.wait()
-    assert output == "0\n", errors
-    assert "stood still" in errors and "WARNING" not in errors
-
-
-def test_time_at_a_prompt_of_the_debugger_does_not_count(log):
-    class Slow:
-        def readline(self):
-            time.sleep(0.2)
-            return "continue\n"
-
-    async def main():
-        with guard(PATIENT, log=log) as watching:
-            debugger = pdb.Pdb(stdin=Slow(), stdout=open("/dev/null", "w"), nosigint=True, readrc=False)
-            debugger.use_rawinput = False
-            with debugger.stdout:
-                debugger.set_trace()
-                await asyncio.sleep(0)
-                sys.settrace(None)
-            await asyncio.sleep(0.05)
-        assert watching.blocks == 0
-
-    trace = sys.gettrace()
-    try:
-        asyncio.run(main())
-    finally:
-        sys.settrace(trace)
-    assert log.messages == []
+    assert int(output) >= 1, errors
+    assert "the process was stopped" in errors
 
 
 def test_guards_of_one_loop_count_separately_and_log_a_block_once(log):
@@ -455,7 +426,7 @@ def test_a_block_counts_only_for_the_loop_that_was_blocked(log):
     assert len(log.messages) == 1
 
 
-def test_another_thread_that_keeps_the_gil_is_not_reported_at_a_line_of_the_loop(log):
+def test_another_thread_that_keeps_the_gil_is_reported_but_not_at_a_line_of_the_loop(log):
     def hold():
         time.sleep(0.1)  # until the loop is idle
         ctypes.PyDLL(None).usleep(300_000)
@@ -466,6 +437,7 @@ def test_another_thread_that_keeps_the_gil_is_not_reported_at_a_line_of_the_loop
             await asyncio.sleep(0.06)
 
     asyncio.run(main())
+    assert "a C call that keeps the GIL" in log.messages[0]
     assert not any(f" at {__file__}" in message for message in log.messages)
 
 

@@ -1,37 +1,35 @@
 """Notice when the event loop was blocked, and report for how long and at which line: :func:`guard`.
 
 A blocked loop does not endanger the arm, whose 1 kHz loop runs in a separate process, but it makes targets late. A
-``FrankaController`` runs a guard from ``start()`` to ``stop()``; scripts may use one directly. It needs neither ROS nor
-libfranka.
+``FrankaController`` runs a guard from ``start()`` to ``stop()``; scripts may use one directly.
 
-A timer in the loop beats twice per threshold and notices when it was late. A daemon thread wakes about as often, looks
-at the loop's stack while a beat is overdue, and writes the log. Together they use about 1 % of a core. asyncio's debug
-mode also reports slow callbacks, but names the line where the task waits next rather than the one that blocked, and
-makes each turn of the loop 20 times as slow (246 instead of 12 us). Limits of the guard:
-
-- A block begins between two beats: durations are right to within a quarter of the threshold.
-- While a C call keeps the GIL, no other thread can look. The place is then where the loop is seen when the GIL becomes
-  free, usually in the same function, and the message says so.
-- If no code of the loop was seen running and the process used almost no processor time, the process was stopped
-  (Ctrl-Z) or the computer is overloaded. That is logged for debugging only, and not counted. Time at a prompt of
-  ``pdb`` does not count either.
+A timer in the loop beats twice per threshold. A daemon thread wakes about as often, looks at the loop's stack while a
+beat is overdue, and counts and logs the blocks. Together they use about 1 % of a core. Durations are right to within a
+quarter of the threshold, because a block begins between two beats. While a C call keeps the GIL, during garbage
+collection, and while the process is stopped, the thread cannot look: the message then lists these causes and the place
+seen right after, usually in the same function.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
+import linecache
 import logging
 import math
+import os
+import selectors
+import site
+import sys
+import sysconfig
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from aiofranka_ros.errors import ConfigurationError
-from aiofranka_ros.offload.stack import Place, running_in, to_blame
 
 __all__ = ["Guard", "blocking_ok", "guard"]
 
@@ -39,13 +37,84 @@ __all__ = ["Guard", "blocking_ok", "guard"]
 THRESHOLD = 0.05
 #: A block that lasts is reported after this time [s], and then at this interval.
 _LONG, _STILL = 1.0, 10.0
-#: The same place is reported at most once in this time [s]; the next message sums up the rest.
+#: The same function is reported at most once in this time [s]; its next message sums up the rest.
 _QUIET = 5.0
-#: A process that uses less than this share of one processor stands still.
-_STANDSTILL = 0.2
 _HINT = "await it through asyncify, CudaInferenceThread or mpify, or mark it with blocking_ok()"
 
+#: Code that isn't the user's: Python, its installed libraries, and this package.
+_FOREIGN = (
+    "<frozen",
+    *(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    *(os.path.join(path, "") for path in (*site.getsitepackages(), site.getusersitepackages())),
+    os.path.join(os.path.dirname(os.path.dirname(__file__)), ""),
+)
+_ASYNCIO = os.path.join(os.path.dirname(asyncio.__file__), "")
+#: Where asyncio runs callbacks: below on the stack are the loop itself and its caller.
+_LOOP_FUNCTIONS = ("_run", "_run_once", "run")
+#: Code of a loop that is idle: it waits, is busy with itself, or runs the timer of a guard.
+_IDLE = (selectors.__file__, _ASYNCIO, __file__)
+
 _logger = logging.getLogger(__name__)
+
+
+class _Place(NamedTuple):
+    """A line of code."""
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        text = linecache.getline(self.file, self.line).strip()
+        place = f"{self.file}:{self.line} in {self.function}"
+        return f"{place}: {text}" if text else place
+
+
+def _running_in(thread: int) -> _Place | None:
+    """The innermost line of the user's code that the loop in this thread runs, or of any code; ``None`` if idle."""
+    innermost = None
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        place = _Place(frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_name)
+        if place.file.startswith(_ASYNCIO) and place.function in _LOOP_FUNCTIONS:
+            break
+        if not place.file.startswith(_FOREIGN):
+            return place
+        if innermost is None and not place.file.startswith(_IDLE):
+            innermost = place
+        frame = frame.f_back
+    return innermost
+
+
+@dataclass(eq=False)
+class _Block:
+    """The time from one beat of the loop to the next, which turns out to be a block if that comes late.
+
+    :ivar begin: the first beat, on the clock of ``time.perf_counter`` [s].
+    :ivar seconds: the estimated duration, once it has ended.
+    :ivar late: how long the guard's thread was kept from looking [s].
+    :ivar places: how often the loop was seen at each place.
+    """
+
+    begin: float
+    seconds: float = 0.0
+    late: float = 0.0
+    next_report: float = _LONG
+    places: Counter[_Place] = field(default_factory=Counter)
+
+    @property
+    def place(self) -> _Place | None:
+        return max(self.places, key=self.places.__getitem__, default=None)
+
+    def __str__(self) -> str:
+        text = f"the event loop was blocked for {self.seconds:.2f} s"
+        if self.place is not None and self.late < self.seconds / 2:
+            return f"{text} at {self.place}; {_HINT}"
+        seen = "none of its code was seen running" if self.place is None else f"seen right after: {self.place}"
+        return (
+            f"{text}, like all Python code: by a C call that keeps the GIL, by garbage collection (gc.freeze() after "
+            f"loading makes it shorter), or because the process was stopped or got no processor; {seen}"
+        )
 
 
 class Guard:
@@ -62,6 +131,8 @@ class Guard:
     :raises ConfigurationError: the threshold is below 5 ms, which the operating system alone may take.
     """
 
+    # `_beat`, `_judge` and `_excused` belong to the loop's thread, `_run`, `_look` and `_report` to the guard's.
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop | None = None,
@@ -76,26 +147,45 @@ class Guard:
         self.longest = 0.0
         self.total = 0.0
         self._loop = loop
-        self._watch: _Watch | None = None
+        self._thread: threading.Thread | None = None
+        self._thread_of_loop = 0
+        self._block: _Block | None = None  # the current one; None: the loop isn't running
+        self._ended: deque[_Block] = deque()
+        self._excused = 0
+        self._stopped = threading.Event()
+        self._reported: dict[str, float] = {}  # when each function was reported last
+        self._unreported: dict[str, list[float]] = {}  # durations of its blocks since then [s]
 
     @property
     def running(self) -> bool:
         """Whether it watches."""
-        return self._watch is not None
+        return self._thread is not None
 
     def start(self) -> None:
         """Begin to watch; does nothing if it already does. From any thread if the loop was given.
 
         :raises RuntimeError: no loop was given, and none is running in this thread.
         """
-        if self._watch is None:
-            self._watch = _Watch(self, self._loop or asyncio.get_running_loop())
+        if self._thread is not None:
+            return
+        loop, stopped = self._loop or asyncio.get_running_loop(), threading.Event()
+        self._block, self._stopped = None, stopped
+        self._thread = threading.Thread(target=self._run, args=(loop, stopped), name="loop-guard", daemon=True)
+        _guards[self] = loop
+        self._thread.start()
+        if asyncio._get_running_loop() is loop:
+            self._beat(loop, stopped)
+        else:
+            loop.call_soon_threadsafe(self._beat, loop, stopped)
 
     def stop(self) -> None:
         """Stop watching, and report a block that lasts until now. Idempotent; from any thread."""
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.stop()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            if threading.get_ident() == self._thread_of_loop:
+                self._judge()
+            self._stopped.set()
+            thread.join()
 
     def __enter__(self) -> Guard:
         self.start()
@@ -109,6 +199,91 @@ class Guard:
 
     async def __aexit__(self, *_: object) -> None:
         self.stop()
+
+    def _beat(self, loop: asyncio.AbstractEventLoop, stopped: threading.Event) -> None:
+        if not stopped.is_set():
+            self._thread_of_loop = threading.get_ident()
+            self._judge()
+            loop.call_later(self.threshold / 2, self._beat, loop, stopped)
+
+    def _judge(self) -> None:
+        """The loop is free, or about to do something else: was it blocked since the last beat?"""
+        block, now = self._block, time.perf_counter()
+        if block is not None and not self._excused:
+            block.seconds = now - block.begin - self.threshold / 4  # it began between that beat and the next
+            if block.seconds >= self.threshold:
+                self._ended.append(block)
+        self._block = _Block(now)
+
+    def _run(self, loop: asyncio.AbstractEventLoop, stopped: threading.Event) -> None:
+        timeout = self.threshold / 2
+        expected = time.perf_counter() + timeout
+        while not stopped.wait(timeout) and not loop.is_closed():
+            now = time.perf_counter()
+            if not loop.is_running():
+                self._block = None
+            timeout = self._look(now, now - expected)
+            self._report_ended()
+            expected = time.perf_counter() + timeout
+        self._report_ended()
+        left = {key: seconds for key, seconds in self._unreported.items() if seconds}
+        if left:
+            times = sum(map(len, left.values()))
+            places = ", ".join(f"{sum(seconds):.2f} s {key}" for key, seconds in left.items())
+            self._warn(f"the event loop was blocked {times} more times since the last messages: {places}")
+        del _guards[self]
+        self._reported.clear()
+        self._unreported.clear()
+
+    def _look(self, now: float, late: float) -> float:
+        """Look at the loop's stack if a beat is overdue; returns how long to wait until the next look [s]."""
+        block = self._block
+        if block is None or self._excused:
+            return self.threshold
+        held = now - block.begin
+        if held >= self.threshold:
+            place = _running_in(self._thread_of_loop)
+            if self._block is block:  # otherwise it has ended, and the stack may show something else
+                block.late += max(0.0, late)
+                if place is not None:
+                    block.places[place] += 1
+                seconds = held - self.threshold / 4
+                if seconds >= block.next_report and block.places:
+                    self._warn(f"the event loop has been blocked for {seconds:.1f} s so far at {block.place}; {_HINT}")
+                    block.next_report = seconds + _STILL
+        return max(self.threshold - held, self.threshold / 4)
+
+    def _report_ended(self) -> None:
+        while self._ended:
+            self._report(self._ended.popleft())
+
+    def _report(self, block: _Block) -> None:
+        self.blocks += 1
+        self.longest = max(self.longest, block.seconds)
+        self.total += block.seconds
+        place, now = block.place, time.perf_counter()
+        key = "at an unknown place" if place is None else f"in {place.function} ({place.file})"
+        unreported = self._unreported.setdefault(key, [])
+        if block.next_report == _LONG and now - self._reported.get(key, -math.inf) < _QUIET:
+            unreported.append(block.seconds)
+            return
+        text = str(block)
+        if unreported:
+            text += f" ({len(unreported)} more blocks there since the last message, {sum(unreported):.2f} s)"
+            unreported.clear()
+        self._reported[key] = now
+        self._warn(text)
+
+    def _warn(self, text: str) -> None:
+        """Log, unless a more sensitive guard of the same loop and logger does."""
+        loop = _guards[self]
+        guards = [guard for guard, other in tuple(_guards.items()) if other is loop and guard.log is self.log]
+        if min(guards, key=lambda guard: guard.threshold) is self:
+            self.log.warning(text)
+
+
+#: All guards that run, and their loops.
+_guards: dict[Guard, asyncio.AbstractEventLoop] = {}
 
 
 def guard(threshold: float = THRESHOLD, log: logging.Logger | None = None) -> Guard:
@@ -130,228 +305,17 @@ def blocking_ok(reason: str = "") -> Iterator[None]:
 
     :param reason: why it is fine, for the reader and for the debug log.
     """
-    watches = [watch for watch in _watches if watch.loop is asyncio._get_running_loop()]
-    for watch in watches:
-        watch.excuse()
+    running = asyncio._get_running_loop()
+    guards = [guard for guard, loop in tuple(_guards.items()) if loop is running]
+    for guard in guards:
+        guard._judge()
+        guard._excused += 1
     begin = time.perf_counter()
     try:
         yield
     finally:
-        for watch in watches:
-            watch.resume()
-        if watches:
+        for guard in guards:
+            guard._judge()
+            guard._excused -= 1
+        if guards:
             _logger.debug("the event loop was held for %.3f s on purpose: %s", time.perf_counter() - begin, reason)
-
-
-class _Block:
-    """The time from one beat of the loop to the next, which turns out to be a block if that comes late.
-
-    The loop's thread measures it; the watch's thread adds what it sees.
-
-    :ivar busy: processor time of the process until the first beat, once it has ended between the two beats [s].
-    :ivar collecting: the same for the time spent in garbage collection [s].
-    :ivar late: how long the watch's thread was kept from looking [s].
-    """
-
-    def __init__(self, begin: float, busy: float, collecting: float) -> None:
-        self.begin, self.busy, self.collecting = begin, busy, collecting
-        self.seconds = 0.0
-        self.late = 0.0
-        self.places: list[Place] = []
-        self.next_report = _LONG
-        self.in_debugger = False
-
-    def end(self, seconds: float, busy: float, collecting: float) -> None:
-        """The next beat has come; ``seconds``: the estimated duration, the others: the clocks at this beat."""
-        self.seconds, self.busy, self.collecting = seconds, busy - self.busy, collecting - self.collecting
-
-    @property
-    def place(self) -> Place | None:
-        """Where the loop was seen most often."""
-        return max(self.places, key=self.places.count, default=None)
-
-    @property
-    def is_standstill(self) -> bool:
-        """Whether nothing kept the loop from running but the operating system."""
-        return self.place is None and max(self.busy, self.collecting) < _STANDSTILL * self.seconds
-
-    def __str__(self) -> str:
-        text, place = f"the event loop was blocked for {self.seconds:.2f} s", self.place
-        if self.collecting >= self.seconds / 2:
-            during = f" during {place}" if place else ""
-            text += f" by garbage collection ({self.collecting:.2f} s of it){during}; "
-            return text + "gc.freeze() after loading excludes all objects that exist then"
-        if place is None:
-            return text + " while none of its code was seen running: another thread or a C call kept the GIL"
-        if self.late >= self.seconds / 2:
-            text += ", like all Python code, by a C call that keeps the GIL or because the process was stopped; "
-            return text + f"seen right after: {place}"
-        return text + f" at {place}; {_HINT}"
-
-
-class _Watch:
-    """The timer in the loop and the thread next to it, from the guard's start to its stop.
-
-    ``_beat``, ``excuse`` and ``resume`` run in the loop's thread, ``_run`` and ``_look`` in the watch's own.
-    """
-
-    def __init__(self, guard: Guard, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.guard = guard
-        self._threshold = guard.threshold
-        self._thread_of_loop = 0
-        self._block: _Block | None = None  # the current one; None: the loop isn't running
-        self._ended: deque[_Block] = deque()
-        self._excused = 0
-        self._collecting = 0.0  # in all [s]
-        self._collection_began: float | None = None
-        self._reported: dict[tuple[str, str] | None, float] = {}  # when each place was reported last
-        self._unreported: list[float] = []  # durations of the blocks since the last message
-        self._reporting = threading.RLock()
-        self._stopped = False
-        self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="loop-guard", daemon=True)
-        _watches.append(self)
-        gc.callbacks.append(self._note_collection)
-        self._thread.start()
-        if asyncio._get_running_loop() is loop:
-            self._beat()
-        else:
-            loop.call_soon_threadsafe(self._beat)
-
-    def stop(self) -> None:
-        """Report all blocks until now, including one by the caller that still lasts, and end."""
-        if threading.get_ident() == self._thread_of_loop:
-            self._judge()
-        self._flush()
-        self._end()
-        self._wake.set()
-        self._thread.join()
-        if self._unreported:
-            times, seconds = len(self._unreported), sum(self._unreported)
-            self._warn(f"the event loop was blocked {times} more times at the reported places, {seconds:.2f} s in all")
-
-    def _end(self) -> None:
-        self._stopped = True
-        with contextlib.suppress(ValueError):  # it has ended already
-            _watches.remove(self)
-            gc.callbacks.remove(self._note_collection)
-
-    # In the loop's thread.
-
-    def _beat(self) -> None:
-        if not self._stopped:
-            self._thread_of_loop = threading.get_ident()
-            self._judge()
-            self.loop.call_later(self._threshold / 2, self._beat)
-
-    def _judge(self) -> None:
-        """The loop is free, or about to do something else: was it blocked since the last beat?"""
-        block, now, clocks = self._block, time.perf_counter(), (time.process_time(), self._collecting)
-        if block is not None and not self._excused:
-            seconds = now - block.begin - self._threshold / 4  # it began between that beat and the next
-            if seconds >= self._threshold:
-                block.end(seconds, *clocks)
-                self._ended.append(block)
-                self._wake.set()
-        self._block = _Block(now, *clocks)
-
-    def excuse(self) -> None:
-        """A deliberate block begins."""
-        self._judge()
-        self._excused += 1
-
-    def resume(self) -> None:
-        """A deliberate block ends."""
-        self._judge()
-        self._excused -= 1
-
-    def _note_collection(self, phase: str, info: dict[str, Any]) -> None:
-        """Hook of the garbage collector, in the thread that runs it; all others wait."""
-        now = time.perf_counter()
-        if phase == "start":
-            self._collection_began = now
-        elif self._collection_began is not None:
-            self._collecting += now - self._collection_began
-
-    # In the watch's own thread.
-
-    def _run(self) -> None:
-        timeout = self._threshold / 2
-        while not self._stopped:
-            expected = time.perf_counter() + timeout
-            self._wake.wait(timeout)
-            self._wake.clear()
-            now = time.perf_counter()
-            if self.loop.is_closed():
-                self._end()
-            elif not self.loop.is_running():
-                self._block = None
-            self._flush()
-            timeout = self._look(now, late=max(0.0, now - expected))
-
-    def _look(self, now: float, late: float) -> float:
-        """Look at the loop's stack if a beat is overdue; returns how long to wait until the next look [s]."""
-        block = self._block
-        if block is None or self._excused:
-            return self._threshold
-        held = now - block.begin
-        if held < self._threshold:
-            return max(self._threshold - held, 0.001)
-        stack = running_in(self._thread_of_loop)
-        with self._reporting:
-            if self._block is not block:
-                return self._threshold  # it has ended: the stack may show something else
-            block.late += late
-            if any(place.is_debugger for place in stack):
-                block.in_debugger = True
-            elif stack:
-                block.places.append(to_blame(stack))
-            seconds = held - self._threshold / 4
-            if seconds >= block.next_report and block.places and not block.in_debugger:
-                text = f"the event loop has been blocked for {seconds:.1f} s so far at {block.place}; {_HINT}"
-                self._warn(text)
-                block.next_report = seconds + _STILL
-        return max(self._threshold / 2, min(held / 4, 0.5))
-
-    # In either, and in any thread that stops a guard.
-
-    def _flush(self) -> None:
-        """Report the blocks that have ended."""
-        with self._reporting:
-            while self._ended:
-                self._report(self._ended.popleft())
-
-    def _report(self, block: _Block) -> None:
-        if block.in_debugger:
-            return
-        if block.is_standstill:
-            _logger.debug("the process stood still for %.2f s: it was stopped, or got no processor", block.seconds)
-            return
-        self.guard.blocks += 1
-        self.guard.longest = max(self.guard.longest, block.seconds)
-        self.guard.total += block.seconds
-        text = str(block)
-        if block.next_report == _LONG:  # not reported while it lasted
-            now = time.perf_counter()
-            key = None if block.place is None else (block.place.file, block.place.function)
-            if now - self._reported.get(key, -math.inf) < _QUIET:
-                self._unreported.append(block.seconds)
-                return
-            self._reported[key] = now
-        if self._unreported:
-            seconds = sum(self._unreported)
-            text += f" ({len(self._unreported)} more blocks since the last message, {seconds:.2f} s in all)"
-            self._unreported.clear()
-        self._warn(text)
-
-    def _warn(self, text: str) -> None:
-        """Log, unless a more sensitive guard of the same loop and logger does."""
-        log = self.guard.log
-        watches = [watch for watch in _watches if watch.loop is self.loop and watch.guard.log is log]
-        if min(watches, key=lambda watch: watch.guard.threshold, default=self) is self:
-            log.warning(text)
-
-
-#: Of all guards that run.
-_watches: list[_Watch] = []
