@@ -1,7 +1,6 @@
 """Package of the ROS 2 build (ament_python); `tools/set_up.py` reads the requirements from here, too.
 
-Both lists must stay plain literals, because the set-up reads them without running this file, before anything is
-installed.
+The requirements must stay plain literals, because the set-up and the doctor read them without running this file.
 """
 
 from glob import glob
@@ -9,6 +8,8 @@ from glob import glob
 from setuptools import find_packages, setup
 
 PACKAGE = "aiofranka_ros"
+
+PYTHON_REQUIRES = ">=3.10,<3.13"
 
 # Requirements of the node besides ROS. The version of pylibfranka determines the supported robot system versions: see
 # Franka's compatibility table before changing its bounds.
@@ -48,7 +49,7 @@ setup(
     maintainer_email="aiofranka_ros@example.org",
     license="Apache-2.0",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
-    python_requires=">=3.10,<3.13",
+    python_requires=PYTHON_REQUIRES,
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     data_files=[

@@ -78,7 +78,7 @@ def test_ros_messages_arrive(healthy: Answer) -> None:
 
 
 def test_versions_are_compared_with_what_the_package_declares(healthy: Answer) -> None:
-    names = {text.partition(">")[0].partition("~")[0] for text in declared_requirements().libraries}
+    names = {text.partition(">")[0].partition("~")[0] for text in declared_requirements()[1]}
     assert {"numpy", "pylibfranka", "franka-sim"} <= names
     for name in names:
         assert healthy[name]["state"] == "ok" and "required: " in healthy[name]["found"]
@@ -92,14 +92,14 @@ def test_an_installed_package_declares_the_same_as_its_sources(tmp_path: Path) -
     installed = tmp_path / "installed"
     shutil.copytree(ROOT / "aiofranka_ros", installed / "aiofranka_ros", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(tmp_path / "aiofranka_ros.egg-info", installed / "aiofranka_ros.egg-info")
-    code = "from aiofranka_ros.doctor.checks import declared_requirements as d; print(d().python, *d().libraries)"
+    code = "from aiofranka_ros.doctor.checks import declared_requirements as d; print(d()[0], *d()[1])"
     environment = os.environ | {"PYTHONPATH": str(installed)}
     python, *libraries = subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=installed, capture_output=True, text=True, env=environment
     ).stdout.split()
-    declared = declared_requirements()
-    assert SpecifierSet(python) == SpecifierSet(declared.python)
-    expected, found = ([Requirement(text) for text in texts] for texts in (declared.libraries, libraries))
+    declared_python, declared_libraries = declared_requirements()
+    assert SpecifierSet(python) == SpecifierSet(declared_python)
+    expected, found = ([Requirement(text) for text in texts] for texts in (declared_libraries, libraries))
     assert {(each.name, each.specifier) for each in found} == {(each.name, each.specifier) for each in expected}
 
 

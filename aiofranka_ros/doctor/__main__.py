@@ -1,75 +1,32 @@
 """What keeps this computer from driving an arm, or from driving it well, and the commands that fix it.
 
-``ros2 run aiofranka_ros doctor``, or ``python -m aiofranka_ros.doctor``; with ``--json`` for programs. A separate
-process, which needs neither ROS nor a robot nor anything else that could be missing. The checks are in
-:mod:`aiofranka_ros.doctor.checks`.
+``ros2 run aiofranka_ros doctor``, or ``python -m aiofranka_ros.doctor``. A separate process, which needs neither ROS
+nor a robot nor anything else that could be missing.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from aiofranka_ros.doctor.checks import Finding, State, checks
 
-_STYLES = {State.OK: "green", State.WARNING: "yellow", State.MISSING: "bold red"}
+#: Green, yellow and bold red, as ANSI escape codes (ECMA-48, SGR).
+_COLORS = {State.OK: "32", State.WARNING: "33", State.MISSING: "1;31"}
 
 
-@contextlib.contextmanager
-def _progress(groups: int) -> Iterator[Callable[[str], None]]:
-    """Show on a terminal which group is being checked; yields the function to call before each group."""
-    try:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-    except ImportError:
-        yield lambda group: None
-        return
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<20}"), BarColumn())
-    # Refreshed by hand: a second thread would disturb the measurements.
-    bar = Progress(*columns, console=console, transient=True, auto_refresh=False, disable=not console.is_terminal)
-    task = bar.add_task("", total=groups, completed=-1)
-    with bar:
-        yield lambda group: bar.update(task, advance=1, description=f"checking: {group}", refresh=True)
-
-
-def _show(groups: list[list[Finding]]) -> None:
-    """A table on a terminal, otherwise plain lines."""
+def _show(finding: Finding) -> None:
+    """One line for what was found, coloured on a terminal; the remedy on its own line, so that it can be copied."""
+    state = f"{finding.state.value:<8}"
     if sys.stdout.isatty():
-        with contextlib.suppress(ImportError):  # rich may be what is missing.
-            _show_table(groups)
-            return
-    for finding in (finding for group in groups for finding in group):
-        sys.stdout.write(f"{finding.state.value:<8} {finding.name}: {finding.found}\n")
-        if finding.remedy:
-            sys.stdout.write(f"{'':<8} -> {finding.remedy}\n")
-
-
-def _show_table(groups: list[list[Finding]]) -> None:
-    """One table, then the remedies, each on its own line so that it can be copied."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    table = Table("", "", "found", show_edge=False, pad_edge=False)
-    remedies = []
-    for group in groups:
-        for finding in group:
-            style = _STYLES[finding.state]
-            table.add_row(f"[{style}]{finding.state.value}[/]", escape(finding.name), escape(finding.found))
-            if finding.remedy:
-                remedies.append(f"  [{style}]{escape(finding.name)}[/]  {escape(finding.remedy)}")
-        table.add_section()
-    console.print(table)
-    if remedies:
-        console.print("\nWhat to do:")
-    for remedy in remedies:
-        console.print(remedy, soft_wrap=True)
+        state = f"\033[{_COLORS[finding.state]}m{state}\033[0m"
+    sys.stdout.write(f"{state} {finding.name}: {finding.found}\n")
+    if finding.remedy:
+        sys.stdout.write(f"{'':<8} -> {finding.remedy}\n")
+    sys.stdout.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,19 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     options = parser.parse_args(arguments)
-    findings = {}
-    groups = checks(options.robot_ip)
-    with _progress(len(groups)) as on_group:
-        for group, group_checks in groups.items():
-            on_group(group)
-            findings[group] = [finding for check in group_checks for finding in check()]
-    drivable = all(finding.state is not State.MISSING for group in findings.values() for finding in group)
+    found = []
+    for group, group_checks in checks(options.robot_ip).items():
+        for finding in (finding for check in group_checks for finding in check()):
+            found.append({"group": group} | asdict(finding))
+            if not options.json:
+                _show(finding)
+    drivable = all(finding["state"] is not State.MISSING for finding in found)
     if options.json:
-        listed = [{"group": name} | asdict(finding) for name, group in findings.items() for finding in group]
-        report = {"robot_ip": options.robot_ip, "drivable": drivable, "checks": listed}
+        report = {"robot_ip": options.robot_ip, "drivable": drivable, "checks": found}
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    else:
-        _show(list(findings.values()))
     return 0 if drivable else 1
 
 

@@ -1,9 +1,8 @@
 """What the doctor checks: one function per subject, each yielding what it found.
 
-Used by :mod:`aiofranka_ros.doctor`, in its process and thread. Anything that could crash this process or change it
-(real-time scheduling, libfranka, compiled code, ROS) is tried in a separate process: a computer on which it fails is
-exactly the one that needs a doctor. For the same reason, this module imports only the standard library and the
-lightest modules of this package.
+Anything that could crash this process or change it (real-time scheduling, libfranka, compiled code, ROS) is tried in a
+separate process: a computer on which it fails is exactly the one that needs a doctor. For the same reason, this module
+imports only the standard library and the lightest modules of this package.
 """
 
 from __future__ import annotations
@@ -18,10 +17,9 @@ import resource
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from aiofranka_ros.control import fci, realtime
 from aiofranka_ros.doctor import network
@@ -53,12 +51,7 @@ class State(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
-
-    :ivar name: what was checked.
-    :ivar found: its condition.
-    :ivar remedy: how to fix it, a command if there is one; empty if it is ok.
-    """
+    """The subject of a check, its condition, and how to fix it: a command if there is one, or empty if it is ok."""
 
     name: str
     state: State
@@ -71,18 +64,19 @@ def ok(name: str, found: str) -> Finding:
     return Finding(name, State.OK, found)
 
 
-def warning(name: str, found: str, remedy: str) -> Finding:
-    """The arm can be driven, but not as well as it could."""
-    return Finding(name, State.WARNING, found, remedy)
+def warning(name: str, found: str, remedy: str, *, unless: bool = False) -> Finding:
+    """The arm can be driven, but not as well as it could; ``unless`` true: nothing to fix."""
+    return ok(name, found) if unless else Finding(name, State.WARNING, found, remedy)
 
 
-def missing(name: str, found: str, remedy: str) -> Finding:
-    """The arm cannot be driven."""
-    return Finding(name, State.MISSING, found, remedy)
+def missing(name: str, found: str, remedy: str, *, unless: bool = False) -> Finding:
+    """The arm cannot be driven; ``unless`` true: nothing to fix."""
+    return ok(name, found) if unless else Finding(name, State.MISSING, found, remedy)
 
 
-def _problem(name: str, problem: Problem, note: str) -> Finding:
-    return warning(name, f"{problem.what} ({note})", problem.remedy)
+def _problem(name: str, problem: Problem, note: str, fine: str, *, unless: bool) -> Finding:
+    """A warning with the words of ``problem``; ``unless`` true: ``fine`` was found instead."""
+    return ok(name, fine) if unless else warning(name, f"{problem.what} ({note})", problem.remedy)
 
 
 # The computer.
@@ -90,11 +84,8 @@ def _problem(name: str, problem: Problem, note: str) -> Finding:
 
 def kernel() -> Iterator[Finding]:
     """Whether the kernel is a real-time one."""
-    release = os.uname().release
-    if realtime.realtime_kernel():
-        yield ok("kernel", f"{release}, PREEMPT_RT")
-    else:
-        yield _problem("kernel", realtime.NO_REALTIME_KERNEL, release)
+    release, good = os.uname().release, realtime.realtime_kernel()
+    yield _problem("kernel", realtime.NO_REALTIME_KERNEL, release, f"{release}, PREEMPT_RT", unless=good)
 
 
 def limits() -> Iterator[Finding]:
@@ -110,29 +101,23 @@ def limits() -> Iterator[Finding]:
     ):
         soft = resource.getrlimit(limit)[0]
         note = f"{kind} limit: {'unlimited' if soft == resource.RLIM_INFINITY else soft}"
-        yield _problem(name, problem, note) if problem in refused else ok(name, f"granted ({note})")
+        yield _problem(name, problem, note, f"granted ({note})", unless=problem not in refused)
 
 
 def processors() -> Iterator[Finding]:
     """How many there are, and whether they save power."""
     count, isolated = len(os.sched_getaffinity(0)), realtime.isolated_cpus()
     found = f"{count} usable, isolated: {isolated or 'none'}"
-    if count < 2:
-        remedy = "use a computer or container with more: the control process needs one for itself"
-        yield warning("processors", found, remedy)
-    else:
-        yield ok("processors", f"{found}; realtime_cpu can be one of these" if isolated else found)
+    if isolated and count >= 2:
+        found += "; realtime_cpu can be one of these"
+    remedy = "use a computer or container with more: the control process needs one for itself"
+    yield warning("processors", found, remedy, unless=count >= 2)
     governors, turbo = realtime.governors(), realtime.turbo()
-    governor = f"governor: {' '.join(sorted(governors))}" if governors else "governor: unknown"
-    if "powersave" in governors:
-        yield _problem("frequency", realtime.POWER_SAVING, governor)
-    else:
-        yield ok("frequency", governor if turbo is None else f"{governor}, turbo {'on' if turbo else 'off'}")
+    governor = f"governor: {' '.join(sorted(governors)) or 'unknown'}"
+    fine = governor if turbo is None else f"{governor}, turbo {'on' if turbo else 'off'}"
+    yield _problem("frequency", realtime.POWER_SAVING, governor, fine, unless="powersave" not in governors)
     wake_up = f"up to {realtime.longest_wake_up()} µs to wake up"
-    if realtime.can_keep_awake():
-        yield ok("idle states", wake_up)
-    else:
-        yield _problem("idle states", realtime.SLOW_WAKE_UP, wake_up)
+    yield _problem("idle states", realtime.SLOW_WAKE_UP, wake_up, wake_up, unless=realtime.can_keep_awake())
 
 
 def memory() -> Iterator[Finding]:
@@ -148,11 +133,8 @@ def memory() -> Iterator[Finding]:
         status = os.statvfs(_SHARED_MEMORY)
         free = status.f_bavail * status.f_frsize if os.access(_SHARED_MEMORY, os.W_OK) else 0
     found = f"memfd; {free >> 20} MiB free in {_SHARED_MEMORY}"
-    if free < _LITTLE_MEMORY:
-        remedy = f"sudo mount -o remount,size=512M {_SHARED_MEMORY}; in a container: docker run --shm-size=512m"
-        yield warning("shared memory", found, remedy)
-    else:
-        yield ok("shared memory", found)
+    remedy = f"sudo mount -o remount,size=512M {_SHARED_MEMORY}; in a container: docker run --shm-size=512m"
+    yield warning("shared memory", found, remedy, unless=free >= _LITTLE_MEMORY)
 
 
 # The software.
@@ -169,57 +151,39 @@ def libraries(simulated: bool) -> Iterator[Finding]:
     except ImportError:
         yield missing("packaging", "not installed", "pip install packaging")
         return
-    declared = declared_requirements()
+    python, required = declared_requirements()
     version = ".".join(map(str, sys.version_info[:3]))
-    found = f"{version} (required: {declared.python})"
-    if version in SpecifierSet(declared.python):
-        yield ok("Python", found)
-    else:
-        yield missing("Python", found, f"use Python {declared.python}")
-    for text in declared.libraries:
+    found = f"{version} (required: {python})"
+    yield missing("Python", found, f"use Python {python}", unless=version in SpecifierSet(python))
+    for text in required:
         requirement = Requirement(text)
         if requirement.name in _SIMULATION_ONLY and not simulated:
             continue
         installed = _version_of(requirement.name)
         found = f"{installed or 'not installed'} (required: {requirement.specifier})"
-        if installed is not None and requirement.specifier.contains(installed, prereleases=True):
-            yield ok(requirement.name, found)
-        else:
-            yield missing(requirement.name, found, f"pip install '{text}'")
+        good = installed is not None and requirement.specifier.contains(installed, prereleases=True)
+        yield missing(requirement.name, found, f"pip install '{text}'", unless=good)
 
 
-class Declared(NamedTuple):
-    """What this package declares as its requirements.
+def declared_requirements() -> tuple[str, list[str]]:
+    """Supported versions of Python, and the required libraries with those of the simulated arm.
 
-    :ivar python: versions of Python, e.g. ``>=3.10``.
-    :ivar libraries: requirements, including those of the simulated arm.
+    From ``setup.py`` if the package runs from its sources, otherwise from the metadata installed with it.
     """
-
-    python: str
-    libraries: list[str]
-
-
-def declared_requirements() -> Declared:
-    """From ``setup.py`` if the package runs from its sources, otherwise from the metadata installed with it."""
     source = Path(__file__).resolve().parents[2] / "setup.py"
     if not source.exists():
         required = [text.partition(";") for text in importlib.metadata.requires(PACKAGE) or ()]
-        return Declared(
-            importlib.metadata.metadata(PACKAGE)["Requires-Python"],
-            [text.strip() for text, _, marker in required if not marker or marker.strip(" '\"").endswith("sim")],
-        )
-    tree = ast.parse(source.read_text())
-    lists = {
-        statement.targets[0].id: ast.literal_eval(statement.value)
-        for statement in tree.body
+        libraries = [text.strip() for text, _, marker in required if not marker or marker.strip(" '\"").endswith("sim")]
+        return importlib.metadata.metadata(PACKAGE)["Requires-Python"], libraries
+    literals = {
+        ast.unparse(statement.targets[0]): statement.value
+        for statement in ast.parse(source.read_text()).body
         if isinstance(statement, ast.Assign)
-        and isinstance(statement.targets[0], ast.Name)
-        and statement.targets[0].id in ("INSTALL_REQUIRES", "EXTRAS_REQUIRE")
     }
-    keywords = (node for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "python_requires")
-    return Declared(
-        ast.literal_eval(next(keywords).value), [*lists["INSTALL_REQUIRES"], *lists["EXTRAS_REQUIRE"]["sim"]]
+    python, needed, extras = (
+        ast.literal_eval(literals[name]) for name in ("PYTHON_REQUIRES", "INSTALL_REQUIRES", "EXTRAS_REQUIRE")
     )
+    return python, [*needed, *extras["sim"]]
 
 
 def control_process() -> Iterator[Finding]:
@@ -229,28 +193,20 @@ def control_process() -> Iterator[Finding]:
         yield missing("control process", _last_line(ran.stderr), "pip install what is missing; see above")
         return
     yield ok("control process", "can be started")
-    if _python("-m", f"{PACKAGE}.warm_up", "--check").returncode == 0:
-        yield ok("kernels", "compiled")
-    else:
-        remedy = f"{Path(sys.executable).name} -m {PACKAGE}.warm_up"
-        yield warning("kernels", "not compiled yet: the first start takes half a minute", remedy)
+    compiled = _python("-m", f"{PACKAGE}.warm_up", "--check").returncode == 0
+    found = "compiled" if compiled else "not compiled yet: the first start takes half a minute"
+    yield warning("kernels", found, f"{Path(sys.executable).name} -m {PACKAGE}.warm_up", unless=compiled)
 
 
 def simulated_arm() -> Iterator[Finding]:
     """Whether the simulator can be imported."""
     ran = _python("-c", f"import {PACKAGE}.simulation.model")
-    if ran.returncode == 0:
-        yield ok("simulated arm", "can be started")
-    else:
-        yield missing("simulated arm", _last_line(ran.stderr), "pip install franka-sim")
+    good = ran.returncode == 0
+    found = "can be started" if good else _last_line(ran.stderr)
+    yield missing("simulated arm", found, "pip install franka-sim", unless=good)
 
 
 # The robot.
-
-
-def no_robot() -> Iterator[Finding]:
-    """That no robot was checked."""
-    yield ok("robot", "not checked; --robot-ip ADDRESS checks a robot and the network to it")
 
 
 def robot(address: str) -> Iterator[Finding]:
@@ -271,10 +227,8 @@ def robot(address: str) -> Iterator[Finding]:
     with lock:
         yield _round_trip(resolved)
         fault = fci.find_fault(address, _version_of("pylibfranka") or "unknown")
-    if fault is not None:
-        yield missing("FCI", fault.what, fault.remedy)
-    else:
-        yield ok("FCI", f"reachable, protocol version {fci.VERSION}, the same as libfranka's")
+    good = ok("FCI", f"reachable, protocol version {fci.VERSION}, the same as libfranka's")
+    yield good if fault is None else missing("FCI", fault.what, fault.remedy)
 
 
 def route(address: str) -> Finding:
@@ -287,14 +241,12 @@ def route(address: str) -> Finding:
         return ok("network", f"{interface.name}: {address} is this computer, a simulated arm")
     speed = "speed unknown" if interface.speed is None else f"{interface.speed} Mbit/s"
     found = f"{interface.name}, {interface.kind}, {speed}"
-    direct = "connect the robot's control box directly to a network card of this computer"
     if interface.gateway:
-        return warning("network", f"{found}, through the router {interface.gateway}", direct)
-    if interface.kind != "wired":
-        return warning("network", found, direct)
-    if interface.speed is not None and interface.speed < _SLOWEST_LINK:
-        return warning("network", found, f"use a better cable: at least {_SLOWEST_LINK} Mbit/s")
-    return ok("network", found)
+        found += f", through the router {interface.gateway}"
+    if interface.gateway or interface.kind != "wired":
+        return warning("network", found, "connect the robot's control box directly to a network card of this computer")
+    slow = interface.speed is not None and interface.speed < _SLOWEST_LINK
+    return warning("network", found, f"use a better cable: at least {_SLOWEST_LINK} Mbit/s", unless=not slow)
 
 
 def _round_trip(address: str) -> Finding:
@@ -336,25 +288,23 @@ def ros() -> Iterator[Finding]:
         yield Finding(**finding | {"state": State(finding["state"])})
 
 
-Check = Callable[[], Iterator[Finding]]
-
-
-def checks(address: str) -> dict[str, list[Check]]:
+def checks(address: str) -> dict[str, list[Callable[[], Iterable[Finding]]]]:
     """All checks, by group.
 
     :param address: of the robot; ``sim``: the simulated one.
     """
     simulated = address == "sim"
+    no_robot = ok("robot", "not checked; --robot-ip ADDRESS checks a robot and the network to it")
     return {
         "computer": [kernel, limits, processors, memory],
         "software": [lambda: libraries(simulated), control_process, *([simulated_arm] if simulated else [])],
-        "robot": [no_robot if simulated else lambda: robot(address)],
+        "robot": [lambda: [no_robot] if simulated else robot(address)],
         "ROS": [ros],
     }
 
 
 def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run this interpreter; a run that does not end in time counts as failed."""
+    """Run this interpreter; a run that takes too long counts as failed."""
     command = [sys.executable, *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=_TIMEOUT)

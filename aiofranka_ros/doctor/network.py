@@ -1,7 +1,6 @@
 """The network to a robot: which interface leads there, what that interface is, and how long a packet takes.
 
-Used by the doctor, in its process and thread. What Linux knows is read from ``/proc`` and ``/sys``; nothing here needs
-privileges, libfranka or ROS.
+Used by the doctor, in its process and thread; needs no privileges, libfranka or ROS.
 """
 
 from __future__ import annotations
@@ -28,17 +27,12 @@ _ECHO, _ECHO_REPLY = 8, 0
 
 
 class Interface(NamedTuple):
-    """A network interface.
-
-    :ivar kind: ``wired``, ``usb``, ``wifi``, ``virtual`` or ``loopback``.
-    :ivar speed: of the link [Mbit/s]; ``None`` if the system does not say.
-    :ivar gateway: address of the router in between; empty if there is none.
-    """
+    """A network interface."""
 
     name: str
-    kind: str
-    speed: int | None
-    gateway: str
+    kind: str  # wired, usb, wifi, virtual or loopback
+    speed: int | None  # of the link [Mbit/s]; None if the system does not say
+    gateway: str  # address of the router in between; empty if there is none
 
 
 def interface_to(address: str) -> Interface | None:
@@ -82,48 +76,37 @@ def _describe(name: str, gateway: str) -> Interface:
 
 
 def round_trips(address: str, count: int, period: float) -> Iterator[float | None]:
-    """Measure how long packets to ``address`` and back take: ``count`` of them, one every ``period`` [s].
+    """Measure how long packets to ``address`` and back take [s]: ``count`` of them, one every ``period`` [s].
 
     Uses ICMP echoes like ``ping`` if the system permits this user to send them (``ping_group_range``). Otherwise it
     opens a tenth as many connections to the FCI, where a closed port answers as fast; the FCI serves only one client
-    and must not be flooded.
-
-    :returns: each time [s]; ``None`` for a packet that did not come back.
+    and must not be flooded. ``None``: a packet did not come back.
     """
-    try:
+    echo = None
+    with contextlib.suppress(PermissionError):
         echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
-    except PermissionError:
-        for _ in range(count // 10):
-            yield _connect(address)
-            time.sleep(period)
-        return
-    with echo:
-        echo.settimeout(_PATIENCE)
-        for number in range(count):
-            yield _ping(echo, address, number)
+    with echo or contextlib.nullcontext():
+        for number in range(count if echo else count // 10):
+            begin = time.perf_counter()
+            try:
+                _ping(echo, address, number) if echo else _connect(address)
+            except OSError:
+                yield None
+            else:
+                yield time.perf_counter() - begin
             time.sleep(period)
 
 
-def _ping(echo: socket.socket, address: str, number: int) -> float | None:
+def _ping(echo: socket.socket, address: str, number: int) -> None:
     """One echo; the kernel adds identifier and checksum."""
-    begin = time.perf_counter()
-    try:
-        echo.sendto(struct.pack("!BBHHH", _ECHO, 0, 0, 0, number) + b"\0" * _PACKET, (address, 0))
-        while True:
-            kind, _, _, _, answered = struct.unpack_from("!BBHHH", echo.recv(2 * _PACKET))
-            if (kind, answered) == (_ECHO_REPLY, number):
-                return time.perf_counter() - begin
-    except OSError:
-        return None
+    echo.settimeout(_PATIENCE)
+    echo.sendto(struct.pack("!BBHHH", _ECHO, 0, 0, 0, number) + b"\0" * _PACKET, (address, 0))
+    kind = answered = -1
+    while (kind, answered) != (_ECHO_REPLY, number):
+        kind, _, _, _, answered = struct.unpack_from("!BBHHH", echo.recv(2 * _PACKET))
 
 
-def _connect(address: str) -> float | None:
+def _connect(address: str) -> None:
     """One connection, closed at once."""
-    begin = time.perf_counter()
-    try:
+    with contextlib.suppress(ConnectionRefusedError):
         socket.create_connection((address, fci.PORT), _PATIENCE).close()
-    except ConnectionRefusedError:
-        pass
-    except OSError:
-        return None
-    return time.perf_counter() - begin

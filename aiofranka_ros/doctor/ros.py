@@ -98,11 +98,5 @@ def messages() -> Finding:
     return missing("messages", f"{middleware}: no message arrives within {_TIMEOUT:.0f} s", remedy)
 
 
-def main() -> int:
-    """Print the findings."""
-    sys.stdout.write(json.dumps([asdict(finding) for finding in (interfaces(), domain(), messages())]) + "\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.stdout.write(json.dumps([asdict(finding) for finding in (interfaces(), domain(), messages())]) + "\n")
