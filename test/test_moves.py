@@ -1,4 +1,4 @@
-"""Moves without an arm: each is checked when it is requested, and planned from the state in which it begins."""
+"""Moves without an arm: when a plan is used as it is, and when it is made again."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import pytest
 from aiofranka_ros.arm.joint_trajectory import JointTrajectory
 from aiofranka_ros.arm.moves import Mover
 from aiofranka_ros.arm.settings import ArmSettings
-from aiofranka_ros.arm.tasks import Goal, Task, Tolerance, TrajectoryGoal
+from aiofranka_ros.arm.tasks import Departure, Goal, ParameterReader, Task, Tolerance, TrajectoryGoal
 from aiofranka_ros.control.law.motion import Motion
 from aiofranka_ros.control.records import STATE, Mode, MotionStatus, new
 from aiofranka_ros.errors import GoalMissed, InvalidTarget, MoveFailed
 from aiofranka_ros.kernels import Record
 from aiofranka_ros.model.fr3 import HOME
+from aiofranka_ros.model.kinematics import pose_matrix
 
 pytestmark = pytest.mark.unit
 
@@ -71,45 +72,93 @@ class FakeOwner:
         return asyncio.sleep(0.0)
 
 
+class Counting(Goal):
+    """A goal that counts how often it is planned."""
+
+    count = 0
+
+    def plan(self, departure: Departure, parameter: ParameterReader) -> Motion:
+        type(self).count += 1
+        return super().plan(departure, parameter)
+
+
 @pytest.fixture
 def owner() -> FakeOwner:
     return FakeOwner()
 
 
 @pytest.fixture
-def goal() -> Goal:
-    return Goal(q=ELSEWHERE, velocity=np.ones(7), **ANYWHERE)
+def goal() -> Counting:
+    Counting.count = 0
+    return Counting(q=ELSEWHERE, velocity=np.ones(7), **ANYWHERE)
 
 
 def pursue(owner: FakeOwner, task: Task, between: Any = lambda: None) -> None:
-    """Check ``task``, call ``between``, and pursue the task to its end."""
+    """Plan ``task``, call ``between``, and pursue the plan to its end."""
     mover = Mover(owner)
-    mover.check(task)
+    plan = mover.plan(task)
     between()
-    asyncio.run(mover.move(task))
+    asyncio.run(mover.move(task, planned=plan))
+
+
+def test_a_goal_is_planned_once(owner: FakeOwner, goal: Counting) -> None:
+    pursue(owner, goal)
+    assert goal.count == 1 and len(owner.client.started) == 1
+
+
+def test_noise_of_the_measured_position_does_not_make_a_plan_useless(owner: FakeOwner, goal: Counting) -> None:
+    owner.client.now["mode"] = Mode.OSC  # It departs from the measured position.
+
+    def jitter() -> None:
+        owner.client.now["q"] += 2e-5
+        owner.client.now["dq"] += 1e-3
+
+    pursue(owner, goal, jitter)
+    assert goal.count == 1
 
 
 @pytest.mark.parametrize(("field", "change"), [("ref_q", 1e-3), ("ref_dq", 0.02), ("ref_ddq", 0.5)])
-def test_a_goal_is_planned_from_where_the_arm_is_when_it_begins(
-    owner: FakeOwner, goal: Goal, field: str, change: float
+def test_a_goal_is_planned_again_if_the_arm_has_moved(
+    owner: FakeOwner, goal: Counting, field: str, change: float
 ) -> None:
     def push() -> None:
         owner.client.now[field][2] += change
 
     pursue(owner, goal, push)
+    assert goal.count == 2
     q, dq, _ = owner.client.started[0].at(0.0)
     np.testing.assert_allclose(q, HOME + (np.arange(7) == 2) * (change if field == "ref_q" else 0.0), atol=1e-9)
     np.testing.assert_allclose(dq, (np.arange(7) == 2) * (change if field == "ref_dq" else 0.0), atol=1e-9)
 
 
-def test_a_goal_that_violates_a_new_limit_is_not_executed(owner: FakeOwner, goal: Goal) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{"move_acceleration": [4.0] * 7}, {"workspace_lower": [-1.5] * 3}, {"joint_upper": [*(HOME + 0.5)]}],
+    ids=str,
+)
+def test_a_goal_is_planned_again_if_a_limit_has_changed(
+    owner: FakeOwner, goal: Counting, changes: dict[str, list[float]]
+) -> None:
+    pursue(owner, goal, lambda: owner.settings.update(changes))
+    assert goal.count == 2
+
+
+def test_a_plan_that_violates_a_new_limit_is_not_executed(owner: FakeOwner, goal: Counting) -> None:
     limit = {"joint_upper": [*(HOME[:6] + 1.0), HOME[6] + 0.05]}
     with pytest.raises(MoveFailed, match="beyond joint_upper"):
         pursue(owner, goal, lambda: owner.settings.update(limit))
     assert owner.client.started == []
 
 
-def test_a_goal_that_replaces_a_motion_is_planned_from_where_that_one_will_be(owner: FakeOwner, goal: Goal) -> None:
+def test_a_goal_is_planned_again_if_the_control_frame_has_changed(owner: FakeOwner, goal: Counting) -> None:
+    def change_tool() -> None:
+        owner.client.flange_to_tcp = pose_matrix(np.array([0.0, 0.0, 0.1, 0.0, 0.0, 0.0, 1.0]))
+
+    pursue(owner, goal, change_tool)
+    assert goal.count == 2
+
+
+def test_a_goal_that_replaces_a_motion_is_planned_from_where_that_one_will_be(owner: FakeOwner, goal: Counting) -> None:
     client = owner.client
 
     async def replace() -> None:
@@ -117,14 +166,15 @@ def test_a_goal_that_replaces_a_motion_is_planned_from_where_that_one_will_be(ow
         first = asyncio.ensure_future(mover.move(Goal(q=HOME - 0.1, velocity=np.ones(7), **ANYWHERE)))
         await asyncio.sleep(0.0)
         client.now["motion_status"] = MotionStatus.EXECUTING  # It is under way.
-        mover.check(goal)
+        plan = mover.plan(goal)
         client.now["motion_time"] = 0.2
-        second = asyncio.ensure_future(mover.move(goal))
+        second = asyncio.ensure_future(mover.move(goal, planned=plan))
         with pytest.raises(MoveFailed, match="replaced by a new goal"):
             await first
         await second
 
     asyncio.run(replace())
+    assert goal.count == 2
     np.testing.assert_allclose(client.started[1].at(0.0)[0], client.started[0].at(0.22)[0], atol=1e-9)
 
 
@@ -146,7 +196,9 @@ def test_a_trajectory_that_should_have_ended_before_it_begins_is_not_executed(ow
 
 
 @pytest.mark.parametrize("what", ["inactive", "held"])
-def test_what_is_refused_when_it_is_planned_is_refused_when_it_begins(owner: FakeOwner, goal: Goal, what: str) -> None:
+def test_what_is_refused_when_it_is_planned_is_refused_when_it_begins(
+    owner: FakeOwner, goal: Counting, what: str
+) -> None:
     def forbid() -> None:
         owner.active, owner.why_held = what != "inactive", "held" if what == "held" else ""
 
@@ -154,7 +206,7 @@ def test_what_is_refused_when_it_is_planned_is_refused_when_it_begins(owner: Fak
         pursue(owner, goal, forbid)
     assert owner.client.started == []
     with pytest.raises(InvalidTarget, match="the node is not active" if what == "inactive" else "held"):
-        Mover(owner).check(goal)
+        Mover(owner).plan(goal)
 
 
 def test_a_goal_that_is_missed_names_the_joints_with_their_tolerances(owner: FakeOwner) -> None:

@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,12 @@ _LEAD = 0.02
 _STOP_TIMEOUT = 3.0
 #: Robot time may pass more slowly than this computer's; a motion that is this late does not run [s].
 _START_TIMEOUT = 2.0
+#: Two departures that differ by less are the same: positions [rad], velocities [rad/s] and accelerations [rad/s²]. A
+#: tenth of what the checks of the limits treat as rounding, and less than an arm moves while its motion is planned. The
+#: control process fades the difference out.
+_SAME_DEPARTURE = (1e-4, 5e-3, 0.1)
+#: Settings that limit every motion.
+_LIMITS = ("joint_lower", "joint_upper", "workspace_lower", "workspace_upper", "move_acceleration", "move_jerk")
 
 
 class ArmOwner(Protocol):
@@ -61,17 +67,49 @@ class MoveCancelled(Exception):
     """The move was cancelled, and the arm has stopped."""
 
 
+_Task = TypeVar("_Task", bound=Task)
+
+
+@dataclass(frozen=True)
+class Plan(Generic[_Task]):
+    """A task and the motion that was planned for it.
+
+    :ivar departure: the state from which the motion begins.
+    :ivar limits: the limits of joints and workspace that it keeps to, and the control frame that it holds for.
+    """
+
+    task: _Task
+    motion: Motion
+    departure: Departure
+    limits: tuple[Array, ...]
+
+    def holds(self, departure: Departure, limits: tuple[Array, ...]) -> bool:
+        """Whether the motion may begin at ``departure`` under ``limits``."""
+        if self.task.timed or self.departure.running is not None or departure.running is not None:
+            return False
+        now, then = departure.state, self.departure.state
+        pairs = zip((now.q, now.dq, now.ddq), (then.q, then.dq, then.ddq), _SAME_DEPARTURE, strict=True)
+        return all((np.abs(a - b) <= tolerance).all() for a, b, tolerance in pairs) and all(
+            np.array_equal(a, b) for a, b in zip(limits, self.limits, strict=True)
+        )
+
+
 @dataclass
 class _Run:
-    """A task that is pursued."""
+    """A task that is pursued.
+
+    :ivar number: number of the motion in the control process.
+    :ivar owner: the client or interface that asked for it.
+    :ivar interrupted: why it must stop; empty: it continues.
+    """
 
     task: Task
     motion: Motion
-    number: int  #: of the motion in the control process
-    owner: str  #: the client or interface that asked for it
+    number: int
+    owner: str
     cancelled: Callable[[], bool]
     replaced: bool = False
-    interrupted: str = ""  #: why it must stop; empty: it continues
+    interrupted: str = ""
 
 
 class Mover:
@@ -96,8 +134,8 @@ class Mover:
         if self._run is not None:
             self._run.interrupted = reason
 
-    def check(self, task: Task) -> None:
-        """Plan ``task`` as if it began now, to refuse it before it is accepted; nothing moves.
+    def plan(self, task: _Task) -> Plan[_Task]:
+        """Plan ``task`` as if it began now; nothing moves.
 
         :raises InvalidTarget: it cannot begin now, and why.
         """
@@ -106,18 +144,21 @@ class Mover:
             raise InvalidTarget(f"the node is not active{self._owner.why_inactive}", reason="not active")
         if self._owner.why_held:
             raise InvalidTarget(self._owner.why_held, reason="held")
-        self._plan(task, self._departure(client.state()), client.flange_to_tcp)
+        return self._plan(task, self._departure(client.state()), self._limits(client))
 
     async def move(
         self,
         task: Task,
         *,
+        planned: Plan[Any] | None = None,
         owner: str = "a move",
         cancelled: Callable[[], bool] = lambda: False,
         on_tick: Callable[[Record], None] = lambda state: None,
     ) -> None:
         """Pursue ``task`` to its end. However it ends, the arm then holds and the mode controls it again.
 
+        :param planned: what :meth:`plan` returned for ``task``. It is planned again if the arm has moved, or its limits
+            have changed, since.
         :param owner: name of the client or interface, for messages.
         :param cancelled: asked at every tick; once it is true, the arm slows down on its path and holds.
         :param on_tick: called with the state at every tick until the arm has arrived.
@@ -126,14 +167,14 @@ class Mover:
         :raises MoveReplaced: another task replaced it.
         :raises MoveFailed: it did not arrive for another reason.
         """
-        run = self._begin(task, owner, cancelled)
+        run = self._begin(task, planned, owner, cancelled)
         try:
             await self._until_done(run, on_tick)
             await self._until_settled(run, on_tick)
         finally:
             await self._give_back(run)
 
-    def _begin(self, task: Task, owner: str, cancelled: Callable[[], bool]) -> _Run:
+    def _begin(self, task: Task, planned: Plan[Any] | None, owner: str, cancelled: Callable[[], bool]) -> _Run:
         """Start a motion; the one that ran before ends.
 
         :raises MoveFailed: that is not possible; the running motion continues.
@@ -143,27 +184,34 @@ class Mover:
             raise MoveFailed(f"the arm is not active{self._owner.why_inactive}")
         if self._owner.why_held:
             raise MoveFailed(self._owner.why_held)
-        departure = self._departure(client.state())
-        try:
-            motion = self._plan(task, departure, client.flange_to_tcp)
-        except InvalidTarget as error:
-            raise MoveFailed(str(error)) from error
-        before, number = self._run, client.start_motion(motion, start=departure.start)
-        self._run = run = _Run(task, motion, number, owner, cancelled)
+        departure, limits = self._departure(client.state()), self._limits(client)
+        if planned is None or not planned.holds(departure, limits):
+            try:
+                planned = self._plan(task, departure, limits)
+            except InvalidTarget as error:
+                raise MoveFailed(str(error)) from error
+        before, number = self._run, client.start_motion(planned.motion, start=departure.start)
+        self._run = run = _Run(task, planned.motion, number, owner, cancelled)
         if before is not None:
             before.replaced = True
-        self._on_begin(motion, client.flange_to_tcp)
+        self._on_begin(planned.motion, client.flange_to_tcp)
         return run
 
-    def _plan(self, task: Task, departure: Departure, flange_to_tcp: Array) -> Motion:
-        """:raises InvalidTarget: no motion keeps within the limits of joints and workspace."""
-        get = self._owner.parameter
-        motion = task.plan(departure, get)
+    def _limits(self, client: ControlClient) -> tuple[Array, ...]:
+        """The values of :data:`_LIMITS`, and the pose of the control frame in the flange (4, 4)."""
+        return *(self._owner.parameter(name) for name in _LIMITS), client.flange_to_tcp
+
+    def _plan(self, task: _Task, departure: Departure, limits: tuple[Array, ...]) -> Plan[_Task]:
+        """Plan ``task`` from ``departure``.
+
+        :raises InvalidTarget: no motion keeps within the limits of joints and workspace.
+        """
+        motion = task.plan(departure, self._owner.parameter)
+        lower, upper, workspace_lower, workspace_upper, _, _, flange_to_tcp = limits
         check_set_limits(
-            motion, flange_to_tcp, get("joint_lower"), get("joint_upper"), get("workspace_lower"),
-            get("workspace_upper"), task.goal_tolerance.joints,
-        )  # fmt: skip
-        return motion
+            motion, flange_to_tcp, lower, upper, workspace_lower, workspace_upper, task.goal_tolerance.joints
+        )
+        return Plan(task, motion, departure, limits)
 
     def _departure(self, state: Record) -> Departure:
         """The state in which a motion that is planned now can begin."""

@@ -89,6 +89,11 @@ class Task(abc.ABC):
     settle_time: float
     path_tolerance: Tolerance | None = None
 
+    @property
+    def timed(self) -> bool:
+        """Whether the motion depends on the time at which it is planned."""
+        return False
+
     @abc.abstractmethod
     def plan(self, departure: Departure, parameter: ParameterReader) -> Motion:
         """The motion from ``departure`` on.
@@ -127,6 +132,11 @@ class TrajectoryGoal(Task):
     trajectory: JointTrajectory
     elapsed: Callable[[], float] | None = None
     begin: float = 0.0
+
+    @property
+    def timed(self) -> bool:
+        """See :attr:`Task.timed`."""
+        return self.elapsed is not None
 
     def plan(self, departure: Departure, parameter: ParameterReader) -> Motion:
         """See :meth:`Task.plan`."""

@@ -12,7 +12,7 @@ from franka_msgs.msg import TargetStatus
 from rclpy.action.server import ServerGoalHandle
 from rclpy.lifecycle import LifecycleNode
 
-from aiofranka_ros.arm.moves import ArmOwner, MoveCancelled, Mover
+from aiofranka_ros.arm.moves import ArmOwner, MoveCancelled, Mover, Plan
 from aiofranka_ros.arm.tasks import Goal, Tolerance
 from aiofranka_ros.errors import InvalidTarget, MoveFailed
 from aiofranka_ros.model.fr3 import VELOCITY_LIMIT
@@ -42,11 +42,9 @@ class MoveAction:
         self._names = names
         actions.serve(PTPMotion, NAMES, self._check, self._pursue)
 
-    def _check(self, goal: PTPMotion.Goal) -> Goal:
+    def _check(self, goal: PTPMotion.Goal) -> Plan[Goal]:
         """:raises InvalidTarget: the goal is refused."""
-        task = self._parse(goal)
-        self._mover.check(task)
-        return task
+        return self._mover.plan(self._parse(goal))
 
     def _parse(self, goal: PTPMotion.Goal) -> Goal:
         """The goal with its defaults filled in.
@@ -79,13 +77,16 @@ class MoveAction:
             settle_time=self._owner.parameter("move_settle_time"),
         )
 
-    async def _pursue(self, handle: ServerGoalHandle, task: Goal) -> Ending:
+    async def _pursue(self, handle: ServerGoalHandle, plan: Plan[Goal]) -> Ending:
         """Pursue one goal to its end. However it ends, the arm then holds and the mode controls it again."""
         feedback = PTPMotion.Feedback(target_status=TargetStatus(status=TargetStatus.EXECUTING))
         publish = at_intervals(_FEEDBACK_PERIOD, lambda state: handle.publish_feedback(feedback))
-        self._node.get_logger().info(f"~/move to {np.round(task.q, 3).tolist()} rad")
+        self._node.get_logger().info(f"~/move to {np.round(plan.motion.goal, 3).tolist()} rad")
         try:
-            await self._mover.move(task, owner="~/move", cancelled=lambda: handle.is_cancel_requested, on_tick=publish)
+            await self._mover.move(
+                plan.task, planned=plan, owner="~/move",
+                cancelled=lambda: handle.is_cancel_requested, on_tick=publish,
+            )  # fmt: skip
         except MoveFailed as failure:
             return Ending(_result(TargetStatus.ABORTED, str(failure)), failure=str(failure))
         except MoveCancelled:

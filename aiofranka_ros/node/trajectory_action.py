@@ -26,7 +26,7 @@ from trajectory_msgs.msg import JointTrajectory as TrajectoryMessage
 from trajectory_msgs.msg import JointTrajectoryPoint
 
 from aiofranka_ros.arm.joint_trajectory import JointTrajectory
-from aiofranka_ros.arm.moves import ArmOwner, MoveCancelled, Mover
+from aiofranka_ros.arm.moves import ArmOwner, MoveCancelled, Mover, Plan
 from aiofranka_ros.arm.tasks import ENDED, REST_VELOCITY, Tolerance, TrajectoryGoal
 from aiofranka_ros.errors import GoalMissed, InvalidTarget, MoveFailed, MoveReplaced, PathViolated
 from aiofranka_ros.kernels import Array, Record
@@ -67,26 +67,24 @@ class TrajectoryAction:
         # Reliable, because a trajectory is sent once. Depth 1: only the newest one counts.
         node.create_subscription(TrajectoryMessage, _TOPIC, self._on_message, QoSProfile(depth=1))
 
-    def _check(self, goal: FollowJointTrajectory.Goal) -> TrajectoryGoal:
+    def _check(self, goal: FollowJointTrajectory.Goal) -> Plan[TrajectoryGoal]:
         """:raises InvalidTarget: the goal is refused."""
         try:
-            task = self._parse(goal)
-            self._mover.check(task)
+            return self._mover.plan(self._parse(goal))
         except InvalidTarget as error:
             code = _CODE_NAMES.get(error.reason)
             if code is None:
                 raise
             raise InvalidTarget(f"{error} ({code})", reason=error.reason) from error
-        return task
 
     # The action.
 
-    async def _pursue(self, handle: ServerGoalHandle, task: TrajectoryGoal) -> Ending:
+    async def _pursue(self, handle: ServerGoalHandle, plan: Plan[TrajectoryGoal]) -> Ending:
         """Follow one trajectory to its end. However it ends, the arm then holds and the mode controls it again."""
         try:
             await self._mover.move(
-                task, owner=_ACTION,
-                cancelled=lambda: handle.is_cancel_requested, on_tick=self._feedback(handle, task),
+                plan.task, planned=plan, owner=_ACTION,
+                cancelled=lambda: handle.is_cancel_requested, on_tick=self._feedback(handle, plan.task),
             )  # fmt: skip
         except MoveFailed as failure:
             return Ending(_Result(error_code=_code(failure), error_string=str(failure)), failure=str(failure))
@@ -116,15 +114,15 @@ class TrajectoryAction:
 
     def _on_message(self, message: TrajectoryMessage) -> None:
         try:
-            task = self._check(FollowJointTrajectory.Goal(trajectory=message))
+            plan = self._check(FollowJointTrajectory.Goal(trajectory=message))
         except InvalidTarget as error:
             self._actions.refuse("a trajectory", error)
             return
-        self._node.executor.create_task(self._follow, task)
+        self._node.executor.create_task(self._follow, plan)
 
-    async def _follow(self, task: TrajectoryGoal) -> None:
+    async def _follow(self, plan: Plan[TrajectoryGoal]) -> None:
         try:
-            await self._mover.move(task, owner=_TOPIC)
+            await self._mover.move(plan.task, planned=plan, owner=_TOPIC)
         except MoveReplaced:
             pass  # The newest one counts; a client that streams trajectories replaces all but the last.
         except MoveFailed as failure:
