@@ -178,14 +178,10 @@ class RemoteStopped(RemoteDied):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One thing that is wrong."""
 
-    :ivar what: what it is, as the beginning of a sentence.
-    :ivar remedy: what to do about it; a command if there is one.
-    """
-
-    what: str
-    remedy: str
+    what: str  #: what it is, as the beginning of a sentence
+    remedy: str  #: what to do about it; a command if there is one
 
     def __str__(self) -> str:
         return f"{self.what}: {self.remedy}"

@@ -51,33 +51,20 @@ class Effect(enum.Enum):
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting.
-
-    :ivar default: a ``tuple`` for an array; values must have the same length.
-    :ivar text: what it does, in a sentence.
-    :ivar unit: SI; empty if it has none.
-    :ivar low: smallest value; for arrays the bound of all elements, or one for each.
-    :ivar high: largest value, likewise.
-    :ivar choices: the allowed values of a string.
-    :ivar source: where default and range come from.
-    :ivar locked_from: the stage from which on it cannot change; ``None``: it can change at any time.
-    :ivar effect: what a change does in the control process.
-    :ivar field: name of the field of the commands that it sets, if it differs from its own.
-    :ivar is_name: whether a string becomes part of names of joints and frames; empty only if the default is.
-    """
+    """A setting."""
 
     name: str
-    default: Value
-    text: str
-    unit: str = ""
-    low: Bound = -math.inf
-    high: Bound = math.inf
-    choices: tuple[str, ...] = ()
-    source: str = ""
-    locked_from: Stage | None = None
-    effect: Effect = Effect.NONE
-    field: str = ""
-    is_name: bool = False
+    default: Value  #: a ``tuple`` for an array; values must have the same length
+    text: str  #: what it does, in a sentence
+    unit: str = ""  #: SI; empty if it has none
+    low: Bound = -math.inf  #: smallest value; for arrays the bound of all elements, or one for each
+    high: Bound = math.inf  #: largest value, likewise
+    choices: tuple[str, ...] = ()  #: the allowed values of a string
+    source: str = ""  #: where default and range come from
+    locked_from: Stage | None = None  #: the stage from which on it cannot change; ``None``: it can change at any time
+    effect: Effect = Effect.NONE  #: what a change does in the control process
+    field: str = ""  #: name of the field of the commands that it sets, if it differs from its own
+    is_name: bool = False  #: whether a string becomes part of names of joints and frames; empty only if the default is
 
     @property
     def size(self) -> int:

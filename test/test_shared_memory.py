@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 
 def write_as_fast_as_possible(descriptor: int, stop) -> None:
-    memory = SharedMemory.open(os.dup(descriptor))
+    memory = SharedMemory(os.dup(descriptor))
     record = new(COMMANDS)
     value = 0
     while not stop.is_set():

@@ -61,20 +61,13 @@ _BINOMIALS = np.array([[math.comb(r, p) for r in range(6)] for p in range(6)], d
 
 @dataclass(frozen=True)
 class JointTrajectory:
-    """Points to pass, joint 1 first.
+    """Points to pass, joint 1 first."""
 
-    :ivar times: when [s] (n,), from the beginning of the trajectory.
-    :ivar q: positions [rad] (n, 7).
-    :ivar dq: velocities [rad/s] (n, 7); ``None``: not given.
-    :ivar ddq: accelerations [rad/s²] (n, 7); ``None``: not given. Used only together with velocities.
-    :ivar joints: names of the joints, for messages.
-    """
-
-    times: Array
-    q: Array
-    dq: Array | None = None
-    ddq: Array | None = None
-    joints: Sequence[str] = JOINT_NAMES
+    times: Array  #: when [s] (n,), from the beginning of the trajectory
+    q: Array  #: positions [rad] (n, 7)
+    dq: Array | None = None  #: velocities [rad/s] (n, 7); ``None``: not given
+    ddq: Array | None = None  #: accelerations [rad/s²] (n, 7); ``None``: not given. Used only together with velocities
+    joints: Sequence[str] = JOINT_NAMES  #: names of the joints, for messages
 
     def check(self) -> None:
         """Refuse what is wrong wherever the arm is; :func:`join` checks the limits between the points.
@@ -117,16 +110,11 @@ class JointTrajectory:
 
 @dataclass(frozen=True)
 class ArmState:
-    """How the joints move at one instant.
+    """How the joints move at one instant."""
 
-    :ivar q: positions [rad] (7,).
-    :ivar dq: velocities [rad/s] (7,).
-    :ivar ddq: accelerations [rad/s²] (7,).
-    """
-
-    q: Array
-    dq: Array
-    ddq: Array
+    q: Array  #: positions [rad] (7,)
+    dq: Array  #: velocities [rad/s] (7,)
+    ddq: Array  #: accelerations [rad/s²] (7,)
 
 
 def join(trajectory: JointTrajectory, before: Motion | ArmState, age: float) -> Motion:

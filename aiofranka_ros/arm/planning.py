@@ -24,28 +24,17 @@ _SLOWER, _ENVELOPE_TRIES = 0.85, 20
 
 
 def plan(
-    q: Array,
-    goal: Array,
-    *,
-    dq: Array | None = None,
-    ddq: Array | None = None,
-    max_velocity: Array = VELOCITY_LIMIT,
-    max_acceleration: Array = ACCELERATION_LIMIT,
-    max_jerk: Array,
-    joints: Sequence[str] = JOINT_NAMES,
-) -> Motion:
+    q: Array, goal: Array, *, dq: Array | None = None, ddq: Array | None = None, max_velocity: Array = VELOCITY_LIMIT,
+    max_acceleration: Array = ACCELERATION_LIMIT, max_jerk: Array, joints: Sequence[str] = JOINT_NAMES,
+) -> Motion:  # fmt: skip
     """The fastest motion from a state to rest at ``goal`` within limits of velocity, acceleration and jerk.
 
     All joints arrive together. Near a joint's position limit the robot allows less velocity than elsewhere
     (:func:`~aiofranka_ros.model.fr3.velocity_envelope`); a joint that would exceed it is slowed down.
 
-    :param q: where it begins [rad] (7,).
-    :param goal: where it ends [rad] (7,).
-    :param dq: velocities at its beginning [rad/s] (7,); ``None``: at rest.
-    :param ddq: accelerations at its beginning [rad/s²] (7,); ``None``: none.
-    :param max_velocity: [rad/s] (7,).
-    :param max_acceleration: [rad/s²] (7,).
-    :param max_jerk: [rad/s³] (7,).
+    All arrays are (7,), in rad, rad/s, rad/s² and rad/s³.
+
+    :param q: where it begins, with velocities ``dq`` and accelerations ``ddq``; ``None``: zero.
     :param joints: names of the joints, for messages.
     :raises InvalidTarget: the goal is outside the joint limits, or no such motion exists.
     """

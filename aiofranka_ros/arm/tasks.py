@@ -30,32 +30,21 @@ ParameterReader: TypeAlias = Callable[[str], Any]
 
 @dataclass(frozen=True)
 class Departure:
-    """The state in which a new motion begins.
+    """The state in which a new motion begins."""
 
-    :ivar state: how the joints move there.
-    :ivar running: what is left of the running motion from there on; ``None`` if no motion runs.
-    :ivar start: robot time [s]; 0: at once.
-    :ivar lead: how much later than now [s].
-    """
-
-    state: ArmState
-    running: Motion | None = None
-    start: float = 0.0
-    lead: float = 0.0
+    state: ArmState  #: how the joints move there
+    running: Motion | None = None  #: what is left of the running motion from there on; ``None`` if no motion runs
+    start: float = 0.0  #: robot time [s]; 0: at once
+    lead: float = 0.0  #: how much later than now [s]
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far joints may be from their reference; infinite: any distance.
+    """How far joints may be from their reference; infinite: any distance."""
 
-    :ivar position: [rad] (7,).
-    :ivar velocity: [rad/s] (7,).
-    :ivar joints: names of the joints, for messages.
-    """
-
-    position: Array
-    velocity: Array
-    joints: Sequence[str] = JOINT_NAMES
+    position: Array  #: [rad] (7,)
+    velocity: Array  #: [rad/s] (7,)
+    joints: Sequence[str] = JOINT_NAMES  #: names of the joints, for messages
 
     @classmethod
     def of_position(cls, position: float, joints: Sequence[str] = JOINT_NAMES) -> Tolerance:
@@ -77,17 +66,12 @@ class Tolerance:
 
 @dataclass(kw_only=True)
 class Task(abc.ABC):
-    """Which motion the arm makes, and how far it may be from it.
+    """Which motion the arm makes, and how far it may be from it."""
 
-    :ivar goal_tolerance: at the end.
-    :ivar settle_time: how long the arm may take to come within ``goal_tolerance`` after the end of the motion [s];
-        infinite: no limit.
-    :ivar path_tolerance: during the motion; ``None``: any distance.
-    """
-
-    goal_tolerance: Tolerance
+    goal_tolerance: Tolerance  #: at the end
+    #: How long the arm may take to come within ``goal_tolerance`` after the end of the motion [s]; infinite: no limit
     settle_time: float
-    path_tolerance: Tolerance | None = None
+    path_tolerance: Tolerance | None = None  #: during the motion; ``None``: any distance
 
     @property
     def timed(self) -> bool:
@@ -104,14 +88,10 @@ class Task(abc.ABC):
 
 @dataclass(kw_only=True)
 class Goal(Task):
-    """A configuration to reach as fast as allowed.
+    """A configuration to reach as fast as allowed."""
 
-    :ivar q: joint positions [rad] (7,).
-    :ivar velocity: largest joint velocities [rad/s] (7,).
-    """
-
-    q: Array
-    velocity: Array
+    q: Array  #: joint positions [rad] (7,)
+    velocity: Array  #: largest joint velocities [rad/s] (7,)
 
     def plan(self, departure: Departure, parameter: ParameterReader) -> Motion:
         """See :meth:`Task.plan`."""
@@ -121,17 +101,12 @@ class Goal(Task):
 
 @dataclass(kw_only=True)
 class TrajectoryGoal(Task):
-    """A trajectory to follow at its times.
+    """A trajectory to follow at its times."""
 
-    :ivar trajectory: the points, checked.
-    :ivar elapsed: how long ago the trajectory began [s], negative if it has not begun; ``None``: it begins as soon as
-        the arm can.
-    :ivar begin: time in the trajectory at which the motion begins [s]; set when it is planned.
-    """
-
-    trajectory: JointTrajectory
+    trajectory: JointTrajectory  #: the points, checked
+    #: How long ago the trajectory began [s], negative if it has not begun; ``None``: it begins as soon as the arm can
     elapsed: Callable[[], float] | None = None
-    begin: float = 0.0
+    begin: float = 0.0  #: time in the trajectory at which the motion begins [s]; set when it is planned
 
     @property
     def timed(self) -> bool:

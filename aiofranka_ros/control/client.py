@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -37,22 +36,16 @@ _STAMP, _TARGET, _TARGET_MODE, _MODE = map(command_word, ("target_stamp", "targe
 
 @dataclass(frozen=True)
 class Ended:
-    """The loop ended.
+    """The loop ended."""
 
-    :ivar reason: ``asked``, ``node_silent``, ``node_gone``, ``robot`` or ``connection``.
-    :ivar error: what happened, unless the caller asked for the end.
-    """
-
-    reason: str
-    error: FrankaError | None
+    reason: str  #: ``asked``, ``node_silent``, ``node_gone``, ``robot`` or ``connection``
+    error: FrankaError | None  #: what happened, unless the caller asked for the end
 
 
 class ControlClient:
-    """A control process and the arm that it drives.
+    """A control process and the arm that it drives. Use it in ``with``, or :meth:`start` and :meth:`close` it.
 
-    Use it as a context manager, or :meth:`start` and :meth:`close` it.
-
-    The commands to the control process (see :data:`~aiofranka_ros.control.records.COMMANDS`) start as
+    The commands (:data:`~aiofranka_ros.control.records.COMMANDS`) start as
     :func:`~aiofranka_ros.control.defaults.default_commands`. Each method that changes some of them sends them all, and
     they take effect together at the beginning of the next cycle.
 
@@ -74,10 +67,7 @@ class ControlClient:
 
     @property
     def shared(self) -> SharedMemory:
-        """The memory shared with the control process.
-
-        :raises ControlProcessDied: the process was not started, or was closed.
-        """
+        """The memory shared with the control process; ``ControlProcessDied`` if that is not running."""
         if self._shared is None:
             raise ControlProcessDied("the control process is not running")
         return self._shared
@@ -176,13 +166,6 @@ class ControlClient:
         numbers = [np.asarray(value, dtype=float).tolist() for value in values]
         self._running.request("set", timeout, setting=setting.value, values=numbers)
 
-    def disconnect(self, timeout: float = 5.0) -> None:
-        """Disconnect from the robot.
-
-        :raises ControlProcessDied: the control process is gone.
-        """
-        self._running.request("disconnect", timeout)
-
     def close(self) -> None:
         """End the control process; an active arm stops first. Idempotent, never raises."""
         process, self._process = self._process, None
@@ -233,7 +216,7 @@ class ControlClient:
             is.
         :param blend: whether ``fields`` has gains or the control frame, whose change must not be a step in the torque;
             a switch of the mode is blended in anyway.
-        :raises ControlProcessDied: the process was not started, or was closed; it will get the fields when it starts.
+        :raises ControlProcessDied: the process is not running; it will get the fields when it starts.
         """
         with self._lock:
             commands, before = self._commands, bytes(self._bytes)
@@ -252,10 +235,8 @@ class ControlClient:
         self.update({}, mode=mode)
 
     def set_pose(self, position: Numbers, orientation: Numbers, stamp: int = 0) -> int:
-        """Set a new target for OSC: a pose of the control frame in the base.
+        """Set a new target for OSC: a pose of the control frame in the base, [m] (3,) and unit quaternion (x, y, z, w).
 
-        :param position: [m] (3,).
-        :param orientation: unit quaternion (x, y, z, w).
         :param stamp: when its sender made it [ns, system clock]; 0: unknown.
         :returns: the target's number.
         """
@@ -290,9 +271,7 @@ class ControlClient:
         self.update({"robot_state_period": period})
 
     def start_motion(self, motion: Motion, *, start: float = 0.0) -> int:
-        """Execute a motion; it replaces one that runs.
-
-        It lasts until :meth:`release_motion`, and holds its end until then.
+        """Execute a motion, which replaces a running one; it holds its end until :meth:`release_motion`.
 
         :param start: robot time at which it begins [s]; in the past: at once.
         :returns: the motion's number, with which :meth:`state` reports it.
@@ -323,11 +302,8 @@ class ControlClient:
         return self._state[0]
 
     def robot_states(self) -> list[Record]:
-        """Full robot states, as often as :meth:`copy_robot_states` asked for.
-
-        :returns: the records of :data:`~aiofranka_ros.control.records.ROBOT_STATE` since the last call, or the newest
-            of them.
-        """
+        """Records of :data:`~aiofranka_ros.control.records.ROBOT_STATE` since the last call, or the newest of them, as
+        often as :meth:`copy_robot_states` asked for."""
         states, self._robot_states_seen, _ = self.shared.robot_states.since(self._robot_states_seen)
         return list(states)
 
@@ -369,9 +345,7 @@ class ControlClient:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

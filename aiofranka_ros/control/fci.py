@@ -19,27 +19,18 @@ PORT = 1337
 VERSION = 10
 #: Releases of libfranka for each version of the protocol: ``compatibility_matrix.rst`` of libfranka 0.21.
 _LIBFRANKA_FOR_PROTOCOL = {
-    3: "0.7.1",
-    4: "0.8",
-    5: "0.9",
-    6: "0.10 to 0.13.2",
-    7: "0.13.3 to 0.14.0",
-    8: "0.14.1",
-    9: "0.15 to 0.17",
+    3: "0.7.1", 4: "0.8", 5: "0.9", 6: "0.10 to 0.13.2", 7: "0.13.3 to 0.14.0", 8: "0.14.1", 9: "0.15 to 0.17",
     10: "0.18 or later",
-}
+}  # fmt: skip
 #: How long a question to the robot may take [s].
 _TIMEOUT = 2.0
 
 
 @dataclass(frozen=True)
 class Fault(Problem):
-    """Why a robot cannot be driven.
+    """Why a robot cannot be driven."""
 
-    :ivar robot_version: FCI protocol version of the robot, if that is the problem.
-    """
-
-    robot_version: int | None = None
+    robot_version: int | None = None  #: FCI protocol version of the robot, if that is the problem
 
 
 def resolve(address: str) -> str:

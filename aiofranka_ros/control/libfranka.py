@@ -20,14 +20,7 @@ from pylibfranka import RealtimeConfig, Torques
 from aiofranka_ros.control import fci
 from aiofranka_ros.control.realtime import scheduled_as_before
 from aiofranka_ros.control.records import ERROR_NAMES, ROBOT_STATE, RobotSetting, new
-from aiofranka_ros.errors import (
-    CommandRefused,
-    ConnectionFailed,
-    ControlStopped,
-    FrankaError,
-    IncompatibleRobot,
-    Problem,
-)
+from aiofranka_ros.errors import CommandRefused, ConnectionFailed, ControlStopped, IncompatibleRobot, Problem
 from aiofranka_ros.kernels import Array, Record, entry_point
 from aiofranka_ros.model import dynamics, fr3
 
@@ -131,8 +124,6 @@ class RobotConnection:
     def start_torque_control(self, state: Any, views: MeasuredViews) -> TorqueControl:
         """Take torque control; from then on a torque is due every millisecond.
 
-        :param state: the robot's state.
-        :param views: views of the record for the measured values.
         :raises CommandRefused: the robot is in a state that does not allow it.
         """
         model = _libfrankas_model(self._model, views) if self.links is None else _own_model(self.links, state, views)
@@ -313,7 +304,7 @@ def matrix(column_major: Any) -> np.ndarray:
     return np.asarray(column_major, dtype=float).reshape(4, 4).T
 
 
-def _explain(address: str, error: BaseException) -> FrankaError:
+def _explain(address: str, error: BaseException) -> ConnectionFailed:
     """Ask the robot directly why libfranka could not connect."""
     fault = fci.find_fault(address, library_version())
     if fault is None:

@@ -16,13 +16,7 @@ import numpy as np
 
 from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
-from aiofranka_ros.control.libfranka import (
-    LIBFRANKA_ERRORS,
-    MeasuredViews,
-    RobotConnection,
-    RobotStateCopy,
-    report_to,
-)
+from aiofranka_ros.control.libfranka import LIBFRANKA_ERRORS, MeasuredViews, RobotConnection, RobotStateCopy, report_to
 from aiofranka_ros.control.records import (
     COMMANDS,
     CYCLE_RECORD,
@@ -67,17 +61,12 @@ class End(enum.Enum):
 
 
 class ControlLoop:
-    """The loop and its memory; one for each control process.
-
-    :param shared: the memory shared with the node.
-    :param parent: process id of the node.
-    """
+    """The loop and its memory; one for each control process, whose node is process ``parent``."""
 
     def __init__(self, shared: SharedMemory, parent: int) -> None:
         self._shared = shared
         self._parent = parent
-        # ``commands`` is the record of ``_current``; ``_motion_id`` is the number of ``motion``, or of one that is
-        # over.
+        # ``commands`` is the record of ``_current``; ``_motion_id``: the number of ``motion``, or of one that is over.
         self._current, self._spare = _Commands(), _Commands()
         self.commands, self.motion, self.measured = self._current.record, new(MOTION), new(MEASURED)
         self.memory, self._scratch, self.state = new(MEMORY), new(SCRATCH), new(STATE)
@@ -201,11 +190,7 @@ class ControlLoop:
             self.copy_all(robot, written)
 
     def copy_all(self, robot: object, stamp: int) -> None:
-        """Copy libfranka's whole state for the node, if the node asks for it and it is due.
-
-        :param robot: libfranka's state.
-        :param stamp: when it was measured [ns, system clock].
-        """
+        """Copy libfranka's state, measured at ``stamp`` [ns, system clock], if the node asks for it and it is due."""
         period = self.commands["robot_state_period"][0]
         if period == 0:
             return

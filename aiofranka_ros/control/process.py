@@ -18,7 +18,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -38,12 +37,7 @@ _IDLE_PERIOD = 0.01
 
 
 class Server:
-    """Answers the node's requests until the node is gone.
-
-    :param shared: the memory shared with the node.
-    :param channel: the socket to the node.
-    :param parent: process id of the node.
-    """
+    """Answers the requests of the node, process ``parent``, until it is gone."""
 
     def __init__(self, shared: SharedMemory, channel: socket.socket, parent: int) -> None:
         self._shared = shared
@@ -62,11 +56,11 @@ class Server:
         load_kernels()
         missing = realtime.prefer_real_time(priority)
         self._priority = 0 if realtime.NO_SCHEDULING in missing else priority
-        self._warn(*missing)
+        for problem in missing:
+            self._warn(problem)
 
-    def _warn(self, *problems: Problem) -> None:
-        for problem in problems:
-            self._send(event="warning", message=str(problem))
+    def _warn(self, problem: Problem) -> None:
+        self._send(event="warning", message=str(problem))
 
     def serve(self) -> None:
         """Answer requests until the node closes the socket or dies."""
@@ -92,11 +86,8 @@ class Server:
     def _answer(self, request: dict[str, Any]) -> None:
         name = request.pop("do")
         handlers: dict[str, Callable[..., dict[str, Any] | None]] = {
-            "connect": self._connect,
-            "activate": self._activate,
-            "disconnect": self._disconnect,
-            "set": self._set,
-        }
+            "connect": self._connect, "activate": self._activate, "set": self._set,
+        }  # fmt: skip
         try:
             result = handlers[name](**request)
         except FrankaError as error:
@@ -122,12 +113,11 @@ class Server:
         self._report_idle_state(self._arm)
         return {"library_version": libfranka.library_version(), "protocol_version": fci.VERSION, "cpu": cpu}
 
-    def _disconnect(self) -> dict[str, Any]:
+    def _disconnect(self) -> None:
         if self._arm is not None:
             self._arm.close()
             self._arm = None
         self._publish_phase(Phase.DISCONNECTED)
-        return {}
 
     def _set(self, setting: str, values: list[Any]) -> dict[str, Any]:
         arm = self._connected()
@@ -205,7 +195,7 @@ def describe(error: FrankaError) -> dict[str, Any]:
     return {"error": type(error).__name__, "message": str(error), "data": data}
 
 
-def main() -> int:
+def main() -> None:
     """Serve one node until it is gone."""
     parser = argparse.ArgumentParser(description="The control process of aiofranka_ros; started by the node.")
     parser.add_argument("--shared-memory", type=int, required=True, help="descriptor of the shared memory")
@@ -219,12 +209,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     np.seterr(all="ignore")
     channel = socket.socket(fileno=options.channel)
-    with SharedMemory.open(options.shared_memory) as shared:
+    with SharedMemory(options.shared_memory) as shared:
         server = Server(shared, channel, options.parent)
         server.prepare(options.priority)
         server.serve()
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

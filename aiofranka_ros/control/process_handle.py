@@ -37,18 +37,13 @@ _SUSPICIOUS_SILENCE = 0.06
 
 
 class ProcessHandle:
-    """A control process, running from here until :meth:`close`.
-
-    :param shared: the memory shared with it.
-    :param priority: SCHED_FIFO priority while the arm is active; 0: none.
-    :raises OSError: it could not be started.
-    """
+    """A control process, running from here until :meth:`close`; ``OSError`` if it could not be started."""
 
     def __init__(self, shared: SharedMemory, priority: int) -> None:
         self._shared = shared
         self._inbox: list[Message] = []
         self._seen = (0, 0.0)  # The newest version of the state, and when it was first seen [s, monotonic].
-        #: What prevents real-time scheduling, one sentence each; complete once the process is ready.
+        #: See :attr:`.ControlClient.missing`; complete once the process is ready.
         self.missing: list[str] = []
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-m", "aiofranka_ros.control.process"]
@@ -59,12 +54,9 @@ class ProcessHandle:
         try:
             with theirs:
                 self._process = start_child(
-                    command,
-                    pass_fds=(shared.descriptor, theirs.fileno()),
-                    stdin=subprocess.DEVNULL,
-                    env=environment,
-                    start_new_session=True,
-                )
+                    command, pass_fds=(shared.descriptor, theirs.fileno()), stdin=subprocess.DEVNULL,
+                    env=environment, start_new_session=True,
+                )  # fmt: skip
         except BaseException:
             self._channel.close()
             raise
@@ -109,11 +101,7 @@ class ProcessHandle:
     def poll(
         self, wanted: Callable[[Message], object], on_stopped: Callable[[ControlProcessDied], object] | None
     ) -> Message | None:
-        """The first message that is ``wanted``, or ``None``, without waiting.
-
-        :param on_stopped: see :meth:`.ControlClient.poll`.
-        :raises ControlProcessDied: the process is gone, or a signal had stopped it and it was killed.
-        """
+        """The first message that is ``wanted``, or ``None``; as :meth:`.ControlClient.poll`."""
         self._receive(0.0)
         message = self._pop(wanted)
         if message is None:
@@ -150,17 +138,15 @@ class ProcessHandle:
                 return received
             message = json.loads(data)
             received = True
-            if message.get("event") == "warning":
-                self._warn(message["message"])
-            else:
+            if message.get("event") != "warning":
                 self._inbox.append(message)
+                continue
+            missing = message["message"]
+            self.missing.append(missing)
+            if missing not in _logged:  # Once is enough, however often an arm is started.
+                _logged.add(missing)
+                _log.warning("%s", missing)
         return received
-
-    def _warn(self, missing: str) -> None:
-        self.missing.append(missing)
-        if missing not in _logged:  # Once is enough, however often an arm is started.
-            _logged.add(missing)
-            _log.warning("%s", missing)
 
     def _check_alive(self, *, channel_closed: bool = False) -> None:
         if channel_closed:

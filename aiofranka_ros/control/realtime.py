@@ -111,8 +111,7 @@ def realtime_kernel() -> bool:
 
     The file exists with the patches for older kernels; the version string tells with every kernel.
     """
-    file = Path("/sys/kernel/realtime")
-    return "PREEMPT_RT" in os.uname().version.replace(" ", "_") or (file.exists() and file.read_text().strip() == "1")
+    return "PREEMPT_RT" in os.uname().version.replace(" ", "_") or _contents([Path("/sys/kernel/realtime")]) == {"1"}
 
 
 def governors() -> set[str]:
@@ -156,7 +155,7 @@ def _contents(paths: Iterable[Path]) -> set[str]:
     return found
 
 
-def main() -> int:
+def main() -> None:
     """Try to get real-time scheduling for a process as large as the control process; print as JSON what is missing."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--priority", type=int, default=PRIORITY, help="SCHED_FIFO priority; 0: none [%(default)s]")
@@ -165,8 +164,7 @@ def main() -> int:
     with mmap.mmap(-1, _ADDRESS_SPACE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, 0):
         missing = prefer_real_time(options.priority)
     sys.stdout.write(json.dumps([asdict(problem) for problem in missing]) + "\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

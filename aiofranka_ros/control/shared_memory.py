@@ -20,14 +20,14 @@ from __future__ import annotations
 import bisect
 import mmap
 import os
+import sys
 import zlib
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from aiofranka_ros.control.records import COMMANDS, CYCLE_RECORD, LAYOUT, MOTION, ROBOT_STATE, STATE
+from aiofranka_ros.control.records import COMMANDS, CYCLE_RECORD, LAYOUT, MAX_SEGMENTS, MOTION, ROBOT_STATE, STATE
 from aiofranka_ros.errors import ControlProcessDied
 from aiofranka_ros.kernels import Array, Record
 
@@ -40,11 +40,7 @@ _LINE = 64
 
 
 class Block:
-    """One record with one writer; readers see all of it or nothing.
-
-    :param memory: the bytes to use, :meth:`size` of them, aligned to 64.
-    :param dtype: of the record.
-    """
+    """One record with one writer; readers see all of it or nothing. ``memory``: :meth:`size` bytes, aligned to 64."""
 
     def __init__(self, memory: memoryview, dtype: np.dtype[Any]) -> None:
         self._head = memory[:_LINE].cast("Q")
@@ -99,12 +95,7 @@ class Block:
 
 
 class Ring:
-    """The last records of one kind, one writer, any number of readers.
-
-    :param memory: the bytes to use, :meth:`size` of them, aligned to 64.
-    :param dtype: of a record.
-    :param capacity: how many are kept.
-    """
+    """The last ``capacity`` records of one writer, for many readers. ``memory``: :meth:`size` bytes, aligned to 64."""
 
     def __init__(self, memory: memoryview, dtype: np.dtype[Any], capacity: int) -> None:
         self._count = memory[:8].cast("Q")
@@ -164,17 +155,20 @@ class Ring:
 
 
 class SharedMemory:
-    """All the memory that one node and its control process share.
+    """All the memory that one node and its control process share; ``with`` or :meth:`close` free it.
 
-    Use :meth:`create`, :meth:`open` or :meth:`observe`; ``with`` or :meth:`close` free it.
+    :param descriptor: an inherited one, which this object then owns; otherwise see :meth:`create` and :meth:`observe`.
+    :raises ControlProcessDied: another version of this package created it.
     """
 
     def __init__(self, descriptor: int, *, writable: bool = True) -> None:
         self.descriptor = descriptor
         access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-        self._map = mmap.mmap(descriptor, _total(), access=access)
-        memory = memoryview(self._map)
+        memory = memoryview(mmap.mmap(descriptor, _total(), access=access))
         self._words = memory[: 3 * _LINE].cast("Q")
+        if self._words[0] != LAYOUT:
+            self.close()
+            raise ControlProcessDied("node and control process come from different versions of aiofranka_ros")
         position = 3 * _LINE
         self.commands = Block(memory[position:], COMMANDS)
         position += Block.size(COMMANDS)
@@ -193,20 +187,10 @@ class SharedMemory:
         :raises OSError: the system has no memory for it.
         """
         descriptor = os.memfd_create("aiofranka_ros")
-        try:
-            os.fchmod(descriptor, 0o600)
-            os.ftruncate(descriptor, _total())
-            memory = cls(descriptor)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        memory._words[0] = LAYOUT
-        return memory
-
-    @classmethod
-    def open(cls, descriptor: int) -> SharedMemory:
-        """The memory of an inherited ``descriptor``, which this object then owns."""
-        return cls._checked(cls(descriptor))
+        os.fchmod(descriptor, 0o600)
+        os.ftruncate(descriptor, _total())
+        os.pwrite(descriptor, LAYOUT.to_bytes(8, sys.byteorder), 0)
+        return cls(descriptor)
 
     @classmethod
     def observe(cls, address: str) -> SharedMemory:
@@ -214,18 +198,7 @@ class SharedMemory:
 
         :raises OSError: the process that created it is gone.
         """
-        descriptor = os.open(address, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return cls._checked(cls(descriptor, writable=False))
-        except BaseException:
-            os.close(descriptor)
-            raise
-
-    @staticmethod
-    def _checked(memory: SharedMemory) -> SharedMemory:
-        if memory._words[0] != LAYOUT:
-            raise ControlProcessDied("node and control process come from different versions of aiofranka_ros")
-        return memory
+        return cls(os.open(address, os.O_RDONLY | os.O_CLOEXEC), writable=False)
 
     @property
     def address(self) -> str:
@@ -250,9 +223,7 @@ class SharedMemory:
     def __enter__(self) -> SharedMemory:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -266,9 +237,7 @@ def _total() -> int:
 
 def motion_size(segments: int) -> int:
     """How many bytes of a motion record, from its beginning, ``segments`` segments take."""
-    fields = MOTION.fields
-    assert fields is not None
-    return int(fields["coefficients"][1]) + segments * 7 * 6 * 8
+    return MOTION.itemsize - (MAX_SEGMENTS - segments) * 7 * 6 * 8
 
 
 def fill_motion(record: Record, number: int, start: float, times: Array, coefficients: Array) -> None:

@@ -13,24 +13,15 @@ from aiofranka_ros.kernels import Array
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What was measured in one control cycle.
+    """What was measured in one control cycle."""
 
-    :ivar stamp: when [ns, system clock, as :func:`time.time_ns`].
-    :ivar q: joint positions [rad] (7,).
-    :ivar dq: joint velocities [rad/s] (7,).
-    :ivar ee: pose of the control frame in the base (4, 4).
-    :ivar jacobian: of the control frame in the base, translation then rotation (6, 7).
-    :ivar mass: joint-space mass matrix [kg m²] (7, 7), without the motors' inertia, as libfranka's model has it.
-    :ivar tau: torque that was commanded last, gravity excluded [Nm] (7,).
-    """
-
-    stamp: int
-    q: Array
-    dq: Array
-    ee: Array
-    jacobian: Array
-    mass: Array
-    tau: Array
+    stamp: int  #: when [ns, system clock, as :func:`time.time_ns`]
+    q: Array  #: joint positions [rad] (7,)
+    dq: Array  #: joint velocities [rad/s] (7,)
+    ee: Array  #: pose of the control frame in the base (4, 4)
+    jacobian: Array  #: of the control frame in the base, translation then rotation (6, 7)
+    mass: Array  #: joint-space mass matrix [kg m²] (7, 7), without the motors' inertia, as libfranka's model has it
+    tau: Array  #: torque that was commanded last, gravity excluded [Nm] (7,)
 
     def as_state(self) -> dict[str, Any]:
         """The dictionary that scripts know as ``robot.state``, with copies of the arrays."""

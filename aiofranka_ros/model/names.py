@@ -21,14 +21,10 @@ CONTROLLER = "fr3_arm_controller"
 
 @dataclass(frozen=True)
 class ArmNames:
-    """The names of one arm.
+    """The names of one arm."""
 
-    :ivar prefix: what all names begin with, without the underscore that follows it; empty: nothing.
-    :ivar tcp_frame: name of the control frame, before the prefix.
-    """
-
-    prefix: str = ""
-    tcp_frame: str = TCP_FRAME
+    prefix: str = ""  #: what all names begin with, without the underscore that follows it; empty: nothing
+    tcp_frame: str = TCP_FRAME  #: name of the control frame, before the prefix
 
     @cached_property
     def joints(self) -> tuple[str, ...]:
