@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from aiofranka_ros.errors import ConnectionFailed, IncompatibleRobot
-from aiofranka_ros.gripper_node.connection import PORT, Hand, SentCommand, Status
+from aiofranka_ros.gripper_node.connection import PORT, Hand, Request, SentCommand, Status
 from aiofranka_ros.simulation.hand import HandServer, SimulatedHand
 from aiofranka_ros.testing import PATIENCE
 
@@ -132,7 +132,12 @@ def test_every_request_is_byte_for_byte_libfrankas() -> None:
     with connected() as hand:
         assert hand.state is not None
         assert (hand.state.width, hand.state.is_grasped, hand.state.temperature) == (0.02, True, 31)
-        for command in (hand.homing(), hand.move(0.01, 0.02), hand.grasp(0.03, 0.04, 50.0, 0.006, 0.007), hand.stop()):
+        for command in (
+            hand.send(Request.HOMING),
+            hand.send(Request.MOVE, 0.01, 0.02),
+            hand.send(Request.GRASP, 0.03, 0.006, 0.007, 0.04, 50.0),
+            hand.send(Request.STOP),
+        ):
             poll_until(hand, lambda command=command: command.status is Status.SUCCESS)  # type: ignore[misc]
     assert ours.close() == expected
 
@@ -154,9 +159,9 @@ except pylibfranka.CommandException:
 
 def test_a_stop_during_a_command_stops_the_fingers() -> None:
     with served(), connected() as hand:
-        move = hand.move(0.0, 0.05)
+        move = hand.send(Request.MOVE, 0.0, 0.05)
         poll_until(hand, lambda: width_of(hand) < 0.07)
-        stop = hand.stop()
+        stop = hand.send(Request.STOP)
         assert outcome(hand, stop) is Status.SUCCESS
         assert move.status is Status.ABORTED
         assert not hand.busy
@@ -168,7 +173,7 @@ def test_a_stop_during_a_command_stops_the_fingers() -> None:
 
 def test_a_new_command_aborts_the_one_before() -> None:
     with served(), connected() as hand:
-        first, second = hand.move(0.0, 0.05), hand.move(0.075, 0.1)
+        first, second = hand.send(Request.MOVE, 0.0, 0.05), hand.send(Request.MOVE, 0.075, 0.1)
         assert outcome(hand, second) is Status.SUCCESS
         assert first.status is Status.ABORTED
         assert width_of(hand) == pytest.approx(0.075)
@@ -176,36 +181,36 @@ def test_a_new_command_aborts_the_one_before() -> None:
 
 def test_the_hand_holds_an_object_until_it_is_stopped_or_moved() -> None:
     with served(OBJECT), connected() as hand:
-        assert outcome(hand, hand.grasp(OBJECT, 0.1, 20.0, 0.005, 0.005)) is Status.SUCCESS
+        assert outcome(hand, hand.send(Request.GRASP, OBJECT, 0.005, 0.005, 0.1, 20.0)) is Status.SUCCESS
         assert hand.state is not None and hand.state.is_grasped and width_of(hand) == pytest.approx(OBJECT)
-        assert outcome(hand, hand.move(0.08, 0.1)) is Status.SUCCESS
+        assert outcome(hand, hand.send(Request.MOVE, 0.08, 0.1)) is Status.SUCCESS
         assert hand.state is not None and not hand.state.is_grasped
         # Homing closes completely, which the object prevents.
-        assert outcome(hand, hand.homing()) is Status.UNSUCCESSFUL
+        assert outcome(hand, hand.send(Request.HOMING)) is Status.UNSUCCESSFUL
 
 
 def test_a_grasp_of_nothing_closes_the_fingers_and_fails() -> None:
     with served(), connected() as hand:
-        assert outcome(hand, hand.grasp(OBJECT, 0.1, 20.0, 0.005, 0.005)) is Status.UNSUCCESSFUL
+        assert outcome(hand, hand.send(Request.GRASP, OBJECT, 0.005, 0.005, 0.1, 20.0)) is Status.UNSUCCESSFUL
         assert width_of(hand) == 0.0
-        assert outcome(hand, hand.homing()) is Status.SUCCESS
+        assert outcome(hand, hand.send(Request.HOMING)) is Status.SUCCESS
         assert width_of(hand) == pytest.approx(0.08)
 
 
 def test_a_move_against_an_object_continues_until_it_is_stopped() -> None:
     with served(OBJECT), connected() as hand:
-        move = hand.move(0.01, 0.1)
+        move = hand.send(Request.MOVE, 0.01, 0.1)
         poll_until(hand, lambda: width_of(hand) == pytest.approx(OBJECT))
         poll_until(hand, lambda count=hand.states: hand.states > count + 10)  # type: ignore[misc]
         assert move.status is None and hand.busy
-        hand.stop()
+        hand.send(Request.STOP)
         assert outcome(hand, move) is Status.ABORTED
 
 
 def test_an_impossible_command_fails_and_the_running_one_continues() -> None:
     with served(), connected() as hand:
-        slow = hand.move(0.07, 0.02)
-        assert outcome(hand, hand.move(0.2, 0.1)) is Status.FAILED
+        slow = hand.send(Request.MOVE, 0.07, 0.02)
+        assert outcome(hand, hand.send(Request.MOVE, 0.2, 0.1)) is Status.FAILED
         assert outcome(hand, slow) is Status.SUCCESS
 
 
@@ -278,7 +283,7 @@ def test_a_gripper_that_sends_no_state_is_reported() -> None:
 
 def test_a_connection_that_closes_during_a_command_is_noticed_at_once() -> None:
     with served() as server, connected() as hand:
-        command = hand.move(0.0, 0.05)
+        command = hand.send(Request.MOVE, 0.0, 0.05)
         server.stop()
         with pytest.raises(ConnectionFailed, match=f"lost the gripper at {HOST}"):
             poll_until(hand, lambda: False)

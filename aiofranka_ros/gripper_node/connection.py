@@ -18,11 +18,11 @@ import contextlib
 import enum
 import errno
 import os
-import select
 import socket
 import struct
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from aiofranka_ros.errors import ConnectionFailed, IncompatibleRobot
 
@@ -42,12 +42,21 @@ _CONNECT_TIMEOUT = 2.0
 _SILENCE = 1.0
 
 
-class _Request(enum.IntEnum):
+class Request(enum.IntEnum):
+    """A request to the gripper, with the numbers that it needs."""
+
     CONNECT = 0
     HOMING = 1
+    """Close and open completely, to find the largest width."""
     GRASP = 2
+    """Width, inner and outer tolerance [m], speed [m/s], force [N]; closes until the fingers meet something.
+
+    It succeeds if the fingers end between ``width - inner`` and ``width + outer``.
+    """
     MOVE = 3
+    """Width [m], speed [m/s]."""
     STOP = 4
+    """Ends the running command, whose status becomes ABORTED, and releases what is held."""
 
 
 class Status(enum.IntEnum):
@@ -62,15 +71,8 @@ class Status(enum.IntEnum):
     """It was stopped, or another command came."""
 
 
-@dataclass(frozen=True)
-class HandState:
-    """The state that the gripper measures.
-
-    :ivar width: distance between the fingers [m].
-    :ivar max_width: largest distance [m]; homing finds it.
-    :ivar is_grasped: whether the last grasp holds something.
-    :ivar temperature: of the gripper [°C].
-    """
+class HandState(NamedTuple):
+    """What the gripper measures: distance between the fingers and its maximum, which homing finds [m], and [°C]."""
 
     width: float
     max_width: float
@@ -80,19 +82,16 @@ class HandState:
 
 @dataclass
 class SentCommand:
-    """A command that was sent.
-
-    :ivar status: how it ended; ``None`` until the gripper has answered.
-    """
+    """A command that was sent; its status is ``None`` until the gripper has answered."""
 
     status: Status | None = None
 
 
 class Hand:
-    """One connection to a gripper; it starts to connect at once, and is connected once :attr:`state` is not ``None``.
+    """One connection to a gripper; :meth:`poll` connects, which is complete once :attr:`state` is not ``None``.
 
     :param address: IP address or host name of the robot.
-    :raises ConnectionFailed: the name cannot be resolved, or the connection is refused at once.
+    :raises ConnectionFailed: the name cannot be resolved.
     """
 
     def __init__(self, address: str) -> None:
@@ -111,9 +110,7 @@ class Hand:
         self._tcp.setblocking(False)
         try:
             # A host name may take a while to resolve; an address, the usual case, does not.
-            error = self._tcp.connect_ex((socket.gethostbyname(address), PORT))
-            if error not in (0, errno.EINPROGRESS):
-                raise OSError(error, os.strerror(error))
+            self._server = socket.gethostbyname(address), PORT
         except (OSError, ValueError) as error:  # ValueError: it cannot even be a host name.
             self.close()
             raise self._explain(error) from error
@@ -123,35 +120,12 @@ class Hand:
         """Whether the gripper has not answered a command yet."""
         return bool(self._commands)
 
-    def homing(self) -> SentCommand:
-        """Open and close completely, to find the largest width.
+    def send(self, request: Request, *numbers: float) -> SentCommand:
+        """Send a command with its numbers, see :class:`Request`; :meth:`poll` reads the answer.
 
         :raises ConnectionFailed: the connection was lost.
         """
-        return self._send(_Request.HOMING)
-
-    def move(self, width: float, speed: float) -> SentCommand:
-        """Move the fingers to a distance of ``width`` [m] at ``speed`` [m/s].
-
-        :raises ConnectionFailed: the connection was lost.
-        """
-        return self._send(_Request.MOVE, struct.pack("<dd", width, speed))
-
-    def grasp(self, width: float, speed: float, force: float, inner: float, outer: float) -> SentCommand:
-        """Close at ``speed`` [m/s] until the fingers meet an object, and hold it with ``force`` [N].
-
-        It succeeds if the fingers end between ``width - inner`` and ``width + outer`` [m].
-
-        :raises ConnectionFailed: the connection was lost.
-        """
-        return self._send(_Request.GRASP, struct.pack("<ddddd", width, inner, outer, speed, force))
-
-    def stop(self) -> SentCommand:
-        """Stop the running command, whose status becomes ABORTED, and release what is held.
-
-        :raises ConnectionFailed: the connection was lost.
-        """
-        return self._send(_Request.STOP)
+        return self._send(request, struct.pack(f"<{len(numbers)}d", *numbers))
 
     def poll(self) -> None:
         """Read everything that the gripper has sent: its state and its answers to commands.
@@ -160,8 +134,12 @@ class Hand:
         :raises IncompatibleRobot: the gripper speaks another version of the protocol.
         """
         try:
-            if self._udp is None and self._is_open():
-                self._greet()
+            if self._udp is None:
+                error = self._tcp.connect_ex(self._server)
+                if error in (0, errno.EISCONN):
+                    self._greet()
+                elif error not in (errno.EINPROGRESS, errno.EALREADY):
+                    raise OSError(error, os.strerror(error))
             if self._udp is not None:
                 self._read_answers()
                 self._read_states(self._udp)
@@ -181,18 +159,6 @@ class Hand:
         if self._udp is not None:
             self._udp.close()
 
-    def _is_open(self) -> bool:
-        """Whether the TCP connection is established.
-
-        :raises OSError: it was refused.
-        """
-        if not select.select([], [self._tcp], [], 0.0)[1]:
-            return False
-        error = self._tcp.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            raise OSError(error, os.strerror(error))
-        return True
-
     def _greet(self) -> None:
         """Open the socket for the states and send its port to the gripper."""
         self._tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -200,9 +166,9 @@ class Hand:
         self._udp.setblocking(False)
         # Reachable only from the robot's network.
         self._udp.bind((self._tcp.getsockname()[0], 0))
-        self._send(_Request.CONNECT, struct.pack("<HH", VERSION, self._udp.getsockname()[1]))
+        self._send(Request.CONNECT, struct.pack("<HH", VERSION, self._udp.getsockname()[1]))
 
-    def _send(self, request: _Request, payload: bytes = b"") -> SentCommand:
+    def _send(self, request: Request, payload: bytes = b"") -> SentCommand:
         number, self._sent = self._sent, self._sent + 1
         message = _HEADER.pack(request, number, _HEADER.size + len(payload)) + payload
         try:
@@ -228,23 +194,19 @@ class Hand:
                 break
             (status,) = struct.unpack_from("<H", self._received, _HEADER.size)
             command = self._commands.pop(number, None)
-            if request == _Request.CONNECT:
-                self._welcome(status, bytes(self._received[_HEADER.size + 2 : size]))
+            if request == Request.CONNECT:
+                if status != Status.SUCCESS:
+                    version = int.from_bytes(self._received[_HEADER.size + 2 : size][:2], "little")
+                    raise IncompatibleRobot(
+                        f"the gripper at {self.address} speaks version {version} of its protocol, but this package "
+                        f"speaks {VERSION}",
+                        robot_version=version,
+                        library_version=VERSION,
+                    )
+                self._accepted = True
             elif command is not None:
                 command.status = Status(status) if status in tuple(Status) else Status.FAILED
             del self._received[:size]
-
-    def _welcome(self, status: int, payload: bytes) -> None:
-        """:raises IncompatibleRobot: the gripper does not accept this version of the protocol."""
-        if status != Status.SUCCESS:
-            version = int.from_bytes(payload[:2], "little")
-            raise IncompatibleRobot(
-                f"the gripper at {self.address} speaks version {version} of its protocol, but this package speaks "
-                f"{VERSION}",
-                robot_version=version,
-                library_version=VERSION,
-            )
-        self._accepted = True
 
     def _read_states(self, udp: socket.socket) -> None:
         """Keep the newest state; states before the gripper has accepted the connection do not count."""
@@ -252,8 +214,7 @@ class Hand:
             while True:
                 packet = udp.recv(256)
                 if self._accepted and len(packet) == _STATE.size:
-                    _, width, max_width, is_grasped, temperature = _STATE.unpack(packet)
-                    self.state = HandState(width, max_width, is_grasped, temperature)
+                    self.state = HandState(*_STATE.unpack(packet)[1:])
                     self.states += 1
                     self._heard = time.monotonic()
 
