@@ -160,7 +160,7 @@ class NodeConnection(RosClient):
         record["values"] = values
         # Without rclpy's clock and messages, which are slower, because the arm waits.
         record["stamp"] = self.node.get_clock().now().nanoseconds if self._simulated_time else time.time_ns()
-        self._targets[name].publish(self._target_messages[name].of(record.view(np.uint8).data))
+        self._targets[name].publish(self._target_messages[name].of(record[0]))
 
     async def move(self, goal: Array, cancelled: asyncio.Event) -> None:
         """Move to ``goal`` [rad] (7,), until ``cancelled`` is set.

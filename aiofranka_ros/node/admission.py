@@ -33,9 +33,6 @@ _ANOTHER_CLOCK = 86400.0
 class Admission:
     """The checks of one node's targets, and the history that they need.
 
-    :param node: its clock, and the publishers of its topics by name.
-    :param owner: the owner of the arm.
-    :param mover: controls the arm during moves and trajectories.
     :param clock: for the silence of publishers [s].
     """
 
@@ -141,10 +138,7 @@ class Admission:
             )
 
     def _name_of(self, publisher: bytes, topic: str) -> str:
-        """Full name of the node of ``publisher``; empty if it is unknown or gone.
-
-        :param topic: full name of a topic that it publishes.
-        """
+        """Full name of the node of ``publisher`` of ``topic`` (a full name); empty if it is unknown or gone."""
         for found in self._node.get_publishers_info_by_topic(topic) if publisher else ():
             if bytes(found.endpoint_gid) == publisher:
                 return f"{found.node_namespace.rstrip('/')}/{found.node_name}"

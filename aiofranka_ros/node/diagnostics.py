@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -46,12 +45,9 @@ _SILENT = 0.3
 _ROBOT_MODES = ("other", "idle", "move", "guiding", "reflex", "user stopped", "automatic error recovery")
 
 
-@dataclass(frozen=True)
-class Trouble:
-    """The last thing that went wrong.
+class Trouble(NamedTuple):
+    """The last thing that went wrong, and what to do about it.
 
-    :ivar message: what happened.
-    :ivar remedy: what to do about it.
     :ivar kind: name of the exception's class, see :mod:`aiofranka_ros.errors`.
     :ivar names: libfranka's names of the errors that stopped the robot, if any.
     """
@@ -81,30 +77,6 @@ class Trouble:
         return cls(str(error) or kind, remedy, kind, names)
 
 
-class LoopStatistics:
-    """Statistics of the control cycles since the last call, from the ring in shared memory."""
-
-    def __init__(self) -> None:
-        self._position = 0
-        self._memory: SharedMemory | None = None
-
-    def collect(self, memory: SharedMemory) -> dict[str, Any]:
-        """Statistics since the last call, as keys and values for users."""
-        if memory is not self._memory:
-            self._memory, self._position = memory, 0
-        records, self._position, _ = memory.cycles.since(self._position)
-        if len(records) == 0:
-            return {}
-        response = 1e6 * records["response"]
-        p50, p99 = np.percentile(response, (50, 99))
-        return {
-            "response p50 [us]": f"{p50:.0f}",
-            "response p99 [us]": f"{p99:.0f}",
-            "response max [us]": f"{response.max():.0f}",
-            "cycles lost in the last period": int(records["lost"].sum()),
-        }
-
-
 class Diagnosis:
     """The statuses of one node, and the history that they need.
 
@@ -113,7 +85,8 @@ class Diagnosis:
 
     def __init__(self, node: str) -> None:
         self._node = node
-        self._statistics = LoopStatistics()
+        self._memory: SharedMemory | None = None
+        self._position = 0  # In the ring of cycles.
         self._lost, self._refused, self._limited, self._rejected = Recent(), Recent(), Recent(), Recent()
         self._stamp, self._heard = 0, time.monotonic()
 
@@ -126,7 +99,7 @@ class Diagnosis:
         if client is None or state is None:
             self._heard = time.monotonic()
             return status(OK, "not configured", {})
-        statistics = self._statistics.collect(client.shared)
+        statistics = self._statistics(client.shared)
         lost = self._lost.update(Counter(cycles=int(state["cycles_lost"])))["cycles"]
         phase, hold = Phase(int(state["phase"])), Hold(int(state["hold"]))
         values = {
@@ -179,9 +152,7 @@ class Diagnosis:
         """Status of targets and goals.
 
         :param owner: the client or interface that controls the arm.
-        :param accepted: number of targets that were passed on.
-        :param refused: number of targets that were not, by reason.
-        :param limited: number of targets that were limited.
+        :param accepted: number of targets that were passed on; ``refused``: that were not, by reason.
         :param rejected: number of goals and trajectories that were rejected, by reason.
         """
         values: dict[str, Any] = {"owner": owner, "accepted": accepted, "limited": limited}
@@ -226,6 +197,22 @@ class Diagnosis:
             return condition("reflex", values, node=self._node)
         return status(OK, "not connected" if state is None else "connected", values)
 
+    def _statistics(self, memory: SharedMemory) -> dict[str, Any]:
+        """Statistics of the control cycles since the last call."""
+        if memory is not self._memory:
+            self._memory, self._position = memory, 0
+        records, self._position, _ = memory.cycles.since(self._position)
+        if len(records) == 0:
+            return {}
+        response = 1e6 * records["response"]
+        p50, p99 = np.percentile(response, (50, 99))
+        return {
+            "response p50 [us]": f"{p50:.0f}",
+            "response p99 [us]": f"{p99:.0f}",
+            "response max [us]": f"{response.max():.0f}",
+            "cycles lost in the last period": int(records["lost"].sum()),
+        }
+
     def _silence(self, stamp: int) -> float:
         """How long the state has not changed [s]."""
         if stamp != self._stamp:
@@ -234,10 +221,7 @@ class Diagnosis:
 
 
 class DiagnosticsTopic:
-    """The publisher of ``/diagnostics``, which also keeps the last thing that went wrong.
-
-    :param node: where to publish and log.
-    """
+    """The publisher of ``/diagnostics``, which also keeps the last thing that went wrong."""
 
     def __init__(
         self,

@@ -28,16 +28,20 @@ _SLACK = 0.01
 
 
 class Frames:
-    """The frames of one arm.
-
-    :param node: where to listen to TF.
-    :param names: names of the frames.
-    """
+    """The frames of one arm."""
 
     def __init__(self, node: LifecycleNode, names: ArmNames) -> None:
         self._node = node
         self._names = names
-        self._graph = _Graph(node)
+        try:
+            # Not on PyPI, and needed only for targets in frames that are not the arm's. Imported now, because the
+            # import would delay an active arm's heartbeat.
+            import tf2_ros
+        except ImportError:
+            tf2_ros = None
+        self._tf2: Any = tf2_ros
+        self._buffer: Any = None
+        self._listener: Any = None
         quaternion_from_matrix(np.eye(4), np.empty(4))  # Compile it before a target has to wait for it.
 
     def to_base(self, target: PoseTarget, frame: str, stamp: int, client: ControlClient) -> PoseTarget:
@@ -56,7 +60,7 @@ class Frames:
         elif frame in self._names.links:
             there = link_pose(self._cycle(stamp, client)["q"], self._names.links.index(frame))
         else:
-            there = self._graph.pose(frame, self._names.base, stamp)
+            there = self._pose_in_tf(frame, stamp)
         pose = there @ pose_matrix(np.concatenate(target))
         orientation = np.empty(4)
         quaternion_from_matrix(pose, orientation)
@@ -78,29 +82,13 @@ class Frames:
             )
         return cycle
 
-
-class _Graph:
-    """TF, if it is installed."""
-
-    def __init__(self, node: LifecycleNode) -> None:
-        self._node = node
-        try:
-            # Not on PyPI, and needed only for targets in frames that are not the arm's. Imported now, because the
-            # import would delay an active arm's heartbeat.
-            import tf2_ros
-        except ImportError:
-            self._tf2: Any = None
-        else:
-            self._tf2 = tf2_ros
-        self._buffer: Any = None
-        self._listener: Any = None
-
-    def pose(self, frame: str, base: str, stamp: int) -> Array:
-        """Pose of ``frame`` in ``base`` (4, 4) at ``stamp`` [ns, the node's clock]; 0: the newest.
+    def _pose_in_tf(self, frame: str, stamp: int) -> Array:
+        """Pose of ``frame`` in the base (4, 4) at ``stamp`` [ns, the node's clock]; 0: the newest.
 
         :raises InvalidTarget: TF is not installed.
         :raises TransformMissing: TF does not know it.
         """
+        base = self._names.base
         if self._tf2 is None:
             raise InvalidTarget(
                 f"its frame is {frame!r}, but tf2_ros is not installed: without it, only {base!r}, the arm's links and "

@@ -21,12 +21,7 @@ HOLDER = "~/hold"
 
 
 class HoldServices:
-    """The servers of ``~/hold`` and ``~/release``.
-
-    :param node: where to serve and log.
-    :param driver: the arm to hold.
-    :param mover: moves the arm; a hold interrupts it.
-    """
+    """The servers of ``~/hold`` and ``~/release``."""
 
     def __init__(self, node: LifecycleNode, driver: Driver, mover: Mover) -> None:
         self._node = node

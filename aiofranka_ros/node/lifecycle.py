@@ -42,11 +42,9 @@ from aiofranka_ros.node.trajectory_action import TrajectoryAction
 from aiofranka_ros.ros.actions import Actions
 from aiofranka_ros.setting import Stage
 
-SUCCESS, FAILURE, ERROR = (
-    TransitionCallbackReturn.SUCCESS,
-    TransitionCallbackReturn.FAILURE,
-    TransitionCallbackReturn.ERROR,
-)
+SUCCESS = TransitionCallbackReturn.SUCCESS
+FAILURE = TransitionCallbackReturn.FAILURE
+ERROR = TransitionCallbackReturn.ERROR
 
 
 class FrankaNode(LifecycleNode):
@@ -175,21 +173,12 @@ class FrankaNode(LifecycleNode):
         return self._attempt(self._deactivate, ERROR)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Disconnect and end the other processes."""
-        return self._unconfigure()
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop smoothly, release, and end the other processes."""
-        return self._unconfigure()
-
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Release the arm the safe way; the node can be configured again."""
-        return self._unconfigure()
-
-    def _unconfigure(self) -> TransitionCallbackReturn:
+        """Stop smoothly, release, and end the other processes; the node can be configured again."""
         self.configured = False
         self.release()
         return SUCCESS
+
+    on_shutdown = on_error = on_cleanup
 
     def release(self) -> None:
         """End the control process, which first stops the arm, and the simulated arm; idempotent."""

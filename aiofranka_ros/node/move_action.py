@@ -26,14 +26,7 @@ _FEEDBACK_PERIOD = 0.05
 
 
 class MoveAction:
-    """The action ``~/move``, which goes by two names.
-
-    :param node: where to log.
-    :param actions: where to serve it.
-    :param owner: what the node knows of the arm.
-    :param mover: moves the arm; other motions replace these moves, and the other way round.
-    :param names: names of the joints.
-    """
+    """The action ``~/move``, which goes by two names."""
 
     def __init__(self, node: LifecycleNode, actions: Actions, owner: ArmOwner, mover: Mover, names: ArmNames) -> None:
         self._node = node

@@ -21,11 +21,7 @@ POSES = 50
 
 
 class PlannedPath:
-    """The publisher of ``~/planned_path``.
-
-    :param node: where to publish.
-    :param frame: name of the base's frame.
-    """
+    """The publisher of ``~/planned_path``."""
 
     def __init__(self, node: LifecycleNode, frame: str) -> None:
         self._node = node

@@ -25,9 +25,6 @@ NAMES = ("~/error_recovery", "action_server/error_recovery")
 class RecoveryAction:
     """The action ``~/error_recovery``, which goes by two names.
 
-    :param node: the node to activate.
-    :param actions: where to serve it.
-    :param owner: what the node knows of the arm.
     :param configured: whether the node is inactive or active, even if the arm was lost since.
     """
 

@@ -15,8 +15,9 @@ which are parameters, too: a service changes the parameter with the robot's sett
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from franka_msgs import srv
@@ -60,17 +61,12 @@ _THRESHOLDS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Change:
-    """A checked request.
-
-    :ivar values: arguments of libfranka's command.
-    :ivar parameters: the node's parameters that describe the same.
-    """
+class _Change(NamedTuple):
+    """A checked request: the arguments of libfranka's command, and the node's parameters that describe the same."""
 
     setting: RobotSetting
     values: tuple[Any, ...]
-    parameters: dict[str, Any] = dataclasses.field(default_factory=dict)
+    parameters: Mapping[str, Any] = MappingProxyType({})
 
 
 class RobotServices:
@@ -115,7 +111,7 @@ class RobotServices:
                 f"the arm is not connected{self._node.why_inactive}; activate the node to connect again"
             )
         if self._node.active_client is None:
-            self._set(change)
+            self._node.set_robot(*change)
         elif self._node.parameter("restart_if_needed"):
             self.restarting = f"{name} is restarting the arm"
             try:
@@ -127,9 +123,6 @@ class RobotServices:
                 "the robot accepts this only while the arm is not active: deactivate the node first, or allow it to "
                 f"restart the arm: ros2 param set {self._node.get_fully_qualified_name()} restart_if_needed true"
             )
-
-    def _set(self, change: _Change) -> None:
-        self._node.set_robot(change.setting, change.values, change.parameters)
 
     async def _restart(self, change: _Change) -> None:
         """Stop the arm smoothly, make a change, and activate the arm again where it is.
@@ -150,7 +143,7 @@ class RobotServices:
         if self._node.client is None or self._node.active_client is not None:
             raise CommandRefused("another client has changed the state of the node")
         try:
-            self._set(change)
+            self._node.set_robot(*change)
         finally:
             if self._node.trigger_activate() != TransitionCallbackReturn.SUCCESS:
                 raise CommandRefused(f"the arm could not be activated again{self._node.why_inactive}")
@@ -171,20 +164,12 @@ def _load(request: srv.SetLoad.Request) -> _Change:
     return _Change(RobotSetting.LOAD, (mass, center, inertia))
 
 
-def _tcp_frame(request: srv.SetTCPFrame.Request) -> _Change:
-    return _Change(RobotSetting.END_EFFECTOR, (_rigid(request.transformation),))
+def _transformation(setting: RobotSetting) -> Callable[[Any], _Change]:
+    return lambda request: _Change(setting, (_rigid(request.transformation),))
 
 
-def _stiffness_frame(request: srv.SetStiffnessFrame.Request) -> _Change:
-    return _Change(RobotSetting.STIFFNESS_FRAME, (_rigid(request.transformation),))
-
-
-def _joint_stiffness(request: srv.SetJointStiffness.Request) -> _Change:
-    return _Change(RobotSetting.JOINT_STIFFNESS, (_parse(_JOINT_STIFFNESS, request.joint_stiffness),))
-
-
-def _cartesian_stiffness(request: srv.SetCartesianStiffness.Request) -> _Change:
-    return _Change(RobotSetting.CARTESIAN_STIFFNESS, (_parse(_CARTESIAN_STIFFNESS, request.cartesian_stiffness),))
+def _stiffness(setting: RobotSetting, field: Setting) -> Callable[[Any], _Change]:
+    return lambda request: _Change(setting, (_parse(field, getattr(request, field.name)),))
 
 
 def _collision_behavior(request: srv.SetForceTorqueCollisionBehavior.Request) -> _Change:
@@ -249,10 +234,12 @@ def _rigid(values: Array) -> Array:
 #: Every service by its name: its type, and how its request becomes a change.
 SERVICES: dict[str, tuple[type, Callable[[Any], _Change]]] = {
     "set_load": (srv.SetLoad, _load),
-    "set_tcp_frame": (srv.SetTCPFrame, _tcp_frame),
-    "set_stiffness_frame": (srv.SetStiffnessFrame, _stiffness_frame),
-    "set_joint_stiffness": (srv.SetJointStiffness, _joint_stiffness),
-    "set_cartesian_stiffness": (srv.SetCartesianStiffness, _cartesian_stiffness),
+    "set_tcp_frame": (srv.SetTCPFrame, _transformation(RobotSetting.END_EFFECTOR)),
+    "set_stiffness_frame": (srv.SetStiffnessFrame, _transformation(RobotSetting.STIFFNESS_FRAME)),
+    "set_joint_stiffness": (srv.SetJointStiffness, _stiffness(RobotSetting.JOINT_STIFFNESS, _JOINT_STIFFNESS)),
+    "set_cartesian_stiffness": (
+        srv.SetCartesianStiffness, _stiffness(RobotSetting.CARTESIAN_STIFFNESS, _CARTESIAN_STIFFNESS),
+    ),
     "set_force_torque_collision_behavior": (srv.SetForceTorqueCollisionBehavior, _collision_behavior),
     "set_full_collision_behavior": (srv.SetFullCollisionBehavior, _full_collision_behavior),
-}
+}  # fmt: skip

@@ -11,7 +11,6 @@ from array import array
 from typing import Any
 
 import numpy as np
-from builtin_interfaces.msg import Time
 from franka_msgs.msg import FrankaRobotState
 from geometry_msgs.msg import Inertia, Vector3
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -27,11 +26,11 @@ from aiofranka_ros.model.fr3 import CYCLE
 from aiofranka_ros.model.kinematics import quaternion_from_matrix
 from aiofranka_ros.model.names import FR3, ArmNames
 from aiofranka_ros.ros.cdr import SerializedMessage
+from aiofranka_ros.ros.messages import header_of
 
 #: Names of the topic: this node's, and that of franka_ros2's broadcaster.
 TOPICS = ("~/robot_state", "franka_robot_state_broadcaster/robot_state")
 
-_NANOSECONDS = 1_000_000_000
 #: Shortest period in which the timer looks for new states [s].
 _SHORTEST_PERIOD = 0.002
 _ZEROS = array("d", [0.0] * 7)
@@ -39,14 +38,7 @@ _IDENTITY = np.eye(4).ravel()
 
 
 class RobotStateTopic:
-    """The publishers of the robot's whole state.
-
-    :param node: where to publish.
-    :param driver: the arm.
-    :param rate: how often to publish [Hz].
-    :param clock: of the timer.
-    :param names: names of joints and frames.
-    """
+    """The publishers of the robot's whole state, with ``rate`` [Hz]."""
 
     def __init__(self, node: LifecycleNode, driver: Driver, rate: float, clock: Clock, names: ArmNames) -> None:
         self._driver = driver
@@ -92,10 +84,7 @@ _CONTENT = np.dtype([*ROBOT_STATE.descr, ("quaternions", "f8", (len(_POSES), 4))
 
 
 class RobotStateMessage:
-    """The message, which is serialized again only if more than its numbers has changed.
-
-    :param names: names of joints and frames.
-    """
+    """The message, which is serialized again only if more than its numbers has changed."""
 
     def __init__(self, names: ArmNames = FR3) -> None:
         self._names = names
@@ -150,18 +139,14 @@ class RobotStateMessage:
         for part in self._in_end_effector:
             part.header.frame_id = self._names.flange if bare else self._names.hand_tcp
         message.robot_mode = int(state["robot_mode"])  # The same numbers as libfranka's.
-        for errors, name in (
-            (message.current_errors, "current_errors"),
-            (message.last_motion_errors, "last_motion_errors"),
-        ):
+        for name in ("current_errors", "last_motion_errors"):
             for error, flag in zip(ERROR_NAMES, state[name].tolist(), strict=True):
-                setattr(errors, error, flag)
+                setattr(getattr(message, name), error, flag)
 
     def _fill(self, state: Record) -> FrankaRobotState:
         """Set the numbers, and the stamp."""
         message, s = self._message, state
-        seconds, rest = divmod(int(s["stamp"]), _NANOSECONDS)
-        stamp = Time(sec=seconds, nanosec=rest)
+        stamp = header_of(s, self._names).stamp
         for header in self._headers:
             header.stamp = stamp
         joints = message.measured_joint_state

@@ -21,7 +21,7 @@ from aiofranka_ros.control.records import STATE
 from aiofranka_ros.kernels import Record
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.ros.cdr import SerializedMessage
-from aiofranka_ros.ros.messages import SnapshotMessage, control_frame, external_wrench, joint_state, measured_pose
+from aiofranka_ros.ros.messages import control_frame, external_wrench, joint_state, measured_pose, snapshot_message
 
 #: Shortest time between two messages on TF [s]: every process that listens to TF has to handle all of them.
 _TF_PERIOD = 0.01
@@ -32,9 +32,6 @@ class StateTopics:
 
     They publish while the node is inactive too, because an arm that is guided by hand is of interest; lifecycle
     publishers would not. A message is made only if there is a subscriber, because a target may be waiting.
-
-    :param node: where to publish.
-    :param names: names of joints and frames.
     """
 
     def __init__(self, node: LifecycleNode, names: ArmNames) -> None:
@@ -50,7 +47,6 @@ class StateTopics:
             topic(WrenchStamped, "~/external_wrench", qos_profile_sensor_data, external_wrench),
         ]
         self._snapshots = node.create_publisher(Float64MultiArray, "~/state", qos_profile_sensor_data)
-        self._snapshot = SnapshotMessage()
         # TF's own quality of service; a broadcaster of tf2_ros has the same.
         self._frames, self._frame = topic(
             TFMessage,
@@ -69,7 +65,7 @@ class StateTopics:
             if publisher.get_subscription_count() > 0:
                 publisher.publish(message.of(state))
         if self._snapshots.get_subscription_count() > 0:
-            self._snapshots.publish(self._snapshot.of(state, active))
+            self._snapshots.publish(snapshot_message(state, active))
         stamp = int(state["stamp"])
         # Never the same state twice: TF's listeners complain about repeated data.
         due = abs(stamp - self._frame_stamp) >= 0.9e9 * _TF_PERIOD

@@ -29,7 +29,7 @@ from aiofranka_ros.kernels import Record
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.node.admission import Admission
 from aiofranka_ros.node.frames import Frames
-from aiofranka_ros.ros.cdr import JointReader, JointValues, PoseValues, read_pose
+from aiofranka_ros.ros.cdr import JointValues, PoseValues, read_joints, read_pose
 from aiofranka_ros.ros.executor import with_info
 from aiofranka_ros.ros.messages import PoseTarget, by_joint, pose_target
 
@@ -41,31 +41,12 @@ LOG_PERIOD = 2.0
 _MOST_WAITING = 100
 
 
-class JointTarget(NamedTuple):
-    """A target of the modes impedance and pid.
-
-    :ivar q: joint positions [rad] (7,).
-    """
-
-    q: tuple[float, ...]
-
-
-class TorqueTarget(NamedTuple):
-    """A target of the mode torque.
-
-    :ivar tau: joint torques, gravity and Coriolis excluded as in libfranka [Nm] (7,).
-    """
-
-    tau: tuple[float, ...]
-
-
 class _Topic(NamedTuple):
     """One kind of target.
 
     :ivar name: after ``~/``.
     :ivar modes: names of the modes that use it.
-    :ivar read: reads a serialized message.
-    :ivar convert: makes its content into a target.
+    :ivar convert: makes what ``read`` found into a target, in the base or by joint.
     :ivar send: passes a target and its stamp on to the control process.
     """
 
@@ -77,11 +58,8 @@ class _Topic(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    """A target that waits for a transform.
+    """A target that waits for a transform until ``until`` [s, monotonic].
 
-    :ivar message: serialized.
-    :ivar info: rclpy's info about the message.
-    :ivar until: how long it may wait [s, monotonic].
     :ivar period: the control process and its ``mode_id`` when it arrived.
     """
 
@@ -97,12 +75,6 @@ class TargetTopics:
 
     They exist in every state of the node, so that a target for an inactive arm is answered in the log instead of
     ignored.
-
-    :param node: where to subscribe and log.
-    :param owner: the owner of the arm.
-    :param mover: controls the arm during moves and trajectories.
-    :param frames: converts poses in other frames.
-    :param names: names of the joints.
     """
 
     def __init__(self, node: LifecycleNode, owner: ArmOwner, mover: Mover, frames: Frames, names: ArmNames) -> None:
@@ -117,15 +89,18 @@ class TargetTopics:
         #: Number of targets passed on, since the node was started.
         self.accepted = 0
         self._limited_before = 0
-        self._newest: PoseTarget | JointTarget | TorqueTarget | None = None
+        self._newest: tuple[str, Any] = "", None  # Its topic and the target.
         self._logged: dict[tuple[str, str], float] = {}
         self._waiting: deque[_Waiting] = deque()
         self._admission = Admission(node, owner, mover)
         group = ReentrantCallbackGroup()  # Not the node's default group, whose callbacks can wait.
         for kind, topic in (
-            (PoseStamped, _Topic("ee_desired", ("osc",), read_pose, self._pose, _send_pose)),
-            (JointState, _Topic("q_desired", ("impedance", "pid"), JointReader().read, self._position, _send_joints)),
-            (JointState, _Topic("torque_desired", ("torque",), JointReader().read, self._torque, _send_torque)),
+            (PoseStamped, _Topic("ee_desired", ("osc",), read_pose, self._pose, _set_pose)),
+            (
+                JointState,
+                _Topic("q_desired", ("impedance", "pid"), read_joints, self._position, ControlClient.set_joints),
+            ),
+            (JointState, _Topic("torque_desired", ("torque",), read_joints, self._torque, ControlClient.set_torque)),
         ):
             callback = with_info(partial(self._on_message, topic))
             node.create_subscription(kind, f"~/{topic.name}", callback, TARGET_QOS, callback_group=group, raw=True)
@@ -176,7 +151,7 @@ class TargetTopics:
         else:
             topic.send(client, target, stamp)
             self._admission.accepted(topic.name, stamp, info)
-            self._newest = target
+            self._newest = topic.name, target
             self.accepted += 1
 
     def _refuse(self, topic: _Topic, error: InvalidTarget) -> None:
@@ -186,21 +161,21 @@ class TargetTopics:
     def _pose(self, content: PoseValues, client: ControlClient) -> PoseTarget:
         return self._frames.to_base(pose_target(content.numbers), content.frame, content.stamp, client)
 
-    def _position(self, content: JointValues, client: ControlClient) -> JointTarget:
-        return JointTarget(by_joint(content.name, content.position, "position", self._joints))
+    def _position(self, content: JointValues, client: ControlClient) -> tuple[float, ...]:
+        return by_joint(content.name, content.position, "position", self._joints)
 
-    def _torque(self, content: JointValues, client: ControlClient) -> TorqueTarget:
-        return TorqueTarget(by_joint(content.name, content.effort, "effort", self._joints))
+    def _torque(self, content: JointValues, client: ControlClient) -> tuple[float, ...]:
+        return by_joint(content.name, content.effort, "effort", self._joints)
 
     def _describe_limited(self, state: Record) -> tuple[str, str]:
         """The limits that a target exceeded, and a description, both judged by the newest target."""
-        target, distances = self._newest, []
-        if isinstance(target, PoseTarget):
+        (topic, target), distances = self._newest, []
+        if topic == "ee_desired":
             distance = float(np.linalg.norm(np.array(target.position) - state["ref_position"]))
             turn = 2.0 * np.arccos(min(1.0, abs(float(np.array(target.orientation) @ state["ref_orientation"]))))
             distances = [(distance, "m", "max_linear_step"), (turn, "rad", "max_angular_step")]
-        elif isinstance(target, JointTarget):
-            distances = [(float(np.abs(np.array(target.q) - state["ref_q"]).max()), "rad", "max_joint_step")]
+        elif topic == "q_desired":
+            distances = [(float(np.abs(np.array(target) - state["ref_q"]).max()), "rad", "max_joint_step")]
         exceeded = {
             name: f"{distance:.2f} {unit} away was limited to {name} ({self._owner.parameter(name):g} {unit})"
             for distance, unit, name in distances
@@ -218,13 +193,5 @@ class TargetTopics:
             self._node.get_logger().warning(message)
 
 
-def _send_pose(client: ControlClient, target: PoseTarget, stamp: int) -> None:
-    client.set_pose(target.position, target.orientation, stamp)
-
-
-def _send_joints(client: ControlClient, target: JointTarget, stamp: int) -> None:
-    client.set_joints(target.q, stamp)
-
-
-def _send_torque(client: ControlClient, target: TorqueTarget, stamp: int) -> None:
-    client.set_torque(target.tau, stamp)
+def _set_pose(client: ControlClient, target: PoseTarget, stamp: int) -> None:
+    client.set_pose(*target, stamp)

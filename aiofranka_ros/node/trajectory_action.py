@@ -48,14 +48,7 @@ _NANOSECONDS = 1e9
 
 
 class TrajectoryAction:
-    """The action ``follow_joint_trajectory`` and the topic ``joint_trajectory``.
-
-    :param node: where to subscribe and log.
-    :param actions: where to serve the action.
-    :param owner: what the node knows of the arm.
-    :param mover: moves the arm; other motions replace trajectories, and the other way round.
-    :param names: names of the joints.
-    """
+    """The action ``follow_joint_trajectory`` and the topic ``joint_trajectory``."""
 
     def __init__(self, node: LifecycleNode, actions: Actions, owner: ArmOwner, mover: Mover, names: ArmNames) -> None:
         self._node = node

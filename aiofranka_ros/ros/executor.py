@@ -14,19 +14,15 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from rclpy.client import Client
-from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor, TimeoutException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
-from rclpy.service import Service
 from rclpy.subscription import Subscription
 from rclpy.task import Task
-from rclpy.timer import Timer
-from rclpy.waitable import NumberOfEntities, Waitable
+from rclpy.waitable import NumberOfEntities
 
 #: How often callbacks that can wait have a turn [s]; services may be answered that much later.
 TURN_PERIOD = 0.01
@@ -37,27 +33,29 @@ _EVENTS_PERIOD = 1.0
 
 
 class _Entities:
-    """Parts of a node that share a wait set."""
+    """The urgent parts of a node, or those that can wait; they share a wait set.
 
-    def __init__(
-        self,
-        context: Context,
-        subscriptions: Sequence[Subscription],
-        timers: Sequence[Timer],
-        services: Sequence[Service] = (),
-        clients: Sequence[Client] = (),
-        waitables: Sequence[Waitable] = (),
-    ) -> None:
-        self.subscriptions, self.timers, self._services = subscriptions, timers, services
-        self._clients, self._waitables = clients, waitables
+    :param urgent: subscriptions and timers that are not in the node's default callback group; or else everything but
+        them.
+    """
+
+    def __init__(self, node: Node, *, urgent: bool) -> None:
+        group = node.default_callback_group
+        self.subscriptions = [one for one in node.subscriptions if (one.callback_group is not group) == urgent]
+        self.timers = [one for one in node.timers if (one.callback_group is not group) == urgent]
+        self._services = [] if urgent else list(node.services)
+        self._clients = [] if urgent else list(node.clients)
+        # Without events, see _EVENTS_PERIOD.
+        waitables = [] if urgent else node.waitables
+        self._waitables = [one for one in waitables if not one.get_num_entities().num_events]
         #: The subscriptions by their pointers, and how many arguments their callbacks take.
-        self.by_pointer = {one.handle.pointer: (one, _arguments(one.callback)) for one in subscriptions}
-        count = NumberOfEntities(len(subscriptions), 0, len(timers), len(clients), len(services))
-        for waitable in waitables:
+        self.by_pointer = {one.handle.pointer: (one, _arguments(one.callback)) for one in self.subscriptions}
+        count = NumberOfEntities(len(self.subscriptions), 0, len(self.timers), len(self._clients), len(self._services))
+        for waitable in self._waitables:
             count += waitable.get_num_entities()
         self._wait_set = rclpy_implementation.WaitSet(
             count.num_subscriptions, count.num_guard_conditions, count.num_timers, count.num_clients,
-            count.num_services, count.num_events, context.handle,
+            count.num_services, count.num_events, node.context.handle,
         )  # fmt: skip
 
     def wait(self, timeout: float) -> tuple[list[int], list[int]]:
@@ -149,24 +147,8 @@ class UrgentFirstExecutor(SingleThreadedExecutor):
     def _look(self) -> None:
         """Find out what the node has now: waiting for a destroyed entity would fail."""
         self._changed = False
-        node = self._node
-        group = node.default_callback_group
-
-        def urgent(entity: Subscription | Timer) -> bool:
-            return entity.callback_group is not group
-
-        subscriptions, timers = list(node.subscriptions), list(node.timers)
-        self._urgent = _Entities(
-            node.context, [one for one in subscriptions if urgent(one)], [one for one in timers if urgent(one)]
-        )
-        self._patient = _Entities(
-            node.context,
-            [one for one in subscriptions if not urgent(one)],
-            [one for one in timers if not urgent(one)],
-            list(node.services),
-            list(node.clients),
-            [one for one in node.waitables if not one.get_num_entities().num_events],
-        )
+        self._urgent = _Entities(self._node, urgent=True)
+        self._patient = _Entities(self._node, urgent=False)
 
     def _any_ready(self) -> bool:
         if self._changed:

@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import itertools
 import math
+from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Pose, PoseStamped, TransformStamped, WrenchStamped
-from rclpy.serialization import serialize_message
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Header
+from std_msgs.msg import Float64MultiArray, Header, MultiArrayDimension, MultiArrayLayout
 
 from aiofranka_ros.control.snapshot import Snapshot
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.kernels import Array, Numbers, Record
 from aiofranka_ros.model.kinematics import pose_matrix, quaternion_from_matrix
 from aiofranka_ros.model.names import FR3, ArmNames
-from aiofranka_ros.ros.cdr import NANOSECONDS, numbers_message, read_numbers
+from aiofranka_ros.ros.cdr import NANOSECONDS, read_numbers
 
 #: Largest deviation of a quaternion's norm from 1 that counts as rounding and is normalised away.
 QUATERNION_TOLERANCE = 0.01
@@ -208,45 +208,26 @@ def pose_stamped(pose: Array, stamp: Time, frame: str) -> PoseStamped:
     return PoseStamped(header=Header(stamp=stamp, frame_id=frame), pose=pose_message(pose))
 
 
-class SnapshotMessage:
-    """Everything that a policy needs from one instant, in one message: see :data:`SNAPSHOT_FIELDS`."""
+def snapshot_message(state: Record, active: bool) -> Float64MultiArray:
+    """Everything that a policy needs from one instant, in one message: see :data:`SNAPSHOT_FIELDS`.
 
-    def __init__(self) -> None:
-        count = _SNAPSHOT_ENDS[-1]
-        self._message = bytearray(serialize_message(numbers_message(SNAPSHOT_FIELDS, np.zeros(count))))
-        #: The numbers in it, which come last.
-        self._numbers = np.frombuffer(self._message, offset=len(self._message) - 8 * count)
-
-    def of(self, state: Record, active: bool) -> bytes:
-        """The message of ``state``, ready to publish.
-
-        :param active: whether the arm is under torque control.
-        """
-        seconds, rest = divmod(int(state["stamp"]), NANOSECONDS)
-        matrices = (state[name].ravel() for name in ("tcp", "jacobian", "mass"))
-        np.concatenate(((active, seconds, rest), state["q"], state["dq"], state["tau"], *matrices), out=self._numbers)
-        return bytes(self._message)
+    :param active: whether the arm is under torque control.
+    """
+    matrices = (state[name].ravel() for name in ("tcp", "jacobian", "mass"))
+    time = divmod(int(state["stamp"]), NANOSECONDS)
+    numbers = np.concatenate(((active, *time), state["q"], state["dq"], state["tau"], *matrices))
+    dimension = MultiArrayDimension(label=SNAPSHOT_FIELDS, size=len(numbers), stride=len(numbers))
+    return Float64MultiArray(layout=MultiArrayLayout(dim=[dimension]), data=array("d", numbers.tobytes()))
 
 
 def read_snapshot(data: bytes) -> tuple[Snapshot, bool]:
-    """The content of a serialized :class:`SnapshotMessage`: the snapshot, and whether the arm is active.
+    """The content of a serialized :func:`snapshot_message`: the snapshot, and whether the arm is active.
 
     :raises InvalidTarget: the message is of another kind.
     """
-    numbers = read_numbers(data, SNAPSHOT_FIELDS, _SNAPSHOT_ENDS[-1])
+    numbers = read_numbers(data, _SNAPSHOT_ENDS[-1])
     _require_finite("its time", numbers[:3].tolist())
-    (active, seconds, rest), q, dq, tau, ee, jacobian, mass = (
-        numbers[begin:end] for begin, end in itertools.pairwise((0, *_SNAPSHOT_ENDS))
-    )
-    return (
-        Snapshot(
-            stamp=int(seconds) * NANOSECONDS + int(rest),
-            q=q,
-            dq=dq,
-            ee=ee.reshape(4, 4),
-            jacobian=jacobian.reshape(6, 7),
-            mass=mass.reshape(7, 7),
-            tau=tau,
-        ),
-        bool(active),
-    )
+    (active, seconds, rest), q, dq, tau, ee, jacobian, mass = np.split(numbers, _SNAPSHOT_ENDS[:-1])
+    stamp = int(seconds) * NANOSECONDS + int(rest)
+    shaped = {"ee": ee.reshape(4, 4), "jacobian": jacobian.reshape(6, 7), "mass": mass.reshape(7, 7)}
+    return Snapshot(stamp=stamp, q=q, dq=dq, tau=tau, **shaped), bool(active)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any
 
 import rclpy
 from rclpy.exceptions import ParameterException
@@ -20,28 +20,18 @@ from aiofranka_ros.processes import StopRequest
 _LAST_RESULTS = 0.8
 
 
-class Closable(Protocol):
-    """A node that can be run."""
-
-    def close(self) -> None:
-        """Leave the graph."""
-
-
-RunnableNode = TypeVar("RunnableNode", bound=Closable)
-
-
 def run(
     name: str,
-    create: Callable[[StopRequest], RunnableNode],
-    spin: Callable[[RunnableNode, StopRequest], None],
+    create: Callable[[StopRequest], Any],
+    spin: Callable[[Any, StopRequest], None],
     arguments: Sequence[str] | None,
 ) -> int:
     """Run a node until Ctrl-C or SIGTERM.
 
     :param name: of the node, for the log if it could not be created.
-    :param create: creates the node.
+    :param create: creates the node, which has a method ``close``.
     :param spin: runs it until a stop is requested.
-    :param arguments: those of the command line; ``None``: this process's.
+    :param arguments: from the command line; ``None``: this process's.
     :returns: exit status: 0 after a signal, 1 if the node could not start or failed.
     """
     stop = StopRequest()
