@@ -251,10 +251,11 @@ def test_a_killed_control_process_is_noticed_and_can_be_replaced(arm):
 def test_a_stopped_control_process_is_noticed_and_killed(arm):
     with connected(arm) as client:
         client.activate()
-        os.kill(client.pid, signal.SIGSTOP)
+        pid = client.pid
+        os.kill(pid, signal.SIGSTOP)
         with pytest.raises(ControlProcessDied, match="stopped by a signal"):
             wait_for(client, lambda: False)
-        assert client.pid is not None and not os.path.exists(f"/proc/{client.pid}")
+    assert not os.path.exists(f"/proc/{pid}")
 
 
 def test_a_motion_pauses_while_the_heartbeat_is_late_and_then_continues(client):

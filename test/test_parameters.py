@@ -90,7 +90,7 @@ def test_every_field_that_a_parameter_sets_exists_and_has_its_size() -> None:
 
 
 def test_the_modes_are_those_of_the_control_process() -> None:
-    assert sorted(BY_NAME["mode"].choices) == sorted(Mode.names())
+    assert sorted(BY_NAME["mode"].choices) == sorted(mode.name.lower() for mode in Mode)
 
 
 @pytest.mark.parametrize(

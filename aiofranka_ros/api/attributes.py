@@ -102,7 +102,7 @@ class TargetAttribute:
         controller._check()
         if controller._moves:
             raise InvalidTarget(f"{name} is refused during a move: await or cancel the move", reason="during a move")
-        if Mode.parse(controller.type) not in self._modes:
+        if Mode[controller.type.upper()] not in self._modes:
             remedy = " or ".join(f"controller.switch({mode.name.lower()!r})" for mode in self._modes)
             message = f"{name} is not a target of mode {controller.type}: {remedy} first"
             raise InvalidTarget(message, reason="another mode")

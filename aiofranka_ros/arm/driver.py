@@ -28,23 +28,15 @@ _log = logging.getLogger(__name__)
 
 
 class Driver:
-    """One arm and the processes that drive it.
-
-    :param settings: the settings of the arm; :meth:`~aiofranka_ros.arm.settings.ArmSettings.apply` sends changes.
-    """
+    """One arm and the processes that drive it."""
 
     def __init__(self, settings: ArmSettings) -> None:
         self._settings = settings
-        #: The control process; ``None`` if the arm is not configured.
-        self.client: ControlClient | None = None
-        #: Address of the connected arm, also a simulated one; empty if none is connected.
-        self.address = ""
-        #: CPU that only the control process uses; ``None`` if it may run on any.
-        self.cpu: int | None = None
-        #: Versions of libfranka and its protocol, once they are known.
-        self.versions: dict[str, Any] = {}
-        #: Whether the arm is under torque control.
-        self.active = False
+        self.client: ControlClient | None = None  #: the control process; ``None`` if the arm is not configured
+        self.address = ""  #: of the connected arm, also a simulated one; empty if none is connected
+        self.cpu: int | None = None  #: CPU that only the control process uses; ``None`` if it may run on any
+        self.versions: dict[str, Any] = {}  #: of libfranka and its protocol, once they are known
+        self.active = False  #: whether the arm is under torque control
         self._arm: SimulatedArm | None = None
 
     @property
@@ -67,8 +59,12 @@ class Driver:
         self.client = client = ControlClient(priority=self._settings["realtime_priority"])
         try:
             if address == "sim":
-                address = self._start_both(client)
-                cpu = cpu_for(address) if cpu is None else cpu
+                self._arm = arm = SimulatedArm()
+                with ThreadPoolExecutor(1, "simulated-arm") as pool:  # Each of the two takes seconds to start.
+                    started = pool.submit(arm.start)
+                    client.start()
+                started.result()
+                address, cpu = arm.host, cpu_for(arm.host) if cpu is None else cpu
             else:
                 client.start()
             limit_checks.load_kernels()
@@ -78,8 +74,7 @@ class Driver:
         except BaseException:
             self.release()
             raise
-        self.address = address
-        self.cpu = answer["cpu"]
+        self.address, self.cpu = address, answer["cpu"]
         self.versions = {"libfranka": answer["library_version"], "FCI protocol": answer["protocol_version"]}
         _log.info("connected to the robot at %s, libfranka %s", address, answer["library_version"])
 
@@ -89,9 +84,7 @@ class Driver:
         An arm that is not connected, or was lost since, is connected first.
 
         :returns: whether a reflex was cleared.
-        :raises CommandRefused: the robot did not allow it.
-        :raises ControlStopped: it stopped at once.
-        :raises FrankaError: it could not be connected, see :meth:`configure`.
+        :raises FrankaError: see :meth:`configure` and :meth:`.ControlClient.activate`.
         """
         if self.client is not None:
             try:
@@ -113,12 +106,7 @@ class Driver:
         return recovered
 
     def set_robot(self, setting: RobotSetting, *values: Any) -> None:
-        """Set something in the robot itself; only while it is configured and not active.
-
-        :raises CommandRefused: the robot does not accept it.
-        :raises ConnectionFailed: the connection was lost.
-        :raises ControlProcessDied: there is no control process.
-        """
+        """Set something in the robot itself, see :meth:`.ControlClient.set_robot`."""
         client = self._require_client()
         client.set_robot(setting, *values)
         self._settings.follow_robot(client)  # ``setting`` may be the end effector.
@@ -135,13 +123,10 @@ class Driver:
 
     def release(self) -> None:
         """End the control process, which stops the arm first, and the simulated arm; idempotent."""
-        self.active = False
-        self.address = ""
-        self.cpu = None
-        client, self.client = self.client, None
+        self.active, self.address, self.cpu = False, "", None
+        client, arm, self.client, self._arm = self.client, self._arm, None, None
         if client is not None:
             client.close()
-        arm, self._arm = self._arm, None
         if arm is not None:
             arm.close()
 
@@ -150,18 +135,6 @@ class Driver:
         if self._arm is not None and not self._arm.alive and isinstance(error, ConnectionFailed):
             return ConnectionFailed("the simulated arm died")
         return error
-
-    def _start_both(self, client: ControlClient) -> str:
-        """Start the simulated arm and the control process at the same time, because each takes seconds.
-
-        :returns: the simulated arm's address.
-        """
-        self._arm = SimulatedArm()
-        with ThreadPoolExecutor(1, "simulated-arm") as pool:
-            started = pool.submit(self._arm.start)
-            client.start()
-        started.result()
-        return self._arm.host
 
     def _require_client(self) -> ControlClient:
         if self.client is None:

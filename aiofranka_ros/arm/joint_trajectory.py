@@ -29,19 +29,12 @@ from aiofranka_ros.control.law.motion import Motion
 from aiofranka_ros.control.records import MAX_SEGMENTS
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.kernels import Array
-from aiofranka_ros.model.fr3 import (
-    ACCELERATION_LIMIT,
-    CYCLE,
-    JOINT_NAMES,
-    POSITION_LOWER,
-    POSITION_UPPER,
-    VELOCITY_LIMIT,
-)
+from aiofranka_ros.model import fr3
 
 #: A trajectory that ends faster than this [rad/s] does not end at rest.
 _REST_VELOCITY = 1e-3
 #: Points that follow another one within less are left out [s]: half a cycle of the arm.
-_CLOSEST = 0.5 * CYCLE
+_CLOSEST = 0.5 * fr3.CYCLE
 #: An arm next to a trajectory that has begun is led onto it in at least this time [s]...
 _SHORTEST_ENTRY = 0.1
 #: ...and at most in this.
@@ -67,7 +60,7 @@ class JointTrajectory:
     q: Array  #: positions [rad] (n, 7)
     dq: Array | None = None  #: velocities [rad/s] (n, 7); ``None``: not given
     ddq: Array | None = None  #: accelerations [rad/s²] (n, 7); ``None``: not given. Used only together with velocities
-    joints: Sequence[str] = JOINT_NAMES  #: names of the joints, for messages
+    joints: Sequence[str] = fr3.JOINT_NAMES  #: names of the joints, for messages
 
     def check(self) -> None:
         """Refuse what is wrong wherever the arm is; :func:`join` checks the limits between the points.
@@ -93,11 +86,11 @@ class JointTrajectory:
                 f"{self.times[late + 1]:g} s",
                 reason="wrong times",
             )
-        outside = (self.q < POSITION_LOWER - POSITION_TOLERANCE) | (self.q > POSITION_UPPER + POSITION_TOLERANCE)
+        outside = np.maximum(fr3.POSITION_LOWER - self.q, self.q - fr3.POSITION_UPPER) > POSITION_TOLERANCE
         for point, joint in np.argwhere(outside)[:1]:
             raise InvalidTarget(
                 f"{self.joints[joint]} = {self.q[point, joint]:.4f} rad at point {point} is outside "
-                f"[{POSITION_LOWER[joint]:.4f}, {POSITION_UPPER[joint]:.4f}]",
+                f"[{fr3.POSITION_LOWER[joint]:.4f}, {fr3.POSITION_UPPER[joint]:.4f}]",
                 reason="outside the joint limits",
             )
         if self.dq is not None and np.abs(self.dq[-1]).max() > _REST_VELOCITY:
@@ -135,7 +128,7 @@ def join(trajectory: JointTrajectory, before: Motion | ArmState, age: float) -> 
     else:
         state, rest = ArmState(*before.at(wait)), before
     points = _apart(trajectory)
-    if points.times[0] > begin + CYCLE:
+    if points.times[0] > begin + fr3.CYCLE:
         motion = _polynomials(
             np.concatenate([[begin], points.times]) - begin,
             np.concatenate([[state.q], points.q]),
@@ -166,7 +159,7 @@ def fit(trajectory: JointTrajectory) -> Motion:
 def remainder(motion: Motion, time: float) -> Motion:
     """What is left of ``motion`` after ``time`` [s]; at its end, if nothing is."""
     left = motion.duration - time
-    if left <= CYCLE:
+    if left <= fr3.CYCLE:
         return _still(motion.goal)
     knots = _knots(left, motion.times - time)
     return Motion(knots, _pieces(motion, knots + time))
@@ -175,7 +168,7 @@ def remainder(motion: Motion, time: float) -> Motion:
 def _still(q: Array) -> Motion:
     coefficients = np.zeros((1, 7, 6))
     coefficients[0, :, 0] = q
-    return Motion(np.array([0.0, CYCLE]), coefficients)
+    return Motion(np.array([0.0, fr3.CYCLE]), coefficients)
 
 
 def _apart(trajectory: JointTrajectory) -> JointTrajectory:
@@ -243,11 +236,11 @@ def _enter(path: Motion, state: ArmState, late: float, begin: float, joints: Seq
     check_robot_limits(path, 0.0, begin, joints)
     there = ArmState(*path.at(0.0))
     offset, rate = state.q - there.q, state.dq - there.dq
-    gentle = 0.5 * ACCELERATION_LIMIT
+    gentle = 0.5 * fr3.ACCELERATION_LIMIT
     duration = max(
         _SHORTEST_ENTRY,
         float(np.sqrt(_QUINTIC_ACCELERATION * np.abs(offset) / gentle).max()),
-        float((_QUINTIC_VELOCITY * np.abs(offset) / (0.5 * VELOCITY_LIMIT)).max()),
+        float((_QUINTIC_VELOCITY * np.abs(offset) / (0.5 * fr3.VELOCITY_LIMIT)).max()),
         float((_QUINTIC_BRAKING * np.abs(rate) / gentle).max()),
     )
     q, dq, ddq = (np.array([value, np.zeros(7)]) for value in (offset, rate, state.ddq - there.ddq))
@@ -304,7 +297,7 @@ def _thinned(motion: Motion, joints: Sequence[str]) -> Motion:
     if count <= MAX_SEGMENTS:
         return motion
     kept = np.round(np.linspace(0, count, MAX_SEGMENTS + 1)).astype(int)
-    after = _pieces(motion, np.append(motion.times, motion.duration + CYCLE))
+    after = _pieces(motion, np.append(motion.times, motion.duration + fr3.CYCLE))
     q, dq, ddq = after[..., 0], after[..., 1], 2.0 * after[..., 2]
     # Accelerations may jump at a knot: take the mean of both sides.
     s = np.diff(motion.times)[:, np.newaxis, np.newaxis] ** np.arange(4)

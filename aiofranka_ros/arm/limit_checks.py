@@ -13,14 +13,7 @@ import numpy as np
 from aiofranka_ros.control.law.motion import Motion, evaluate
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.kernels import Array, kernel
-from aiofranka_ros.model.fr3 import (
-    ACCELERATION_LIMIT,
-    CYCLE,
-    HOME,
-    POSITION_LOWER,
-    POSITION_UPPER,
-    velocity_envelope,
-)
+from aiofranka_ros.model import fr3
 from aiofranka_ros.model.kinematics import forward
 
 #: What counts as rounding beyond a position limit [rad] or workspace limit [m]...
@@ -55,8 +48,9 @@ def check_robot_limits(motion: Motion, begin: float, offset: float, joints: Sequ
     worst, when = worst_excess(motion, begin)
     first = motion.at(begin)[0]
     # An arm that begins outside has to be able to come back.
-    allowed = np.maximum(0.0, np.maximum(POSITION_LOWER - first, first - POSITION_UPPER)) + POSITION_TOLERANCE
-    excess = worst - np.array([allowed, np.full(7, VELOCITY_TOLERANCE), ACCELERATION_LIMIT + _ACCELERATION_TOLERANCE])
+    allowed = np.maximum(0.0, np.maximum(fr3.POSITION_LOWER - first, first - fr3.POSITION_UPPER)) + POSITION_TOLERANCE
+    fastest = fr3.ACCELERATION_LIMIT + _ACCELERATION_TOLERANCE
+    excess = worst - np.array([allowed, np.full(7, VELOCITY_TOLERANCE), fastest])
     for kind, _ in np.argwhere(excess > 0.0)[:1]:
         joint = int(excess[kind].argmax())
         q, dq, _ = motion.at(when[kind, joint])
@@ -65,8 +59,8 @@ def check_robot_limits(motion: Motion, begin: float, offset: float, joints: Sequ
             (f"{name} would be at {q[joint]:.4f} rad, {value:.4f} rad beyond its limit", "outside the joint limits"),
             (f"{name} would move at {dq[joint]:.2f} rad/s, {value:.2f} rad/s faster than the robot allows there",
              "too fast"),
-            (f"{name} would have to accelerate with {value:.1f} rad/s^2; its limit is {ACCELERATION_LIMIT[joint]:g}",
-             "too much acceleration"),
+            (f"{name} would have to accelerate with {value:.1f} rad/s^2; its limit is "
+             f"{fr3.ACCELERATION_LIMIT[joint]:g}", "too much acceleration"),
         )[kind]  # fmt: skip
         raise InvalidTarget(f"{message} (at {when[kind, joint] + offset:.2f} s)", reason=reason)
 
@@ -78,8 +72,7 @@ def worst_excess(motion: Motion, begin: float = 0.0, share: float = 1.0) -> tupl
     :returns: the largest distance beyond a position limit [rad], velocity beyond the limit [rad/s] and acceleration
         [rad/s²], all at least 0, (3, 7); and their times [s] (3, 7).
     """
-    worst, when = np.zeros((3, 7)), np.zeros((3, 7))
-    _survey(motion.times, motion.coefficients, begin, share, worst, when)
+    worst, when = _survey(motion.times, motion.coefficients, begin, share)
     return worst, when
 
 
@@ -96,15 +89,11 @@ def check_set_limits(
     :raises InvalidTarget: it names the joint or coordinate, its value, the time and the limit.
     """
     # The arm's own limits are checked elsewhere, and better: a motion may brake beyond where it begins.
-    lower = np.where(joint_lower > POSITION_LOWER, joint_lower, -np.inf)
-    upper = np.where(joint_upper < POSITION_UPPER, joint_upper, np.inf)
-    found = np.empty(3)
-    index = _first_outside(
-        motion.times, motion.coefficients, flange_to_tcp,
-        np.concatenate((lower, workspace_lower)), np.concatenate((upper, workspace_upper)), found,
-    )  # fmt: skip
+    lower = np.where(joint_lower > fr3.POSITION_LOWER, joint_lower, -np.inf)
+    upper = np.where(joint_upper < fr3.POSITION_UPPER, joint_upper, np.inf)
+    lower, upper = np.concatenate((lower, workspace_lower)), np.concatenate((upper, workspace_upper))
+    index, time, value, limit = _first_outside(motion.times, motion.coefficients, flange_to_tcp, lower, upper)
     if index >= 0:
-        time, value, limit = found
         is_joint, side = index < 7, "lower" if value < limit else "upper"
         what, unit = (joints[index], "rad") if is_joint else (f"{'xyz'[index - 7]} of the control frame", "m")
         raise InvalidTarget(
@@ -120,15 +109,16 @@ def load_kernels() -> None:
     Compiling them later, while the arm is active, would delay the heartbeat that the control process waits for.
     """
     coefficients = np.zeros((1, 7, 6))
-    coefficients[0, :, 0] = HOME
-    motion, far = Motion(np.array([0.0, CYCLE]), coefficients), np.full(7, 1e3)
+    coefficients[0, :, 0] = fr3.HOME
+    motion, far = Motion(np.array([0.0, fr3.CYCLE]), coefficients), np.full(7, 1e3)
     check_robot_limits(motion, 0.0, 0.0, "1234567")
     check_set_limits(motion, np.eye(4), -far, far, -far[:3], far[:3], "1234567")
 
 
 @kernel
-def _survey(times: Array, coefficients: Array, begin: float, share: float, worst: Array, when: Array) -> None:
-    """Fill ``worst`` and ``when`` (3, 7), see :func:`worst_excess`."""
+def _survey(times: Array, coefficients: Array, begin: float, share: float) -> tuple[Array, Array]:
+    """See :func:`worst_excess`."""
+    worst, when = np.zeros((3, 7)), np.zeros((3, 7))
     q, dq, values = np.empty(7), np.empty(7), np.empty((3, 7))
     low, high = np.empty(7), np.empty(7)
     for k in range(len(times) - 1):
@@ -144,24 +134,24 @@ def _survey(times: Array, coefficients: Array, begin: float, share: float, worst
                 q[i] = c[0] + s * (c[1] + s * (c[2] + s * (c[3] + s * (c[4] + s * c[5]))))
                 dq[i] = c[1] + s * (2.0 * c[2] + s * (3.0 * c[3] + s * (4.0 * c[4] + s * 5.0 * c[5])))
                 values[2, i] = abs(2.0 * c[2] + s * (6.0 * c[3] + s * (12.0 * c[4] + s * 20.0 * c[5])))
-            velocity_envelope(q, low, high)
+            fr3.velocity_envelope(q, low, high)
             for i in range(7):
-                values[0, i] = max(POSITION_LOWER[i] - q[i], q[i] - POSITION_UPPER[i])
+                values[0, i] = max(fr3.POSITION_LOWER[i] - q[i], q[i] - fr3.POSITION_UPPER[i])
                 values[1, i] = max(share * low[i] - dq[i], dq[i] - share * high[i])
                 for kind in range(3):
                     if values[kind, i] > worst[kind, i]:
                         worst[kind, i] = values[kind, i]
                         when[kind, i] = times[k] + s
+    return worst, when
 
 
 @kernel
 def _first_outside(
-    times: Array, coefficients: Array, flange_to_tcp: Array, lower: Array, upper: Array, found: Array
-) -> int:
+    times: Array, coefficients: Array, flange_to_tcp: Array, lower: Array, upper: Array
+) -> tuple[int, float, float, float]:
     """Where a motion first leaves limits of the joints and of x, y, z of the control frame (10,).
 
-    :param found: filled with the time [s], the joint position or coordinate, and the limit, (3,).
-    :returns: index of the limit, or -1.
+    :returns: index of the limit, or -1; the time [s], the joint position or coordinate, and the limit.
     """
     q, dq, ddq, values = np.empty(7), np.empty(7), np.empty(7), np.empty(10)
     flange, tcp, jacobian = np.empty((4, 4)), np.empty((4, 4)), np.empty((6, 7))
@@ -180,6 +170,5 @@ def _first_outside(
                     lower[i] = min(lower[i], values[i]) - POSITION_TOLERANCE
                     upper[i] = max(upper[i], values[i]) + POSITION_TOLERANCE
                 if values[i] < lower[i] or values[i] > upper[i]:
-                    found[0], found[1], found[2] = time, values[i], lower[i] if values[i] < lower[i] else upper[i]
-                    return i
-    return -1
+                    return i, time, values[i], lower[i] if values[i] < lower[i] else upper[i]
+    return -1, 0.0, 0.0, 0.0

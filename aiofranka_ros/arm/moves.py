@@ -72,15 +72,12 @@ _Task = TypeVar("_Task", bound=Task)
 
 @dataclass(frozen=True)
 class Plan(Generic[_Task]):
-    """A task and the motion that was planned for it.
-
-    :ivar departure: the state from which the motion begins.
-    :ivar limits: the limits of joints and workspace that it keeps to, and the control frame that it holds for.
-    """
+    """A task and the motion that was planned for it."""
 
     task: _Task
     motion: Motion
-    departure: Departure
+    departure: Departure  #: the state from which the motion begins
+    #: the limits of joints and workspace that it keeps to, and the control frame that it holds for
     limits: tuple[Array, ...]
 
     def holds(self, departure: Departure, limits: tuple[Array, ...]) -> bool:
@@ -96,20 +93,15 @@ class Plan(Generic[_Task]):
 
 @dataclass
 class _Run:
-    """A task that is pursued.
-
-    :ivar number: number of the motion in the control process.
-    :ivar owner: the client or interface that asked for it.
-    :ivar interrupted: why it must stop; empty: it continues.
-    """
+    """A task that is pursued."""
 
     task: Task
     motion: Motion
-    number: int
-    owner: str
+    number: int  #: number of the motion in the control process
+    owner: str  #: the client or interface that asked for it
     cancelled: Callable[[], bool]
     replaced: bool = False
-    interrupted: str = ""
+    interrupted: str = ""  #: why it must stop; empty: it continues
 
 
 class Mover:
@@ -225,10 +217,7 @@ class Mover:
         return Departure(ArmState(state["ref_q"].copy(), state["ref_dq"].copy(), state["ref_ddq"].copy()))
 
     async def _until_done(self, run: _Run, on_tick: Callable[[Record], None]) -> None:
-        """Wait for the motion's end.
-
-        :raises MoveFailed, MoveCancelled: it was not reached.
-        """
+        """Wait for the motion's end; ``MoveFailed`` or ``MoveCancelled`` if it was not reached."""
         seen = time.monotonic()
         while True:
             state = await self._next_state(run)
@@ -251,10 +240,7 @@ class Mover:
                 raise PathViolated(f"left the path: {violations}")
 
     async def _until_settled(self, run: _Run, on_tick: Callable[[Record], None]) -> None:
-        """Wait until the arm has arrived.
-
-        :raises MoveFailed, MoveCancelled: it did not arrive.
-        """
+        """Wait until the arm has arrived; ``MoveFailed`` or ``MoveCancelled`` if it did not."""
         limit = time.monotonic() + run.task.settle_time
         while True:
             state = await self._next_state(run)
@@ -266,10 +252,7 @@ class Mover:
             on_tick(state)
 
     async def _next_state(self, run: _Run) -> Record:
-        """The state at the next tick, if the task still runs then.
-
-        :raises MoveFailed, MoveCancelled: it does not.
-        """
+        """The state at the next tick; ``MoveFailed`` or ``MoveCancelled`` if the task no longer runs then."""
         client = await self._client_at_next_tick()
         if run.cancelled():
             await self._stop(run)
@@ -290,22 +273,15 @@ class Mover:
         return client
 
     async def _stop(self, run: _Run) -> None:
-        """Slow the motion down on its path, and wait until the arm has stopped.
-
-        :raises MoveFailed: it did not stop, or something else happened to it.
-        """
+        """Slow the motion down on its path, and wait until the arm has stopped; ``MoveFailed`` if it does not."""
         client = self._owner.active_client
         limit = time.monotonic() + _STOP_TIMEOUT
         if client is not None and not run.replaced:
             client.stop_motion(run.number)
         while not run.replaced:
             state = (await self._client_at_next_tick()).state()
-            over = state["motion_id"] == run.number and state["motion_status"] in (
-                MotionStatus.STOPPED,
-                MotionStatus.DONE,
-                MotionStatus.REFUSED,
-            )
-            if over and np.abs(state["dq"]).max() < REST_VELOCITY:
+            over = state["motion_status"] in (MotionStatus.STOPPED, MotionStatus.DONE, MotionStatus.REFUSED)
+            if state["motion_id"] == run.number and over and np.abs(state["dq"]).max() < REST_VELOCITY:
                 return
             if time.monotonic() > limit:
                 raise MoveFailed("cancelled, but the arm did not stop")
@@ -322,10 +298,8 @@ class Mover:
             with contextlib.suppress(MoveFailed):  # Without an active arm there is nothing to wait for.
                 while not run.replaced and time.monotonic() < limit:
                     state = (await self._client_at_next_tick()).state()
-                    if state["motion_id"] == run.number and state["motion_status"] in (
-                        MotionStatus.NONE,
-                        MotionStatus.REFUSED,
-                    ):
+                    free = state["motion_status"] in (MotionStatus.NONE, MotionStatus.REFUSED)
+                    if state["motion_id"] == run.number and free:
                         break
         if self._run is run:
             self._run = None

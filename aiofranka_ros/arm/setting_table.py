@@ -15,14 +15,7 @@ import numpy as np
 
 from aiofranka_ros.control.realtime import PRIORITY
 from aiofranka_ros.kernels import Array
-from aiofranka_ros.model.fr3 import (
-    ACCELERATION_LIMIT,
-    POSITION_LOWER,
-    POSITION_UPPER,
-    TORQUE_LIMIT,
-    TORQUE_RATE_LIMIT,
-    VELOCITY_LIMIT,
-)
+from aiofranka_ros.model import fr3
 from aiofranka_ros.model.names import TCP_FRAME
 from aiofranka_ros.setting import Effect, Setting, Stage
 
@@ -64,7 +57,9 @@ _command = partial(Setting, effect=Effect.COMMAND)
 _law = partial(Setting, effect=Effect.LAW)
 _frame = partial(Setting, effect=Effect.FRAME)
 _collision = partial(Setting, low=0.1, high=100.0, locked_from=Stage.ACTIVE, effect=Effect.COLLISION)
-_position = partial(_command, low=_joints(POSITION_LOWER), high=_joints(POSITION_UPPER), source=_LIMITS)
+_position = partial(
+    _command, unit="rad", low=_joints(fr3.POSITION_LOWER), high=_joints(fr3.POSITION_UPPER), source=_LIMITS
+)
 _workspace = partial(_command, low=-_FAR, high=_FAR, source=_UNLIMITED)
 
 SETTINGS: tuple[Setting, ...] = (
@@ -94,7 +89,7 @@ SETTINGS: tuple[Setting, ...] = (
     _law("ki", (50.0, 50.0, 50.0, 50.0, 20.0, 10.0, 5.0), "Integral gain in mode pid.",
          "Nm/(rad s)", 0.0, 1000.0, source="a tenth of kp per second, so that the integral stays slower than the arm"),
     _law("integral_limit", (5.0, 5.0, 5.0, 5.0, 1.5, 1.5, 1.5), "Largest integral torque in mode pid.",
-         "Nm", 0.0, _joints(TORQUE_LIMIT), source="a few times the joints' friction"),
+         "Nm", 0.0, _joints(fr3.TORQUE_LIMIT), source="a few times the joints' friction"),
     # Operational space.
     _law("ee_kp", _EE_KP, "Stiffness of the control frame in mode osc, translation then rotation.",
          "1/s^2", 0.0, _MAX_STIFFNESS, source="compliant: natural frequencies of 20 and 32 rad/s"),
@@ -113,16 +108,16 @@ SETTINGS: tuple[Setting, ...] = (
            "Control frame in the flange, x y z and qx qy qz qw; used if tcp_from_robot is false.",
            "m and 1", (-2.0,) * 3 + (-1.01,) * 4, (2.0,) * 3 + (1.01,) * 4),
     # Limits of every torque.
-    _command("torque_limit", _joints(TORQUE_LIMIT),
+    _command("torque_limit", _joints(fr3.TORQUE_LIMIT),
              "Largest commanded torque, without gravity; exceeded only to brake a joint in time.",
-             "Nm", 0.0, _joints(TORQUE_LIMIT), source="FR3 URDF"),
+             "Nm", 0.0, _joints(fr3.TORQUE_LIMIT), source="FR3 URDF"),
     _command("torque_diff_limit", 990.0,
              "Largest change of the commanded torque; exceeded only to brake a joint in time.",
-             "Nm/s", 1.0, TORQUE_RATE_LIMIT - 1.0, field="torque_rate_limit",
+             "Nm/s", 1.0, fr3.TORQUE_RATE_LIMIT - 1.0, field="torque_rate_limit",
              source="1 % below kMaxTorqueRate, libfranka rate_limiting.h"),
     # Limits of where the arm may be.
-    _position("joint_lower", _joints(POSITION_LOWER), "Lowest joint positions; springs push back near them.", "rad"),
-    _position("joint_upper", _joints(POSITION_UPPER), "Highest joint positions; springs push back near them.", "rad"),
+    _position("joint_lower", _joints(fr3.POSITION_LOWER), "Lowest joint positions; springs push back near them."),
+    _position("joint_upper", _joints(fr3.POSITION_UPPER), "Highest joint positions; springs push back near them."),
     _workspace("workspace_lower", (-_FAR,) * 3, "Lowest x, y, z of the control frame in the base.", "m"),
     _workspace("workspace_upper", (_FAR,) * 3, "Highest x, y, z of the control frame in the base.", "m"),
     _command("max_external_force", 0.0,
@@ -145,11 +140,11 @@ SETTINGS: tuple[Setting, ...] = (
              source=_at_most("kMaxRotationalVelocity")),
     _command("max_angular_acceleration", 16.0, "Largest angular acceleration of the reference.", "rad/s^2", 0.01, 17.0,
              source=_at_most("kMaxRotationalAcceleration")),
-    _command("max_joint_velocity", _joints(np.round(0.8 * VELOCITY_LIMIT, 3)),
+    _command("max_joint_velocity", _joints(np.round(0.8 * fr3.VELOCITY_LIMIT, 3)),
              "Largest velocities of the joint reference.",
-             "rad/s", 0.001, _joints(VELOCITY_LIMIT), source="0.8 of the FR3 URDF's limits"),
+             "rad/s", 0.001, _joints(fr3.VELOCITY_LIMIT), source="0.8 of the FR3 URDF's limits"),
     _command("max_joint_acceleration", _joints(8.0), "Largest accelerations of the joint reference.",
-             "rad/s^2", 0.01, _joints(ACCELERATION_LIMIT),
+             "rad/s^2", 0.01, _joints(fr3.ACCELERATION_LIMIT),
              source="0.8 of kMaxJointAcceleration, libfranka rate_limiting.h"),
     _command("max_linear_step", 0.15, "Largest distance of a target from the reference; the rest is cut off.",
              "m", 0.001, 1.0),
@@ -167,11 +162,11 @@ SETTINGS: tuple[Setting, ...] = (
              "s", 0.1, 2.0,
              source="ten ticks of the node; a motion continues if the node is back within half a second"),
     # Moves and trajectories.
-    Setting("move_velocity", _joints(np.round(0.5 * VELOCITY_LIMIT, 3)),
+    Setting("move_velocity", _joints(np.round(0.5 * fr3.VELOCITY_LIMIT, 3)),
             "Largest velocities of ~/move if its goal gives none.",
-            "rad/s", 0.001, _joints(VELOCITY_LIMIT), source="half of the FR3 URDF's limits"),
+            "rad/s", 0.001, _joints(fr3.VELOCITY_LIMIT), source="half of the FR3 URDF's limits"),
     Setting("move_acceleration", _joints(5.0), "Largest accelerations of ~/move.",
-            "rad/s^2", 0.01, _joints(ACCELERATION_LIMIT),
+            "rad/s^2", 0.01, _joints(fr3.ACCELERATION_LIMIT),
             source="half of kMaxJointAcceleration, libfranka rate_limiting.h"),
     Setting("move_jerk", _joints(100.0), "Largest jerks of ~/move.", "rad/s^3", 0.1, 5000.0,
             source="full acceleration after 50 ms; " + _at_most("kMaxJointJerk")),

@@ -18,7 +18,7 @@ from aiofranka_ros.errors import ConfigurationError, FrankaError
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.kinematics import pose_matrix
 from aiofranka_ros.model.names import ArmNames
-from aiofranka_ros.setting import Effect, Value
+from aiofranka_ros.setting import Effect
 
 #: Largest deviation from 1 of the norm of the quaternion in ``tcp_in_flange``.
 _QUATERNION_TOLERANCE = 0.01
@@ -30,12 +30,11 @@ RANGES = (("joint_lower", "joint_upper"), ("workspace_lower", "workspace_upper")
 class ArmSettings:
     """The value of every setting; ``settings["kp"]``, arrays as numpy ones (read-only by agreement).
 
-    :param values: those that differ from the defaults, by name.
-    :raises ConfigurationError: a setting does not exist, or its value cannot be used.
+    :param values: those that differ from the defaults, by name; errors as :meth:`update`.
     """
 
     def __init__(self, **values: Any) -> None:
-        self._values = {setting.name: setting.parse(_plain(setting.default)) for setting in SETTINGS}
+        self._values = {setting.name: setting.parse(setting.default) for setting in SETTINGS}
         #: Settings that the robot did not accept: they count as changed until it does.
         self._not_taken: set[str] = set()
         self.update(values)
@@ -148,8 +147,4 @@ class ArmSettings:
     @property
     def mode(self) -> Mode:
         """The control law."""
-        return Mode.parse(self["mode"])
-
-
-def _plain(value: Value) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+        return Mode[self["mode"].upper()]

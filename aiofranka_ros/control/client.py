@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -314,14 +314,12 @@ class ControlClient:
             return Phase.DISCONNECTED
         return Phase(int(self.state()["phase"]))
 
-    def poll(self, on_stopped: Callable[[ControlProcessDied], object] | None = None) -> Ended | None:
+    def poll(self) -> Ended | None:
         """How the loop ended, if it did since the last call; does not wait.
 
-        :param on_stopped: called with the error that is raised a moment later, if a signal had stopped the control
-            process: the kernel takes tens of milliseconds to free its locked memory once it is killed.
-        :raises ControlProcessDied: the control process is gone, or a signal had stopped it and it was killed.
+        :raises ControlProcessDied: the control process is gone, or a signal had stopped it and it is killed.
         """
-        message = self._running.poll(lambda message: message.get("event") == "ended", on_stopped)
+        message = self._running.poll(lambda message: message.get("event") == "ended")
         return None if message is None else _ended(message)
 
     @property

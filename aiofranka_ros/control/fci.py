@@ -34,10 +34,7 @@ class Fault(Problem):
 
 
 def resolve(address: str) -> str:
-    """The IP address of the robot at ``address``.
-
-    :raises ConnectionFailed: there is no such host.
-    """
+    """The IP address of the robot at ``address``; ``ConnectionFailed`` if there is no such host."""
     try:
         return socket.gethostbyname(address)
     except (OSError, ValueError) as error:  # ValueError: it cannot be a host name.
@@ -52,10 +49,10 @@ def claim(address: str) -> socket.socket:
     :raises ArmInUse: another process drives it.
     :raises ConnectionFailed: there is no such host.
     """
-    resolved = resolve(address)
+    name = f"\0aiofranka_ros/arm/{resolve(address)}"
     lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        lock.bind(f"\0aiofranka_ros/arm/{resolved}")
+        lock.bind(name)
     except OSError as error:
         lock.close()
         raise ArmInUse(

@@ -81,10 +81,7 @@ class RobotConnection:
             raise
 
     def read(self) -> Any:
-        """The robot's next state, while no motion runs; waits for it up to libfranka's timeout.
-
-        :raises ConnectionFailed: the connection was lost.
-        """
+        """The robot's next state, while no motion runs; ``ConnectionFailed`` if the connection was lost."""
         try:
             return self._robot.read_once()
         except LIBFRANKA_ERRORS as error:
@@ -110,11 +107,7 @@ class RobotConnection:
         return True
 
     def set(self, setting: RobotSetting, *values: Any) -> None:
-        """Set something in the robot itself, while no motion runs.
-
-        :param values: what libfranka's command takes: numbers and lists of numbers.
-        :raises CommandRefused: the robot does not accept it.
-        """
+        """Set something in the robot itself, while no motion runs; ``CommandRefused`` if it does not accept it."""
         try:
             getattr(self._robot, setting.value)(*values)
         except LIBFRANKA_ERRORS as error:

@@ -14,24 +14,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from aiofranka_ros.control import records
 from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.libfranka import LIBFRANKA_ERRORS, MeasuredViews, RobotConnection, RobotStateCopy, report_to
-from aiofranka_ros.control.records import (
-    COMMANDS,
-    CYCLE_RECORD,
-    MEASURED,
-    MEMORY,
-    MOTION,
-    SCRATCH,
-    STATE,
-    Hold,
-    Mode,
-    MotionStatus,
-    Phase,
-    command_word,
-    new,
-)
+from aiofranka_ros.control.records import Hold, Mode, MotionStatus, Phase, command_word, new
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.errors import CommandRefused
 from aiofranka_ros.kernels import entry_point
@@ -68,17 +55,17 @@ class ControlLoop:
         self._parent = parent
         # ``commands`` is the record of ``_current``; ``_motion_id``: the number of ``motion``, or of one that is over.
         self._current, self._spare = _Commands(), _Commands()
-        self.commands, self.motion, self.measured = self._current.record, new(MOTION), new(MEASURED)
-        self.memory, self._scratch, self.state = new(MEMORY), new(SCRATCH), new(STATE)
+        self.commands, self.motion, self.measured = self._current.record, new(records.MOTION), new(records.MEASURED)
+        self.memory, self._scratch, self.state = new(records.MEMORY), new(records.SCRATCH), new(records.STATE)
         # A motion that replaces another waits here until robot time ``_due`` [s]; until then the other one continues.
-        self._next_motion = new(MOTION)
+        self._next_motion = new(records.MOTION)
         self._due: float | None = None
         self._motion_id = self._next_motion_id = 0
         self._views = MeasuredViews(self.measured)
         #: Copies from libfranka's state to ``state``.
         self.report_robot = report_to(self.state)
         self._state_bytes = self.state.view(np.uint8).data
-        self._cycle_bytes = self._state_bytes[: CYCLE_RECORD.itemsize]
+        self._cycle_bytes = self._state_bytes[: records.CYCLE_RECORD.itemsize]
         self._robot_state, self._robot_state_cycle = RobotStateCopy(), 0
         self._copies = False
         self._report_kernel: Callable[..., None]
@@ -99,7 +86,7 @@ class ControlLoop:
             raise CommandRefused("the node's commands could not be read")
         # A motion that they name belongs to an earlier activation.
         self._motion_id, self._next_motion_id, self._due = self._current.integers[_MOTION_ID], 0, None
-        memory[:] = np.zeros(1, MEMORY)
+        memory[:] = np.zeros(1, records.MEMORY)
         state["activation"], state["phase"] = activation, Phase.ACTIVE
         for field in ("cycles", "cycles_lost", "longest_gap"):
             state[field] = 0
@@ -209,8 +196,8 @@ class ControlLoop:
 
 def load_kernels() -> None:
     """Compile every kernel of the cycle or load it from the cache, so that it does not delay a torque later."""
-    commands, measured, motion = default_commands(), new(MEASURED), new(MOTION)
-    memory, scratch = new(MEMORY), new(SCRATCH)
+    commands, measured, motion = default_commands(), new(records.MEASURED), new(records.MOTION)
+    memory, scratch = new(records.MEMORY), new(records.SCRATCH)
     measured["q"], measured["mass"], measured["elapsed"] = fr3.HOME, np.eye(7), fr3.CYCLE
     motion["segments"], motion["id"] = 1, 1
     for mode in Mode:
@@ -223,7 +210,7 @@ def load_kernels() -> None:
     control_cycle.step(commands, motion, measured, memory, scratch, int(Hold.FINISHING))
     views, bodies = MeasuredViews(measured), np.zeros((dynamics.BODIES, 10))
     dynamics.mass_and_coriolis(views.q, views.dq, bodies, dynamics.working_memory(), views.mass, views.coriolis)
-    state = new(STATE)
+    state = new(records.STATE)
     control_cycle.report(commands, measured, memory, state, 0, 0.0, 1.0)
     # For the state of an arm that is not active.
     forward(state["q"][0], commands["flange_to_tcp"][0], memory["flange"][0], state["tcp"][0], state["jacobian"][0])
@@ -234,7 +221,7 @@ class _Commands:
     """A record of the node's commands, also as words: numpy takes some microseconds to look up a field."""
 
     def __init__(self) -> None:
-        self.record = new(COMMANDS)
+        self.record = new(records.COMMANDS)
         self.bytes = self.record.view(np.uint8).data
         self.integers, self.numbers = self.bytes.cast("Q"), self.bytes.cast("d")
 

@@ -48,10 +48,7 @@ class Server:
         self._priority = 0  # SCHED_FIFO priority while the arm is active; 0: none, or none was granted.
 
     def prepare(self, priority: int) -> None:
-        """Do everything that takes time, and have the node log what prevents real-time scheduling.
-
-        :param priority: SCHED_FIFO priority while an arm is active; 0: none.
-        """
+        """Do everything that takes time, and have the node log what prevents real-time scheduling."""
         self._publish_phase(Phase.STARTING)
         load_kernels()
         missing = realtime.prefer_real_time(priority)

@@ -60,11 +60,7 @@ class ProcessHandle:
         except BaseException:
             self._channel.close()
             raise
-
-    @property
-    def pid(self) -> int:
-        """Process id."""
-        return self._process.pid
+        self.pid = self._process.pid
 
     def request(self, name: str, timeout: float, **arguments: Any) -> Message:
         """Send a request and wait for its answer.
@@ -98,15 +94,13 @@ class ProcessHandle:
                 self._check_alive()
         return message
 
-    def poll(
-        self, wanted: Callable[[Message], object], on_stopped: Callable[[ControlProcessDied], object] | None
-    ) -> Message | None:
+    def poll(self, wanted: Callable[[Message], object]) -> Message | None:
         """The first message that is ``wanted``, or ``None``; as :meth:`.ControlClient.poll`."""
         self._receive(0.0)
         message = self._pop(wanted)
         if message is None:
             self._check_alive()
-            self._check_running(on_stopped)
+            self._check_running()
         return message
 
     def close(self) -> None:
@@ -159,7 +153,7 @@ class ProcessHandle:
             how = f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
             raise ControlProcessDied(f"the control process {how}", exit_code=code)
 
-    def _check_running(self, on_stopped: Callable[[ControlProcessDied], object] | None) -> None:
+    def _check_running(self) -> None:
         """Notice a process that a signal has stopped: it is alive, but the arm gets no torques from it.
 
         A process that waits for the robot is left alone: libfranka notices by itself that the robot is gone.
@@ -168,12 +162,10 @@ class ProcessHandle:
         if version != self._seen[0]:
             self._seen = version, now
         elif now - self._seen[1] > _SUSPICIOUS_SILENCE and self._is_stopped():
-            self._process.kill()  # If it continued, it would do so with commands of long ago.
-            error = ControlProcessDied("the control process was stopped by a signal and is killed")
-            if on_stopped is not None:
-                on_stopped(error)
-            self._process.wait()
-            raise error
+            # If it continued, it would do so with commands of long ago. Only :meth:`close` waits until it is gone,
+            # because the kernel takes tens of milliseconds to free its locked memory.
+            self._process.kill()
+            raise ControlProcessDied("the control process was stopped by a signal and is killed")
 
     def _is_stopped(self) -> bool:
         """Whether SIGSTOP, a debugger or the like keeps the process from running, see proc(5)."""

@@ -107,10 +107,7 @@ def scheduled_as_before() -> Iterator[None]:
 
 
 def realtime_kernel() -> bool:
-    """Whether the running kernel is a real-time one.
-
-    The file exists with the patches for older kernels; the version string tells with every kernel.
-    """
+    """Whether the running kernel is a real-time one: by its version, or by a file that patches for older ones add."""
     return "PREEMPT_RT" in os.uname().version.replace(" ", "_") or _contents([Path("/sys/kernel/realtime")]) == {"1"}
 
 

@@ -45,25 +45,12 @@ ERROR_NAMES = tuple(
 
 
 class Mode(enum.IntEnum):
-    """Which control law turns targets into torques."""
+    """Which control law turns targets into torques; users write the names in lower case."""
 
     IMPEDANCE = 0
     PID = 1
     OSC = 2
     TORQUE = 3
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """The names that users write: ``impedance``, ``pid``, ``osc``, ``torque``."""
-        return tuple(mode.name.lower() for mode in cls)
-
-    @classmethod
-    def parse(cls, name: str) -> Mode:
-        """The mode of that name.
-
-        :raises KeyError: no mode has that name.
-        """
-        return cls[name.upper()]
 
 
 class Phase(enum.IntEnum):

@@ -239,7 +239,6 @@ class DiagnosticsTopic:
         self._hold, self._mover, self._actions = hold, mover, actions
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         self._diagnosis = Diagnosis(self._name)
-        self._reported: BaseException | None = None
         #: The last thing that went wrong since the arm was activated.
         self.trouble: Trouble | None = None
 
@@ -248,16 +247,10 @@ class DiagnosticsTopic:
 
         :param again: the transition to request once the cause is removed.
         """
-        self._reported = error
         command = f"ros2 lifecycle set {self._name} {again}"
         self.trouble = Trouble.of(error, command, self._settings["robot_ip"])
         self._node.get_logger().error(f"{self.trouble.message} ({self.trouble.remedy})")
         self.publish()  # A client that now finds the arm inactive looks for the reason.
-
-    def report_once(self, error: BaseException) -> None:
-        """Report ``error``, unless it was the last one to be reported."""
-        if error is not self._reported:
-            self.report(error)
 
     def publish(self) -> None:
         """Publish all statuses."""

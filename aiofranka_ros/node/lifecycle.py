@@ -280,7 +280,7 @@ class FrankaNode(LifecycleNode):
         if client is not None:
             try:
                 client.beat()
-                ended = client.poll(on_stopped=self._diagnostics.report)
+                ended = client.poll()
             except ControlProcessDied as error:
                 self._fall_back(error, disconnected=True)
             else:
@@ -306,7 +306,7 @@ class FrankaNode(LifecycleNode):
 
     def _fall_back(self, error: FrankaError, *, disconnected: bool) -> None:
         """The arm was stopped or lost: become inactive. If it was lost, the next activation connects again."""
-        self._diagnostics.report_once(self._driver.cause(error))
+        self._diagnostics.report(self._driver.cause(error))
         if self._driver.active:
             self.trigger_deactivate()
         if disconnected:
