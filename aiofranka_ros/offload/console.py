@@ -114,81 +114,49 @@ class _WatchedLines:
             raise
 
     async def _readable(self) -> None:
-        loop = asyncio.get_running_loop()
-        ready = loop.create_future()
-        loop.add_reader(self._descriptor, _settle, ready)
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._descriptor, ready.set)
         try:
-            await ready
+            await ready.wait()
         finally:
             loop.remove_reader(self._descriptor)
 
 
 class _ReadLines:
-    """Lines of anything else that has a ``readline()``, which a thread calls."""
+    """Lines of anything else that has a ``readline()``, which a thread calls; for one event loop at a time."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = weakref.ref(stream)  # `_sources` must not keep its own key alive
-        self._lock = threading.Lock()
+        self._stream = stream
         self._reading: Future[str] | None = None
 
     async def next(self) -> str:
-        loop = asyncio.get_running_loop()
-        while True:
-            with self._lock:
-                if self._reading is None:
-                    self._reading = self._start()
-                reading = self._reading
-            ready = loop.create_future()
-            reading.add_done_callback(functools.partial(_wake, loop, ready))
-            await ready
-            with self._lock:
-                if self._reading is not reading:
-                    continue  # a loop in another thread was faster
-                self._reading = None
-            line = reading.result()
-            if not line:
-                raise EOFError("end of standard input")
-            return line.removesuffix("\n")
+        if self._reading is None:
+            self._reading = Future()
+            self._reading.set_running_or_notify_cancel()  # a cancelled call does not cancel it
+            threading.Thread(target=self._read, args=(self._reading,), name="async_input", daemon=True).start()
+        reading = self._reading
+        with contextlib.suppress(Exception):
+            await asyncio.wrap_future(reading)
+        self._reading = None
+        line = reading.result()
+        if not line:
+            raise EOFError("end of standard input")
+        return line.removesuffix("\n")
 
-    def _start(self) -> Future[str]:
-        reading: Future[str] = Future()
-        stream = self._stream()
-
-        def read() -> None:
-            try:
-                reading.set_result(stream.readline() if stream is not None else "")
-            except BaseException as error:  # any error belongs to the caller
-                reading.set_exception(error)
-
-        threading.Thread(target=read, name="async_input", daemon=True).start()
-        return reading
-
-
-_sources: weakref.WeakKeyDictionary[TextIO, _WatchedLines | _ReadLines] = weakref.WeakKeyDictionary()
-
-
-def _lines_of(stream: TextIO) -> _WatchedLines | _ReadLines:
-    """The reader of ``stream``; always the same one, because it may hold the start of a line."""
-    source = _sources.get(stream)
-    if source is None:
+    def _read(self, reading: Future[str]) -> None:
         try:
-            descriptor = stream.fileno()
-        except (AttributeError, OSError):  # io.UnsupportedOperation is an OSError
-            source = _ReadLines(stream)
-        else:
-            mode = os.fstat(descriptor).st_mode
-            watchable = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
-            source = _WatchedLines(stream, descriptor) if watchable else _ReadLines(stream)
-        _sources[stream] = source
-    return source
+            reading.set_result(self._stream.readline())
+        except BaseException as error:  # any error belongs to the caller
+            reading.set_exception(error)
 
 
-def _wake(loop: asyncio.AbstractEventLoop, ready: asyncio.Future[None], _: Future[str]) -> None:
-    """Called in the thread that reads."""
-    with contextlib.suppress(RuntimeError):  # the loop has been closed: nothing waits
-        loop.call_soon_threadsafe(_settle, ready)
-
-
-def _settle(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)
+@functools.lru_cache(maxsize=1)
+def _lines_of(stream: TextIO) -> _WatchedLines | _ReadLines:
+    """The reader of ``stream``; the same one as last time, because it may hold the start of a line."""
+    try:
+        descriptor = stream.fileno()
+    except (AttributeError, OSError):  # io.UnsupportedOperation is an OSError
+        return _ReadLines(stream)
+    mode = os.fstat(descriptor).st_mode
+    watchable = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
+    return _WatchedLines(stream, descriptor) if watchable else _ReadLines(stream)

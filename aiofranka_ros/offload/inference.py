@@ -1,7 +1,6 @@
 """A model's own thread: :class:`CudaInferenceThread`, and how long its calls take.
 
-Users' scripts import it; it needs neither ROS nor libfranka nor torch. Calls run in the one thread and are awaited in
-the caller's event loop.
+Calls run in the one thread and are awaited in the caller's event loop. It does not need torch.
 """
 
 from __future__ import annotations
@@ -9,8 +8,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -22,12 +20,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class TimingSummary:
-    """Medians and 99th percentiles of the last calls [s]; ``nan`` if there were none.
-
-    :ivar count: the number of these calls.
-    """
+class TimingSummary(NamedTuple):
+    """The number of the last calls, and their medians and 99th percentiles [s]; ``nan`` if there were none."""
 
     count: int
     waited_p50: float
@@ -65,13 +59,11 @@ class CudaInferenceThread:
         self._timings: deque[CallTiming] = deque(maxlen=history)
         self._lock = threading.Lock()
         self._workers: Workers | None = None
-        self._started = False
 
     @property
     def running(self) -> bool:
         """Whether it accepts calls."""
-        workers = self._workers
-        return self._started and workers is not None and workers.alive
+        return self._workers is not None and self._workers.running
 
     def start(self) -> None:
         """Start the thread; does nothing if it is running.
@@ -83,10 +75,8 @@ class CudaInferenceThread:
                 return
             if self._workers is not None and self._workers.alive:
                 raise NotStarted("the thread cannot start again while a call from before stop() still runs")
-            workers = Workers("cuda-inference", 1, patience=None)
-            workers.add_thread()
-            self._workers = workers
-            self._started = True
+            self._workers = Workers("cuda-inference", 1, patience=None)
+            self._workers.add_thread()
 
     def stop(self, timeout: float | None = None) -> bool:
         """Fail the calls that have not begun with :exc:`NotStarted`, and wait for the running one. Idempotent.
@@ -97,15 +87,11 @@ class CudaInferenceThread:
         :returns: whether the thread has ended. It has not after a timeout, or if the thread itself calls this; it then
             ends after its current call.
         """
-        workers = self._close()
-        return workers is None or workers.join(timeout)
-
-    def _close(self) -> Workers | None:
         with self._lock:
-            self._started = False
-            if self._workers is not None:
-                self._workers.close("the inference thread was stopped before this call began")
-            return self._workers
+            workers = self._workers
+            if workers is not None:
+                workers.close("the inference thread was stopped before this call began")
+        return workers is None or workers.join(timeout)
 
     def __enter__(self) -> CudaInferenceThread:
         self.start()
@@ -119,7 +105,7 @@ class CudaInferenceThread:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._close()
+        self.stop(0.0)  # fails the waiting calls at once, even if this is cancelled
         await asyncify(self.stop)()
 
     async def run(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
@@ -147,7 +133,7 @@ class CudaInferenceThread:
     ) -> R:
         check_function(fn)
         workers = self._workers
-        if workers is None or not self.running:
+        if workers is None or not workers.running:
             raise NotStarted("the inference thread is not running: call start() first, or use it in a with statement")
         return await workers.run(Call(fn, args, kwargs, record), replaces=replaces)
 
@@ -187,6 +173,5 @@ class CudaInferenceThread:
         timings = self.timings
         if not timings:
             return TimingSummary(0, *[float("nan")] * 4)
-        figures = np.array([(timing.waited, timing.ran) for timing in timings])
-        (waited_p50, ran_p50), (waited_p99, ran_p99) = np.percentile(figures, (50, 99), axis=0).tolist()
+        (waited_p50, ran_p50), (waited_p99, ran_p99) = np.percentile(timings, (50, 99), axis=0).tolist()
         return TimingSummary(len(timings), waited_p50, waited_p99, ran_p50, ran_p99)

@@ -21,8 +21,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiofranka_ros.errors import ConfigurationError, NotStarted, Superseded
 
@@ -30,41 +29,15 @@ from aiofranka_ros.errors import ConfigurationError, NotStarted, Superseded
 EXIT_GRACE = 2.0
 
 
-@dataclass(frozen=True)
-class CallTiming:
-    """How long one call took.
-
-    :ivar waited: from the request until it began [s].
-    :ivar ran: from then until it returned or raised [s].
-    """
+class CallTiming(NamedTuple):
+    """How long one call waited before it began, and how long it ran until it returned or raised [s]."""
 
     waited: float
     ran: float
 
 
-class Outcome:
-    """What a call returned or raised.
-
-    Futures carry this instead of the exception: ``set_exception`` refuses StopIteration, and complains about exceptions
-    that are never awaited.
-    """
-
-    def __init__(self, value: Any = None, error: BaseException | None = None) -> None:
-        self._value = value
-        self._error = error
-
-    def get(self) -> Any:
-        """Return or raise it; an exception only once."""
-        if self._error is None:
-            return self._value
-        try:
-            raise self._error
-        finally:
-            self._error = None  # otherwise error, traceback, frame and outcome keep each other (and images) alive
-
-
 class Call:
-    """One call for a thread; made in the event loop that awaits it.
+    """One call for a thread, and its outcome; made in the event loop that awaits it.
 
     :param record: called with the call's timing, in the thread, before the outcome is delivered.
     """
@@ -74,7 +47,7 @@ class Call:
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        record: Callable[[CallTiming], None] | None = None,
+        record: Callable[[CallTiming], None] = lambda timing: None,
     ) -> None:
         self.function = function
         self._args = args
@@ -82,29 +55,47 @@ class Call:
         self._record = record
         self._context = contextvars.copy_context()
         self._loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Outcome] = self._loop.create_future()
+        self._value: Any = None
+        self._error: BaseException | None = None
+        #: Done when there is an outcome. It does not carry it, because ``set_exception`` refuses StopIteration, and
+        #: complains about exceptions that are never awaited.
+        self.future: asyncio.Future[None] = self._loop.create_future()
         self._asked = time.perf_counter()
 
-    def run(self) -> Outcome:
+    def run(self) -> None:
         """Call the function in the current thread."""
-        # No local variable for the outcome: its traceback refers to this frame.
         begun = time.perf_counter()
         try:
-            return Outcome(self._context.run(self.function, *self._args, **self._kwargs))
+            self._value = self._context.run(self.function, *self._args, **self._kwargs)
         except BaseException as error:  # any error belongs to the awaiting task
-            return Outcome(error=error)
+            self._error = error
         finally:
-            if self._record is not None:
-                self._record(CallTiming(begun - self._asked, time.perf_counter() - begun))
+            self._record(CallTiming(begun - self._asked, time.perf_counter() - begun))
 
-    def deliver(self, outcome: Outcome) -> None:
-        """Hand the outcome to the awaiting task; from any thread."""
+    def outcome(self) -> Any:
+        """Return or raise what the function did; an exception only once."""
+        if self._error is None:
+            return self._value
+        try:
+            raise self._error
+        finally:
+            self._error = None  # otherwise error, traceback, frame and call keep each other (and images) alive
+
+    def deliver(self, error: BaseException | None = None) -> None:
+        """Hand the outcome to the awaiting task; from any thread.
+
+        :param error: why the function was not called.
+        """
+        if error is not None:
+            self._error = error
         with contextlib.suppress(RuntimeError):  # the loop has been closed: nothing awaits the call
-            self._loop.call_soon_threadsafe(self._settle, outcome)
+            self._loop.call_soon_threadsafe(self._settle)
 
-    def _settle(self, outcome: Outcome) -> None:
-        if not self.future.done():  # cancelled: the outcome is dropped
-            self.future.set_result(outcome)
+    def _settle(self) -> None:
+        if self.future.done():  # cancelled: the outcome is dropped
+            self._error = None
+        else:
+            self.future.set_result(None)
 
 
 class Workers:
@@ -122,10 +113,10 @@ class Workers:
 
     def __init__(self, name: str, size: int, *, patience: float | None) -> None:
         self._name = name
-        self._size = _checked(size)
         self._patience = patience
         self._closed = False
         self._forget()
+        self.resize(size)
         self._instances.add(self)
 
     def _forget(self) -> None:
@@ -139,13 +130,20 @@ class Workers:
         """Whether any thread exists."""
         return any(thread.is_alive() for thread in tuple(self._threads))
 
+    @property
+    def running(self) -> bool:
+        """Whether any thread exists, and calls are accepted."""
+        return self.alive and not self._closed
+
     def resize(self, size: int) -> None:
         """Change the number of threads; surplus threads end after their current call.
 
         :raises ConfigurationError: less than one thread.
         """
+        if size < 1:
+            raise ConfigurationError(f"at least one thread is needed, not {size}")
         with self._change:
-            self._size = _checked(size)
+            self._size = size
             while len(self._threads) < min(size, len(self._waiting)):
                 self.add_thread()
             self._change.notify_all()
@@ -159,13 +157,15 @@ class Workers:
         :param replaces: take the place of a waiting call of the same function, which then raises Superseded.
         """
         if threading.current_thread() in self._threads:
-            return call.run().get()
+            call.run()
+            return call.outcome()
         try:
             self._submit(call, replaces)
-            outcome = await call.future
+            await call.future
         finally:
-            self._withdraw(call)
-        return outcome.get()
+            with self._change, contextlib.suppress(ValueError):  # it has begun
+                self._waiting.remove(call)
+        return call.outcome()
 
     def _submit(self, call: Call, replaces: bool) -> None:
         with self._change:
@@ -175,7 +175,7 @@ class Workers:
                 for index, other in enumerate(self._waiting):
                     if other.function == call.function:
                         self._waiting[index] = call
-                        other.deliver(Outcome(error=Superseded("a newer call took the place of this one")))
+                        other.deliver(Superseded("a newer call took the place of this one"))
                         return
             self._waiting.append(call)
             # Idle threads may already have been woken for earlier calls.
@@ -183,23 +183,17 @@ class Workers:
                 self.add_thread()
             self._change.notify()
 
-    def _withdraw(self, call: Call) -> None:
-        with self._change, contextlib.suppress(ValueError):  # it has begun
-            self._waiting.remove(call)
-
     def add_thread(self) -> None:
         """Start one more thread."""
-        thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-        self._threads.add(thread)
-        try:
+        with self._change:
+            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             thread.start()
-        except RuntimeError:
-            self._threads.discard(thread)
-            raise
+            self._threads.add(thread)
 
     def _work(self) -> None:
         while (call := self._next()) is not None:
-            call.deliver(call.run())
+            call.run()
+            call.deliver()
             del call  # do not keep its arguments until the next call
 
     def _next(self) -> Call | None:
@@ -227,7 +221,7 @@ class Workers:
         with self._change:
             self._closed = True
             while self._waiting:
-                self._waiting.popleft().deliver(Outcome(error=NotStarted(reason)))
+                self._waiting.popleft().deliver(NotStarted(reason))
             self._change.notify_all()
 
     def join(self, timeout: float | None) -> bool:
@@ -254,12 +248,6 @@ class Workers:
         """In the child of a fork, which has none of the threads."""
         for workers in tuple(cls._instances):
             workers._forget()
-
-
-def _checked(size: int) -> int:
-    if size < 1:
-        raise ConfigurationError(f"at least one thread is needed, not {size}")
-    return size
 
 
 atexit.register(Workers.finish_all)

@@ -1,10 +1,8 @@
 """Keep blocking work off the event loop: :func:`asyncify`.
 
-An event loop that waits for a model or a camera sends its targets late. Scripts that control an arm through asyncio
-hand such work to a thread and await the outcome. Users' scripts import this; it needs neither ROS nor libfranka, and
-has nothing to do with the 1 kHz process. The functions run in daemon threads
-(:mod:`aiofranka_ros.offload.threads`) that all asyncified callables share; the awaiting side runs in the caller's event
-loop. Several loops, in several threads, may use the same callable.
+An event loop that waits for a model or a camera sends its targets late, so scripts hand such work to a thread and await
+the outcome. The functions run in daemon threads (:mod:`aiofranka_ros.offload.threads`) that all asyncified callables
+share. Several event loops, in several threads, may use the same callable.
 
 All threads share one GIL. Work that computes in Python, rather than in a library that releases the GIL, belongs in a
 separate process (``mpify``).
@@ -28,7 +26,6 @@ R = TypeVar("R")
 ASYNCIFY_WORKERS = 8
 #: A thread of :func:`asyncify` that was idle for this time ends [s]; the next call starts another.
 _PATIENCE = 30.0
-
 
 _shared = Workers("asyncify", ASYNCIFY_WORKERS, patience=_PATIENCE)
 
