@@ -827,7 +827,7 @@ def test_log_records_of_the_child_reach_the_loggers_of_the_users_process(policy,
     assert first.getMessage() == "gripper at 12.3 mm" and first.levelno == logging.WARNING
     assert first.process != os.getpid()
     assert long.getMessage().startswith("xxx")
-    assert "KeyError: 'k'" in exception.exc_text
+    assert "KeyError: 'k'" in exception.getMessage()
 
 
 def test_log_levels_hold_in_the_child_and_records_of_the_factory_arrive(caplog):

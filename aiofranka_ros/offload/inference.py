@@ -8,7 +8,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -20,7 +21,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class TimingSummary(NamedTuple):
+@dataclass(frozen=True)
+class TimingSummary:
     """The number of the last calls, and their medians and 99th percentiles [s]; ``nan`` if there were none."""
 
     count: int

@@ -12,9 +12,8 @@ slot, or is too large for one, travels in separate memory, from which the receiv
 bounded however many arrays are kept. Each message is one packet (``SOCK_SEQPACKET``), which arrives whole or not at
 all. New memory travels with the message that first uses it.
 
-Why not something simpler? Four camera images, there and back, took 1 ms this way on a virtual machine with two cores,
-3.6 ms through pyzmq, 5 ms with pickle 5 over a socket, 7 ms or more with these slots but a copy on arrival, and 20 ms
-or more with new shared memory for each message, ``anyio.to_process`` or a pipe. Fresh pages are the expensive part.
+Four camera images, there and back, take about 1 ms this way on a virtual machine with two cores, and about 20 ms
+through a pipe: fresh pages are the expensive part (docs/architecture.md compares more methods).
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ import pickle
 import socket
 import struct
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,8 +59,7 @@ _HEADER = struct.Struct("<BQBB")
 _CONTENTS = struct.Struct("<?IQQ")
 _ANCILLARY_SIZE = socket.CMSG_SPACE(array.array("i").itemsize)
 # Plain integers: or-ing two flags of an enum takes longer than receiving.
-_CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
-_DO_NOT_WAIT = int(socket.MSG_DONTWAIT)
+_WAIT, _DO_NOT_WAIT = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
 
 #: Names of dtypes, which pickle much faster than the dtypes themselves.
 _CODES = {np.dtype(code): code for code in "?" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]}
@@ -70,15 +67,8 @@ _CODES = {np.dtype(code): code for code in "?" + np.typecodes["AllInteger"] + np
 _PLACEHOLDER = pickle.PickleBuffer(bytearray())
 
 
-def _restore(buffer: Any, dtype: Any, shape: tuple[int, ...], order: Any = "C") -> npt.NDArray[Any]:
+def _restore(buffer: Any, dtype: Any, shape: tuple[int, ...], order: Any) -> npt.NDArray[Any]:
     return np.ndarray(shape, dtype, buffer, 0, None, order)
-
-
-class _Reducers(dict[type, Callable[[Any], Any]]):
-    """How instances of some classes are pickled; for all others :mod:`copyreg` decides."""
-
-    def __missing__(self, kind: type) -> Callable[[Any], Any]:
-        return copyreg.dispatch_table[kind]
 
 
 @dataclass(slots=True)
@@ -142,11 +132,10 @@ class Channel:
         self._mapped: dict[int, mmap.mmap] = {}
         self._views: dict[int, weakref.ref[Any]] = {}
         self._packet = memoryview(bytearray(_PACKET_LIMIT))
-        self._reducers = _Reducers({np.ndarray: self._reduce})
-        #: Arrays of the message that is being pickled, in the order of their placeholders.
+        #: Large arrays of the message that is being pickled, in the order of their placeholders.
         self._arrays: list[npt.NDArray[Any]] = []
         self._file = io.BytesIO()
-        self._pickler = self._new_pickler()
+        self._pickler = pickle.Pickler(self._file, 5, buffer_callback=self._is_inline)
 
     def fileno(self) -> int:
         """The socket's descriptor; -1 once closed."""
@@ -158,44 +147,29 @@ class Channel:
         :param what: its name, for errors.
         :raises NotPicklable: it, or something in it, cannot be pickled.
         """
-        pickler, file, self._arrays = self._pickler, self._file, []
+        self._pickler.dispatch_table = copyreg.dispatch_table | {np.ndarray: self._reduce}
         try:
-            pickler.dump(value)
-            return Encoded(file.getvalue(), self._arrays)
-        except BaseException as error:  # Anything that the object's own methods raise.
-            self._pickler = self._new_pickler()  # The old one stopped halfway.
-            if not isinstance(error, Exception):
-                raise
+            self._pickler.dump(value)
+            return Encoded(self._file.getvalue(), self._arrays)
+        except Exception as error:  # Anything that the object's own methods raise.
             raise NotPicklable(f"{what} cannot be pickled: {type(error).__name__}: {error}") from error
-        finally:
-            # The channel keeps no arrays: they may be in the other end's memory, and would keep it in use.
-            file.seek(0)
-            file.truncate()
-            pickler.clear_memo()
+        finally:  # The channel keeps no arrays: they may be in the other end's memory, and would keep it in use.
+            self._file.seek(0)
+            self._file.truncate()
+            self._pickler.clear_memo()
             self._arrays = []
-
-    def _new_pickler(self) -> pickle.Pickler:
-        pickler = pickle.Pickler(self._file, 5, buffer_callback=self._is_inline)
-        pickler.dispatch_table = self._reducers
-        return pickler
 
     def _reduce(self, source: npt.NDArray[Any]) -> Any:
         """Numpy's own way takes twice as long for small arrays, and leaves out contiguous arrays only."""
-        dtype = source.dtype
-        code: Any = _CODES.get(dtype)
-        if code is None:
-            if dtype.hasobject:
-                return source.__reduce_ex__(5)
-            code = dtype
-        buffer: Any
+        if source.dtype.hasobject:
+            return source.__reduce_ex__(5)
+        buffer: Any = _PLACEHOLDER
         if source.nbytes < self._threshold:
             buffer = bytearray(source.tobytes("A"))  # Not bytes: the receiver's array must be writable.
         else:
             self._arrays.append(source)
-            buffer = _PLACEHOLDER
-        if source.flags.fnc:
-            return _restore, (buffer, code, source.shape, "F")
-        return _restore, (buffer, code, source.shape)
+        code = _CODES.get(source.dtype, source.dtype)
+        return _restore, (buffer, code, source.shape, "F" if source.flags.fnc else "C")
 
     def _is_inline(self, buffer: pickle.PickleBuffer) -> bool:
         if buffer is _PLACEHOLDER:
@@ -255,13 +229,18 @@ class Channel:
         packet = _HEADER.pack(kind, number, in_use, message.slot) + message.content
         if message.slot < SLOTS:
             self._busy |= 1 << message.slot
-        if message.descriptor is None:
-            self._socket.send(packet)
-            return
         try:
-            socket.send_fds(self._socket, [packet], [message.descriptor])
+            if message.descriptor is None:
+                self._socket.send(packet)
+            else:
+                socket.send_fds(self._socket, [packet], [message.descriptor])
+        except BaseException:
+            if message.slot < SLOTS:
+                self._slots[message.slot] = None  # The other end may not have this memory.
+            raise
         finally:
-            os.close(message.descriptor)
+            if message.descriptor is not None:
+                os.close(message.descriptor)
 
     def send_note(self, kind: int, pickled: bytes) -> None:
         """Send a short pickle outside of the turns, from any thread, and from a fork of this process too.
@@ -279,7 +258,7 @@ class Channel:
         :raises OSError: this process has no descriptor left for the memory that came with the message.
         """
         packet = self._packet
-        flags = _CLOSE_ON_EXEC if wait else _CLOSE_ON_EXEC | _DO_NOT_WAIT
+        flags = _WAIT if wait else _DO_NOT_WAIT
         try:
             size, ancillary, _, _ = self._socket.recvmsg_into([packet], _ANCILLARY_SIZE, flags)
         except ConnectionResetError:  # The other side closed without reading everything.

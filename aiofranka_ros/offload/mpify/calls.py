@@ -19,35 +19,25 @@ from aiofranka_ros.offload.mpify.protocol import Kind, exception_of
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """One request.
-
-    :ivar what: its name, for errors.
-    :ivar future: gets the answer; an asyncio future, or a concurrent one while no loop runs.
-    """
+    """One request; ``what`` is its name, for errors, and ``future`` gets the answer."""
 
     kind: Kind
     number: int
     encoded: Encoded
     what: str
-    future: Any
+    future: asyncio.Future[Any]
 
     @property
     def awaited(self) -> bool:
         """Whether a caller still waits for the answer; none does once its event loop has closed."""
-        if self.future.done():
-            return False
-        return not (isinstance(self.future, asyncio.Future) and self.future.get_loop().is_closed())
+        return not self.future.done() and not self.future.get_loop().is_closed()
 
 
 class Calls:
-    """The request that is with the child, and those that wait for their turn.
+    """The request that is with the child, and those that wait for their turn."""
 
-    :param broken: called if sending fails, unless the child is gone.
-    """
-
-    def __init__(self, channel: Channel, broken: Callable[[OSError], None]) -> None:
+    def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._broken = broken
         self._number = 0
         self._current: Call | None = None
         self._waiting: deque[Call] = deque()
@@ -57,12 +47,8 @@ class Calls:
         """Whether a caller still waits for any answer."""
         return any(call.awaited for call in self._all())
 
-    def submit(self, kind: Kind, encoded: Encoded, what: str, future: Any) -> Call:
-        """Send a request now, or when it is its turn.
-
-        :param what: its name, for errors.
-        :param future: gets the answer.
-        """
+    def submit(self, kind: Kind, encoded: Encoded, what: str, future: asyncio.Future[Any]) -> Call:
+        """Send a request now, or when it is its turn; arguments as in :class:`Call`."""
         self._number += 1
         call = Call(kind, self._number, encoded, what, future)
         self._waiting.append(call)
@@ -74,7 +60,7 @@ class Calls:
 
     def abandon(self, call: Call) -> None:
         """``call`` has no waiter any more, whether it was answered or not: it is not sent if it was not yet."""
-        if call in self._waiting:
+        if call in self._waiting:  # Not suppress(ValueError): that error's text would contain all arrays.
             self._waiting.remove(call)
 
     def answer(self, message: Message) -> None:
@@ -116,15 +102,11 @@ class Calls:
             call = self._waiting.popleft()
             if not call.awaited:
                 continue
-            try:
-                packed = self._channel.pack(call.encoded)
-            except OSError as error:  # No memory or no descriptor left: only this call fails.
-                call.future.set_exception(error)
-                continue
             self._current = call
             try:
-                self._channel.send(call.kind, call.number, packed)
+                self._channel.send(call.kind, call.number, self._channel.pack(call.encoded))
             except (BrokenPipeError, ConnectionResetError):
                 pass  # The child is about to end; its pidfd will say so.
-            except OSError as error:
-                self._broken(error)
+            except OSError as error:  # No memory or no descriptor left: only this call fails.
+                self._current = None
+                call.future.set_exception(error)

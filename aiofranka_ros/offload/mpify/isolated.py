@@ -19,12 +19,14 @@ used in the main thread of a spawned child, one request after another::
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import math
 import numbers
 import warnings
 import weakref
 from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from aiofranka_ros.errors import ConfigurationError, NotPicklable
@@ -130,8 +132,9 @@ class Proxy:
         """Call the object itself."""
         return self.__request(Kind.CALL, ("", args, kwargs), self.__process.name)
 
-    def __request(self, kind: Kind, request: Any, what: str) -> Coroutine[Any, Any, Any]:
-        return self.__process.call(kind, request, what, self.__timeout, self)
+    async def __request(self, kind: Kind, request: Any, what: str) -> Any:
+        # Waiting here keeps the proxy, and with it the process.
+        return await self.__process.call(kind, request, what, self.__timeout)
 
     def __getattr__(self, name: str) -> Any:
         _refuse_special(name)
@@ -218,11 +221,12 @@ class Mpify:
         :raises Exception: whatever the factory raised, with the remote traceback as its ``__cause__``.
         """
         process = self._start(factory, args, kwargs)
-        try:
-            process.wait_made(self.start_timeout)
-        except BaseException:
-            process.stop()
-            raise
+        with ThreadPoolExecutor(1) as thread:  # An event loop may run in this one.
+            try:
+                thread.submit(asyncio.run, process.made(self.start_timeout)).result()
+            except BaseException:
+                process.stop()
+                raise
         return Proxy(process, self.timeout)
 
     async def create(self, factory: Callable[..., Any], *args: Any, **kwargs: Any) -> Proxy:

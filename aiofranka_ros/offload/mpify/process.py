@@ -1,7 +1,7 @@
 """The user's side of an isolated object: starts its process, connects it to the event loop, and reaps it.
 
-``mpify`` makes one for each object. Calls run in the thread of the event loop; starting and stopping also work without
-a loop. Nothing here blocks the loop: packets are small, and one request at a time is with the child.
+``mpify`` makes one for each object. Calls run in the thread of the event loop; stopping also works without a loop.
+Nothing else here blocks the loop: packets are small, and one request at a time is with the child.
 
 A pidfd tells when the child has ended. The end of the channel would not do: processes that the child has forked, such
 as data loaders, keep it open.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures
 import contextlib
 import logging
 import multiprocessing
@@ -21,7 +20,6 @@ import select
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -30,13 +28,13 @@ from aiofranka_ros.errors import RemoteDied, RemoteStopped
 from aiofranka_ros.offload.mpify import worker
 from aiofranka_ros.offload.mpify.arrays import Channel, Encoded
 from aiofranka_ros.offload.mpify.calls import Calls
-from aiofranka_ros.offload.mpify.protocol import Kind, handle_portable, log_levels
+from aiofranka_ros.offload.mpify.protocol import Kind
 
 _log = logging.getLogger(__name__)
 
 
 class RemoteProcess:
-    """A child process that makes and holds an object; :meth:`made` or :meth:`wait_made` wait until it is there.
+    """A child process that makes and holds an object; :meth:`made` waits until it is there.
 
     :param name: for errors and listings of processes.
     :param make: the factory, its positional and its keyword arguments.
@@ -57,10 +55,10 @@ class RemoteProcess:
         self._started = self._stopped = self._ended = self._reaped = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel = Channel(ours, threshold)
-        self._calls = Calls(self._channel, self._give_up)
+        self._calls = Calls(self._channel)
         with theirs:
             try:
-                self._make = self._channel.encode(make, f"factory {name} or its arguments")
+                self._make: Encoded | None = self._channel.encode(make, f"factory {name} or its arguments")
                 self._process, self._pidfd = self._spawn(theirs, threshold)
             except BaseException:
                 self._channel.close()
@@ -72,7 +70,7 @@ class RemoteProcess:
         # Not daemonic: such a process may have no children, and models have data loaders.
         process = multiprocessing.get_context("spawn").Process(
             target=worker.main,
-            args=(connection, threshold, os.getpid(), log_levels()),
+            args=(connection, threshold, os.getpid(), _log_levels()),
             name=f"mpify {self.name}",
             daemon=False,
         )
@@ -93,29 +91,18 @@ class RemoteProcess:
 
     # --- Calls
 
-    def wait_made(self, timeout: float | None) -> None:
-        """Block until the object is there; before any event loop has used this.
+    async def made(self, timeout: float | None) -> None:
+        """Wait until the object is there; only once.
 
         :param timeout: how long to wait [s]; ``None``: without limit.
         :raises TimeoutError: it is not there in time.
         :raises RemoteDied: the process ended.
         :raises Exception: whatever the factory raised.
         """
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        self._calls.submit(Kind.MAKE, self._take_make(), self.name, future)
-        if not self._pump(future.done, timeout):
-            _expire(future, self.name, timeout)
-        future.result()
+        make, self._make = self._make, None  # Its memory must not be kept forever.
+        await self.call(Kind.MAKE, make, self.name, timeout)
 
-    async def made(self, timeout: float | None) -> None:
-        """The same without blocking the event loop."""
-        await self.call(Kind.MAKE, self._take_make(), self.name, timeout)
-
-    def _take_make(self) -> Encoded:
-        make, self._make = self._make, Encoded(b"", [])  # Its memory must not be kept forever.
-        return make
-
-    async def call(self, kind: Kind, request: Any, what: str, timeout: float | None, keep: object = None) -> Any:
+    async def call(self, kind: Kind, request: Any, what: str, timeout: float | None) -> Any:
         """Send a request from the running event loop, and wait for its answer.
 
         A call that is cancelled or times out before the child has begun it is never executed; later, the child
@@ -124,7 +111,6 @@ class RemoteProcess:
         :param request: what :class:`Kind` says; pickled at once.
         :param what: the request's name, for errors.
         :param timeout: how long to wait [s], earlier calls included; ``None``: without limit.
-        :param keep: an object that must not be garbage collected while this waits.
         :raises TimeoutError: there was no answer in time.
         :raises NotPicklable: the request or its answer cannot be pickled.
         :raises RemoteDied: the process has ended.
@@ -146,11 +132,6 @@ class RemoteProcess:
                 timer.cancel()
             self._calls.abandon(call)
 
-    def _give_up(self, error: OSError) -> None:
-        """The channel failed, so it is unknown what has arrived."""
-        _log.error("%s is killed because its channel failed: %s", self, error)
-        self._kill()
-
     # --- Messages of the child
 
     def _readable(self) -> None:
@@ -171,12 +152,16 @@ class RemoteProcess:
         except BlockingIOError:
             return True
         except OSError as error:
-            self._give_up(error)
+            _log.error("%s is killed because its channel failed: %s", self, error)
+            self._kill()
             return False
         if message is None:
             return False
         if message.kind == Kind.LOG:
-            handle_portable(message.load())
+            record = logging.makeLogRecord(message.load())
+            logger = logging.getLogger(record.name)
+            if logger.isEnabledFor(record.levelno):
+                logger.handle(record)
         elif message.kind == Kind.STARTED:
             self._started = True
         else:
@@ -225,11 +210,6 @@ class RemoteProcess:
         _call_in(loop, leave)
         detached.wait(patience)
 
-    @property
-    def _is_ours(self) -> bool:
-        """Whether the calling thread may use the channel: no event loop in another thread does."""
-        return self._loop is None or self._loop is _running_loop()
-
     # --- The end
 
     def stop(self, grace: float | None = None) -> None:
@@ -249,11 +229,11 @@ class RemoteProcess:
             self._channel.shut_down()
             self._leave_loop(grace)
             for name, force in (("SIGTERM", self._process.terminate), ("SIGKILL", self._process.kill)):
-                if self._pump(lambda: self._ended, grace):
-                    return
+                if _is_readable(self._pidfd, grace):
+                    break
                 _log.warning("%s does not end, so it gets %s", self.name, name)
                 force()
-            self._pump(lambda: self._ended, None)
+            self._finish()
 
     async def stop_in_thread(self) -> None:
         """The same without blocking the event loop; if cancelled, it continues in its thread."""
@@ -281,13 +261,14 @@ class RemoteProcess:
 
     def _finish(self) -> None:
         """Reap the process, which has ended."""
-        while self._is_ours and _is_readable(self._channel.fileno(), 0.0) and self._read():
+        loop = self._loop
+        ours = loop is None or loop is _running_loop()  # Otherwise a loop in another thread uses the channel.
+        while ours and _is_readable(self._channel.fileno(), 0.0) and self._read():
             pass  # Answers and log records that it left behind.
         self._process.join()
         self.exit_code = self._process.exitcode
         self._ended = True
-        loop = self._loop
-        if loop is None or self._is_ours:
+        if loop is None or ours:
             self._close()
         else:
             _call_in(loop, self._close)
@@ -305,29 +286,6 @@ class RemoteProcess:
         with contextlib.suppress(ValueError):  # It has ended, and was reaped.
             self._process.kill()
 
-    def _pump(self, done: Callable[[], bool], timeout: float | None) -> bool:
-        """Read messages without an event loop until ``done``.
-
-        :returns: ``False`` if it is not done in time.
-        """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        poller = select.poll()
-        poller.register(self._pidfd, select.POLLIN)
-        if self._is_ours:
-            poller.register(self._channel.fileno(), select.POLLIN)
-        while not done():
-            wait = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready = [descriptor for descriptor, _ in poller.poll(None if wait is None else 1e3 * wait)]
-            if not ready:
-                return done()
-            if self._pidfd in ready:
-                self._finish()
-            elif not self._read():
-                poller.unregister(self._channel.fileno())
-                if not _is_readable(self._pidfd, self._grace):
-                    self._kill()  # It has closed the channel, but something in it does not end.
-        return True
-
     def _gone(self) -> RemoteDied:
         if self._stopped:
             return RemoteStopped(f"{self.name} was stopped", exit_code=self.exit_code)
@@ -339,6 +297,13 @@ class RemoteProcess:
             'calls mpify outside of `if __name__ == "__main__":`, or that is not a file',
             exit_code=self.exit_code,
         )
+
+
+def _log_levels() -> dict[str, int]:
+    """The log levels set in this process, by the logger's name; the root's name is empty."""
+    root = logging.getLogger()
+    loggers = [logger for logger in list(root.manager.loggerDict.values()) if isinstance(logger, logging.Logger)]
+    return {"": root.level} | {logger.name: logger.level for logger in loggers if logger.level}
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import io
 import logging
+import logging.handlers
 import operator
 import os
 import pickle
@@ -22,10 +23,12 @@ import time
 from typing import Any
 
 from aiofranka_ros.offload.mpify.arrays import Channel
-from aiofranka_ros.offload.mpify.protocol import Kind, failure_of, portable
+from aiofranka_ros.offload.mpify.protocol import Kind, failure_of
 
 #: How long this process has to end by itself once the user's process has ended [s].
 _ORPHAN_TIME = 1.0
+#: A log record's texts are cut to this length, so that it fits into a packet [characters].
+_LOG_LENGTH = 8000
 
 
 def main(connection: socket.socket, threshold: int, parent: int, log_levels: dict[str, int]) -> None:
@@ -34,7 +37,7 @@ def main(connection: socket.socket, threshold: int, parent: int, log_levels: dic
     :param connection: its end of the channel.
     :param threshold: arrays of at least this size travel through shared memory [bytes].
     :param parent: the id of the user's process.
-    :param log_levels: the log levels set in that process.
+    :param log_levels: the log levels set in that process, by the logger's name.
     :raises SystemExit: raised by the object; the process ends with that status.
     """
     # Ctrl-C in a terminal reaches every process of the group, but the user's process decides what it means.
@@ -45,9 +48,19 @@ def main(connection: socket.socket, threshold: int, parent: int, log_levels: dic
         sys.stdout.reconfigure(line_buffering=True)  # Nothing printed is lost if the process is killed.
     _end_with(parent)
     channel = Channel(connection, threshold)
-    _forward_logs(channel, log_levels)
+    for name, level in log_levels.items():
+        logging.getLogger(name).setLevel(level)
+    logging.getLogger().addHandler(_Forward(channel))  # type: ignore[arg-type]
     channel.send_note(Kind.STARTED, pickle.dumps(None))
-    _Server(channel).run()
+    server = _Server(channel)
+    try:
+        while server.serve():
+            pass
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # The other side closed without waiting for the answer.
+    except BaseException:
+        channel.close()  # At once: threads of the object may run on for a while.
+        raise
 
 
 class _Server:
@@ -57,17 +70,8 @@ class _Server:
         self._channel = channel
         self._object: Any = None
 
-    def run(self) -> None:
-        try:
-            while self._serve():
-                pass
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # The other side closed without waiting for the answer.
-        except BaseException:
-            self._channel.close()  # At once: threads of the object may run on for a while.
-            raise
-
-    def _serve(self) -> bool:
+    def serve(self) -> bool:
+        """Handle one request; ``False`` if no more will come."""
         message = self._channel.receive()
         if message is None:
             return False
@@ -78,51 +82,42 @@ class _Server:
             raise
         except BaseException as error:  # Even KeyboardInterrupt: SIGINT is ignored, so the object raised it.
             kind = Kind.ERROR
-            answer = self._channel.pack(self._channel.encode(failure_of(error, __file__), "an exception"))
+            answer = self._channel.pack(self._channel.encode(failure_of(error), "an exception"))
         # The arguments are gone by now, unless the object kept them, so the answer can release their memory.
         self._channel.send(kind, message.number, answer)
         return True
 
     def _perform(self, kind: int, request: Any) -> Any:
+        if kind == Kind.MAKE:
+            factory, args, kwargs = request
+            self._object = factory(*args, **kwargs)
+            return None
         if kind == Kind.CALL:
             name, args, kwargs = request
             return self._find(name)(*args, **kwargs)
         if kind == Kind.GET:
             return self._find(request)
-        if kind == Kind.ASSIGN:
-            name, value = request
-            owner, _, attribute = name.rpartition(".")
-            return setattr(self._find(owner), attribute, value)
-        factory, args, kwargs = request
-        self._object = factory(*args, **kwargs)
-        return None
+        name, value = request
+        owner, _, attribute = name.rpartition(".")
+        return setattr(self._find(owner), attribute, value)
 
     def _find(self, name: str) -> Any:
-        if "." in name:
-            return operator.attrgetter(name)(self._object)
-        return getattr(self._object, name) if name else self._object
+        return operator.attrgetter(name)(self._object) if name else self._object
 
 
-class _Forward(logging.Handler):
+class _Forward(logging.handlers.QueueHandler):
     """Sends log records to the user's process, where the logger of the same name handles them."""
 
-    def __init__(self, channel: Channel) -> None:
-        super().__init__()
-        self._channel = channel
+    queue: Any  # the channel
 
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._channel.send_note(Kind.LOG, pickle.dumps(portable(record)))
-        except OSError:
-            sys.stderr.write(f"{self.format(record)}\n")  # The user's process is gone.
-        except Exception:
-            self.handleError(record)
-
-
-def _forward_logs(channel: Channel, levels: dict[str, int]) -> None:
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-    logging.getLogger().addHandler(_Forward(channel))
+    def enqueue(self, record: logging.LogRecord) -> None:
+        attributes = {}
+        for name, value in vars(record).items():  # Without those that may not be picklable.
+            if isinstance(value, str) and len(value) > _LOG_LENGTH:
+                value = f"{value[:_LOG_LENGTH]}... ({len(value)} characters)"
+            if isinstance(value, (str, int, float, type(None))):
+                attributes[name] = value
+        self.queue.send_note(Kind.LOG, pickle.dumps(attributes))
 
 
 def _end_with(parent: int) -> None:
