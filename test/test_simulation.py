@@ -131,10 +131,11 @@ def test_two_arms_run_at_two_addresses(arm: SimulatedArm) -> None:
 
 
 def test_with_real_time_priority_the_arm_runs_on_the_cpu_that_cpu_for_returns(arm: SimulatedArm) -> None:
-    if os.sched_getscheduler(arm.pid) == os.SCHED_FIFO:
-        assert os.sched_getaffinity(arm.pid) == {simulation.cpu_for(arm.host)}
+    assert arm.process is not None
+    if os.sched_getscheduler(arm.process.pid) == os.SCHED_FIFO:
+        assert os.sched_getaffinity(arm.process.pid) == {simulation.cpu_for(arm.host)}
     else:
-        assert os.sched_getaffinity(arm.pid) == os.sched_getaffinity(0)
+        assert os.sched_getaffinity(arm.process.pid) == os.sched_getaffinity(0)
 
 
 def test_two_arms_run_on_different_cpus_if_there_are_two() -> None:
@@ -166,7 +167,7 @@ def test_the_error_names_the_address_in_use(arm: SimulatedArm) -> None:
 
 
 def test_without_an_address_the_first_free_one_is_taken(arm: SimulatedArm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulation, "_loopback_hosts", lambda: iter((arm.host, OTHER, SPARE)))
+    monkeypatch.setattr(simulation, "_LOOPBACK_HOSTS", (arm.host, OTHER, SPARE))
     with SimulatedArm() as chosen:
         assert chosen.host == OTHER
 
@@ -182,7 +183,7 @@ def test_an_address_that_another_process_takes_during_the_start_is_skipped(
         return len(looks) > 1 and look(host)  # the first look says "free", although the arm is there
 
     monkeypatch.setattr(simulation, "_taken", look_too_early)
-    monkeypatch.setattr(simulation, "_loopback_hosts", lambda: iter((arm.host, OTHER)))
+    monkeypatch.setattr(simulation, "_LOOPBACK_HOSTS", (arm.host, OTHER))
     with SimulatedArm() as chosen:
         assert chosen.host == OTHER
     assert looks[:2] == [arm.host, arm.host]
@@ -232,7 +233,7 @@ def test_the_arm_never_outlives_its_parent(forks: bool) -> None:
         if fork == 0:
             sys.stdin.read()  # survives, with every descriptor of its parent
             os._exit(0)
-        print(arm.pid, flush=True)
+        print(arm.process.pid, flush=True)
         time.sleep(60)
         """
     )
@@ -266,11 +267,11 @@ def test_a_handle_can_be_started_once_and_closed_any_number_of_times() -> None:
         _ = arm.host
     arm.close()
     with arm:
-        assert arm.alive and arm.returncode is None and arm.host == OTHER
+        assert arm.alive and arm.host == OTHER
         with pytest.raises(SimulationError, match="only once"):
             arm.start()
     arm.close()
-    assert arm.returncode == 0
+    assert arm.process is not None and arm.process.returncode == 0
     assert not simulation._taken(OTHER)
 
 

@@ -42,21 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop.install()  # Before the slow imports, so that a Ctrl-C during the start is as quiet as any other.
     with contextlib.suppress(KeyboardInterrupt), stop.interrupts():
         options = _parser().parse_args(arguments)
-        _set_up_logging(options.log_level)
+        # franka_sim adds a traceback to ordinary events such as a client that goes away during the handshake.
+        handler = logging.StreamHandler()
+        handler.addFilter(_drop_traceback)
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[handler])
         if options.parent is not None:
             threading.Thread(target=_watch_parent, args=(options.parent,), name="parent-watch", daemon=True).start()
         return _serve(options)
     return 0
-
-
-def _set_up_logging(level: str) -> None:
-    """Log to standard error, one line for each record."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    if level != "debug":
-        # franka_sim adds a traceback to ordinary events such as a client that goes away during the handshake.
-        handler.addFilter(_drop_traceback)
-    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 def _drop_traceback(record: logging.LogRecord) -> bool:
@@ -107,17 +100,13 @@ def _ask_for_real_time(cpu: int) -> None:
     """Ask for what a 1 kHz process needs; without it, the arm loses cycles when the machine is busy."""
     # franka_sim's 1 kHz threads share one interpreter; at the default of 5 ms, one can cost the others five cycles.
     sys.setswitchinterval(1e-4)
-    try:
+    with contextlib.suppress(OSError):  # No permission (ulimit -r).
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
         os.sched_setaffinity(0, {cpu})  # See cpu_for; without the priority, it needs every CPU.
-    except OSError:
-        logger.debug("no permission for real-time scheduling (ulimit -r); continuing without")
-    try:
+    with contextlib.suppress(OSError):  # No permission.
         # A core that sleeps between two cycles may take a millisecond to wake up, above all in a virtual machine. The
         # request for 0 µs holds while the descriptor is open: until this process ends.
         os.write(os.open("/dev/cpu_dma_latency", os.O_WRONLY | os.O_CLOEXEC), struct.pack("i", 0))
-    except OSError:
-        logger.debug("no permission to keep the cores awake (/dev/cpu_dma_latency); continuing without")
 
 
 def _watch_parent(parent: int) -> None:
@@ -135,27 +124,21 @@ def _watch_parent(parent: int) -> None:
 
 def _loopback(text: str) -> str:
     """An argparse type: an IPv4 loopback address."""
-    try:
-        address = ipaddress.IPv4Address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an IPv4 address; an example: 127.0.0.2") from error
-    if not address.is_loopback:
-        raise argparse.ArgumentTypeError(
-            f"{text} is not a loopback address, and every computer that reaches the port could move the arm; "
-            "use 127.0.0.1 to 127.255.255.254"
-        )
-    return text
+    with contextlib.suppress(ValueError):
+        if ipaddress.IPv4Address(text).is_loopback:
+            return text
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not an IPv4 loopback address, and at any other, every computer that reaches the port could move "
+        "the arm; use 127.0.0.1 to 127.255.255.254"
+    )
 
 
 def _width(text: str) -> float:
     """An argparse type: the width of an object that fits between the fingers [m]."""
-    try:
-        width = float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
-    if not 0.0 < width < _MAX_OBJECT_WIDTH:
-        raise argparse.ArgumentTypeError(f"{text} m does not fit between the fingers; use 0 to {_MAX_OBJECT_WIDTH} m")
-    return width
+    with contextlib.suppress(ValueError):
+        if 0.0 < float(text) < _MAX_OBJECT_WIDTH:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} does not fit between the fingers; use 0 to {_MAX_OBJECT_WIDTH} m")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -191,12 +174,6 @@ def _parser() -> argparse.ArgumentParser:
         help="pretend to speak version N of the robot's protocol, to test how clients handle that",
     )
     parser.add_argument("--parent", type=int, metavar="PID", help="exit once this parent process is gone")
-    parser.add_argument(
-        "--log-level",
-        choices=("debug", "info", "warning", "error"),
-        default="warning",
-        help="lowest level of log messages on standard error [%(default)s]",
-    )
     return parser
 
 

@@ -10,7 +10,7 @@ costs nothing, and nothing waits except for the timer that sends the answer.
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import socket
 import threading
 import time
@@ -28,18 +28,11 @@ from franka_sim.gripper.protocol import (
 )
 from franka_sim.gripper.server import FrankaGripperServer
 
-logger = logging.getLogger(__name__)
-
-MAX_WIDTH = 0.08
-"""Largest distance of the fingers [m]."""
-
-MAX_SPEED = 0.1
-"""Largest speed of that distance [m/s]."""
-
-GIVES_UP = 100.0
-"""How long the hand tries to move against an object [s], about as long as the real one."""
-
-TEMPERATURE = 30  # [°C]
+#: Largest distance of the fingers [m], and its largest speed [m/s].
+MAX_WIDTH, MAX_SPEED = 0.08, 0.1
+#: How long the hand tries to move against an object [s], about as long as the real one.
+_GIVES_UP = 100.0
+_TEMPERATURE = 30  # [°C]
 
 
 @dataclass(frozen=True)
@@ -60,6 +53,10 @@ class Course:
     holds: bool = False
 
 
+#: The answer to an impossible command, at once; the hand continues with the one before.
+_REFUSED = Course((), (), 0.0, GripperStatus.kFail)
+
+
 class SimulatedHand:
     """The fingers. A command takes effect at once and replaces the one before.
 
@@ -73,17 +70,16 @@ class SimulatedHand:
     def homing(self) -> Course:
         """Close and open completely; it fails if an object is in the way."""
         closed = self._reachable(0.0)
-        status = GripperStatus.kUnsuccessful if closed > 0.0 else GripperStatus.kSuccess
-        return self._follow((closed, MAX_WIDTH), MAX_SPEED, status)
+        return self._follow((closed, MAX_WIDTH), MAX_SPEED, succeeds=closed == 0.0)
 
     def move(self, width: float, speed: float) -> Course:
         """Move the fingers to ``width`` [m] at ``speed`` [m/s]; if an object is in the way, keep trying for long."""
         if not 0.0 <= width <= MAX_WIDTH:
-            return self._refuse()
+            return _REFUSED
         end = self._reachable(width)
         if end == width:
             return self._follow((end,), speed)
-        return self._follow((end,), speed, GripperStatus.kUnsuccessful, GIVES_UP)
+        return self._follow((end,), speed, succeeds=False, patience=_GIVES_UP)
 
     def grasp(self, width: float, inner: float, outer: float, speed: float) -> Course:
         """Close at ``speed`` [m/s] until the fingers meet an object or each other.
@@ -91,12 +87,10 @@ class SimulatedHand:
         It succeeds if the fingers end between ``width - inner`` and ``width + outer`` [m].
         """
         if not 0.0 <= width <= MAX_WIDTH:
-            return self._refuse()
+            return _REFUSED
         end = self._reachable(0.0)
         holds = width - inner < end < width + outer
-        return self._follow(
-            (end,), speed, GripperStatus.kSuccess if holds else GripperStatus.kUnsuccessful, holds=holds
-        )
+        return self._follow((end,), speed, succeeds=holds, holds=holds)
 
     def stop(self) -> Course:
         """Stop where the fingers are, and let go of what they hold."""
@@ -105,7 +99,7 @@ class SimulatedHand:
     def get_state(self) -> GripperStateData:
         """The state that the hand reports; ``franka_sim`` calls it on the thread that sends it."""
         course, now = self._course, time.monotonic()
-        return GripperStateData(_width(course, now), MAX_WIDTH, course.holds and now >= course.answered, TEMPERATURE)
+        return GripperStateData(_width(course, now), MAX_WIDTH, course.holds and now >= course.answered, _TEMPERATURE)
 
     def _reachable(self, width: float) -> float:
         """The width at which fingers that move to ``width`` end."""
@@ -117,7 +111,8 @@ class SimulatedHand:
         self,
         widths: tuple[float, ...],
         speed: float,
-        status: GripperStatus = GripperStatus.kSuccess,
+        *,
+        succeeds: bool = True,
         patience: float = 0.0,
         holds: bool = False,
     ) -> Course:
@@ -125,12 +120,9 @@ class SimulatedHand:
         path = (_width(self._course, now), *widths)
         durations = np.abs(np.diff(path)) / min(max(speed, 1e-4), MAX_SPEED)
         times = (now, *(now + float(passed) for passed in np.cumsum(durations)))
+        status = GripperStatus.kSuccess if succeeds else GripperStatus.kUnsuccessful
         self._course = Course(times, path, times[-1] + patience, status, holds)
         return self._course
-
-    def _refuse(self) -> Course:
-        """The hand continues with its command; the new one ends at once."""
-        return Course((), (), time.monotonic(), GripperStatus.kFail)
 
 
 def _width(course: Course, now: float) -> float:
@@ -143,10 +135,7 @@ class HandServer(FrankaGripperServer):
     backend: SimulatedHand
 
     def __init__(self, host: str, hand: SimulatedHand) -> None:
-        """
-        :param host: loopback address to serve at.
-        :param hand: the hand that the client drives.
-        """
+        """Serve ``hand`` at the loopback address ``host``."""
         super().__init__(host=host, backend=hand)
         self._lock = threading.Lock()
         self._running: tuple[threading.Timer, socket.socket, GripperCommandHeader] | None = None
@@ -187,8 +176,7 @@ class HandServer(FrankaGripperServer):
             return hand.grasp(grasp.width, grasp.epsilon_inner, grasp.epsilon_outer, grasp.speed)
         if command == GripperCommand.kStop:
             return hand.stop()
-        logger.warning("the gripper received an unknown command: %s", command)
-        return Course((), (), 0.0, GripperStatus.kFail)
+        return _REFUSED
 
     def _end_running(self, status: GripperStatus, header: GripperCommandHeader | None = None) -> None:
         """Answer the running command.
@@ -205,8 +193,5 @@ class HandServer(FrankaGripperServer):
         self._answer(sock, running_header, status)
 
     def _answer(self, sock: socket.socket, header: GripperCommandHeader, status: GripperStatus) -> None:
-        try:
-            with self._lock:
-                sock.sendall(build_command_response(header.command, header.command_id, status))
-        except OSError:
-            logger.debug("the gripper's client went away before it was answered")
+        with contextlib.suppress(OSError), self._lock:  # The client may be gone.
+            sock.sendall(build_command_response(header.command, header.command_id, status))

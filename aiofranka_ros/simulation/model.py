@@ -12,6 +12,7 @@ that ``franka_sim`` starts. Importing this module imports MuJoCo, so nothing els
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import socket
@@ -20,7 +21,7 @@ import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -28,7 +29,12 @@ from franka_sim.control_modes import ControlMode
 from franka_sim.franka_protocol import Command, ConnectStatus
 from franka_sim.franka_sim_server import FrankaSimServer
 from franka_sim.gripper.protocol import GRIPPER_COMMAND_PORT
-from franka_sim.mujoco_franka_sim import ARM_POSITION_KP, SELF_COLLISION_MIN_LINK_SEPARATION, MujocoFrankaSim
+from franka_sim.mujoco_franka_sim import (
+    ARM_POSITION_KP,
+    SELF_COLLISION_MARGIN,
+    SELF_COLLISION_MIN_LINK_SEPARATION,
+    MujocoFrankaSim,
+)
 from franka_sim.sim_common import FR3_FORCE_LIMITS, RealtimeFactorMonitor
 
 from aiofranka_ros.errors import SimulationError
@@ -38,9 +44,6 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "fr3_"
 """Beginning of the name of every body, joint and geom in the model, as in franka_description."""
-
-LINKS = tuple(f"link{index}" for index in range(9))
-"""The arm's links, base first; the last one is the flange."""
 
 # Dynamics of joints 1 to 7, identified by MuJoCo Menagerie for this arm (franka_fr3/fr3.xml). With the numbers of the
 # URDF (damping 0.003, friction 0.2, no armature) the arm is so light that ordinary torque control is unstable.
@@ -66,38 +69,22 @@ HAND_F_T_NE = np.array(
 """Flange to the Franka Hand's fingertips (4, 4) [m], -45 degrees about z: what Desk sets for the hand."""
 
 
-class Capsule(NamedTuple):
-    """One coarse volume of a link, in the link's frame.
-
-    :ivar link: index of the link.
-    :ivar ends: centres of the two half spheres (2, 3) [m].
-    :ivar radius: [m].
-    """
-
-    link: int
-    ends: tuple[tuple[float, float, float], tuple[float, float, float]]
-    radius: float
-
-
 # The coarse volumes of the robot's own self-collision check, without their safety distance of 0.03 m
 # (franka_description, robots/common/franka_arm.xacro, `self_collision_geometries`): franka_sim has a margin of 0.05 m
-# between two volumes. The first volume of a link has the name that franka_sim looks for.
+# between two volumes. Index of the link, centres of the two half spheres of a capsule in the link's frame (6 numbers),
+# and its radius [m].
 _DIAGONAL = np.sqrt(0.5)  # link 7's volumes are turned by 45 degrees about z
-CAPSULES = (
-    Capsule(0, ((-0.09, 0.0, 0.06), (-0.06, 0.0, 0.06)), 0.06),
-    Capsule(1, ((0.0, 0.0, -0.333), (0.0, 0.0, -0.05)), 0.06),
-    Capsule(2, ((0.0, 0.0, -0.06), (0.0, 0.0, 0.06)), 0.06),
-    Capsule(3, ((0.0, 0.0, -0.22), (0.0, 0.0, -0.07)), 0.06),
-    Capsule(4, ((0.0, 0.0, -0.06), (0.0, 0.0, 0.06)), 0.06),
-    Capsule(5, ((0.0, 0.0, -0.31), (0.0, 0.0, -0.21)), 0.06),
-    Capsule(5, ((0.0, 0.08, -0.2), (0.0, 0.08, -0.06)), 0.025),
-    Capsule(6, ((0.0, 0.0, -0.07), (0.0, 0.0, 0.01)), 0.05),
-    Capsule(7, ((0.0, 0.0, -0.06), (0.0, 0.0, 0.08)), 0.04),
-    Capsule(
-        7,
-        ((0.055 * _DIAGONAL, 0.055 * _DIAGONAL, 0.082), (0.065 * _DIAGONAL, 0.065 * _DIAGONAL, 0.082)),
-        0.03,
-    ),
+_CAPSULES = (
+    (0, (-0.09, 0.0, 0.06, -0.06, 0.0, 0.06), 0.06),
+    (1, (0.0, 0.0, -0.333, 0.0, 0.0, -0.05), 0.06),
+    (2, (0.0, 0.0, -0.06, 0.0, 0.0, 0.06), 0.06),
+    (3, (0.0, 0.0, -0.22, 0.0, 0.0, -0.07), 0.06),
+    (4, (0.0, 0.0, -0.06, 0.0, 0.0, 0.06), 0.06),
+    (5, (0.0, 0.0, -0.31, 0.0, 0.0, -0.21), 0.06),
+    (5, (0.0, 0.08, -0.2, 0.0, 0.08, -0.06), 0.025),
+    (6, (0.0, 0.0, -0.07, 0.0, 0.0, 0.01), 0.05),
+    (7, (0.0, 0.0, -0.06, 0.0, 0.0, 0.08), 0.04),
+    (7, (0.055 * _DIAGONAL, 0.055 * _DIAGONAL, 0.082, 0.065 * _DIAGONAL, 0.065 * _DIAGONAL, 0.082), 0.03),
 )
 
 
@@ -115,18 +102,13 @@ def fr3_mjcf() -> str:
     ):
         joint.damping, joint.armature, joint.frictionloss = damping, armature, friction_loss
     bodies = {body.name: body for body in spec.bodies}
-    named: set[str] = set()
-    for capsule in CAPSULES:
-        link = f"{PREFIX}link{capsule.link}"
-        name = f"{link}_collision"
-        geom = bodies[link].add_geom()
-        geom.name = f"{name}_2" if name in named else name
+    for link, ends, radius in _CAPSULES:
+        geom = bodies[f"{PREFIX}link{link}"].add_geom()
         geom.type = mujoco.mjtGeom.mjGEOM_CAPSULE
-        geom.fromto = np.ravel(capsule.ends)
-        geom.size[0] = capsule.radius
+        geom.fromto = ends
+        geom.size[0] = radius
         geom.mass = 0.0
-        geom.rgba = (0.92, 0.92, 0.92, 1.0) if capsule.link % 2 else (0.65, 0.68, 0.72, 1.0)
-        named.add(name)
+        geom.rgba = (0.92, 0.92, 0.92, 1.0) if link % 2 else (0.65, 0.68, 0.72, 1.0)
     # The volumes of links one or two joints apart overlap or nearly touch by design: joint limits keep those links
     # apart, not contacts. MuJoCo excludes parent and child by itself, except below the base.
     neighbours = [(f"{PREFIX}link{first}", f"{PREFIX}link{first + 2}") for first in range(6)]
@@ -142,7 +124,7 @@ def fr3_mjcf() -> str:
 def _bare_urdf() -> str:
     """The URDF of ``franka_sim`` with prefixed names, without meshes and sensor links."""
     root = ElementTree.parse(FrankaSimServer.DEFAULT_ARM_URDF).getroot()
-    kept = {"base", *LINKS}
+    kept = {"base", *(f"link{index}" for index in range(9))}  # The last one is the flange.
     for link in root.findall("link"):
         if link.attrib["name"] not in kept:
             root.remove(link)
@@ -210,10 +192,13 @@ class ArmPhysics(MujocoFrankaSim):
         self._monitor = RealtimeFactorMonitor(logger, due)
         while self.running:
             due += self.dt if self._step(None) else RENDER_PERIOD
-            if self.viewer is not None and time.perf_counter() >= render:
+            viewer = self.viewer  # On another thread, stop() sets it to None.
+            if viewer is not None and time.perf_counter() >= render:
                 render = time.perf_counter() + RENDER_PERIOD
-                if not self._render():
-                    self.running = False
+                if not viewer.is_running():
+                    break
+                with self._stepping:
+                    viewer.sync()
             # Late steps are not made up for: the arm is late, it does not jump.
             now = time.perf_counter()
             due = max(due, now)
@@ -257,15 +242,6 @@ class ArmPhysics(MujocoFrankaSim):
             self._monitor.update(time.perf_counter(), self.dt)
         return True
 
-    def _render(self) -> bool:
-        """Draw the window; returns whether it is still open."""
-        viewer = self.viewer  # On another thread, stop() sets it to None.
-        if viewer is None or not viewer.is_running():
-            return False
-        with self._stepping:
-            viewer.sync()
-        return True
-
     def arm_control_torque(self) -> np.ndarray:
         """Torques of this step [Nm] (7,): those of the client, or holding torques if no client controls the arm."""
         if self.control_mode != ControlMode.POSITION:
@@ -278,29 +254,18 @@ class ArmPhysics(MujocoFrankaSim):
     def _bind_model(self) -> None:
         super()._bind_model()
         # franka_sim measures the end effector from link 7; the robot, and libfranka's model, from the flange.
-        flange = f"{PREFIX}{LINKS[-1]}"
-        self.ee_body_id = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_BODY, flange)
+        self.ee_body_id = self.model.body(f"{PREFIX}link8").id
 
     def _bind_self_collision(self) -> None:
-        super()._bind_self_collision()
-        # franka_sim knows one volume per link; add the second volumes of links 5 and 7 to its table of pairs.
-        volumes: dict[int, list[int]] = {}
-        for geom in range(self.model.ngeom):
-            name = mujoco.mj_id2name(self.model, mujoco.mjtObj.mjOBJ_GEOM, geom) or ""
-            if name.startswith(f"{PREFIX}link"):
-                volumes.setdefault(int(name[len(f"{PREFIX}link")]), []).append(geom)
-        margin = self.model.geom_margin[volumes[0][0]]
-        everything = [geom for geoms in volumes.values() for geom in geoms]
+        # franka_sim knows one volume per link; links 5 and 7 have two.
+        body_of = {geom: self.model.body(body).name for geom, body in enumerate(self.model.geom_bodyid)}
+        links = {geom: int(body[len(f"{PREFIX}link")]) for geom, body in body_of.items() if body.startswith(PREFIX)}
         # A gap as wide as the margin reports the approach without making it a contact force.
-        self.model.geom_margin[everything] = margin
-        self.model.geom_gap[everything] = margin
+        self.model.geom_margin[list(links)] = self.model.geom_gap[list(links)] = SELF_COLLISION_MARGIN
         self._self_collision_pairs = {
-            (min(one, other), max(one, other)): (f"link{first}", f"link{second}")
-            for first, ones in volumes.items()
-            for second, others in volumes.items()
-            if second - first >= SELF_COLLISION_MIN_LINK_SEPARATION
-            for one in ones
-            for other in others
+            (one, other): (f"link{links[one]}", f"link{links[other]}")
+            for one, other in itertools.combinations(links, 2)  # MuJoCo numbers volumes in the order of the links.
+            if links[other] - links[one] >= SELF_COLLISION_MIN_LINK_SEPARATION
         }
 
 
@@ -319,9 +284,8 @@ class ArmServer(FrankaSimServer):
         object_width: float | None = None,
         protocol_version: int | None = None,
     ) -> None:
-        """
-        :param host: loopback address to serve at.
-        :param physics: the arm, which has not been started.
+        """Serve ``physics``, which has not been started, at the loopback address ``host``.
+
         :param hand: report the Franka Hand's fingertips as nominal end effector, instead of the flange.
         :param object_width: width of an object between the gripper's fingers [m]; ``None``: no object.
         :param protocol_version: FCI protocol version to claim; ``None``: the version that it speaks.
@@ -348,22 +312,14 @@ class ArmServer(FrankaSimServer):
             with socket.create_server((self.host, GRIPPER_COMMAND_PORT)):
                 pass
         except OSError as error:
-            self.close_listener()
             raise SimulationError(
                 f"cannot serve a simulated arm at {self.host}, ports {self.port} and {GRIPPER_COMMAND_PORT}: "
                 f"{os.strerror(error.errno or 0)}. If another simulated arm is running there, stop it, "
                 "or choose another address with --host, e.g. 127.0.0.2."
             ) from error
 
-    def close_listener(self) -> None:
-        """Release the address if :meth:`start` never ran."""
-        if self.server_socket is not None:
-            self.server_socket.close()
-            self.server_socket = None  # type: ignore[assignment]  # Declared without a type in franka_sim.
-
     def _bind_listener(self) -> None:
-        if self.server_socket is None:
-            self.claim()
+        """Do nothing: :meth:`claim` has bound it."""
 
     def start_gripper_server(self) -> None:
         """Start the gripper and wait until it accepts clients, so that "ready" holds for both ports."""
@@ -419,10 +375,7 @@ class ArmServer(FrankaSimServer):
         return header, payload
 
     def send_response(self, client_socket: socket.socket, **fields: Any) -> None:
-        """Answer a client that connects; refuse it if its protocol version differs, as the robot does.
-
-        ``franka_sim`` itself would accept it.
-        """
+        """Answer a client that connects; unlike ``franka_sim``, refuse another protocol version, as the robot does."""
         if self._client_version != self.library_version:
             fields["status"] = ConnectStatus.kIncompatibleLibraryVersion
         super().send_response(client_socket, **fields)

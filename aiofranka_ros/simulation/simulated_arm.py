@@ -21,9 +21,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 from aiofranka_ros.errors import SimulationError
@@ -46,6 +45,8 @@ STOP_TIMEOUT = 5.0
 PRIORITY = 10
 """SCHED_FIFO priority of the simulator: above every ordinary process, far below the one that controls the arm."""
 
+_LOOPBACK_HOSTS: Sequence[str] = [f"127.0.0.{last}" for last in range(1, 255)]
+
 
 class SimulatedArm:
     """A simulated FR3, which runs from :meth:`start` to :meth:`close`, or until this process ends.
@@ -62,7 +63,8 @@ class SimulatedArm:
         self._wanted = host
         self._options = tuple(options)
         self._host: str | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        #: The simulator; ``None`` before :meth:`start`.
+        self.process: subprocess.Popen[bytes] | None = None
         self._owner = 0
         self._reader: threading.Thread | None = None
         self._ready = False
@@ -74,39 +76,36 @@ class SimulatedArm:
         :raises SimulationError: it ended before that (the message quotes its log), it took longer than
             ``START_TIMEOUT``, or it was started before.
         """
-        if self._process is not None:
+        if self.process is not None:
             raise SimulationError("a simulated arm can be started only once")
-        for host in _loopback_hosts() if self._wanted is None else (self._wanted,):
+        for host in _LOOPBACK_HOSTS if self._wanted is None else (self._wanted,):
             if self._wanted is None and _taken(host):
                 continue
             try:
-                self._start_at(host)
+                return self._start_at(host)
             except SimulationError:
                 # If another process took the address in the meantime, try the next one.
-                if self._wanted is None and _taken(host):
-                    continue
-                raise
-            return
+                if self._wanted is not None or not _taken(host):
+                    raise
         raise SimulationError("no loopback address is free for another simulated arm")
 
     def close(self) -> None:
         """End the simulator and wait for it, at most ``STOP_TIMEOUT``; does nothing if it does not run."""
-        process = self._process
+        process = self.process
         if process is None or os.getpid() != self._owner:
             return
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                logger.warning("the simulated arm at %s did not stop within %g s: killing it", self._host, STOP_TIMEOUT)
-                process.kill()
-                process.wait()
-        if self._reader is not None:
-            self._reader.join()
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
+        with process:  # At the end, it closes the pipes.
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(STOP_TIMEOUT)
+                except subprocess.TimeoutExpired:
+                    text = "the simulated arm at %s did not stop within %g s: killing it"
+                    logger.warning(text, self._host, STOP_TIMEOUT)
+                    process.kill()
+                    process.wait()
+            if self._reader is not None:
+                self._reader.join()
 
     @property
     def host(self) -> str:
@@ -119,37 +118,15 @@ class SimulatedArm:
         return self._host
 
     @property
-    def pid(self) -> int:
-        """Process id of the simulator.
-
-        :raises SimulationError: before :meth:`start`.
-        """
-        if self._process is None:
-            raise SimulationError("the simulated arm was not started")
-        return self._process.pid
-
-    @property
-    def returncode(self) -> int | None:
-        """As :attr:`subprocess.Popen.returncode`; ``None`` while it runs and before :meth:`start`."""
-        return None if self._process is None else self._process.poll()
-
-    @property
     def alive(self) -> bool:
         """Whether the simulator runs."""
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def last_words(self) -> str:
-        """The last lines that the simulator logged, for error messages; empty if there are none."""
-        return "\n".join(self._tail)
+        return self.process is not None and self.process.poll() is None
 
     def __enter__(self) -> SimulatedArm:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _start_at(self, host: str) -> None:
@@ -165,7 +142,7 @@ class SimulatedArm:
             start_new_session=True,
         )
         assert process.stdout is not None and process.stderr is not None  # both are pipes
-        self._process, self._owner, self._host = process, os.getpid(), host
+        self.process, self._owner, self._host = process, os.getpid(), host
         self._ready = False
         self._tail.clear()
         # The pipe must never fill up: a simulator that blocks while it logs loses robot cycles.
@@ -177,7 +154,7 @@ class SimulatedArm:
             self._wait_until_ready(process, process.stdout)
         except BaseException:
             self.close()
-            self._process = self._host = None
+            self.process = self._host = None
             raise
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
@@ -198,7 +175,7 @@ class SimulatedArm:
                     self._reader.join()  # Only then are its last words complete.
                 raise SimulationError(
                     f"the simulated arm at {self._host} ended with status {status} before it was ready:\n"
-                    f"{self.last_words or '(it said nothing)'}"
+                    + ("\n".join(self._tail) or "(it said nothing)")
                 )
             said += chunk
         self._ready = True
@@ -228,10 +205,6 @@ def cpu_for(host: str) -> int:
     """
     cpus = sorted(os.sched_getaffinity(0))
     return cpus[-int(ipaddress.IPv4Address(host)) % len(cpus)]
-
-
-def _loopback_hosts() -> Iterator[str]:
-    return (f"127.0.0.{last}" for last in range(1, 255))
 
 
 def _taken(host: str) -> bool:
