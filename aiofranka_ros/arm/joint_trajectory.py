@@ -188,8 +188,7 @@ def _apart(trajectory: JointTrajectory) -> JointTrajectory:
 
 def _polynomials(times: Array, q: Array, dq: Array | None, ddq: Array | None, first_dq: Array) -> Motion:
     """Through points from ``times[0] = 0`` on; ``first_dq`` [rad/s] (7,) is used if no velocities are given."""
-    if dq is None:
-        return Motion(times, _hermite(times, q, _monotone(times, q, first_dq), None))
+    dq, ddq = (_monotone(times, q, first_dq), None) if dq is None else (dq, ddq)
     return Motion(times, _hermite(times, q, dq, ddq))
 
 
@@ -227,10 +226,9 @@ def _monotone(times: Array, q: Array, first_dq: Array) -> Array:
 
 
 def _enter(path: Motion, state: ArmState, late: float, begin: float, joints: Sequence[str]) -> Motion:
-    """The rest of ``path`` after ``late`` [s], plus the offset of ``state`` from it, which fades out.
+    """The rest of ``path`` after ``late`` [s], plus the offset of ``state`` from it, which fades out within the limits.
 
-    :param begin: time in the trajectory, for messages [s].
-    :raises InvalidTarget: no such motion keeps the joints' limits.
+    ``begin`` is the time in the trajectory, for messages [s].
     """
     path = remainder(path, late)
     check_robot_limits(path, 0.0, begin, joints)
@@ -289,10 +287,7 @@ def _pieces(motion: Motion, knots: Array) -> Array:
 
 
 def _thinned(motion: Motion, joints: Sequence[str]) -> Motion:
-    """``motion`` with at most as many segments as the control process accepts, through some of its knots.
-
-    :raises InvalidTarget: it would miss the other knots.
-    """
+    """``motion`` with as few segments as the control process accepts; ``InvalidTarget`` if it would miss a knot."""
     count = len(motion.coefficients)
     if count <= MAX_SEGMENTS:
         return motion

@@ -167,10 +167,7 @@ class Mover:
             await self._give_back(run)
 
     def _begin(self, task: Task, planned: Plan[Any] | None, owner: str, cancelled: Callable[[], bool]) -> _Run:
-        """Start a motion; the one that ran before ends.
-
-        :raises MoveFailed: that is not possible; the running motion continues.
-        """
+        """Start a motion, which ends the one before; ``MoveFailed`` if that is not possible and the other continues."""
         client = self._owner.active_client
         if client is None:
             raise MoveFailed(f"the arm is not active{self._owner.why_inactive}")
@@ -194,10 +191,7 @@ class Mover:
         return *(self._owner.parameter(name) for name in _LIMITS), client.flange_to_tcp
 
     def _plan(self, task: _Task, departure: Departure, limits: tuple[Array, ...]) -> Plan[_Task]:
-        """Plan ``task`` from ``departure``.
-
-        :raises InvalidTarget: no motion keeps within the limits of joints and workspace.
-        """
+        """Plan ``task``; ``InvalidTarget`` if no motion keeps within the limits of joints and workspace."""
         motion = task.plan(departure, self._owner.parameter)
         lower, upper, workspace_lower, workspace_upper, _, _, flange_to_tcp = limits
         check_set_limits(

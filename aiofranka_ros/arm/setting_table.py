@@ -7,7 +7,6 @@ commands, the node's declarations, ``config/fr3.yaml`` and ``docs/reference.md``
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -24,14 +23,8 @@ def _joints(value: float | Sequence[float] | Array) -> tuple[float, ...]:
     return tuple(float(element) for element in np.broadcast_to(np.asarray(value, dtype=float), 7))
 
 
-def _critical(stiffness: Sequence[float], digits: int) -> tuple[float, ...]:
-    return tuple(round(2.0 * math.sqrt(value), digits) for value in stiffness)
-
-
 _JOINT_KP = (600.0, 600.0, 600.0, 600.0, 250.0, 250.0, 150.0)
 _JOINT_KD = (50.0, 50.0, 50.0, 50.0, 30.0, 25.0, 10.0)
-_EE_KP = (400.0, 400.0, 400.0, 1000.0, 1000.0, 1000.0)
-_NULL_KP = _joints(10.0)
 #: What the arm can take at 1 kHz depends on its load; far above these values it is unstable with any load.
 _MAX_STIFFNESS, _MAX_DAMPING = 3000.0, 200.0
 #: Farther than the arm reaches with any tool [m].
@@ -91,13 +84,15 @@ SETTINGS: tuple[Setting, ...] = (
     _law("integral_limit", (5.0, 5.0, 5.0, 5.0, 1.5, 1.5, 1.5), "Largest integral torque in mode pid.",
          "Nm", 0.0, _joints(fr3.TORQUE_LIMIT), source="a few times the joints' friction"),
     # Operational space.
-    _law("ee_kp", _EE_KP, "Stiffness of the control frame in mode osc, translation then rotation.",
+    _law("ee_kp", (400.0, 400.0, 400.0, 1000.0, 1000.0, 1000.0),
+         "Stiffness of the control frame in mode osc, translation then rotation.",
          "1/s^2", 0.0, _MAX_STIFFNESS, source="compliant: natural frequencies of 20 and 32 rad/s"),
-    _law("ee_kd", _critical(_EE_KP, 1), "Damping of the control frame in mode osc; critical at 2 sqrt(ee_kp).",
+    _law("ee_kd", (40.0, 40.0, 40.0, 63.2, 63.2, 63.2),
+         "Damping of the control frame in mode osc; critical at 2 sqrt(ee_kp).",
          "1/s", 0.0, _MAX_DAMPING, source="critical damping"),
-    _law("null_kp", _NULL_KP, "Stiffness of the posture in mode osc, kept as far as the task allows.",
+    _law("null_kp", _joints(10.0), "Stiffness of the posture in mode osc, kept as far as the task allows.",
          "1/s^2", 0.0, _MAX_STIFFNESS, source="far softer than the task"),
-    _law("null_kd", _critical(_NULL_KP, 2), "Damping of the posture in mode osc; critical at 2 sqrt(null_kp).",
+    _law("null_kd", _joints(6.32), "Damping of the posture in mode osc; critical at 2 sqrt(null_kp).",
          "1/s", 0.0, _MAX_DAMPING, source="critical damping"),
     _law("motor_inertia", _joints(0.1), "Inertia of the motors, which libfranka's mass matrix does not include.",
          "kg m^2", 0.05, 1.0,

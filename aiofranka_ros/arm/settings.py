@@ -44,10 +44,7 @@ class ArmSettings:
 
     @staticmethod
     def check(name: str, value: Any) -> Any:
-        """``value`` as it would be used, see :meth:`~aiofranka_ros.setting.Setting.parse`; nothing is changed.
-
-        :raises ConfigurationError: there is no such setting, or the value cannot be used.
-        """
+        """``value`` as it would be used; ``ConfigurationError`` if it cannot, or if there is no such setting."""
         setting = _BY_NAME.get(name)
         if setting is None:
             raise ConfigurationError(f"there is no setting {name!r}; there are: {', '.join(_BY_NAME)}")
@@ -102,9 +99,8 @@ class ArmSettings:
         return fields
 
     def apply(self, client: ControlClient, names: Iterable[str]) -> None:
-        """Send what changed to the control process, which uses all of it from the same cycle on.
+        """Send what :meth:`update` returned to the control process, which uses all of it from the same cycle on.
 
-        :param names: what :meth:`update` returned.
         :raises CommandRefused: the robot does not accept the collision thresholds.
         :raises ControlProcessDied: the control process is gone.
         """

@@ -83,7 +83,7 @@ class ControlClient:
         return None if self._process is None else self._process.pid
 
     def start(self, timeout: float = 180.0) -> None:
-        """Start the control process and wait until it is ready. That takes long only if it must compile its kernels.
+        """Start the control process and wait until it is ready, which takes long only if it must compile its kernels.
 
         :raises ControlProcessDied: it ended while it started.
         :raises TimeoutError: it was not ready in time.
@@ -147,13 +147,9 @@ class ControlClient:
         if self.phase is not Phase.ACTIVE:
             return
         self.update({"activation": 0})
-        message = self._running.wait(
-            lambda message: message.get("event") == "ended" and message["activation"] == self._activation,
-            timeout,
-            "release the arm",
-        )
-        error = _ended(message).error
-        if error is not None:
+        ended = {"event": "ended", "activation": self._activation}
+        message = self._running.wait(lambda message: ended.items() <= message.items(), timeout, "release the arm")
+        if (error := _ended(message).error) is not None:
             raise error
 
     def set_robot(self, setting: RobotSetting, *values: Any, timeout: float = 5.0) -> None:

@@ -139,10 +139,7 @@ class ControlLoop:
         self._copies = taken.integers[_ROBOT_STATE_PERIOD] > 0
 
     def _read_commands(self, version: int) -> int:
-        """Use new commands, if they and the motion that they name can be read; otherwise keep the present ones.
-
-        :returns: the version of the commands that are in force.
-        """
+        """Use new commands if they and their motion can be read, else keep the present ones; return their version."""
         newest = self._shared.commands.version
         fresh = self._spare
         if not self._shared.commands.read(fresh.bytes):

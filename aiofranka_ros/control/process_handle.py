@@ -161,19 +161,17 @@ class ProcessHandle:
         version, now = self._shared.state.version, time.monotonic()
         if version != self._seen[0]:
             self._seen = version, now
-        elif now - self._seen[1] > _SUSPICIOUS_SILENCE and self._is_stopped():
+        if now - self._seen[1] < _SUSPICIOUS_SILENCE:
+            return
+        try:
+            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return  # It is gone; :meth:`_check_alive` reports that.
+        if state in ("T", "t"):  # SIGSTOP, or a debugger, see proc(5).
             # If it continued, it would do so with commands of long ago. Only :meth:`close` waits until it is gone,
             # because the kernel takes tens of milliseconds to free its locked memory.
             self._process.kill()
             raise ControlProcessDied("the control process was stopped by a signal and is killed")
-
-    def _is_stopped(self) -> bool:
-        """Whether SIGSTOP, a debugger or the like keeps the process from running, see proc(5)."""
-        try:
-            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return False  # It is gone; :meth:`_check_alive` reports that.
-        return state in ("T", "t")
 
 
 def exception_from(message: Message) -> FrankaError:

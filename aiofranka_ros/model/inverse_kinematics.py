@@ -101,15 +101,10 @@ def _at_limits(q: Array) -> str:
 
 @kernel
 def _descend(pose: Array, tool: Array, near: Array, q: Array, pull: float, turning: float, steps: int) -> float:
-    """Move ``q`` to where the control frame is at ``pose``, or as close to it as this way leads.
+    """Move ``q`` within the limits to where the control frame is at ``pose``, or as close as this way leads.
 
-    :param pose: pose of the control frame in the base (4, 4).
-    :param tool: pose of the control frame in the flange (4, 4).
-    :param near: joint positions [rad] (7,) within the limits.
-    :param q: where it starts [rad] (7,); filled with where it ends, within the limits.
     :param pull: 1: of all steps that lead to the pose, take the one that ends nearest to ``near``; 0: the shortest one.
     :param turning: 1: the orientation counts; 0: only the position does.
-    :param steps: how many steps at most.
     :returns: norm of the error before the last step [m and rad].
     """
     flange, tcp, jacobian = np.empty((4, 4)), np.empty((4, 4)), np.empty((6, 7))
