@@ -49,19 +49,15 @@ async def async_input(prompt: str = "") -> str:
     stream = sys.stdin
     if stream is None:
         raise RuntimeError("async_input(): lost sys.stdin")
-    async with _turn():
+    async with _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
         if sys.stdout is not None:
             sys.stdout.write(str(prompt))
             sys.stdout.flush()
         return await _lines_of(stream).next()
 
 
+#: The lock that gives the calls in each loop their turns, in order.
 _turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
-
-
-def _turn() -> asyncio.Lock:
-    """The lock that gives the calls in this loop their turns, in order."""
-    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 class _WatchedLines:

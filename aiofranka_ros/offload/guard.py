@@ -216,16 +216,16 @@ class Guard:
         self._block = _Block(now)
 
     def _run(self, loop: asyncio.AbstractEventLoop, stopped: threading.Event) -> None:
-        timeout = self.threshold / 2
-        expected = time.perf_counter() + timeout
-        while not stopped.wait(timeout) and not loop.is_closed():
+        timeout, over = self.threshold / 2, False
+        while not over:
+            expected = time.perf_counter() + timeout
+            over = stopped.wait(timeout) or loop.is_closed()
             now = time.perf_counter()
             if not loop.is_running():
                 self._block = None
             timeout = self._look(now, now - expected)
-            self._report_ended()
-            expected = time.perf_counter() + timeout
-        self._report_ended()
+            while self._ended:
+                self._report(self._ended.popleft())
         left = {key: seconds for key, seconds in self._unreported.items() if seconds}
         if left:
             times = sum(map(len, left.values()))
@@ -252,10 +252,6 @@ class Guard:
                     self._warn(f"the event loop has been blocked for {seconds:.1f} s so far at {block.place}; {_HINT}")
                     block.next_report = seconds + _STILL
         return max(self.threshold - held, self.threshold / 4)
-
-    def _report_ended(self) -> None:
-        while self._ended:
-            self._report(self._ended.popleft())
 
     def _report(self, block: _Block) -> None:
         self.blocks += 1

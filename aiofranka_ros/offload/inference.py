@@ -122,22 +122,14 @@ class CudaInferenceThread:
         :raises Superseded: with ``latest_only``, a newer call of ``fn`` took this one's place.
         :raises TypeError: ``fn`` is not callable, or is already asynchronous.
         """
-        return await self._run(fn, args, kwargs, self._timings.append, replaces=self._latest_only)
+        return await self._run(Call(fn, args, kwargs, self._timings.append), replaces=self._latest_only)
 
-    async def _run(
-        self,
-        fn: Callable[..., R],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        record: Callable[[CallTiming], None],
-        *,
-        replaces: bool,
-    ) -> R:
-        check_function(fn)
+    async def _run(self, call: Call, *, replaces: bool) -> Any:
+        check_function(call.function)
         workers = self._workers
         if workers is None or not workers.running:
             raise NotStarted("the inference thread is not running: call start() first, or use it in a with statement")
-        return await workers.run(Call(fn, args, kwargs, record), replaces=replaces)
+        return await workers.run(call, replaces=replaces)
 
     def wrap(self, fn: Callable[P, R]) -> Offloaded[P, R]:
         """Decorate a function or method: awaiting it then does the same as :meth:`run`.
@@ -162,7 +154,7 @@ class CudaInferenceThread:
         """
         timings: list[CallTiming] = []
         for _ in range(repeat):
-            await self._run(fn, args, kwargs, timings.append, replaces=False)
+            await self._run(Call(fn, args, kwargs, timings.append), replaces=False)
         return [timing.ran for timing in timings]
 
     @property

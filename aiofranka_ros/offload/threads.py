@@ -225,13 +225,11 @@ class Workers:
             self._change.notify_all()
 
     def join(self, timeout: float | None) -> bool:
-        """Wait until the threads have ended, except the calling one; returns whether all have."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        threads = tuple(self._threads)
-        for thread in threads:
+        """Wait for each thread but the calling one, for ``timeout`` [s] at most; returns whether all have ended."""
+        for thread in tuple(self._threads):
             if thread is not threading.current_thread():
-                thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in threads)
+                thread.join(timeout)
+        return not self.alive
 
     @classmethod
     def finish_all(cls) -> None:
@@ -240,8 +238,8 @@ class Workers:
         for workers in instances:
             workers.close("the process ends")
         deadline = time.monotonic() + EXIT_GRACE
-        for workers in instances:
-            workers.join(max(0.0, deadline - time.monotonic()))
+        for thread in [thread for workers in instances for thread in tuple(workers._threads)]:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     @classmethod
     def forget_all(cls) -> None:

@@ -93,26 +93,22 @@ class Packed:
     descriptor: int | None = None
 
 
+@dataclass(slots=True)
 class Message:
-    """A received message; load it before the next one is received.
+    """A received message, with its sender's arguments of :meth:`Channel.send`; load it before the next is received."""
 
-    :ivar kind: as given to :meth:`Channel.send`.
-    :ivar number: as given to :meth:`Channel.send`.
-    """
-
-    __slots__ = ("kind", "number", "_pickle", "_buffers")
-
-    def __init__(self, kind: int, number: int, pickled: memoryview, buffers: list[npt.NDArray[np.uint8]]) -> None:
-        self.kind, self.number = kind, number
-        self._pickle, self._buffers = pickled, buffers
+    kind: int
+    number: int
+    pickled: memoryview
+    buffers: list[npt.NDArray[np.uint8]]
 
     def load(self) -> Any:
         """The object; only once, because this message must not keep its arrays alive.
 
         :raises Exception: whatever unpickling it raises.
         """
-        buffers, self._buffers = self._buffers, []
-        return pickle.loads(self._pickle, buffers=buffers)
+        buffers, self.buffers = self.buffers, []
+        return pickle.loads(self.pickled, buffers=buffers)
 
 
 class Channel:

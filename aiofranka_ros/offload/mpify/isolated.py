@@ -1,20 +1,7 @@
 """Objects in a separate process, used like local ones: for models that would hold the GIL or block the event loop.
 
 Users call :data:`mpify` in their own process and await the proxy's methods in their event loop. The object is made and
-used in the main thread of a spawned child, one request after another::
-
-    def make_policy(checkpoint, device):
-        return Policy(load_model(checkpoint, device))
-
-    if __name__ == "__main__":  # The child imports this script.
-        policy = mpify(make_policy, "checkpoint.pt", "cuda:0")  # Blocks until the model is loaded.
-        asyncio.run(main(policy))
-
-    async def main(policy):
-        async with policy:  # Ends the process in the end.
-            await policy.reset(initial_ee)
-            action = await policy.get_action(observation)
-            timing = await policy._last_timing
+used in the main thread of a spawned child, one request after another. docs/async_mode.md has examples.
 """
 
 from __future__ import annotations

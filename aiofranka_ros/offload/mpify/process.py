@@ -82,12 +82,7 @@ class RemoteProcess:
                 'so a script has to call mpify under `if __name__ == "__main__":`, not while it is imported'
             ) from error
         assert process.pid is not None
-        try:
-            return process, os.pidfd_open(process.pid)
-        except BaseException:
-            process.kill()
-            process.join()
-            raise
+        return process, os.pidfd_open(process.pid)
 
     # --- Calls
 
@@ -116,7 +111,7 @@ class RemoteProcess:
         :raises RemoteDied: the process has ended.
         :raises RuntimeError: no event loop runs, or another one uses this process.
         """
-        loop = _running_loop()
+        loop = asyncio._get_running_loop()
         if loop is None:
             raise RuntimeError(f"{what}: an isolated object can only be used in a running asyncio event loop")
         if loop is not self._loop:
@@ -198,7 +193,7 @@ class RemoteProcess:
     def _leave_loop(self, patience: float) -> None:
         """Detach from the event loop, in whichever thread it runs; not if that is busy for ``patience`` [s]."""
         loop = self._loop
-        if loop is None or not loop.is_running() or loop is _running_loop():
+        if loop is None or not loop.is_running() or loop is asyncio._get_running_loop():
             self._detach()
             return
         detached = threading.Event()
@@ -262,7 +257,9 @@ class RemoteProcess:
     def _finish(self) -> None:
         """Reap the process, which has ended."""
         loop = self._loop
-        ours = loop is None or loop is _running_loop()  # Otherwise a loop in another thread uses the channel.
+        ours = (
+            loop is None or loop is asyncio._get_running_loop()
+        )  # Otherwise a loop in another thread uses the channel.
         while ours and _is_readable(self._channel.fileno(), 0.0) and self._read():
             pass  # Answers and log records that it left behind.
         self._process.join()
@@ -289,7 +286,10 @@ class RemoteProcess:
     def _gone(self) -> RemoteDied:
         if self._stopped:
             return RemoteStopped(f"{self.name} was stopped", exit_code=self.exit_code)
-        how = _how_it_ended(self.exit_code)
+        how = f"ended with exit code {self.exit_code}"
+        if self.exit_code is not None and self.exit_code < 0:
+            names = {number.value: number.name for number in signal.Signals}
+            how = f"was killed by {names.get(-self.exit_code, f'signal {-self.exit_code}')}"
         if self._started:
             return RemoteDied(f"the process of {self.name} {how}", exit_code=self.exit_code)
         return RemoteDied(
@@ -304,13 +304,6 @@ def _log_levels() -> dict[str, int]:
     root = logging.getLogger()
     loggers = [logger for logger in list(root.manager.loggerDict.values()) if isinstance(logger, logging.Logger)]
     return {"": root.level} | {logger.name: logger.level for logger in loggers if logger.level}
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
@@ -330,16 +323,6 @@ def _is_readable(descriptor: int, timeout: float) -> bool:
 def _expire(future: Any, what: str, timeout: float | None) -> None:
     if not future.done():
         future.set_exception(TimeoutError(f"{what}: no answer within {timeout} s"))
-
-
-def _how_it_ended(exit_code: int | None) -> str:
-    if exit_code is None or exit_code >= 0:
-        return f"ended with exit code {exit_code}"
-    try:
-        name = signal.Signals(-exit_code).name
-    except ValueError:  # A real-time signal.
-        name = f"signal {-exit_code}"
-    return f"was killed by {name}"
 
 
 #: Processes that are not reaped yet.
