@@ -139,30 +139,22 @@ class Diagnosis:
         return status(OK, "active", values)
 
     def targets(
-        self,
-        state: Record | None,
-        active: bool,
-        *,
-        owner: str,
-        accepted: int,
-        refused: Counter[str],
-        limited: int,
-        rejected: Counter[str],
+        self, state: Record | None, active: bool, *, owner: str, targets: TargetTopics, rejected: Counter[str]
     ) -> DiagnosticStatus:
         """Status of targets and goals.
 
         :param owner: the client or interface that controls the arm.
-        :param accepted: number of targets that were passed on; ``refused``: that were not, by reason.
         :param rejected: number of goals and trajectories that were rejected, by reason.
         """
-        values: dict[str, Any] = {"owner": owner, "accepted": accepted, "limited": limited}
+        refused = targets.refused
+        values: dict[str, Any] = {"owner": owner, "accepted": targets.accepted, "limited": targets.limited}
         values["refused"] = sum(refused.values())
         if state is not None and active and np.isfinite(state["target_age"]):
             values["age of the newest [s]"] = f"{state['target_age']:.3f}"
         values |= {f"refused: {reason}": count for reason, count in sorted(refused.items())}
         values |= {f"goal rejected: {reason}": count for reason, count in sorted(rejected.items())}
         recently = {"refused": self._refused.update(refused), "rejected": self._rejected.update(rejected)}
-        cut = self._limited.update(Counter(limited=limited))["limited"]
+        cut = self._limited.update(Counter(limited=targets.limited))["limited"]
         for name, counts in recently.items():
             if counts:
                 remedy = refusal_remedy(sorted(counts), self._node)
@@ -263,9 +255,7 @@ class DiagnosticsTopic:
                 state,
                 driver.active,
                 owner=HOLDER if self._hold.reason else self._mover.owner or self._targets.sender or "no client",
-                accepted=self._targets.accepted,
-                refused=self._targets.refused,
-                limited=self._targets.limited,
+                targets=self._targets,
                 rejected=self._actions.rejected,
             ),
             "robot": self._diagnosis.robot(

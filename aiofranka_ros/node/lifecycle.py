@@ -77,9 +77,9 @@ class FrankaNode(LifecycleNode):
         self._hold = HoldServices(self, self._driver, self._mover)
         self._targets = TargetTopics(self, self, self._mover, Frames(self, names), names)
         self._actions = Actions(self)
-        MoveAction(self, self._actions, self, self._mover, names)
-        TrajectoryAction(self, self._actions, self, self._mover, names)
-        RecoveryAction(self, self._actions, self, lambda: self.configured)
+        MoveAction(self, self._actions, self._mover, names)
+        TrajectoryAction(self, self._actions, self._mover, names)
+        RecoveryAction(self, self._actions)
         self._robot_services = RobotServices(self)
         self._diagnostics = DiagnosticsTopic(
             self, self._driver, self._settings, self._targets, self._hold, self._mover, self._actions

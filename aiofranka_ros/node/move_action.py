@@ -6,19 +6,23 @@ Used by the node, in its process and its one thread: a goal is a coroutine of th
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from franka_msgs.action import PTPMotion
 from franka_msgs.msg import TargetStatus
 from rclpy.action.server import ServerGoalHandle
-from rclpy.lifecycle import LifecycleNode
 
-from aiofranka_ros.arm.moves import ArmOwner, MoveCancelled, Mover, Plan
+from aiofranka_ros.arm.moves import MoveCancelled, Mover, Plan
 from aiofranka_ros.arm.tasks import Goal, Tolerance
 from aiofranka_ros.errors import InvalidTarget, MoveFailed
 from aiofranka_ros.model.fr3 import VELOCITY_LIMIT
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.ros.actions import Actions, Ending, at_intervals
 from aiofranka_ros.ros.messages import joint_values
+
+if TYPE_CHECKING:
+    from aiofranka_ros.node.lifecycle import FrankaNode
 
 #: The action's names: this node's, and that of franka_ros2.
 NAMES = ("~/move", "action_server/ptp_motion")
@@ -28,25 +32,20 @@ _FEEDBACK_PERIOD = 0.05
 class MoveAction:
     """The action ``~/move``, which goes by two names."""
 
-    def __init__(self, node: LifecycleNode, actions: Actions, owner: ArmOwner, mover: Mover, names: ArmNames) -> None:
+    def __init__(self, node: FrankaNode, actions: Actions, mover: Mover, names: ArmNames) -> None:
         self._node = node
-        self._owner = owner
         self._mover = mover
         self._names = names
         actions.serve(PTPMotion, NAMES, self._check, self._pursue)
 
     def _check(self, goal: PTPMotion.Goal) -> Plan[Goal]:
-        """:raises InvalidTarget: the goal is refused."""
-        return self._mover.plan(self._parse(goal))
+        """Fill in the goal's defaults, and plan it.
 
-    def _parse(self, goal: PTPMotion.Goal) -> Goal:
-        """The goal with its defaults filled in.
-
-        :raises InvalidTarget: a value cannot be used.
+        :raises InvalidTarget: the goal is refused.
         """
         q = joint_values(goal.goal_joint_configuration, "goal_joint_configuration")
         if len(goal.maximum_joint_velocities) == 0:
-            velocity = self._owner.parameter("move_velocity")
+            velocity = self._node.parameter("move_velocity")
         else:
             velocity = joint_values(goal.maximum_joint_velocities, "maximum_joint_velocities")
             if (velocity <= 0.0).any():
@@ -62,13 +61,10 @@ class MoveAction:
                 f"goal_tolerance is {tolerance} rad, but must be positive, or 0 for the default",
                 reason="bad tolerance",
             )
-        tolerance = tolerance or self._owner.parameter("move_tolerance")
-        return Goal(
-            q=q,
-            velocity=velocity,
-            goal_tolerance=Tolerance.of_position(tolerance, self._names.joints),
-            settle_time=self._owner.parameter("move_settle_time"),
-        )
+        tolerance = tolerance or self._node.parameter("move_tolerance")
+        tolerances = Tolerance.of_position(tolerance, self._names.joints)
+        settle_time = self._node.parameter("move_settle_time")
+        return self._mover.plan(Goal(q=q, velocity=velocity, goal_tolerance=tolerances, settle_time=settle_time))
 
     async def _pursue(self, handle: ServerGoalHandle, plan: Plan[Goal]) -> Ending:
         """Pursue one goal to its end. However it ends, the arm then holds and the mode controls it again."""

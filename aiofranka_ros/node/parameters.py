@@ -66,15 +66,11 @@ class Parameters(ArmSettings):
         values = {name: self._node.get_parameter(name).value for name in related}
         try:
             self.check_together(values | {change.name: change.value for change in ours})
-            for change in ours:
-                self._check_stage(change.name)
+            for change in ours if not self._declaring else ():
+                setting = _SETTINGS[change.name]
+                if setting.locked_from is not None and self._reached() >= setting.locked_from:
+                    raise ConfigurationError(f"{change.name} can be changed {setting.changeable}")
         except ConfigurationError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self.dirty = True
         return SetParametersResult(successful=True)
-
-    def _check_stage(self, name: str) -> None:
-        """:raises ConfigurationError: the parameter cannot be changed in the present state of the node."""
-        setting = _SETTINGS[name]
-        if not self._declaring and setting.locked_from is not None and self._reached() >= setting.locked_from:
-            raise ConfigurationError(f"{name} can be changed {setting.changeable}")

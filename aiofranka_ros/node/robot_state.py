@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from franka_msgs.msg import FrankaRobotState
-from geometry_msgs.msg import Inertia, Vector3
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock
 from rclpy.lifecycle import LifecycleNode
@@ -160,37 +159,34 @@ class RobotStateMessage:
         message.ddq_d, message.dtau_j = s["ddq_d"], s["dtau_J"]
 
         indicators = message.collision_indicators
-        _set_vectors(
-            indicators.is_cartesian_linear_collision, indicators.is_cartesian_angular_collision,
-            s["cartesian_collision"],
-        )  # fmt: skip
-        _set_vectors(
-            indicators.is_cartesian_linear_contact, indicators.is_cartesian_angular_contact, s["cartesian_contact"]
-        )
         indicators.is_joint_collision, indicators.is_joint_contact = s["joint_collision"], s["joint_contact"]
         elbow = message.elbow
         elbow.position, elbow.desired_position, elbow.commanded_position = s["elbow"], s["elbow_d"], s["elbow_c"]
         elbow.commanded_velocity, elbow.commanded_acceleration = s["delbow_c"], s["ddelbow_c"]
-        for wrench, name in (
-            (message.k_f_ext_hat_k.wrench, "K_F_ext_hat_K"),
-            (message.o_f_ext_hat_k.wrench, "O_F_ext_hat_K"),
+        on_stiffness_frame, on_base = message.k_f_ext_hat_k.wrench, message.o_f_ext_hat_k.wrench
+        desired, commanded, acceleration = message.o_dp_ee_d.twist, message.o_dp_ee_c.twist, message.o_ddp_ee_c.accel
+        for name, linear, angular in (
+            (
+                "cartesian_collision",
+                indicators.is_cartesian_linear_collision,
+                indicators.is_cartesian_angular_collision,
+            ),
+            ("cartesian_contact", indicators.is_cartesian_linear_contact, indicators.is_cartesian_angular_contact),
+            ("K_F_ext_hat_K", on_stiffness_frame.force, on_stiffness_frame.torque),
+            ("O_F_ext_hat_K", on_base.force, on_base.torque),
+            ("O_dP_EE_d", desired.linear, desired.angular),
+            ("O_dP_EE_c", commanded.linear, commanded.angular),
+            ("O_ddP_EE_c", acceleration.linear, acceleration.angular),
         ):
-            _set_vectors(wrench.force, wrench.torque, s[name])
-        for motion, name in (
-            (message.o_dp_ee_d.twist, "O_dP_EE_d"),
-            (message.o_dp_ee_c.twist, "O_dP_EE_c"),
-            (message.o_ddp_ee_c.accel, "O_ddP_EE_c"),
-        ):
-            _set_vectors(motion.linear, motion.angular, s[name])
-        for inertia, name in (
-            (message.inertia_ee.inertia, "ee"),
-            (message.inertia_load.inertia, "load"),
-            (message.inertia_total.inertia, "total"),
-        ):
-            _set_inertia(inertia, s[f"m_{name}"], s[f"F_x_C{name}"], s[f"I_{name}"])
-        poses = message.o_t_ee, message.o_t_ee_d, message.o_t_ee_c, message.f_t_ee, message.ee_t_k
-        for part, name, quaternion in zip(poses, _POSES, s["quaternions"], strict=True):
-            p, o = part.pose.position, part.pose.orientation
+            linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = s[name].tolist()
+        for name in ("ee", "load", "total"):
+            part = getattr(message, f"inertia_{name}").inertia
+            part.m = float(s[f"m_{name}"])
+            part.com.x, part.com.y, part.com.z = s[f"F_x_C{name}"].tolist()
+            part.ixx, part.ixy, part.ixz, _, part.iyy, part.iyz, _, _, part.izz = s[f"I_{name}"].tolist()
+        for name, quaternion in zip(_POSES, s["quaternions"], strict=True):
+            pose = getattr(message, name.lower()).pose
+            p, o = pose.position, pose.orientation
             p.x, p.y, p.z = s[name][12:15].tolist()  # The columns come first.
             o.x, o.y, o.z, o.w = quaternion.tolist()
         message.time = float(s["time"])
@@ -200,13 +196,3 @@ class RobotStateMessage:
 
 def _numbers(values: Array) -> array[float]:
     return array("d", values.tobytes())
-
-
-def _set_vectors(linear: Vector3, angular: Vector3, values: Array) -> None:
-    linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = values.tolist()
-
-
-def _set_inertia(message: Inertia, mass: float, center: Array, inertia: Array) -> None:
-    message.m, com = float(mass), message.com
-    com.x, com.y, com.z = center.tolist()
-    message.ixx, message.ixy, message.ixz, _, message.iyy, message.iyz, _, _, message.izz = inertia.tolist()

@@ -45,12 +45,14 @@ class _Topic(NamedTuple):
     """One kind of target.
 
     :ivar name: after ``~/``.
+    :ivar kind: type of its messages.
     :ivar modes: names of the modes that use it.
     :ivar convert: makes what ``read`` found into a target, in the base or by joint.
     :ivar send: passes a target and its stamp on to the control process.
     """
 
     name: str
+    kind: type
     modes: tuple[str, ...]
     read: Callable[[bytes], Any]
     convert: Callable[[Any, ControlClient], Any]
@@ -82,28 +84,26 @@ class TargetTopics:
         self._owner = owner
         self._frames = frames
         self._joints = names.joints
-        #: Number of refused messages by reason, since the node was started.
+        #: Numbers of targets since the node was started: refused, by reason; limited; and passed on.
         self.refused: Counter[str] = Counter()
-        #: Number of targets that were limited, since the node was started.
-        self.limited = 0
-        #: Number of targets passed on, since the node was started.
-        self.accepted = 0
+        self.limited = self.accepted = 0
         self._limited_before = 0
         self._newest: tuple[str, Any] = "", None  # Its topic and the target.
         self._logged: dict[tuple[str, str], float] = {}
         self._waiting: deque[_Waiting] = deque()
         self._admission = Admission(node, owner, mover)
         group = ReentrantCallbackGroup()  # Not the node's default group, whose callbacks can wait.
-        for kind, topic in (
-            (PoseStamped, _Topic("ee_desired", ("osc",), read_pose, self._pose, _set_pose)),
-            (
-                JointState,
-                _Topic("q_desired", ("impedance", "pid"), read_joints, self._position, ControlClient.set_joints),
+        for topic in (
+            _Topic("ee_desired", PoseStamped, ("osc",), read_pose, self._pose, _set_pose),
+            _Topic(
+                "q_desired", JointState, ("impedance", "pid"), read_joints, self._position, ControlClient.set_joints
             ),
-            (JointState, _Topic("torque_desired", ("torque",), read_joints, self._torque, ControlClient.set_torque)),
+            _Topic("torque_desired", JointState, ("torque",), read_joints, self._torque, ControlClient.set_torque),
         ):
             callback = with_info(partial(self._on_message, topic))
-            node.create_subscription(kind, f"~/{topic.name}", callback, TARGET_QOS, callback_group=group, raw=True)
+            node.create_subscription(
+                topic.kind, f"~/{topic.name}", callback, TARGET_QOS, callback_group=group, raw=True
+            )
 
     @property
     def sender(self) -> str:

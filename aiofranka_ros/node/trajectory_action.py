@@ -13,27 +13,30 @@ within a cycle; without a goal time, the arm gets ``move_settle_time`` instead o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from builtin_interfaces.msg import Duration
 from control_msgs.action import FollowJointTrajectory
 from control_msgs.msg import JointTolerance
 from rclpy.action.server import ServerGoalHandle
-from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory as TrajectoryMessage
 from trajectory_msgs.msg import JointTrajectoryPoint
 
 from aiofranka_ros.arm.joint_trajectory import JointTrajectory
-from aiofranka_ros.arm.moves import ArmOwner, MoveCancelled, Mover, Plan
+from aiofranka_ros.arm.moves import MoveCancelled, Mover, Plan
 from aiofranka_ros.arm.tasks import ENDED, REST_VELOCITY, Tolerance, TrajectoryGoal
 from aiofranka_ros.errors import GoalMissed, InvalidTarget, MoveFailed, MoveReplaced, PathViolated
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.names import CONTROLLER, ArmNames
 from aiofranka_ros.ros.actions import Actions, Ending, at_intervals
-from aiofranka_ros.ros.cdr import nanoseconds
+from aiofranka_ros.ros.cdr import NANOSECONDS, nanoseconds
 from aiofranka_ros.ros.messages import WRONG_JOINTS, joint_order
+
+if TYPE_CHECKING:
+    from aiofranka_ros.node.lifecycle import FrankaNode
 
 _Result = FollowJointTrajectory.Result
 _ACTION = f"{CONTROLLER}/follow_joint_trajectory"
@@ -44,16 +47,14 @@ _OTHER = "INVALID_GOAL"
 _FEEDBACK_PERIOD = 0.05
 #: A tolerance or goal time of this value means no limit.
 _UNLIMITED = -1.0
-_NANOSECONDS = 1e9
 
 
 class TrajectoryAction:
     """The action ``follow_joint_trajectory`` and the topic ``joint_trajectory``."""
 
-    def __init__(self, node: LifecycleNode, actions: Actions, owner: ArmOwner, mover: Mover, names: ArmNames) -> None:
+    def __init__(self, node: FrankaNode, actions: Actions, mover: Mover, names: ArmNames) -> None:
         self._node = node
         self._actions = actions
-        self._owner = owner
         self._mover = mover
         self._names = names
         actions.serve(FollowJointTrajectory, [_ACTION], self._check, self._pursue, title="follow_joint_trajectory")
@@ -135,10 +136,10 @@ class TrajectoryAction:
         stamp = nanoseconds(goal.trajectory.header.stamp)
 
         def elapsed() -> float:
-            return float(self._node.get_clock().now().nanoseconds - stamp) / _NANOSECONDS
+            return float(self._node.get_clock().now().nanoseconds - stamp) / NANOSECONDS
 
-        path = self._owner.parameter("path_tolerance")
-        goal_time = nanoseconds(goal.goal_time_tolerance) / _NANOSECONDS
+        path = self._node.parameter("path_tolerance")
+        goal_time = nanoseconds(goal.goal_time_tolerance) / NANOSECONDS
         return TrajectoryGoal(
             trajectory=trajectory,
             elapsed=elapsed if stamp else None,
@@ -147,9 +148,9 @@ class TrajectoryAction:
             ),
             goal_tolerance=_tolerance(
                 goal.goal_tolerance, "goal_tolerance", joints,
-                position=self._owner.parameter("move_tolerance"), velocity=REST_VELOCITY,
+                position=self._node.parameter("move_tolerance"), velocity=REST_VELOCITY,
             ),
-            settle_time=_limit(goal_time, "goal_time_tolerance", self._owner.parameter("move_settle_time")),
+            settle_time=_limit(goal_time, "goal_time_tolerance", self._node.parameter("move_settle_time")),
         )  # fmt: skip
 
 
@@ -184,7 +185,7 @@ def _trajectory(message: TrajectoryMessage, joints: Sequence[str]) -> JointTraje
 
     positions = rows("positions")
     assert positions is not None  # An empty row was refused.
-    times = np.array([nanoseconds(point.time_from_start) / _NANOSECONDS for point in message.points])
+    times = np.array([nanoseconds(point.time_from_start) / NANOSECONDS for point in message.points])
     trajectory = JointTrajectory(times, positions, rows("velocities"), rows("accelerations"), joints)
     trajectory.check()
     return trajectory
@@ -228,7 +229,7 @@ def _limit(value: float, what: str, default: float) -> float:
 
 
 def _point(since: float, q: Array, dq: Array, ddq: Array | None = None) -> JointTrajectoryPoint:
-    seconds, rest = divmod(int(since * _NANOSECONDS), int(_NANOSECONDS))
+    seconds, rest = divmod(int(since * NANOSECONDS), NANOSECONDS)
     return JointTrajectoryPoint(
         positions=q.tolist(),
         velocities=dq.tolist(),
