@@ -175,7 +175,10 @@ class SerializedMessage:
         offsets: list[int] = []
         for name, (field, offset, *_) in dtype.fields.items():
             if field.base == np.float64:
-                record[name] = random.uniform(1.0, 2.0, record[name].shape)
+                # No byte of a mark occurs in text or in counts: padding may contain parts of an earlier message, and
+                # together with the end of a string they must not look like a mark.
+                marks = random.integers(128, 240, (*record[name].shape, 8), np.uint8)
+                record[name] = marks.view(np.float64)[..., 0]
                 offsets += range(offset, offset + field.itemsize, 8)
         data, source = bytes(serialize_message(message_of(record[0]))), record.tobytes()
         places = [(there, here) for here in offsets for there in _find(source[here : here + 8], data)]
@@ -198,5 +201,5 @@ def _stamp(record: Record) -> bytes:
 
 
 def _find(mark: bytes, data: bytes) -> list[int]:
-    """Every position of ``mark`` in ``data``."""
-    return [match.start() for match in re.finditer(re.escape(mark), data)]
+    """Every position of ``mark`` in ``data`` that is aligned to four bytes."""
+    return [match.start() for match in re.finditer(re.escape(mark), data) if match.start() % 4 == 0]
