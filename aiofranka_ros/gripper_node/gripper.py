@@ -66,9 +66,8 @@ class Command(NamedTuple):
 class End(enum.Enum):
     """How a command ended."""
 
-    DONE = enum.auto()
-    #: The gripper carried it out, but calls it no success.
-    UNSUCCESSFUL = enum.auto()
+    #: The gripper carried it out, with or without success.
+    FINISHED = enum.auto()
     #: A move was stopped because the fingers were blocked.
     BLOCKED = enum.auto()
     #: The gripper could not carry it out, or something else ended it.
@@ -80,7 +79,7 @@ class Outcome(NamedTuple):
     """How a command ended.
 
     :ivar width: [m]; NaN if the gripper is not connected any more.
-    :ivar failure: why it was not done; empty if it was.
+    :ivar failure: why it had no success; empty if it had.
     """
 
     end: End
@@ -139,11 +138,7 @@ class Gripper:
     # The connection.
 
     def use(self, address: str, why: str) -> None:
-        """Connect to the gripper at another address.
-
-        :param address: if it is empty, stay disconnected.
-        :param why: why it is not connected yet.
-        """
+        """Connect to the gripper at another address, or to none; ``why`` says why it is not connected yet."""
         self.disconnect(why)
         self.address, self.lost, self._next_attempt = address, False, 0.0
 
@@ -211,22 +206,17 @@ class Gripper:
         :param reason: the failure of the command that runs.
         :returns: whether the gripper confirmed the stop within ``stop_timeout``.
         :raises GripperFailed: there is no gripper.
+        :raises ConnectionFailed: the connection was lost.
         """
         if self._run is not None:
             self._run.ended_by = reason
         hand = self._require_hand()
-        try:
-            sent = hand.send(Request.STOP)
-        except ConnectionFailed as error:
-            raise GripperFailed(str(error)) from error
+        sent = hand.send(Request.STOP)
         await self._ticks_while(hand, lambda: sent.status is None)
         return sent.status is Status.SUCCESS
 
     def abandon(self, reason: str) -> None:
-        """End the command that runs, if any, without waiting for its end; fingers that hold something keep holding it.
-
-        :param reason: the failure of the command.
-        """
+        """End the command that runs, if any, for ``reason``, without waiting; fingers that hold something still do."""
         if self._run is None:
             return
         self._run.ended_by = reason
@@ -270,9 +260,8 @@ class Gripper:
         while hand.states == answered:  # The present state may be older than the answer.
             await self._next_tick(run, hand)
         width = (hand.state or state).width
-        if sent.status is Status.SUCCESS:
-            return Outcome(End.DONE, width)
-        return Outcome(End.UNSUCCESSFUL, width, command.why_unsuccessful(width))
+        failure = "" if sent.status is Status.SUCCESS else command.why_unsuccessful(width)
+        return Outcome(End.FINISHED, width, failure)
 
     async def _next_tick(self, run: _Run, hand: Hand) -> None:
         """Wait for the next tick, and check that the command may still run then."""

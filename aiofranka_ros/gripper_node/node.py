@@ -19,7 +19,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from aiofranka_ros.errors import GripperFailed
+from aiofranka_ros.errors import ConnectionFailed, GripperFailed
 from aiofranka_ros.gripper_node.actions import GripperActions
 from aiofranka_ros.gripper_node.gripper import Gripper
 from aiofranka_ros.gripper_node.parameters import GripperParameters
@@ -97,7 +97,7 @@ class GripperNode(Node):
         try:
             response.success = await self._gripper.stop("stopped by ~/stop")
             response.message = "" if response.success else "the gripper did not confirm that it stopped"
-        except GripperFailed as error:
+        except (GripperFailed, ConnectionFailed) as error:
             response.success, response.message = False, str(error)
         return response
 

@@ -8,33 +8,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import rclpy
-from rclpy.signals import SignalHandlerOptions
-
 from aiofranka_ros.processes import StopRequest
 from aiofranka_ros.ros.executor import UrgentFirstExecutor
+from aiofranka_ros.ros.running import run
 from aiofranka_ros.rviz_tools.node import RvizTools
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node until Ctrl-C or SIGTERM.
 
-    :returns: exit status, 0.
+    :returns: exit status: 0 after a signal, 1 if the node could not start or failed.
     """
-    # The handlers of rclpy would end the context before the marker is removed.
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    stop = StopRequest()
-    stop.install()
-    node = RvizTools()
+    return run("rviz_tools", lambda stop: RvizTools(), _spin, arguments)
+
+
+def _spin(node: RvizTools, stop: StopRequest) -> None:
     executor = UrgentFirstExecutor(node)
-    try:
-        while not stop.requested:
-            executor.spin_turn()
-    finally:
-        executor.shutdown()
-        node.close()
-        rclpy.try_shutdown()
-    return 0
+    while not stop.requested:
+        executor.spin_turn()
+    executor.shutdown()
 
 
 if __name__ == "__main__":

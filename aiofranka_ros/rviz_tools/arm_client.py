@@ -7,6 +7,7 @@ goes through the ROS graph. Nothing here waits: callbacks report results. The ne
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,18 +32,15 @@ from aiofranka_ros.ros import messages
 _JOINTS = [f"joint{number}" for number in range(1, 8)]
 
 
+@dataclass(eq=False)
 class _Move:
-    """A goal of ``~/move``.
+    """A goal of ``~/move``: joint positions there and at the start [rad] (7,), and the control frame's pose (4, 4)."""
 
-    :ivar q: joint positions of the goal [rad] (7,).
-    :ivar begin: joint positions at the start [rad] (7,).
-    :ivar pose: pose of the control frame in the base at the goal (4, 4).
-    :ivar stopped: whether to cancel it once it is accepted.
-    """
-
-    def __init__(self, q: Array, begin: Array, pose: Array) -> None:
-        self.q, self.begin, self.pose = q, begin, pose
-        self.stopped = False
+    q: Array
+    begin: Array
+    pose: Array
+    #: Whether to cancel it once it is accepted.
+    stopped: bool = False
 
 
 class ArmClient:
@@ -67,11 +65,9 @@ class ArmClient:
         self.frame = ""
         # A separate group: these two are frequent, everything else can wait, see UrgentFirstExecutor.
         often = ReentrantCallbackGroup()
-        for kind, topic, callback, qos in (
-            (JointState, "joint_states", self._on_joints, QoSProfile(depth=1)),
-            (PoseStamped, f"{name}/ee_pose", self._on_pose, qos_profile_sensor_data),
-        ):
-            node.create_subscription(kind, topic, callback, qos, callback_group=often)
+        pose, qos = f"{name}/ee_pose", qos_profile_sensor_data
+        node.create_subscription(JointState, "joint_states", self._on_joints, QoSProfile(depth=1), callback_group=often)
+        node.create_subscription(PoseStamped, pose, self._on_pose, qos, callback_group=often)
         self._target = node.create_publisher(PoseStamped, f"{name}/ee_desired", QoSProfile(depth=1))
         self._move_action = ActionClient(node, PTPMotion, f"{name}/move")
         self._recovery = ActionClient(node, ErrorRecovery, f"{name}/error_recovery")

@@ -1,10 +1,8 @@
 """One interactive marker: RViz shows it, lets the user drag it, and opens its menu.
 
-Used by the node of RViz's tools, in its process and its one thread. It speaks the protocol of the package
-``interactive_markers``, which is not on PyPI; this server behaves the same on every machine, and is tested on each.
-
-The protocol: a client that starts asks a service for the markers and their sequence number; after that, every change is
-an update with the next number. RViz starts over if one is missing.
+It speaks the protocol of the package ``interactive_markers``, which is not on PyPI, in the process and the one thread
+of RViz's tools. A client that starts asks a service for the markers and their sequence number; after that, every change
+is an update with the next number. RViz starts over if one is missing.
 """
 
 from __future__ import annotations
@@ -31,10 +29,8 @@ _EXCLUSIVE = 1.0
 
 
 class MarkerServer:
-    """Shows one marker and passes on the user's input.
+    """Shows one marker, with its topics and service below ``namespace``.
 
-    :param node: where it publishes, subscribes and serves.
-    :param namespace: what its topics and its service are below.
     :param on_feedback: called with everything that a client does to the marker.
     """
 

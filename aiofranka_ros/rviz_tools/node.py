@@ -76,10 +76,9 @@ class RvizTools(Node):
         latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._status = self.create_publisher(Marker, "~/status", latched)
         self._server = MarkerServer(self, "~/marker", self._on_feedback)
-        self._feedback_topic = f"{self.get_fully_qualified_name()}/marker/feedback"
         self._choices: dict[int, Callable[[], None]] = {
-            Choice.MOVE_HERE: self._move_here,
-            Choice.HOME: self._home,
+            Choice.MOVE_HERE: lambda: self._move_to("Move here", lambda: self._shown),
+            Choice.HOME: lambda: self._move_to("Home"),
             Choice.STOP: self._stop,
             Choice.RECOVER: self._recover,
             Choice.FOLLOW: self._toggle_follow,
@@ -115,34 +114,21 @@ class RvizTools(Node):
 
         self._move_to("Publish Point", pose)
 
-    def _move_here(self) -> None:
-        self._move_to("Move here", lambda: self._shown)
-
-    def _move_to(self, what: str, pose: Callable[[], Array]) -> None:
-        """Move to a pose (4, 4), or show why not; in that case, a move that runs continues."""
+    def _move_to(self, what: str, pose: Callable[[], Array] | None = None) -> None:
+        """Move to a pose (4, 4), by default to HOME, or show why not; in that case, a move that runs continues."""
         place = self._arm.destination
         try:
-            self._require_arm()
-            place = pose().copy()
-            self._arm.move(inverse_kinematics.solve(place, self._arm.q, self._arm.flange_to_tcp))
+            if not self._arm.frame:
+                raise InvalidTarget(f"the arm's node {self._arm.name} does not run, or is not configured")
+            if pose is not None:
+                place = pose().copy()
+            q = HOME if pose is None else inverse_kinematics.solve(place, self._arm.q, self._arm.flange_to_tcp)
+            self._arm.move(q)
         except FrankaError as error:
             self._refuse(what, error, place)
             return
-        self._start_move(what)
-
-    def _home(self) -> None:
-        try:
-            self._require_arm()
-            self._arm.move(HOME)
-        except FrankaError as error:
-            self._refuse("Home", error, self._arm.pose)
-            return
-        self._start_move("Home")
-
-    def _start_move(self, what: str) -> None:
-        """Put the marker where the arm is going."""
         self.get_logger().info(f"{what}: moving to {np.round(self._arm.destination[:3, 3], 3).tolist()} m")
-        self._place(self._arm.destination, dragged=False)
+        self._place(self._arm.destination, dragged=False)  # The marker shows where the arm is going.
         self._unreachable = ""
         self._say("", Look.REFUSED)
         self._felt = -math.inf  # Nothing is streamed any more.
@@ -251,8 +237,6 @@ class RvizTools(Node):
 
     def _show(self) -> None:
         """Update the pose and the look of the marker."""
-        if self._held and self.count_publishers(self._feedback_topic) == 0:
-            self._held = False  # RViz was closed during a drag.
         if self._arm.moving:
             self._say(f"moving: {self._arm.progress:.0%}", Look.MOVING)
         elif self._placed and not self._held and self._left_alone:
@@ -261,12 +245,16 @@ class RvizTools(Node):
         moved = not (self._placed or self._held or _close(self._shown, self._arm.pose, _SAME))
         if moved:
             self._shown = self._arm.pose
-        look = self._current_look, self._follow
-        if look != self._look:
+        look = Look.REACHABLE if self._placed else Look.AT_ARM
+        if self._placed and self._unreachable:
+            look = Look.REFUSED
+        elif self._arm.moving:
+            look = Look.MOVING
+        if (look, self._follow) != self._look:
             # A new marker closes its menu in RViz: send one only if its look has changed.
-            self._look = look
+            self._look = look, self._follow
             pose = messages.pose_message(self._shown)
-            self._server.show(gripper_marker(self._arm.frame, pose, *look))
+            self._server.show(gripper_marker(self._arm.frame, pose, look, self._follow))
         elif moved:
             self._server.move(messages.pose_message(self._shown))
 
@@ -277,20 +265,7 @@ class RvizTools(Node):
             return not self._streaming
         return not _close(self._arm.pose, self._arm_then, _MOVED)
 
-    @property
-    def _current_look(self) -> Look:
-        if self._placed and self._unreachable:
-            return Look.REFUSED
-        if self._arm.moving:
-            return Look.MOVING
-        return Look.REACHABLE if self._placed else Look.AT_ARM
-
     # Messages.
-
-    def _require_arm(self) -> None:
-        """:raises InvalidTarget: the arm's node has published nothing yet."""
-        if not self._arm.frame:
-            raise InvalidTarget(f"the arm's node {self._arm.name} does not run, or is not configured")
 
     def _refuse(self, what: str, error: FrankaError, place: Array) -> None:
         """Report in the log and at ``place`` (4, 4) why nothing moves."""

@@ -39,11 +39,8 @@ _TEMPERATURE = 30  # [°C]
 class Course:
     """The motion of the fingers under one command, unless another one replaces it.
 
-    :ivar times: times of the points of the motion [s, monotonic].
-    :ivar widths: widths at these times [m]; in between, the speed is constant.
-    :ivar answered: when the command is over [s, monotonic].
-    :ivar status: how it ends.
-    :ivar holds: whether it ends with something held.
+    They are at ``widths`` [m] at ``times`` [s, monotonic], with constant speeds in between. The command is over at
+    ``answered`` with ``status``, and holds something from then on if ``holds`` is true.
     """
 
     times: tuple[float, ...]
@@ -108,13 +105,7 @@ class SimulatedHand:
         return max(width, self._object_width)
 
     def _follow(
-        self,
-        widths: tuple[float, ...],
-        speed: float,
-        *,
-        succeeds: bool = True,
-        patience: float = 0.0,
-        holds: bool = False,
+        self, widths: tuple[float, ...], speed: float, succeeds: bool = True, patience: float = 0.0, holds: bool = False
     ) -> Course:
         now = time.monotonic()
         path = (_width(self._course, now), *widths)
@@ -165,18 +156,15 @@ class HandServer(FrankaGripperServer):
         timer.start()
 
     def _begin(self, command: GripperCommand, payload: bytes) -> Course:
-        hand = self.backend
         if command == GripperCommand.kHoming:
-            return hand.homing()
+            return self.backend.homing()
         if command == GripperCommand.kMove:
             move = MoveRequest.from_bytes(payload)
-            return hand.move(move.width, move.speed)
+            return self.backend.move(move.width, move.speed)
         if command == GripperCommand.kGrasp:
             grasp = GraspRequest.from_bytes(payload)
-            return hand.grasp(grasp.width, grasp.epsilon_inner, grasp.epsilon_outer, grasp.speed)
-        if command == GripperCommand.kStop:
-            return hand.stop()
-        return _REFUSED
+            return self.backend.grasp(grasp.width, grasp.epsilon_inner, grasp.epsilon_outer, grasp.speed)
+        return self.backend.stop() if command == GripperCommand.kStop else _REFUSED
 
     def _end_running(self, status: GripperStatus, header: GripperCommandHeader | None = None) -> None:
         """Answer the running command.

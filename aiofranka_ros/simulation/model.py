@@ -42,8 +42,8 @@ from aiofranka_ros.simulation.hand import HandServer, SimulatedHand
 
 logger = logging.getLogger(__name__)
 
+#: Beginning of the name of every body and joint in the model, as in franka_description.
 PREFIX = "fr3_"
-"""Beginning of the name of every body, joint and geom in the model, as in franka_description."""
 
 # Dynamics of joints 1 to 7, identified by MuJoCo Menagerie for this arm (franka_fr3/fr3.xml). With the numbers of the
 # URDF (damping 0.003, friction 0.2, no armature) the arm is so light that ordinary torque control is unstable.
@@ -55,19 +55,13 @@ JOINT_FRICTION_LOSS = (1.137,) * 4 + (0.763, 0.44, 0.248)  # [Nm]
 # wrist's inertia here, joint 7 would jump back and forth at every step.
 HOLD_DAMPING = np.array((450.0, 450.0, 350.0, 350.0, 40.0, 40.0, 40.0))  # [Nm s/rad]
 
+#: How often the window is drawn, and how soon the clock steps the physics again after a client has gone [s].
 RENDER_PERIOD = 1.0 / 30.0
-"""How often the window is drawn, and how soon the clock steps the physics again after a client has gone [s]."""
 
-HAND_F_T_NE = np.array(
-    [
-        [np.sqrt(0.5), np.sqrt(0.5), 0.0, 0.0],
-        [-np.sqrt(0.5), np.sqrt(0.5), 0.0, 0.0],
-        [0.0, 0.0, 1.0, 0.1034],
-        [0.0, 0.0, 0.0, 1.0],
-    ]
-)
-"""Flange to the Franka Hand's fingertips (4, 4) [m], -45 degrees about z: what Desk sets for the hand."""
-
+#: Flange to the Franka Hand's fingertips (4, 4) [m], -45 degrees about z: what Desk sets for the hand.
+HAND_F_T_NE = np.eye(4)
+HAND_F_T_NE[:2, :2] = np.sqrt(0.5) * np.array([[1.0, 1.0], [-1.0, 1.0]])
+HAND_F_T_NE[2, 3] = 0.1034
 
 # The coarse volumes of the robot's own self-collision check, without their safety distance of 0.03 m
 # (franka_description, robots/common/franka_arm.xacro, `self_collision_geometries`): franka_sim has a margin of 0.05 m
@@ -97,6 +91,8 @@ def fr3_mjcf() -> str:
     """
     spec = mujoco.MjSpec.from_string(_bare_urdf())
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST  # As in Menagerie.
+    for named in (*spec.bodies[1:], *spec.joints):
+        named.name = PREFIX + named.name
     for joint, damping, armature, friction_loss in zip(
         spec.joints, JOINT_DAMPING, JOINT_ARMATURE, JOINT_FRICTION_LOSS, strict=True
     ):
@@ -122,7 +118,7 @@ def fr3_mjcf() -> str:
 
 
 def _bare_urdf() -> str:
-    """The URDF of ``franka_sim`` with prefixed names, without meshes and sensor links."""
+    """The URDF of ``franka_sim`` without meshes and sensor links."""
     root = ElementTree.parse(FrankaSimServer.DEFAULT_ARM_URDF).getroot()
     kept = {"base", *(f"link{index}" for index in range(9))}  # The last one is the flange.
     for link in root.findall("link"):
@@ -132,15 +128,11 @@ def _bare_urdf() -> str:
         for tag in ("visual", "collision"):
             for element in link.findall(tag):
                 link.remove(element)
-        link.attrib["name"] = PREFIX + link.attrib["name"]
     for joint in root.findall("joint"):
-        parent, child = joint.find("parent"), joint.find("child")
-        assert parent is not None and child is not None  # The URDF schema requires both.
+        child = joint.find("child")
+        assert child is not None  # The URDF schema requires it.
         if child.attrib["link"] not in kept:
             root.remove(joint)
-            continue
-        for element, key in ((joint, "name"), (parent, "link"), (child, "link")):
-            element.attrib[key] = PREFIX + element.attrib[key]
     # MuJoCo merges links without a joint into their parent unless told not to: the flange would disappear.
     ElementTree.SubElement(ElementTree.SubElement(root, "mujoco"), "compiler", fusestatic="false")
     return ElementTree.tostring(root, encoding="unicode")
@@ -156,10 +148,7 @@ class ArmPhysics(MujocoFrankaSim):
     running: bool
 
     def __init__(self, *, viewer: bool = False, on_ready: Callable[[], None] | None = None) -> None:
-        """
-        :param viewer: open MuJoCo's window; closing it ends the simulation.
-        :param on_ready: called once on the physics thread, just before the first step.
-        """
+        """Show MuJoCo's window if ``viewer``; call ``on_ready`` on the physics thread, just before the first step."""
         super().__init__(enable_vis=viewer)
         self._on_ready = on_ready
         #: Protects everything that belongs to MuJoCo.
@@ -206,13 +195,11 @@ class ArmPhysics(MujocoFrankaSim):
 
     @contextlib.contextmanager
     def driven(self, states_sent: Callable[[], int]) -> Iterator[None]:
-        """Within this context, the calling thread steps the physics, once for each state that it sends.
+        """Within this context, the calling thread steps the physics, once for each state; ``states_sent`` counts them.
 
         The robot is one loop: each state that it sends is a millisecond of its motion. ``franka_sim`` has two loops,
         which diverge on a computer that is too slow for both: the arm then moves further from one state to the next
         than its own clock says, and no controller can hold it.
-
-        :param states_sent: returns how many states were sent so far.
         """
         with self._stepping:
             self._driver, self._states_sent, self._stepped_at = threading.get_ident(), states_sent, -1

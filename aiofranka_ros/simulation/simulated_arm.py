@@ -30,21 +30,16 @@ from aiofranka_ros.processes import start_child
 
 logger = logging.getLogger(__name__)
 
+#: TCP ports of the arm and of its gripper; fixed in libfranka.
 PORTS = (1337, 1338)
-"""TCP ports of the arm and of its gripper; fixed in libfranka."""
-
+#: Beginning of the one line that the simulator writes to its standard output.
 READY = "simulated FR3 is ready at"
-"""Beginning of the one line that the simulator writes to its standard output."""
-
+#: How long a start may take [s]. It takes half a second; on a busy machine, many times that.
 START_TIMEOUT = 30.0
-"""How long a start may take [s]. It takes half a second; on a busy machine, many times that."""
-
+#: How long the simulator may take to exit before it is killed [s]. It takes a fraction of a second.
 STOP_TIMEOUT = 5.0
-"""How long the simulator may take to exit before it is killed [s]. It takes a fraction of a second."""
-
+#: SCHED_FIFO priority of the simulator: above every ordinary process, far below the one that controls the arm.
 PRIORITY = 10
-"""SCHED_FIFO priority of the simulator: above every ordinary process, far below the one that controls the arm."""
-
 _LOOPBACK_HOSTS: Sequence[str] = [f"127.0.0.{last}" for last in range(1, 255)]
 
 
@@ -56,10 +51,7 @@ class SimulatedArm:
     """
 
     def __init__(self, host: str | None = None, options: Sequence[str] = ()) -> None:
-        """
-        :param host: loopback address to serve at; ``None`` takes the first free one from 127.0.0.1 upwards.
-        :param options: further command-line options of the simulator, such as ``["--viewer"]``.
-        """
+        """Serve at ``host``, by default the first free loopback address, with command-line ``options``."""
         self._wanted = host
         self._options = tuple(options)
         self._host: str | None = None
