@@ -91,7 +91,7 @@ def test_with_a_prefix_all_names_begin_with_it_and_others_are_refused() -> None:
     assert messages.joint_state(state, names).name == [f"left_{name}" for name in JOINT_NAMES]
     assert messages.measured_pose(state, names).header.frame_id == "left_fr3_link0"
     assert messages.external_wrench(state, names).header.frame_id == "left_fr3_link0"
-    transform = messages.control_frame(state, names)
+    (transform,) = messages.control_frame(state, names).transforms
     assert (transform.header.frame_id, transform.child_frame_id) == ("left_fr3_link0", "left_fr3_tcp")
     with pytest.raises(InvalidTarget, match="missing joint right_fr3_joint1, "):
         messages.by_joint(names.joints, [0.0] * 7, "position", ArmNames("right").joints)

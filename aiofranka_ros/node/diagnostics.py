@@ -59,11 +59,7 @@ class Trouble(NamedTuple):
 
     @classmethod
     def of(cls, error: BaseException, again: str, address: str) -> Trouble:
-        """Describe ``error`` to the user of the node.
-
-        :param again: the command to run once the cause is removed.
-        :param address: of the robot.
-        """
+        """Describe ``error`` to the user; ``again`` is the command to run once the cause is removed."""
         names = tuple(getattr(error, "errors", ()))
         if isinstance(error, ControlStopped):
             remedy = f"{robot_error_remedy(names, address) or 'remove the cause'}, then: {again}"
@@ -78,10 +74,7 @@ class Trouble(NamedTuple):
 
 
 class Diagnosis:
-    """The statuses of one node, and the history that they need.
-
-    :param node: the node's name, with its namespace.
-    """
+    """The statuses of one node, by its full name, and the history that they need."""
 
     def __init__(self, node: str) -> None:
         self._node = node
@@ -166,10 +159,7 @@ class Diagnosis:
     def robot(
         self, state: Record | None, *, address: str, versions: dict[str, Any], trouble: Trouble | None
     ) -> DiagnosticStatus:
-        """Status of the robot, and what went wrong last.
-
-        :param versions: of libfranka and its protocol, once they are known.
-        """
+        """Status of the robot, the versions of libfranka and its protocol, and what went wrong last."""
         values: dict[str, Any] = {"robot_ip": address, **versions}
         mode = "unknown"
         if state is not None:
@@ -235,10 +225,7 @@ class DiagnosticsTopic:
         self.trouble: Trouble | None = None
 
     def report(self, error: BaseException, *, again: str = "activate") -> None:
-        """Log what went wrong and what to do about it, and publish it.
-
-        :param again: the transition to request once the cause is removed.
-        """
+        """Log and publish what went wrong; ``again`` is the transition to request once the cause is removed."""
         command = f"ros2 lifecycle set {self._name} {again}"
         self.trouble = Trouble.of(error, command, self._settings["robot_ip"])
         self._node.get_logger().error(f"{self.trouble.message} ({self.trouble.remedy})")

@@ -31,10 +31,7 @@ class PlannedPath:
         self._begun: tuple[Motion, Array] | None = None
 
     def begin(self, motion: Motion, flange_to_tcp: Array) -> None:
-        """Remember a motion that has begun.
-
-        :param flange_to_tcp: pose of the control frame in the flange (4, 4).
-        """
+        """Remember a motion that has begun, and the pose of the control frame in the flange (4, 4)."""
         self._begun = motion, flange_to_tcp.copy()
 
     def publish(self) -> None:

@@ -48,19 +48,11 @@ class StateTopics:
         ]
         self._snapshots = node.create_publisher(Float64MultiArray, "~/state", qos_profile_sensor_data)
         # TF's own quality of service; a broadcaster of tf2_ros has the same.
-        self._frames, self._frame = topic(
-            TFMessage,
-            "/tf",
-            QoSProfile(depth=100),
-            lambda state, names: TFMessage(transforms=[control_frame(state, names)]),
-        )
+        self._frames, self._frame = topic(TFMessage, "/tf", QoSProfile(depth=100), control_frame)
         self._frame_stamp = 0
 
     def publish(self, state: Record, active: bool) -> None:
-        """Publish ``state``.
-
-        :param active: whether the arm is under torque control.
-        """
+        """Publish ``state``, and whether the arm is under torque control."""
         for publisher, message in self._topics:
             if publisher.get_subscription_count() > 0:
                 publisher.publish(message.of(state))

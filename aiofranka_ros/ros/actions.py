@@ -23,12 +23,7 @@ Checked = TypeVar("Checked")
 
 
 class Ending(NamedTuple):
-    """How a goal ended. It succeeded unless it failed or was cancelled.
-
-    :ivar result: the result message.
-    :ivar failure: why the goal was aborted; empty if it was not.
-    :ivar cancelled: whether the goal was cancelled.
-    """
+    """How a goal ended. It succeeded unless ``failure`` says why it was aborted, or it was cancelled."""
 
     result: Any
     failure: str = ""
@@ -40,8 +35,6 @@ class Actions:
 
     They exist in every state of the node, so that a goal that cannot be pursued now is rejected with a reason; without
     a server, the client would wait.
-
-    :param node: where to serve and log.
     """
 
     def __init__(self, node: Node) -> None:

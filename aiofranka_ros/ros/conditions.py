@@ -10,8 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
@@ -25,14 +24,10 @@ _CLOCKS = "synchronise the clocks (chrony, PTP), use the same use_sim_time for b
 _DOCTOR = "ros2 run aiofranka_ros doctor --robot-ip {address}"
 
 
-@dataclass(frozen=True)
-class Condition:
-    """Something that can be wrong.
+class Condition(NamedTuple):
+    """Something that can be wrong, which a status reports, and what to do about it.
 
-    :ivar status: the status that reports it.
     :ivar level: ``WARN`` if the arm or gripper continues to work, ``ERROR`` if not, ``STALE`` if that is unknown.
-    :ivar message: what is wrong.
-    :ivar remedy: what to do about it.
     """
 
     status: str
@@ -136,10 +131,7 @@ ROBOT_ERRORS = {
 
 
 class Recent:
-    """Counts of the last seconds, so that a single event does not vanish with the next message.
-
-    :param clock: the time [s].
-    """
+    """Counts of the last seconds, so that a single event does not vanish with the next message."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -169,10 +161,8 @@ def robot_error_remedy(names: tuple[str, ...], address: str) -> str:
 
 
 def condition(name: str, values: dict[str, Any], *, remedy: str = "", **details: Any) -> DiagnosticStatus:
-    """A status that reports one of :data:`CONDITIONS`.
+    """A status that reports one of :data:`CONDITIONS`, with other ``values``.
 
-    :param name: of the condition.
-    :param values: other values of the status.
     :param remedy: what to do, instead of the condition's own remedy.
     :param details: values for the names in braces.
     """

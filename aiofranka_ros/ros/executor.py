@@ -59,11 +59,7 @@ class _Entities:
         )  # fmt: skip
 
     def wait(self, timeout: float) -> tuple[list[int], list[int]]:
-        """Wait until something is ready.
-
-        :param timeout: longest wait [s].
-        :returns: pointers of the subscriptions and of the timers that are ready.
-        """
+        """Wait at most ``timeout`` [s]; returns pointers of the subscriptions and of the timers that are ready."""
         wait_set = self._wait_set
         wait_set.clear_entities()
         for subscription in self.subscriptions:

@@ -19,6 +19,7 @@ from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Pose, PoseStamped, TransformStamped, WrenchStamped
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, Header, MultiArrayDimension, MultiArrayLayout
+from tf2_msgs.msg import TFMessage
 
 from aiofranka_ros.control.snapshot import Snapshot
 from aiofranka_ros.errors import InvalidTarget
@@ -176,13 +177,13 @@ def measured_pose(state: Record, names: ArmNames = FR3) -> PoseStamped:
     return message
 
 
-def control_frame(state: Record, names: ArmNames = FR3) -> TransformStamped:
+def control_frame(state: Record, names: ArmNames = FR3) -> TFMessage:
     """Measured pose of the control frame in the base, for TF."""
     message = TransformStamped(header=header_of(state, names), child_frame_id=names.tcp)
     translation, rotation = message.transform.translation, message.transform.rotation
     translation.x, translation.y, translation.z = state["position"].tolist()
     rotation.x, rotation.y, rotation.z, rotation.w = state["orientation"].tolist()
-    return message
+    return TFMessage(transforms=[message])
 
 
 def external_wrench(state: Record, names: ArmNames = FR3) -> WrenchStamped:
