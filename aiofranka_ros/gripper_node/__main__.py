@@ -31,8 +31,7 @@ def _spin(node: GripperNode, stop: StopRequest) -> None:
         # The timer of the ticks ends every wait soon enough to notice a signal.
         while not stop.requested:
             executor.spin_once()
-        busy = node.busy
-        node.abandon("the gripper's node ends")
+        busy = node.abandon("the gripper's node ends")
         send_last_results(busy, lambda: executor.spin_once(timeout_sec=0.01))
     finally:
         executor.shutdown()

@@ -139,10 +139,7 @@ def _ending(result: Any, outcome: Outcome) -> Ending:
 
 
 def _width(width: float, state: HandState, name: str = "width") -> float:
-    """A width that the gripper can have.
-
-    :raises InvalidTarget: it cannot.
-    """
+    """:raises InvalidTarget: the gripper cannot have that width."""
     if state.max_width <= 0.0:
         raise InvalidTarget("the gripper does not know its largest width yet: call homing first", reason="not homed")
     if not 0.0 <= width <= state.max_width + _WIDTH_SLACK:

@@ -236,6 +236,5 @@ class Hand:
                 "(Settings, End Effector), and is the FCI active?"
             )
         reason = getattr(error, "strerror", None) or error
-        if self.state is not None:
-            return ConnectionFailed(f"lost the gripper at {self.address}: {reason}")
-        return ConnectionFailed(f"no gripper at {self.address!r}: {reason}")
+        what = f"no gripper at {self.address!r}" if self.state is None else f"lost the gripper at {self.address}"
+        return ConnectionFailed(f"{what}: {reason}")

@@ -29,11 +29,7 @@ _STILL = 0.0002
 class Command(NamedTuple):
     """What a goal requests: homing, which needs no numbers, a move or a grasp.
 
-    :ivar width: of the fingers, or of the object [m].
-    :ivar speed: [m/s].
-    :ivar force: [N].
-    :ivar inner: by how much the object may be smaller [m].
-    :ivar outer: by how much it may be larger [m].
+    The object may be smaller than ``width`` by ``inner``, and larger by ``outer`` [m]; [m/s], [N].
     """
 
     request: Request
@@ -76,11 +72,7 @@ class End(enum.Enum):
 
 
 class Outcome(NamedTuple):
-    """How a command ended.
-
-    :ivar width: [m]; NaN if the gripper is not connected any more.
-    :ivar failure: why it had no success; empty if it had.
-    """
+    """How a command ended, with the width [m] (NaN: not connected any more), and why it had no success, if so."""
 
     end: End
     width: float

@@ -70,11 +70,6 @@ class GripperNode(Node):
         """Full name of the node whose simulated arm has the gripper; empty for the gripper of a real robot."""
         return self._address_topic.rpartition("/")[0]
 
-    @property
-    def busy(self) -> bool:
-        """Whether an accepted goal has no result yet."""
-        return self._actions.busy
-
     def _on_address(self, message: String) -> None:
         """The arm's node has started or ended a simulated arm."""
         address = message.data
@@ -130,9 +125,13 @@ class GripperNode(Node):
             return condition("goal rejected", values, reasons=", ".join(sorted(recently)))
         return status(OK, "busy" if gripper.running else "connected", values)
 
-    def abandon(self, reason: str) -> None:
-        """End the command that runs, so that its goal gets a result; the fingers keep holding what they hold."""
+    def abandon(self, reason: str) -> bool:
+        """End the command that runs, so that its goal gets a result; the fingers keep holding what they hold.
+
+        :returns: whether an accepted goal has no result yet.
+        """
         self._gripper.abandon(reason)
+        return self._actions.busy
 
     def close(self) -> None:
         """Disconnect, and leave the graph."""

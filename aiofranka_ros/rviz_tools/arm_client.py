@@ -44,10 +44,8 @@ class _Move:
 
 
 class ArmClient:
-    """A client of one arm's node.
+    """A client, on ``node``, of the arm's node ``name`` in the same namespace.
 
-    :param node: the node that subscribes and sends requests.
-    :param name: name of the arm's node, in the namespace of ``node``.
     :param on_end: called when the newest move has ended, with the reason why it did not arrive; empty if it did.
     """
 

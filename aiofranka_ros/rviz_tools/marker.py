@@ -62,26 +62,11 @@ def gripper_marker(frame: str, pose: Pose, look: Look, follow: bool) -> Interact
 
     :param follow: whether the menu shows *Follow* as checked.
     """
-    ball = Marker(
-        type=Marker.SPHERE,
-        scale=Vector3(x=_BALL, y=_BALL, z=_BALL),
-        color=look.color,
-        pose=Pose(orientation=Quaternion(w=1.0)),
-    )
-    controls = [
-        # Dragging moves it in the plane of the screen, with Shift towards or away from the viewer.
-        InteractiveMarkerControl(
-            name="ball",
-            interaction_mode=InteractiveMarkerControl.MOVE_3D,
-            orientation=Quaternion(w=1.0),
-            always_visible=True,
-            markers=[ball],
-        )
-    ]
-    for mode, name in (
-        (InteractiveMarkerControl.MOVE_AXIS, "move"),
-        (InteractiveMarkerControl.ROTATE_AXIS, "rotate"),
-    ):
+    ball = Marker(type=Marker.SPHERE, scale=Vector3(x=_BALL, y=_BALL, z=_BALL), color=look.color)
+    # Dragging moves it in the plane of the screen, with Shift towards or away from the viewer.
+    mode = InteractiveMarkerControl.MOVE_3D
+    controls = [InteractiveMarkerControl(name="ball", interaction_mode=mode, always_visible=True, markers=[ball])]
+    for name, mode in (("move", InteractiveMarkerControl.MOVE_AXIS), ("rotate", InteractiveMarkerControl.ROTATE_AXIS)):
         controls += [
             InteractiveMarkerControl(name=f"{name}_{axis}", interaction_mode=mode, orientation=orientation)
             for axis, orientation in _AXES.items()
@@ -111,7 +96,7 @@ def text_marker(frame: str, place: Pose, line: str, text: str, look: Look) -> Ma
 
     :param line: ``progress`` or ``message``: the line that it replaces.
     """
-    above = Pose(orientation=Quaternion(w=1.0))
+    above = Pose()
     above.position.x, above.position.y = place.position.x, place.position.y
     above.position.z = place.position.z + _LINES[line]
     color = look.color

@@ -41,12 +41,8 @@ class MarkerServer:
         self._sequence = 0
         self._holder, self._held = "", -_EXCLUSIVE
         self._updates = node.create_publisher(InteractiveMarkerUpdate, f"{namespace}/update", _QOS)
-        self._feedback = node.create_subscription(
-            InteractiveMarkerFeedback, f"{namespace}/feedback", self._on_message, _QOS
-        )
-        self._service = node.create_service(
-            GetInteractiveMarkers, f"{namespace}/get_interactive_markers", self._on_request
-        )
+        node.create_subscription(InteractiveMarkerFeedback, f"{namespace}/feedback", self._on_message, _QOS)
+        node.create_service(GetInteractiveMarkers, f"{namespace}/get_interactive_markers", self._on_request)
 
     def show(self, marker: InteractiveMarker) -> None:
         """Show a marker, in place of the one before."""
@@ -61,12 +57,9 @@ class MarkerServer:
             self._publish(InteractiveMarkerUpdate(poses=[moved]))
 
     def close(self) -> None:
-        """Remove the marker, and stop serving."""
+        """Remove the marker from RViz; the node destroys the rest."""
         if self._marker is not None and self._node.context.ok():
             self._publish(InteractiveMarkerUpdate(erases=[self._marker.name]))
-        self._node.destroy_service(self._service)
-        self._node.destroy_subscription(self._feedback)
-        self._node.destroy_publisher(self._updates)
 
     def _publish(self, update: InteractiveMarkerUpdate) -> None:
         self._sequence += 1

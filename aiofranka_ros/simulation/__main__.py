@@ -78,13 +78,7 @@ def _serve(options: argparse.Namespace) -> int:
         sys.stdout.flush()
 
     physics = model.ArmPhysics(viewer=options.viewer, on_ready=announce)
-    server = model.ArmServer(
-        options.host,
-        physics,
-        hand=options.hand,
-        object_width=options.object_width,
-        protocol_version=options.protocol_version,
-    )
+    server = model.ArmServer(options.host, physics, options.hand, options.object_width, options.protocol_version)
     try:
         server.claim()
         server.start()

@@ -74,9 +74,8 @@ class SimulatedHand:
         if not 0.0 <= width <= MAX_WIDTH:
             return _REFUSED
         end = self._reachable(width)
-        if end == width:
-            return self._follow((end,), speed)
-        return self._follow((end,), speed, succeeds=False, patience=_GIVES_UP)
+        blocked = end != width
+        return self._follow((end,), speed, succeeds=not blocked, patience=_GIVES_UP if blocked else 0.0)
 
     def grasp(self, width: float, inner: float, outer: float, speed: float) -> Course:
         """Close at ``speed`` [m/s] until the fingers meet an object or each other.

@@ -263,13 +263,7 @@ class ArmServer(FrankaSimServer):
     """
 
     def __init__(
-        self,
-        host: str,
-        physics: ArmPhysics,
-        *,
-        hand: bool = False,
-        object_width: float | None = None,
-        protocol_version: int | None = None,
+        self, host: str, physics: ArmPhysics, hand: bool, object_width: float | None, protocol_version: int | None
     ) -> None:
         """Serve ``physics``, which has not been started, at the loopback address ``host``.
 
@@ -296,8 +290,7 @@ class ArmServer(FrankaSimServer):
             self.server_socket = listener
             # franka_sim binds the gripper's port later. The holder of the arm's port owns the address, so one check is
             # enough.
-            with socket.create_server((self.host, GRIPPER_COMMAND_PORT)):
-                pass
+            socket.create_server((self.host, GRIPPER_COMMAND_PORT)).close()
         except OSError as error:
             raise SimulationError(
                 f"cannot serve a simulated arm at {self.host}, ports {self.port} and {GRIPPER_COMMAND_PORT}: "

@@ -88,10 +88,10 @@ class PressedServer(simulation_model.ArmServer):
     #: The one of this process.
     current: PressedServer
 
-    def __init__(self, host: str, physics: PushedPhysics, **arguments: Any) -> None:
+    def __init__(self, host: str, physics: PushedPhysics, *arguments: Any) -> None:
         self._thresholds = (np.full(7, np.inf), np.full(6, np.inf))
         self._pressed: RobotMode | None = None
-        super().__init__(host, physics, **arguments)
+        super().__init__(host, physics, *arguments)
         PressedServer.current = self
 
     def press(self, mode: RobotMode | None) -> None:
