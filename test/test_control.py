@@ -312,7 +312,7 @@ def test_an_arm_that_disappears_ends_the_loop_but_not_the_process(arm):
     with SimulatedArm() as fragile, connected(fragile) as client:
         client.activate()
         run_cycles(client, 50)
-        os.kill(fragile.pid, signal.SIGKILL)
+        fragile.process.kill()
         ended = wait_for_end(client)
         assert ended.reason == "robot" and "lost the robot" in str(ended.error)
         with pytest.raises((ConnectionFailed, CommandRefused)):
