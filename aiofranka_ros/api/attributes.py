@@ -23,10 +23,7 @@ from aiofranka_ros.model.kinematics import control_frame
 
 
 class StateLock:
-    """A reentrant lock for assignments to a controller, which take effect when the lock is released.
-
-    :param send: called just before the outermost release.
-    """
+    """A reentrant lock; calls ``send`` just before the outermost release."""
 
     def __init__(self, send: Callable[[], None]) -> None:
         self._lock = threading.RLock()
@@ -75,11 +72,7 @@ class SettingAttribute:
 
 
 class TargetAttribute:
-    """An attribute for a target: an array (7,), or a pose (4, 4).
-
-    :param modes: modes that accept it.
-    :param pose: whether it is a pose.
-    """
+    """An attribute for a target of ``modes``: an array (7,), or a pose (4, 4)."""
 
     def __init__(self, *modes: Mode, pose: bool = False) -> None:
         self._modes = modes
@@ -208,8 +201,8 @@ class Attributes:
         :param transform: pose of the control frame in the flange (4, 4), or only its position [m] (3,).
         :raises ConfigurationError: it is neither.
         """
-        pose = np.eye(4)
         try:
+            pose = np.eye(4)
             if np.shape(transform) == (3,):
                 pose[:3, 3] = array("the position", transform, (3,))
             else:
@@ -222,7 +215,7 @@ class Attributes:
             self._unsent.pop("ee_desired", None)
             if self._running:
                 state = self.robot.snapshot()
-                self._initial = replace(state, ee=frozen(control_frame(state.q, pose)))
+                self._initial = replace(state, ee=control_frame(state.q, pose))
                 self._targets["ee_desired"] = self._initial.ee
 
     def _begin(self) -> None:

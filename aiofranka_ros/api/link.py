@@ -1,8 +1,7 @@
 """The seam between :class:`~aiofranka_ros.api.controller.FrankaController` and the ways to reach an arm.
 
 :class:`~aiofranka_ros.api.robot_interface.RobotInterface` owns an arm in this process,
-:class:`~aiofranka_ros.api.ros_interface.RosInterface` talks to a running node. Everything that users see is written
-once, in the controller; one test suite runs against both links.
+:class:`~aiofranka_ros.api.ros_interface.RosInterface` talks to a running node; one test suite runs against both.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from aiofranka_ros.arm.moves import MoveCancelled
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.snapshot import Snapshot
-from aiofranka_ros.errors import FrankaError
+from aiofranka_ros.errors import FrankaError, NotStarted
 from aiofranka_ros.kernels import Array
 
 _T = TypeVar("_T")
@@ -61,26 +61,30 @@ class Link(abc.ABC):
     Coroutines run in the event loop that called :meth:`start`. A coroutine that is cancelled leaves the link usable,
     and the arm held or released. Plain methods return at once and may be called from any thread, one at a time.
 
+    :param name: the arm's name in messages.
     :param settings: values of the node's parameters, as far as they are known.
     """
 
-    def __init__(self, settings: ArmSettings) -> None:
+    def __init__(self, name: str, settings: ArmSettings) -> None:
+        self.name = name
         self.settings = settings
         #: The newest measured positions, velocities and torques.
         self.data = Data(self)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self.name}>"
-
-    @property
-    @abc.abstractmethod
-    def name(self) -> str:
-        """The arm's name in messages."""
+        self._newest: Snapshot | None = None
 
     @property
     def state(self) -> dict[str, Any]:
         """The newest measured state, see :attr:`FrankaController.state <.FrankaController.state>`."""
         return self.snapshot().as_state()
+
+    def snapshot(self) -> Snapshot:
+        """The newest measured state.
+
+        :raises NotStarted: nothing was measured yet.
+        """
+        if self._newest is None:
+            raise NotStarted("nothing was measured yet: await controller.start() first")
+        return self._newest
 
     @abc.abstractmethod
     async def start(self, on_state: Callable[[], None], on_end: Callable[[Exception], None]) -> None:
@@ -95,13 +99,6 @@ class Link(abc.ABC):
     @abc.abstractmethod
     async def stop(self) -> None:
         """Stop smoothly and release what :meth:`start` took; idempotent, and raises nothing for a lost arm or node."""
-
-    @abc.abstractmethod
-    def snapshot(self) -> Snapshot:
-        """The newest measured state.
-
-        :raises NotStarted: there is none yet.
-        """
 
     @abc.abstractmethod
     def switch(self, mode: str) -> None:
@@ -144,10 +141,7 @@ class Link(abc.ABC):
 
 
 class Data:
-    """``robot.data``, under the names that scripts use.
-
-    :param link: source of the state.
-    """
+    """``robot.data``, under the names that scripts use: copies of what ``link`` measured last."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -184,14 +178,15 @@ async def uninterrupted(work: Awaitable[_T]) -> _T:
     raise cancellation
 
 
-async def until_stopped(move: Awaitable[None], cancel: Callable[[], object]) -> None:
-    """Await ``move``. If the caller is cancelled, call ``cancel`` and wait for the arm to stop first."""
-    task = asyncio.ensure_future(move)
+async def until_stopped(move: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Await ``move``. If the caller is cancelled, set its event and wait for the arm to stop first."""
+    cancelled = asyncio.Event()
+    task = asyncio.ensure_future(move(cancelled))
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        cancel()
+        cancelled.set()
         # If something other than the cancellation stopped the arm, the next call reports it.
-        with contextlib.suppress(FrankaError):
+        with contextlib.suppress(FrankaError, MoveCancelled):
             await uninterrupted(task)
         raise

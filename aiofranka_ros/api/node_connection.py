@@ -32,8 +32,8 @@ from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.ros.cdr import SerializedMessage
 from aiofranka_ros.ros.messages import header_of
 
-#: How long discovery may take, and an answer that the node gives at once [s].
-_DISCOVERY_TIMEOUT, _ANSWER_TIMEOUT = 10.0, 10.0
+#: How long discovery may take [s].
+_DISCOVERY_TIMEOUT = 10.0
 #: How often the result of a running move is requested [s].
 _RESULT_PERIOD = 5.0
 #: A transition may have to compile the control process's kernels, which takes half a minute [s].
@@ -87,7 +87,7 @@ class NodeConnection(RosClient):
 
         :raises FrankaError: no answer came.
         """
-        return (await self._call(self._get_state, GetState.Request(), _TRANSITION_TIMEOUT)).current_state
+        return (await self.call(self._get_state, GetState.Request(), _TRANSITION_TIMEOUT)).current_state
 
     def request_lifecycle_state(self, on_answer: Callable[[Any], None]) -> None:
         """Call ``on_answer`` in the event loop with rclpy's future of the state; does not wait."""
@@ -120,7 +120,7 @@ class NodeConnection(RosClient):
     async def _change(self, transition: str, timeout: float = _TRANSITION_TIMEOUT) -> None:
         request = ChangeState.Request()
         request.transition.label = transition
-        if not (await self._call(self._change_state, request, timeout)).success:
+        if not (await self.call(self._change_state, request, timeout)).success:
             await asyncio.sleep(REASON_DELAY)
             message = f"the node {self._name} could not {transition}: see its log"
             raise self.diagnostics.reason(CommandRefused(message))
@@ -130,7 +130,7 @@ class NodeConnection(RosClient):
 
         :raises FrankaError: no answer came.
         """
-        answer = await self._call(self._get_parameters, GetParameters.Request(names=names))
+        answer = await self.call(self._get_parameters, GetParameters.Request(names=names))
         return [parameter_value_to_python(value) for value in answer.values]
 
     def prepare_targets(self, names: ArmNames, simulated_time: bool) -> None:
@@ -163,13 +163,14 @@ class NodeConnection(RosClient):
         self._targets[name].publish(self._target_messages[name].of(record[0]))
 
     async def move(self, goal: Array, cancelled: asyncio.Event) -> None:
-        """Move to ``goal`` [rad] (7,), until ``cancelled`` is set.
+        """Move to ``goal`` [rad] (7,), until ``cancelled`` is set; begins when earlier changes are in force.
 
         :raises MoveFailed: the arm did not arrive; the cause.
         """
+        await self.parameters.wait()
         request = PTPMotion.Goal(goal_joint_configuration=goal.tolist())
         name = f"{self._name}/move"
-        handle = await self._answer(name, lambda: self._move.send_goal_async(request))
+        handle = await self.prompt_answer(name, lambda: self._move.send_goal_async(request))
         if not handle.accepted:
             raise MoveFailed(f"the node {self._name} rejected the goal: see its log")
         result = asyncio.ensure_future(self._result(handle))
@@ -177,7 +178,7 @@ class NodeConnection(RosClient):
         try:
             await asyncio.wait([result, cancellation], return_when=asyncio.FIRST_COMPLETED)
             if not result.done():
-                await self._answer(name, handle.cancel_goal_async)
+                await self.prompt_answer(name, handle.cancel_goal_async)
             outcome = await result
         finally:
             cancellation.cancel()
@@ -195,13 +196,3 @@ class NodeConnection(RosClient):
         while True:
             with contextlib.suppress(asyncio.TimeoutError):
                 return await self.answer(handle.get_result_async, _RESULT_PERIOD)
-
-    async def _call(self, service: Any, request: Any, timeout: float = _ANSWER_TIMEOUT) -> Any:
-        return await self._answer(service.srv_name, lambda: service.call_async(request), timeout)
-
-    async def _answer(self, name: str, send: Callable[[], Any], timeout: float = _ANSWER_TIMEOUT) -> Any:
-        """:raises FrankaError: no answer came."""
-        try:
-            return await self.answer(send, timeout)
-        except asyncio.TimeoutError:
-            raise ConnectionFailed(f"no answer from {name} within {timeout:.0f} s") from None

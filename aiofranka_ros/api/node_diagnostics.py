@@ -8,16 +8,12 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections import deque
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from aiofranka_ros import errors
 from aiofranka_ros.api.link import ConnectionReport
 from aiofranka_ros.errors import ConnectionFailed, ControlStopped, FrankaError
-
-#: How many messages :meth:`NodeDiagnostics.measure` can look back on; at 1 Hz, a quarter of an hour.
-_HISTORY = 1000
 
 
 class NodeDiagnostics:
@@ -29,28 +25,23 @@ class NodeDiagnostics:
     def __init__(self, node: str) -> None:
         self._prefix = f"{node.strip('/')}: "
         self._statuses: dict[str, DiagnosticStatus] = {}
-        self._loop_figures: deque[dict[str, str]] = deque(maxlen=_HISTORY)
-        self._count = 0
+        self._figures: dict[str, str] = {}
         self._received = asyncio.Event()
 
     def receive(self, message: DiagnosticArray) -> None:
-        """Take over what concerns the node."""
+        """Remember what concerns the node."""
         for status in message.status:
-            if not status.name.startswith(self._prefix):
-                continue
-            subject = status.name.removeprefix(self._prefix)
-            self._statuses[subject] = status
-            figures = _values(status)
-            if subject == "control loop" and "response p50 [us]" in figures:
-                self._loop_figures.append(figures)
-                self._count += 1
-                self._received.set()  # Wakes the calls that wait now; later ones wait for the next message.
-                self._received.clear()
+            if status.name.startswith(self._prefix):
+                self._statuses[status.name.removeprefix(self._prefix)] = status
+                if "response p50 [us]" in (figures := _values(status)):  # The control loop runs.
+                    self._figures = figures
+                    self._received.set()  # Wakes the calls that wait now; later ones wait for the next message.
+                    self._received.clear()
 
     @property
     def missing_for_real_time(self) -> str:
         """What the node's computer lacks for real time; empty if nothing, or if it is not known yet."""
-        return self._loop_figures[-1].get("missing for real time", "") if self._loop_figures else ""
+        return self._figures.get("missing for real time", "")
 
     async def measure(self, duration: float) -> ConnectionReport:
         """Measure the control loop for ``duration`` [s], and at least one period of the diagnostics.
@@ -58,11 +49,11 @@ class NodeDiagnostics:
         ``response_us`` has the median of the periods' medians and the largest of their 99th percentiles;
         ``longest_gap`` and ``success_rate_min`` cover the time since the activation.
         """
-        first = await self._next_figures()
-        begin, count = time.monotonic(), self._count
-        await asyncio.sleep(duration)
-        last = await self._next_figures()
-        periods = list(self._loop_figures)[count - self._count :]
+        first, begin = await self._next_figures(), time.monotonic()
+        periods = [await self._next_figures()]
+        while time.monotonic() < begin + duration:
+            periods.append(await self._next_figures())
+        last = periods[-1]
         return ConnectionReport(
             duration=time.monotonic() - begin,
             cycles=int(last["cycles"]) - int(first["cycles"]),
@@ -78,7 +69,7 @@ class NodeDiagnostics:
 
     async def _next_figures(self) -> dict[str, str]:
         await self._received.wait()
-        return self._loop_figures[-1]
+        return self._figures
 
     def reason(self, otherwise: FrankaError) -> FrankaError:
         """The robot's error as the node reports it; ``otherwise`` if it reports none."""

@@ -1,13 +1,14 @@
 """Changes of a node's parameters, requested one after the other.
 
-Used by :class:`~aiofranka_ros.api.ros_interface.RosInterface` in the policy's process; :meth:`ParameterQueue.put` in
-any thread, everything else in the event loop. One after the other, because DDS keeps ten requests for a busy node, and
-the eleventh replaces the first.
+One after the other, because DDS keeps ten requests for a busy node, and the eleventh replaces the first. Part of
+:class:`~aiofranka_ros.api.node_connection.NodeConnection`; :meth:`ParameterQueue.put` may be called in any thread,
+everything else in the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,10 +17,7 @@ from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.parameter import Parameter
 
 from aiofranka_ros.api.ros_client import RosClient
-from aiofranka_ros.errors import ConfigurationError, ConnectionFailed, FrankaError
-
-#: How long the node may take to answer [s].
-_ANSWER_TIMEOUT = 10.0
+from aiofranka_ros.errors import ConfigurationError, FrankaError
 
 
 class ParameterQueue:
@@ -34,22 +32,24 @@ class ParameterQueue:
         self._client = client
         self.service = client.node.create_client(SetParametersAtomically, f"{node}/set_parameters_atomically")
         self._on_settled = on_settled
-        self._send_in_loop = client.in_loop(lambda _: self._send_next())
+        self._send_in_loop = client.in_loop(self._send_waiting)
+        self._lock = threading.Lock()  # Of the changes that wait, in the order of their requests.
         self._waiting: dict[frozenset[str], Mapping[str, Any]] = {}
-        self._sent: SetParametersAtomically.Request | None = None
+        self._sending: asyncio.Task[None] | None = None
         self._answered = asyncio.Event()
         self._refusal: FrankaError | None = None
 
     @property
     def settled(self) -> bool:
         """Whether the node has answered all requests."""
-        return not self._waiting and self._sent is None
+        return not self._waiting and self._sending is None
 
     def put(self, changes: Mapping[str, Any]) -> None:
         """Request ``changes``, all or none of them, after those that were put earlier."""
         names = frozenset(changes)
-        self._waiting.pop(names, None)  # Removed first, so that the new change goes to the end.
-        self._waiting[names] = changes
+        with self._lock:
+            self._waiting.pop(names, None)  # Removed first, so that the new change goes to the end.
+            self._waiting[names] = changes
         self._send_in_loop(None)
 
     async def wait(self) -> None:
@@ -67,35 +67,29 @@ class ParameterQueue:
     def clear(self) -> None:
         """Forget all changes and refusals; waiting calls return."""
         self._waiting.clear()
-        self._sent = self._refusal = None
+        if self._sending is not None:
+            self._sending.cancel()
+        self._sending = self._refusal = None
         self._answered.set()
 
-    def _send_next(self) -> None:
-        """Send the first waiting change, unless the node still has to answer."""
-        if self._sent is not None:
-            return
-        if not self._waiting:
-            self._answered.set()
-            self._on_settled()
-            return
-        names = next(iter(self._waiting))
-        request = SetParametersAtomically.Request()
-        self._sent = request  # Before the change leaves the queue, or another thread could see neither.
-        for name, value in self._waiting.pop(names).items():
-            plain = value.tolist() if isinstance(value, np.ndarray) else value
-            request.parameters.append(Parameter(name, value=plain).to_parameter_msg())
+    def _send_waiting(self, _: None) -> None:
+        if self._waiting and self._sending is None:
+            self._sending = asyncio.ensure_future(self._send())
 
-        def finish(refusal: FrankaError | None) -> None:
-            if self._sent is request:
-                self._refusal = refusal or self._refusal
-                self._sent = None
-                self._send_next()
-
-        def on_answer(future: Any) -> None:
-            timer.cancel()
-            result = None if future.exception() is not None else future.result().result
-            finish(None if result is None or result.successful else ConfigurationError(result.reason))
-
-        late = ConnectionFailed(f"no answer from {self.service.srv_name} within {_ANSWER_TIMEOUT:.0f} s")
-        timer = asyncio.get_running_loop().call_later(_ANSWER_TIMEOUT, finish, late)
-        self._client.request(lambda: self.service.call_async(request), on_answer)
+    async def _send(self) -> None:
+        while self._waiting:
+            with self._lock:
+                changes = self._waiting.pop(next(iter(self._waiting)))
+            request = SetParametersAtomically.Request()
+            for name, value in changes.items():
+                plain = value.tolist() if isinstance(value, np.ndarray) else value
+                request.parameters.append(Parameter(name, value=plain).to_parameter_msg())
+            try:
+                result = (await self._client.call(self.service, request)).result
+                if not result.successful:
+                    self._refusal = ConfigurationError(result.reason)
+            except FrankaError as error:
+                self._refusal = error
+        self._sending = None
+        self._answered.set()
+        self._on_settled()

@@ -1,9 +1,8 @@
 """An arm that this process owns, without ROS: the link behind ``FrankaController(RobotInterface(ip))``.
 
-The control process computes the torques, as under the node. In this process, the policy's, everything below runs in the
-controller's event loop unless it says otherwise. There are two more threads: one for everything that blocks (starting,
-connecting, activating), and one that sends the heartbeat while the arm is active, because the event loop may be blocked
-for a while.
+Used by the controller, in the policy's process and event loop. There are two more threads: one for everything that
+blocks (starting, connecting, activating), and one that sends the heartbeat while the arm is active, because the event
+loop may be blocked for a while.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import numpy as np
 
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted, until_stopped
 from aiofranka_ros.arm.driver import Driver
-from aiofranka_ros.arm.moves import MoveCancelled, Mover
+from aiofranka_ros.arm.moves import Mover
 from aiofranka_ros.arm.planning import check_goal
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.arm.tasks import Goal, Tolerance
@@ -47,24 +46,17 @@ class RobotInterface(Link):
     """
 
     def __init__(self, ip: str | None = None, **settings: Any) -> None:
-        settings = {"heartbeat_timeout": _HEARTBEAT_TIMEOUT, "robot_ip": ip or "sim", **settings}
-        super().__init__(ArmSettings(**settings))
+        values = ArmSettings(**{"heartbeat_timeout": _HEARTBEAT_TIMEOUT, "robot_ip": ip or "sim", **settings})
+        super().__init__(values["robot_ip"], values)
         self._driver = Driver(self.settings)
         self._mover = Mover(self)
-        self._newest: Snapshot | None = None
         self._worker: ThreadPoolExecutor | None = None
-        self._heartbeat: _Heartbeat | None = None
+        self._heartbeat: threading.Thread | None = None
+        self._silence = threading.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._ticked = asyncio.Event()
         self._on_state: Callable[[], None] = lambda: None
         self._on_end: Callable[[Exception], None] = lambda error: None
-
-    @property
-    def name(self) -> str:
-        """Address of the robot."""
-        return str(self.settings["robot_ip"])
-
-    # The link.
 
     async def start(self, on_state: Callable[[], None], on_end: Callable[[Exception], None]) -> None:
         """See :meth:`.Link.start`. If cancelled, it finishes first, which takes at most several seconds."""
@@ -89,13 +81,8 @@ class RobotInterface(Link):
 
     def snapshot(self) -> Snapshot:
         """See :meth:`.Link.snapshot`; read from the control process."""
-        client = self._driver.active_client
-        if client is not None:
-            with contextlib.suppress(ControlProcessDied):  # The next tick reports it.
-                self._newest = _snapshot(client)
-        if self._newest is None:
-            raise NotStarted("nothing was measured yet: await controller.start() first")
-        return self._newest
+        self._if_active(self._read)
+        return super().snapshot()
 
     def switch(self, mode: str) -> None:
         """See :meth:`.Link.switch`."""
@@ -130,13 +117,7 @@ class RobotInterface(Link):
             goal_tolerance=Tolerance.of_position(self.settings["move_tolerance"], joints),
             settle_time=self.settings["move_settle_time"],
         )
-        cancelled = asyncio.Event()
-
-        async def pursue() -> None:
-            with contextlib.suppress(MoveCancelled):
-                await self._mover.move(task, cancelled=cancelled.is_set)
-
-        await until_stopped(pursue(), cancelled.set)
+        await until_stopped(lambda cancelled: self._mover.move(task, cancelled=cancelled.is_set))
 
     async def measure_connection(self, duration: float) -> ConnectionReport:
         """See :meth:`.Link.measure_connection`; from the records of all cycles."""
@@ -157,20 +138,13 @@ class RobotInterface(Link):
 
     # What moves need of the arm's owner.
 
+    #: The controller reports why the arm is not active, and only this process could hold it.
+    why_inactive = why_held = ""
+
     @property
     def active_client(self) -> ControlClient | None:
         """The control process while the arm is active, otherwise ``None``."""
         return self._driver.active_client
-
-    @property
-    def why_inactive(self) -> str:
-        """Nothing: the controller reports it."""
-        return ""
-
-    @property
-    def why_held(self) -> str:
-        """Nothing: the only client is in this process, and nothing else holds the arm."""
-        return ""
 
     def parameter(self, name: str) -> Any:
         """Value of a setting."""
@@ -214,6 +188,18 @@ class RobotInterface(Link):
             self._timer.cancel()
             self._timer = None
 
+    def _read(self, client: ControlClient) -> None:
+        state = client.state()
+        self._newest = Snapshot(
+            stamp=int(state["stamp"]),
+            q=state["q"].copy(),
+            dq=state["dq"].copy(),
+            ee=state["tcp"].copy(),
+            jacobian=state["jacobian"].copy(),
+            mass=state["mass"].copy(),
+            tau=state["tau"].copy(),
+        )
+
     def _if_active(self, work: Callable[[ControlClient], object]) -> None:
         """Call ``work`` if the arm is active; from any thread. Otherwise its activation sends all settings."""
         client = self._driver.active_client
@@ -232,8 +218,12 @@ class RobotInterface(Link):
     def _start(self) -> None:
         self._driver.activate()
         client = self._require_active()
-        self._newest = _snapshot(client)
-        self._heartbeat = _Heartbeat(client)
+        self._read(client)
+        self._silence.clear()
+        self._heartbeat = threading.Thread(
+            target=self._beat, args=(client,), name="aiofranka_ros-heartbeat", daemon=True
+        )
+        self._heartbeat.start()
 
     def _stop(self) -> None:
         try:
@@ -245,41 +235,14 @@ class RobotInterface(Link):
             self._stop_heartbeat()
             self._driver.release()
 
-    def _stop_heartbeat(self) -> None:
-        if self._heartbeat is not None:
-            self._heartbeat.stop()
-            self._heartbeat = None
+    # The heartbeat's thread.
 
-
-class _Heartbeat:
-    """Sends the heartbeat from its own thread, because the event loop may be blocked.
-
-    :param client: the control process that expects it.
-    """
-
-    def __init__(self, client: ControlClient) -> None:
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(client,), name="aiofranka_ros-heartbeat", daemon=True)
-        self._thread.start()
-
-    def _run(self, client: ControlClient) -> None:
-        while not self._stopped.wait(_BEAT_PERIOD):
+    def _beat(self, client: ControlClient) -> None:
+        while not self._silence.wait(_BEAT_PERIOD):
             client.beat()
 
-    def stop(self) -> None:
+    def _stop_heartbeat(self) -> None:
         """End the thread; afterwards it does not touch the client any more."""
-        self._stopped.set()
-        self._thread.join()
-
-
-def _snapshot(client: ControlClient) -> Snapshot:
-    state = client.state()
-    return Snapshot(
-        stamp=int(state["stamp"]),
-        q=state["q"].copy(),
-        dq=state["dq"].copy(),
-        ee=state["tcp"].copy(),
-        jacobian=state["jacobian"].copy(),
-        mass=state["mass"].copy(),
-        tau=state["tau"].copy(),
-    )
+        self._silence.set()
+        if self._heartbeat is not None:
+            self._heartbeat.join()

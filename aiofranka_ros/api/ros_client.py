@@ -1,9 +1,8 @@
 """rclpy for asyncio: a node with its own context, executor and thread, whose answers can be awaited.
 
 Base of :class:`~aiofranka_ros.api.node_connection.NodeConnection`, in the policy's process. All of rclpy happens in
-that thread, except publishing, which rclpy allows anywhere. It reaches the event loop only through
-``call_soon_threadsafe``, and asyncio never awaits a future of rclpy, which would raise. With its own context it does
-not disturb other uses of rclpy in the process.
+that thread, except publishing, which rclpy allows anywhere; asyncio never awaits a future of rclpy, which would raise.
+With its own context it does not disturb other uses of rclpy in the process.
 """
 
 from __future__ import annotations
@@ -21,11 +20,12 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, ShutdownException
 from rclpy.signals import SignalHandlerOptions
 
+from aiofranka_ros.errors import ConnectionFailed
 from aiofranka_ros.ros.executor import UrgentFirstExecutor
 
 _number = itertools.count(1)
-#: How often to check whether a service has appeared [s].
-_DISCOVERY_PERIOD = 0.05
+#: How often to check whether a service has appeared, and how long an answer that the node gives at once may take [s].
+_DISCOVERY_PERIOD, _ANSWER_TIMEOUT = 0.05, 10.0
 
 
 class RosClient:
@@ -82,6 +82,21 @@ class RosClient:
         if not self._stopping.is_set():
             self._executor.create_task(lambda: send().add_done_callback(self.in_loop(done)))
 
+    async def call(self, service: Any, request: Any, timeout: float = _ANSWER_TIMEOUT) -> Any:
+        """The answer of a service; errors and cancellation as in :meth:`prompt_answer`."""
+        return await self.prompt_answer(service.srv_name, lambda: service.call_async(request), timeout)
+
+    async def prompt_answer(self, name: str, send: Callable[[], Any], timeout: float = _ANSWER_TIMEOUT) -> Any:
+        """As :meth:`answer`, but a late one is an error.
+
+        :param name: of the service or action, for the message.
+        :raises ConnectionFailed: no answer came in time.
+        """
+        try:
+            return await self.answer(send, timeout)
+        except asyncio.TimeoutError:
+            raise ConnectionFailed(f"no answer from {name} within {timeout:.0f} s") from None
+
     async def answer(self, send: Callable[[], Any], timeout: float) -> Any:
         """Send something in rclpy's thread, and wait for the answer. If cancelled, the answer is ignored.
 
@@ -95,17 +110,17 @@ class RosClient:
         answer: asyncio.Future[Any] = self._loop.create_future()
 
         def resolve(future: Any) -> None:
-            if answer.done():
-                return
-            if future.exception() is not None:
-                answer.set_exception(future.exception())
-            else:
-                answer.set_result(future.result())
+            if not answer.done():
+                answer.set_result(future)
 
         self._unanswered.add(answer)
         try:
             self.request(send, resolve)
-            return await asyncio.wait_for(answer, timeout)
+            # Unlike asyncio.wait_for, which may miss a cancellation up to Python 3.11.
+            await asyncio.wait([answer], timeout=timeout)
+            if not answer.done():
+                raise asyncio.TimeoutError
+            return answer.result().result()
         finally:
             self._unanswered.discard(answer)
 
@@ -119,6 +134,7 @@ class RosClient:
         for answer in self._unanswered:
             if not answer.done():
                 answer.set_exception(error)
+                answer.exception()  # Retrieved: a call that is being cancelled does not raise it.
 
     async def ready(self, *servers: Callable[[], bool], timeout: float) -> bool:
         """Wait until all of ``servers`` are ready.

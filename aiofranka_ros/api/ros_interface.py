@@ -1,6 +1,6 @@
 """An arm behind a running node: the link behind ``FrankaController(RosInterface("aiofranka"))``.
 
-Used by policies, in their process and their event loop. It needs only the ROS graph; rclpy runs in its own thread, see
+Used by the controller, in the policy's process and event loop; rclpy has its own thread, see
 :mod:`aiofranka_ros.api.ros_client`.
 """
 
@@ -27,7 +27,6 @@ from aiofranka_ros.api.values import position_and_quaternion
 from aiofranka_ros.arm.planning import check_goal
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.arm.settings import ArmSettings
-from aiofranka_ros.control.snapshot import Snapshot
 from aiofranka_ros.errors import (
     ConfigurationError,
     ConnectionFailed,
@@ -64,27 +63,21 @@ class RosInterface(Link):
     """
 
     def __init__(self, node: str = "aiofranka") -> None:
-        super().__init__(ArmSettings())  # Defaults, until the first start reads the node's parameters.
-        self._name = "/" + node.strip("/")
+        # Defaults, until the first start reads the node's parameters.
+        super().__init__("/" + node.strip("/"), ArmSettings())
         self._connection: NodeConnection | None = None
+        #: The connection from a successful start until the arm is stopped or lost.
+        self._live: NodeConnection | None = None
         self._on_state: Callable[[], None] = lambda: None
         self._on_end: Callable[[Exception], None] = lambda error: None
-        #: From a successful start until the arm is stopped or lost.
-        self._started = False
         #: Whether this object activated the node.
         self._activated = False
-        self._newest: Snapshot | None = None
         self._arm_active = False
         self._heard = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self._changed_before_start: dict[str, Any] = {}
         #: The newest target, if changes of settings must be in force first.
         self._waiting_target: tuple[str, Array] | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the node."""
-        return self._name
 
     # The link.
 
@@ -96,12 +89,6 @@ class RosInterface(Link):
     async def stop(self) -> None:
         """See :meth:`.Link.stop`. If cancelled, it finishes first."""
         await uninterrupted(self._stop())
-
-    def snapshot(self) -> Snapshot:
-        """See :meth:`.Link.snapshot`; the newest one received."""
-        if self._newest is None:
-            raise NotStarted("nothing was measured yet: await controller.start() first")
-        return self._newest
 
     def switch(self, mode: str) -> None:
         """See :meth:`.Link.switch`."""
@@ -118,17 +105,18 @@ class RosInterface(Link):
     def apply(self, changes: Mapping[str, Any]) -> None:
         """See :meth:`.Link.apply`; :meth:`settled` raises if the node refuses them."""
         self.settings.update(changes)
-        if self._started and self._connection is not None:
-            self._connection.parameters.put(changes)
+        live = self._live  # The event loop may change it at any time.
+        if live is not None:
+            live.parameters.put(changes)
         else:
             self._changed_before_start |= changes
 
     def set_target(self, name: str, values: Array) -> None:
         """See :meth:`.Link.set_target`; sent after changes of settings that the node has not confirmed yet."""
-        if self._started and self._connection is not None:
-            self._waiting_target = name, values
-            if self._connection.parameters.settled:
-                self._send_waiting_target()
+        self._waiting_target = name, values
+        live = self._live
+        if live is not None and live.parameters.settled:
+            self._send_waiting_target()
 
     async def settled(self) -> None:
         """See :meth:`.Link.settled`."""
@@ -138,8 +126,7 @@ class RosInterface(Link):
     async def move(self, goal: Array) -> None:
         """See :meth:`.Link.move`."""
         check_goal(goal, self.settings.names.joints)
-        cancelled = asyncio.Event()
-        await until_stopped(self._move(goal, cancelled), cancelled.set)
+        await until_stopped(lambda cancelled: self._require_connection().move(goal, cancelled))
 
     async def measure_connection(self, duration: float) -> ConnectionReport:
         """See :meth:`.Link.measure_connection` and :meth:`.NodeDiagnostics.measure`."""
@@ -157,10 +144,10 @@ class RosInterface(Link):
             raise
 
     def _connect(self) -> NodeConnection:
-        connection = NodeConnection(self._name, self._send_waiting_target)
+        connection = NodeConnection(self.name, self._send_waiting_target)
         node, in_loop = connection.node, connection.in_loop
         for kind, topic, callback, qos in (
-            (TransitionEvent, f"{self._name}/transition_event", self._on_transition, 10),
+            (TransitionEvent, f"{self.name}/transition_event", self._on_transition, 10),
             (DiagnosticArray, "/diagnostics", connection.diagnostics.receive, 10),
             (ParameterEvent, "/parameter_events", self._on_parameters, qos_profile_parameter_events),
         ):
@@ -177,7 +164,7 @@ class RosInterface(Link):
 
         # A separate callback group, because policies wait for the state.
         options = {"callback_group": ReentrantCallbackGroup(), "raw": True}
-        node.create_subscription(Float64MultiArray, f"{self._name}/state", receive, qos_profile_sensor_data, **options)
+        node.create_subscription(Float64MultiArray, f"{self.name}/state", receive, qos_profile_sensor_data, **options)
         connection.start()
         return connection
 
@@ -195,17 +182,17 @@ class RosInterface(Link):
         await connection.parameters.wait()
         self._arm_active = False
         if not await connection.ready(lambda: self._arm_active, timeout=_STATE_TIMEOUT):
-            raise ConnectionFailed(f"the node {self._name} does not publish its state")
+            raise ConnectionFailed(f"the node {self.name} does not publish its state")
         self._waiting_target = None
-        self._started = True
+        self._live = connection
         self._heard = time.monotonic()
         self._check_silence(overdue=False)
         if missing := connection.diagnostics.missing_for_real_time:
-            _log.warning("the computer of node %s lacks for real time: %s", self._name, missing)
+            _log.warning("the computer of node %s lacks for real time: %s", self.name, missing)
 
     async def _stop(self) -> None:
-        was_started, self._started = self._started, False
         connection, self._connection = self._connection, None
+        was_live, self._live = self._live is not None, None
         if self._watch is not None:
             self._watch.cancel()
         if connection is None:
@@ -213,20 +200,14 @@ class RosInterface(Link):
         try:
             if self._activated:
                 # A node that was lost may be back, or not.
-                timeout = {} if was_started else {"timeout": _LAST_TIMEOUT}
+                timeout = {} if was_live else {"timeout": _LAST_TIMEOUT}
                 with contextlib.suppress(FrankaError):
                     await connection.deactivate(**timeout)
         finally:
             self._activated = self._arm_active = False
-            self._waiting_target = None
             connection.parameters.clear()
             connection.abandon(NotStarted("the controller was stopped"), for_good=True)
             await asyncio.get_running_loop().run_in_executor(None, connection.close)
-
-    async def _move(self, goal: Array, cancelled: asyncio.Event) -> None:
-        connection = self._require_connection()
-        await connection.parameters.wait()
-        await connection.move(goal, cancelled)
 
     def _require_connection(self) -> NodeConnection:
         if self._connection is None:
@@ -234,29 +215,29 @@ class RosInterface(Link):
         return self._connection
 
     def _send_waiting_target(self) -> None:
-        target, self._waiting_target = self._waiting_target, None
-        if target is not None and self._started and self._connection is not None:
-            self._connection.publish_target(*target)
+        live, target, self._waiting_target = self._live, self._waiting_target, None
+        if target is not None and live is not None:
+            live.publish_target(*target)
 
     # Messages from the node.
 
     def _on_snapshot(self, _: None) -> None:
-        if self._started:
+        if self._live is not None:
             self._on_state()
             if not self._arm_active:
                 self._end_soon()
 
     def _on_transition(self, event: TransitionEvent) -> None:
         # Events of the start may arrive late, so only the present state of the node counts.
-        if self._started and event.goal_state.id in _NOT_ACTIVE and self._connection is not None:
-            self._connection.request_lifecycle_state(self._on_lifecycle_state)
+        if self._live is not None and event.goal_state.id in _NOT_ACTIVE:
+            self._live.request_lifecycle_state(self._on_lifecycle_state)
 
     def _on_lifecycle_state(self, future: Any) -> None:
-        if self._started and future.exception() is None and future.result().current_state.id in _NOT_ACTIVE:
+        if future.exception() is None and future.result().current_state.id in _NOT_ACTIVE:
             self._end_soon()
 
     def _on_parameters(self, event: ParameterEvent) -> None:
-        if event.node == self._name and self._connection is not None and self._connection.parameters.settled:
+        if event.node == self.name and self._connection is not None and self._connection.parameters.settled:
             changes = {value.name: parameter_value_to_python(value.value) for value in event.changed_parameters}
             with contextlib.suppress(ConfigurationError):  # Parameters of ROS itself, such as use_sim_time.
                 self.settings.update(changes)
@@ -269,27 +250,27 @@ class RosInterface(Link):
         if silent and overdue:
             self._end(
                 ConnectionFailed(
-                    f"nothing was heard of the node {self._name} for {_SILENCE_TIMEOUT:g} s: it died, it hangs, or the "
+                    f"nothing was heard of the node {self.name} for {_SILENCE_TIMEOUT:g} s: it died, it hangs, or the "
                     "network is down"
                 )
             )
-        elif self._started:
+        elif self._live is not None:
             self._watch = asyncio.get_running_loop().call_later(_WATCH_PERIOD, self._check_silence, silent)
 
     def _end_soon(self) -> None:
         """The node is not active any more: end it when the reason has had time to arrive."""
-        self._started = self._activated = False
-        asyncio.get_running_loop().call_later(REASON_DELAY, self._end_with_reason, self._connection)
+        if self._live is not None:
+            asyncio.get_running_loop().call_later(REASON_DELAY, self._end_with_reason, self._live)
+            self._live, self._activated = None, False
 
-    def _end_with_reason(self, connection: NodeConnection | None) -> None:
-        if connection is not None and connection is self._connection:  # Not if it was stopped since.
-            self._end(connection.diagnostics.reason(ControlStopped(f"the node {self._name} was deactivated")))
+    def _end_with_reason(self, connection: NodeConnection) -> None:
+        if connection is self._connection:  # Not if it was stopped since.
+            self._end(connection.diagnostics.reason(ControlStopped(f"the node {self.name} was deactivated")))
 
     def _end(self, error: FrankaError) -> None:
-        self._started = False
+        self._live = None
         if self._watch is not None:
             self._watch.cancel()
-        self._waiting_target = None
         if self._connection is not None:
             self._connection.parameters.clear()
             self._connection.abandon(error)
