@@ -143,7 +143,7 @@ async def other_client(service: Any, name: str) -> AsyncIterator[Callable[[], Aw
         assert await other.ready(client.service_is_ready, timeout=PATIENCE)
         yield lambda: other.answer(lambda: client.call_async(service.Request()), PATIENCE)
     finally:
-        other.close()
+        await other.close()
 
 
 async def lifecycle_state(setup: Setup) -> str:
@@ -602,21 +602,31 @@ async def test_stopping_ends_waiting_calls_and_starting_again_works(loop, contro
     assert not controller.running
 
 
-async def test_abandoned_calls_raise_at_once_and_for_good_if_asked(loop, setup):
+async def test_calls_raise_what_ended_them_and_none_is_possible_after_the_end(loop, setup):
     if setup.node is None:
         pytest.skip("this link has no node")
     other = RosClient("other_client")
     client = other.node.create_client(GetState, f"{setup.node.name}/get_state")
     other.start()
+
+    def ask() -> asyncio.Future[Any]:
+        return asyncio.ensure_future(other.answer(lambda: client.call_async(GetState.Request()), PATIENCE))
+
     try:
         assert await other.ready(client.service_is_ready, timeout=PATIENCE)
-        other.abandon(NotStarted("only for waiting calls"))
-        assert (await other.answer(lambda: client.call_async(GetState.Request()), PATIENCE)).current_state.label
-        other.abandon(NotStarted("it was stopped"), for_good=True)
-        with pytest.raises(NotStarted, match="it was stopped"):
-            await other.answer(lambda: client.call_async(GetState.Request()), PATIENCE)
+        abandoned = ask()
+        await asyncio.sleep(0)
+        other.abandon(MoveFailed("only for waiting calls"))
+        with pytest.raises(MoveFailed, match="only for waiting calls"):
+            await abandoned
+        assert (await ask()).current_state.label
+        closed = ask()
+        await asyncio.sleep(0)
     finally:
-        other.close()
+        await other.close()
+    for call in (closed, ask()):
+        with pytest.raises(NotStarted, match="was stopped"):
+            await call
 
 
 async def test_a_lost_node_that_is_back_is_deactivated_at_the_stop(loop, controller, setup, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aiofranka_ros.api.values import array, position_and_quaternion
+from aiofranka_ros.api.attributes import array, position_and_quaternion
 from aiofranka_ros.model.kinematics import quaternion_from_matrix
 
 pytestmark = pytest.mark.unit

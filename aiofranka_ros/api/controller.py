@@ -1,24 +1,24 @@
-"""The awaitable API: a policy's way to drive an arm, through either link.
+"""The awaitable API: a policy's way to drive an arm, through either link, in the policy's process and event loop.
 
-Used by policies, in their process and their event loop. Nothing here is fast, and nothing must be: the control process
-(:mod:`aiofranka_ros.control.process`) computes the torques, so a blocked event loop delays targets, but endangers
-nothing. Names and semantics are those of aiofranka's async mode.
+Nothing here must be fast: the control process (:mod:`aiofranka_ros.control.process`) computes the torques, so a blocked
+event loop delays targets, but endangers nothing. Names and semantics are those of aiofranka's async mode.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
 
-from aiofranka_ros.api.attributes import ASSIGNABLE, Attributes
+from aiofranka_ros.api.attributes import ASSIGNABLE, Attributes, array, position_and_quaternion
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted
-from aiofranka_ros.api.progress import reported_progress
-from aiofranka_ros.api.values import array, position_and_quaternion
 from aiofranka_ros.errors import ConfigurationError
+from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.kinematics import control_frame
 from aiofranka_ros.offload.guard import Guard
@@ -28,6 +28,10 @@ _log = logging.getLogger(__name__)
 
 #: Rate of :meth:`FrankaController.set` before :meth:`FrankaController.set_freq` is called [Hz].
 _DEFAULT_FREQUENCY = 50.0
+#: How often progress is reported [s], and a distance that counts as none [rad].
+_PROGRESS_PERIOD, _NO_DISTANCE = 0.1, 1e-3
+
+_Report = Callable[[float], object]
 
 
 class FrankaController(Attributes):
@@ -211,7 +215,7 @@ class FrankaController(Attributes):
         goal = array("the goal", qpos)
         self._moves += 1
         try:
-            async with reported_progress(self.robot, goal, progress):
+            async with _reported_progress(self.robot, goal, progress):
                 await self._unless_ended(self.robot.move(goal))
         finally:
             self._moves -= 1
@@ -296,3 +300,48 @@ def _warm_up() -> None:
     """Load or compile the kernels that targets need; in the event loop, that would block it for seconds."""
     control_frame(HOME)
     position_and_quaternion("a pose", np.eye(4))
+
+
+@contextlib.asynccontextmanager
+async def _reported_progress(link: Link, goal: Array, progress: _Report | bool | None) -> AsyncIterator[None]:
+    """Report progress while the body moves the arm to ``goal`` [rad] (7,), and 1.0 if it succeeds.
+
+    :param progress: as in :meth:`.FrankaController.move`.
+    """
+    if not callable(progress) and not (sys.stderr.isatty() if progress is None else progress):
+        yield
+        return
+    with contextlib.nullcontext(progress) if callable(progress) else _bar() as report:
+        task = asyncio.ensure_future(_follow(link, goal, report))
+        try:
+            yield
+            report(1.0)
+        finally:
+            task.cancel()
+
+
+async def _follow(link: Link, goal: Array, report: _Report) -> None:
+    """Report the covered share of the distance to ``goal``, until cancelled."""
+
+    def distance() -> float:
+        return float(np.abs(goal - link.snapshot().q).max())
+
+    total, covered = max(distance(), _NO_DISTANCE), 0.0
+    try:
+        while True:
+            covered = max(covered, 1.0 - distance() / total)
+            report(covered)
+            await asyncio.sleep(_PROGRESS_PERIOD)
+    except Exception:
+        _log.exception("the progress of the move is no longer reported")
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[_Report]:
+    """A progress bar on standard error; yields the function that updates it."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("moving", total=1.0)
+        yield lambda covered: bar.update(task, completed=covered)

@@ -24,21 +24,18 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class ConnectionReport:
-    """How well the control loop answered the robot for a while; ``print`` it, or read its figures.
+    """How well the control loop answered the robot for a while; ``print`` it, or read its figures."""
 
-    :ivar duration: how long it was measured [s].
-    :ivar cycles: control cycles in that time.
-    :ivar cycles_lost: states of the robot that were not answered.
-    :ivar longest_gap: the most of them in a row; 20 stop the robot.
-    :ivar success_rate_min: lowest ``control_command_success_rate`` of the robot.
-    :ivar response_us: time from the arrival of a state to the departure of its torque [µs]: ``p50``, ``p99``, ``max``.
-    """
-
+    #: How long it was measured [s].
     duration: float
+    #: Control cycles in that time, and states of the robot that were not answered.
     cycles: int
     cycles_lost: int
+    #: The most of these in a row; 20 stop the robot.
     longest_gap: int
+    #: Lowest ``control_command_success_rate`` of the robot.
     success_rate_min: float
+    #: Time from the arrival of a state to the departure of its torque [µs]: ``p50``, ``p99``, ``max``.
     response_us: Mapping[str, float]
 
     @property

@@ -1,15 +1,16 @@
 """The client of one running node: its transitions, parameters, moves and targets.
 
-Made by :class:`~aiofranka_ros.api.ros_interface.RosInterface` at each start, and closed at the stop. Coroutines run in
-the policy's event loop; rclpy has its own thread, see :mod:`aiofranka_ros.api.ros_client`.
+Made by :class:`~aiofranka_ros.api.ros_interface.RosInterface` at each start, and closed at the stop. Used in the
+policy's event loop, unless it says otherwise.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,14 @@ from franka_msgs.action import PTPMotion
 from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.srv import GetParameters
+from rcl_interfaces.srv import GetParameters, SetParametersAtomically
 from rclpy.action import ActionClient
 from rclpy.parameter import Parameter, parameter_value_to_python
 from sensor_msgs.msg import JointState
 
 from aiofranka_ros.api.node_diagnostics import NodeDiagnostics
-from aiofranka_ros.api.parameter_queue import ParameterQueue
 from aiofranka_ros.api.ros_client import RosClient
-from aiofranka_ros.errors import CommandRefused, ConnectionFailed, MoveFailed
+from aiofranka_ros.errors import CommandRefused, ConfigurationError, ConnectionFailed, FrankaError, MoveFailed
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.ros.cdr import SerializedMessage
@@ -44,6 +44,84 @@ REASON_DELAY = 0.1
 _STOP_DELAY = 1.0
 #: What the message of a target is made from.
 _TARGET = np.dtype([("stamp", "i8"), ("values", "f8", (7,))])
+
+
+class ParameterQueue:
+    """Changes of a node's parameters that it has not confirmed yet.
+
+    They are requested one after the other, because DDS keeps ten requests for a busy node, and the eleventh replaces
+    the first. A change replaces an older one of the same parameters. :meth:`put` may be called in any thread.
+
+    :param client: sends the requests.
+    :param node: full name of the node.
+    :param on_settled: called in the event loop when the node has answered all requests.
+    """
+
+    def __init__(self, client: RosClient, node: str, on_settled: Callable[[], None]) -> None:
+        self._client = client
+        self.service = client.node.create_client(SetParametersAtomically, f"{node}/set_parameters_atomically")
+        self._on_settled = on_settled
+        self._send_in_loop = client.in_loop(self._send_waiting)
+        self._lock = threading.Lock()  # Of the changes that wait, in the order of their requests.
+        self._waiting: dict[frozenset[str], Mapping[str, Any]] = {}
+        self._sending: asyncio.Task[None] | None = None
+        self._answered = asyncio.Event()
+        self._refusal: FrankaError | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the node has answered all requests."""
+        return not self._waiting and self._sending is None
+
+    def put(self, changes: Mapping[str, Any]) -> None:
+        """Request ``changes``, all or none of them, after those that were put earlier."""
+        names = frozenset(changes)
+        with self._lock:
+            self._waiting.pop(names, None)  # Removed first, so that the new change goes to the end.
+            self._waiting[names] = changes
+        self._send_in_loop(None)
+
+    async def wait(self) -> None:
+        """Wait until the node has answered all requests; cancellation leaves them in the queue.
+
+        :raises FrankaError: one of them was refused since the last call, or not answered.
+        """
+        while not self.settled:
+            self._answered.clear()
+            await self._answered.wait()
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
+            raise refusal
+
+    def clear(self) -> None:
+        """Forget all changes and refusals; waiting calls return."""
+        self._waiting.clear()
+        if self._sending is not None:
+            self._sending.cancel()
+        self._sending = self._refusal = None
+        self._answered.set()
+
+    def _send_waiting(self, _: None) -> None:
+        if self._waiting and self._sending is None:
+            self._sending = asyncio.ensure_future(self._send())
+
+    async def _send(self) -> None:
+        while self._waiting:
+            with self._lock:
+                changes = self._waiting.pop(next(iter(self._waiting)))
+            request = SetParametersAtomically.Request()
+            for name, value in changes.items():
+                plain = value.tolist() if isinstance(value, np.ndarray) else value
+                request.parameters.append(Parameter(name, value=plain).to_parameter_msg())
+            try:
+                result = (await self._client.call(self.service, request)).result
+                if not result.successful:
+                    self._refusal = ConfigurationError(result.reason)
+            except FrankaError as error:
+                self._refusal = error
+        self._sending = None
+        self._answered.set()
+        self._on_settled()
 
 
 class NodeConnection(RosClient):

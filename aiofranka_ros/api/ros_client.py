@@ -20,10 +20,11 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, ShutdownException
 from rclpy.signals import SignalHandlerOptions
 
-from aiofranka_ros.errors import ConnectionFailed
+from aiofranka_ros.errors import ConnectionFailed, FrankaError, NotStarted
 from aiofranka_ros.ros.executor import UrgentFirstExecutor
 
 _number = itertools.count(1)
+_CLOSED = "the controller was stopped"
 #: How often to check whether a service has appeared, and how long an answer that the node gives at once may take [s].
 _DISCOVERY_PERIOD, _ANSWER_TIMEOUT = 0.05, 10.0
 
@@ -48,15 +49,18 @@ class RosClient:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._spin, name="aiofranka_ros-rclpy", daemon=True)
         self._unanswered: set[asyncio.Future[Any]] = set()
-        self._refusal: Exception | None = None
 
     def start(self) -> None:
         """Start to receive."""
         self._thread.start()
 
-    def close(self) -> None:
-        """Leave the graph; blocks for a fraction of a second, until the thread has ended."""
+    async def close(self) -> None:
+        """Leave the graph, for good; calls that wait for an answer, and later ones, raise :class:`.NotStarted`."""
         self._stopping.set()
+        self.abandon(NotStarted(_CLOSED))
+        await self._loop.run_in_executor(None, self._close)
+
+    def _close(self) -> None:
         if self._thread.is_alive():
             self._thread.join()
         self._executor.shutdown()
@@ -103,10 +107,11 @@ class RosClient:
         :param send: returns rclpy's future.
         :param timeout: how long to wait [s].
         :raises asyncio.TimeoutError: no answer came in time.
-        :raises Exception: the argument of :meth:`abandon`.
+        :raises NotStarted: this client is closed.
+        :raises FrankaError: the argument of :meth:`abandon`.
         """
-        if self._refusal is not None:
-            raise self._refusal
+        if self._stopping.is_set():
+            raise NotStarted(_CLOSED)
         answer: asyncio.Future[Any] = self._loop.create_future()
 
         def resolve(future: Any) -> None:
@@ -124,13 +129,8 @@ class RosClient:
         finally:
             self._unanswered.discard(answer)
 
-    def abandon(self, error: Exception, *, for_good: bool = False) -> None:
-        """Raise ``error`` in every call that waits for an answer.
-
-        :param for_good: raise it in every later call, too.
-        """
-        if for_good:
-            self._refusal = error
+    def abandon(self, error: FrankaError) -> None:
+        """Raise ``error`` in every call that waits for an answer."""
         for answer in self._unanswered:
             if not answer.done():
                 answer.set_exception(error)

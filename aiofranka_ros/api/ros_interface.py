@@ -21,9 +21,9 @@ from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import qos_profile_parameter_events, qos_profile_sensor_data
 from std_msgs.msg import Float64MultiArray
 
+from aiofranka_ros.api.attributes import position_and_quaternion
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted, until_stopped
 from aiofranka_ros.api.node_connection import REASON_DELAY, NodeConnection
-from aiofranka_ros.api.values import position_and_quaternion
 from aiofranka_ros.arm.planning import check_goal
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.arm.settings import ArmSettings
@@ -206,8 +206,7 @@ class RosInterface(Link):
         finally:
             self._activated = self._arm_active = False
             connection.parameters.clear()
-            connection.abandon(NotStarted("the controller was stopped"), for_good=True)
-            await asyncio.get_running_loop().run_in_executor(None, connection.close)
+            await connection.close()
 
     def _require_connection(self) -> NodeConnection:
         if self._connection is None:
