@@ -55,8 +55,9 @@ class ConnectionReport:
 class Link(abc.ABC):
     """A way to an arm.
 
-    Coroutines run in the event loop that called :meth:`start`. A coroutine that is cancelled leaves the link usable,
-    and the arm held or released. Plain methods return at once and may be called from any thread, one at a time.
+    Coroutines run in the event loop that called :meth:`start`. One that is cancelled leaves the link usable, and the
+    arm held; :meth:`start` and :meth:`stop` must not be cancelled, see :func:`uninterrupted`. Plain methods return at
+    once and may be called from any thread, one at a time.
 
     :param name: the arm's name in messages.
     :param settings: values of the node's parameters, as far as they are known.
@@ -68,6 +69,9 @@ class Link(abc.ABC):
         #: The newest measured positions, velocities and torques.
         self.data = Data(self)
         self._newest: Snapshot | None = None
+        # The arguments of start().
+        self._on_state: Callable[[], None] = lambda: None
+        self._on_end: Callable[[Exception], None] = lambda error: None
 
     @property
     def state(self) -> dict[str, Any]:

@@ -55,21 +55,19 @@ class RobotInterface(Link):
         self._silence = threading.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._ticked = asyncio.Event()
-        self._on_state: Callable[[], None] = lambda: None
-        self._on_end: Callable[[Exception], None] = lambda error: None
 
     async def start(self, on_state: Callable[[], None], on_end: Callable[[Exception], None]) -> None:
-        """See :meth:`.Link.start`. If cancelled, it finishes first, which takes at most several seconds."""
+        """See :meth:`.Link.start`; takes at most several seconds."""
         self._on_state, self._on_end = on_state, on_end
         loop = asyncio.get_running_loop()
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, "aiofranka_ros-robot")
-        await uninterrupted(loop.run_in_executor(self._worker, self._start))
+        await loop.run_in_executor(self._worker, self._start)
         self._ticked = asyncio.Event()
         self._schedule_tick(loop, loop.time())
 
     async def stop(self) -> None:
-        """See :meth:`.Link.stop`. If cancelled, it finishes first."""
+        """See :meth:`.Link.stop`; finishes even if the program cancels all of its tasks."""
         self._stop_ticking()
         worker, self._worker = self._worker, None
         if worker is not None:

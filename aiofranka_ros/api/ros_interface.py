@@ -22,7 +22,7 @@ from rclpy.qos import qos_profile_parameter_events, qos_profile_sensor_data
 from std_msgs.msg import Float64MultiArray
 
 from aiofranka_ros.api.attributes import position_and_quaternion
-from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted, until_stopped
+from aiofranka_ros.api.link import ConnectionReport, Link, until_stopped
 from aiofranka_ros.api.node_connection import REASON_DELAY, NodeConnection
 from aiofranka_ros.arm.planning import check_goal
 from aiofranka_ros.arm.setting_table import SETTINGS
@@ -68,8 +68,6 @@ class RosInterface(Link):
         self._connection: NodeConnection | None = None
         #: The connection from a successful start until the arm is stopped or lost.
         self._live: NodeConnection | None = None
-        self._on_state: Callable[[], None] = lambda: None
-        self._on_end: Callable[[Exception], None] = lambda error: None
         #: Whether this object activated the node.
         self._activated = False
         self._arm_active = False
@@ -82,13 +80,34 @@ class RosInterface(Link):
     # The link.
 
     async def start(self, on_state: Callable[[], None], on_end: Callable[[Exception], None]) -> None:
-        """See :meth:`.Link.start`. If cancelled, it finishes first, which takes as long as the node's configuration."""
+        """See :meth:`.Link.start`; takes as long as the node's configuration."""
         self._on_state, self._on_end = on_state, on_end
-        await uninterrupted(self._start())
+        if self._connection is None:
+            self._connection = self._connect()
+        try:
+            await self._bring_up(self._connection)
+        except BaseException:
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
-        """See :meth:`.Link.stop`. If cancelled, it finishes first."""
-        await uninterrupted(self._stop())
+        """See :meth:`.Link.stop`."""
+        connection, self._connection = self._connection, None
+        was_live, self._live = self._live is not None, None
+        if self._watch is not None:
+            self._watch.cancel()
+        if connection is None:
+            return
+        try:
+            if self._activated:
+                # A node that was lost may be back, or not.
+                timeout = {} if was_live else {"timeout": _LAST_TIMEOUT}
+                with contextlib.suppress(FrankaError):
+                    await connection.deactivate(**timeout)
+        finally:
+            self._activated = self._arm_active = False
+            connection.parameters.clear()
+            await connection.close()
 
     def switch(self, mode: str) -> None:
         """See :meth:`.Link.switch`."""
@@ -132,16 +151,7 @@ class RosInterface(Link):
         """See :meth:`.Link.measure_connection` and :meth:`.NodeDiagnostics.measure`."""
         return await self._require_connection().diagnostics.measure(duration)
 
-    # Start and stop.
-
-    async def _start(self) -> None:
-        if self._connection is None:
-            self._connection = self._connect()
-        try:
-            await self._bring_up(self._connection)
-        except BaseException:
-            await self._stop()
-            raise
+    # Start.
 
     def _connect(self) -> NodeConnection:
         connection = NodeConnection(self.name, self._send_waiting_target)
@@ -189,24 +199,6 @@ class RosInterface(Link):
         self._check_silence(overdue=False)
         if missing := connection.diagnostics.missing_for_real_time:
             _log.warning("the computer of node %s lacks for real time: %s", self.name, missing)
-
-    async def _stop(self) -> None:
-        connection, self._connection = self._connection, None
-        was_live, self._live = self._live is not None, None
-        if self._watch is not None:
-            self._watch.cancel()
-        if connection is None:
-            return
-        try:
-            if self._activated:
-                # A node that was lost may be back, or not.
-                timeout = {} if was_live else {"timeout": _LAST_TIMEOUT}
-                with contextlib.suppress(FrankaError):
-                    await connection.deactivate(**timeout)
-        finally:
-            self._activated = self._arm_active = False
-            connection.parameters.clear()
-            await connection.close()
 
     def _require_connection(self) -> NodeConnection:
         if self._connection is None:
