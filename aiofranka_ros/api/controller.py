@@ -104,7 +104,7 @@ class FrankaController(Attributes):
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(None, _warm_up)
             try:
-                await uninterrupted(self.robot.start(self._on_state, self._on_end))
+                await self.robot.start(self._on_state, self._on_end)
             except asyncio.CancelledError:
                 await uninterrupted(self.robot.stop())
                 raise

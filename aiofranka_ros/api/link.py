@@ -56,8 +56,8 @@ class Link(abc.ABC):
     """A way to an arm.
 
     Coroutines run in the event loop that called :meth:`start`. One that is cancelled leaves the link usable, and the
-    arm held; :meth:`start` and :meth:`stop` must not be cancelled, see :func:`uninterrupted`. Plain methods return at
-    once and may be called from any thread, one at a time.
+    arm held; :meth:`start` finishes first, and :meth:`stop` must not be cancelled, see :func:`uninterrupted`. Plain
+    methods return at once and may be called from any thread, one at a time.
 
     :param name: the arm's name in messages.
     :param settings: values of the node's parameters, as far as they are known.

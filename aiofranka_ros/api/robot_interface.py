@@ -62,7 +62,7 @@ class RobotInterface(Link):
         loop = asyncio.get_running_loop()
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, "aiofranka_ros-robot")
-        await loop.run_in_executor(self._worker, self._start)
+        await uninterrupted(loop.run_in_executor(self._worker, self._start))
         self._ticked = asyncio.Event()
         self._schedule_tick(loop, loop.time())
 

@@ -22,7 +22,7 @@ from rclpy.qos import qos_profile_parameter_events, qos_profile_sensor_data
 from std_msgs.msg import Float64MultiArray
 
 from aiofranka_ros.api.attributes import position_and_quaternion
-from aiofranka_ros.api.link import ConnectionReport, Link, until_stopped
+from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted, until_stopped
 from aiofranka_ros.api.node_connection import REASON_DELAY, NodeConnection
 from aiofranka_ros.arm.planning import check_goal
 from aiofranka_ros.arm.setting_table import SETTINGS
@@ -77,18 +77,19 @@ class RosInterface(Link):
         #: The newest target, if changes of settings must be in force first.
         self._waiting_target: tuple[str, Array] | None = None
 
-    # The link.
-
     async def start(self, on_state: Callable[[], None], on_end: Callable[[Exception], None]) -> None:
         """See :meth:`.Link.start`; takes as long as the node's configuration."""
         self._on_state, self._on_end = on_state, on_end
         if self._connection is None:
             self._connection = self._connect()
         try:
-            await self._bring_up(self._connection)
+            await uninterrupted(self._bring_up(self._connection))
         except BaseException:
-            await self.stop()
+            await uninterrupted(self.stop())
             raise
+        # Last, without a wait after it: the controller would miss an end that is reported before it continues.
+        self._waiting_target, self._live, self._heard = None, self._connection, time.monotonic()
+        self._check_silence(overdue=False)
 
     async def stop(self) -> None:
         """See :meth:`.Link.stop`."""
@@ -151,17 +152,13 @@ class RosInterface(Link):
         """See :meth:`.Link.measure_connection` and :meth:`.NodeDiagnostics.measure`."""
         return await self._require_connection().diagnostics.measure(duration)
 
-    # Start.
-
     def _connect(self) -> NodeConnection:
         connection = NodeConnection(self.name, self._send_waiting_target)
-        node, in_loop = connection.node, connection.in_loop
-        for kind, topic, callback, qos in (
-            (TransitionEvent, f"{self.name}/transition_event", self._on_transition, 10),
-            (DiagnosticArray, "/diagnostics", connection.diagnostics.receive, 10),
-            (ParameterEvent, "/parameter_events", self._on_parameters, qos_profile_parameter_events),
-        ):
-            node.create_subscription(kind, topic, in_loop(callback), qos)
+        subscribe, in_loop = connection.node.create_subscription, connection.in_loop
+        subscribe(TransitionEvent, f"{self.name}/transition_event", in_loop(self._on_transition), 10)
+        subscribe(DiagnosticArray, "/diagnostics", in_loop(connection.diagnostics.receive), 10)
+        on_parameters = in_loop(self._on_parameters)
+        subscribe(ParameterEvent, "/parameter_events", on_parameters, qos_profile_parameter_events)
         announce = in_loop(self._on_snapshot)
 
         def receive(data: bytes) -> None:
@@ -174,7 +171,7 @@ class RosInterface(Link):
 
         # A separate callback group, because policies wait for the state.
         options = {"callback_group": ReentrantCallbackGroup(), "raw": True}
-        node.create_subscription(Float64MultiArray, f"{self.name}/state", receive, qos_profile_sensor_data, **options)
+        subscribe(Float64MultiArray, f"{self.name}/state", receive, qos_profile_sensor_data, **options)
         connection.start()
         return connection
 
@@ -193,10 +190,6 @@ class RosInterface(Link):
         self._arm_active = False
         if not await connection.ready(lambda: self._arm_active, timeout=_STATE_TIMEOUT):
             raise ConnectionFailed(f"the node {self.name} does not publish its state")
-        self._waiting_target = None
-        self._live = connection
-        self._heard = time.monotonic()
-        self._check_silence(overdue=False)
         if missing := connection.diagnostics.missing_for_real_time:
             _log.warning("the computer of node %s lacks for real time: %s", self.name, missing)
 
