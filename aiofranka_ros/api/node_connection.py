@@ -28,7 +28,7 @@ from sensor_msgs.msg import JointState
 
 from aiofranka_ros import errors
 from aiofranka_ros.api.link import ConnectionReport
-from aiofranka_ros.api.ros_client import RosClient
+from aiofranka_ros.api.ros_client import ANSWER_TIMEOUT, RosClient
 from aiofranka_ros.errors import (
     CommandRefused,
     ConfigurationError,
@@ -71,17 +71,17 @@ class ParameterQueue:
         self._client = client
         self.service = client.node.create_client(SetParametersAtomically, f"{node}/set_parameters_atomically")
         self._on_settled = on_settled
-        self._send_in_loop = client.in_loop(self._send_waiting)
+        self._send_in_loop = client.in_loop(lambda _: self._send_next())
         self._lock = threading.Lock()  # Of the changes that wait, in the order of their requests.
         self._waiting: dict[frozenset[str], Mapping[str, Any]] = {}
-        self._sending: asyncio.Task[None] | None = None
+        self._sent: SetParametersAtomically.Request | None = None
         self._answered = asyncio.Event()
         self._refusal: FrankaError | None = None
 
     @property
     def settled(self) -> bool:
         """Whether the node has answered all requests."""
-        return not self._waiting and self._sending is None
+        return not self._waiting and self._sent is None
 
     def put(self, changes: Mapping[str, Any]) -> None:
         """Request ``changes``, all or none of them, after those that were put earlier."""
@@ -106,32 +106,42 @@ class ParameterQueue:
     def clear(self) -> None:
         """Forget all changes and refusals; waiting calls return."""
         self._waiting.clear()
-        if self._sending is not None:
-            self._sending.cancel()
-        self._sending = self._refusal = None
+        self._sent = self._refusal = None
         self._answered.set()
 
-    def _send_waiting(self, _: None) -> None:
-        if self._waiting and self._sending is None:
-            self._sending = asyncio.ensure_future(self._send())
+    def _send_next(self) -> None:
+        """Send the first waiting change, unless the node still has to answer.
 
-    async def _send(self) -> None:
-        while self._waiting:
-            with self._lock:
-                changes = self._waiting.pop(next(iter(self._waiting)))
-            request = SetParametersAtomically.Request()
-            for name, value in changes.items():
-                plain = value.tolist() if isinstance(value, np.ndarray) else value
-                request.parameters.append(Parameter(name, value=plain).to_parameter_msg())
-            try:
-                result = (await self._client.call(self.service, request)).result
-                if not result.successful:
-                    self._refusal = ConfigurationError(result.reason)
-            except FrankaError as error:
-                self._refusal = error
-        self._sending = None
-        self._answered.set()
-        self._on_settled()
+        Not a task, which a program that cancels all of its tasks would end.
+        """
+        if self._sent is not None:
+            return
+        if not self._waiting:
+            self._answered.set()
+            self._on_settled()
+            return
+        request = SetParametersAtomically.Request()
+        self._sent = request  # Before the change leaves the queue, or another thread could see neither.
+        with self._lock:
+            changes = self._waiting.pop(next(iter(self._waiting)))
+        for name, value in changes.items():
+            plain = value.tolist() if isinstance(value, np.ndarray) else value
+            request.parameters.append(Parameter(name, value=plain).to_parameter_msg())
+
+        def finish(refusal: FrankaError | None) -> None:
+            if self._sent is request:
+                self._refusal = refusal or self._refusal
+                self._sent = None
+                self._send_next()
+
+        def on_answer(future: Any) -> None:
+            timer.cancel()
+            result = None if future.exception() is not None else future.result().result
+            finish(None if result is None or result.successful else ConfigurationError(result.reason))
+
+        late = ConnectionFailed(f"no answer from {self.service.srv_name} within {ANSWER_TIMEOUT:.0f} s")
+        timer = asyncio.get_running_loop().call_later(ANSWER_TIMEOUT, finish, late)
+        self._client.request(lambda: self.service.call_async(request), on_answer)
 
 
 class NodeDiagnostics:

@@ -26,7 +26,7 @@ from aiofranka_ros.ros.executor import UrgentFirstExecutor
 _number = itertools.count(1)
 _CLOSED = "the controller was stopped"
 #: How often to check whether a service has appeared, and how long an answer that the node gives at once may take [s].
-_DISCOVERY_PERIOD, _ANSWER_TIMEOUT = 0.05, 10.0
+_DISCOVERY_PERIOD, ANSWER_TIMEOUT = 0.05, 10.0
 
 
 class RosClient:
@@ -86,11 +86,11 @@ class RosClient:
         if not self._stopping.is_set():
             self._executor.create_task(lambda: send().add_done_callback(self.in_loop(done)))
 
-    async def call(self, service: Any, request: Any, timeout: float = _ANSWER_TIMEOUT) -> Any:
+    async def call(self, service: Any, request: Any, timeout: float = ANSWER_TIMEOUT) -> Any:
         """The answer of a service; errors and cancellation as in :meth:`prompt_answer`."""
         return await self.prompt_answer(service.srv_name, lambda: service.call_async(request), timeout)
 
-    async def prompt_answer(self, name: str, send: Callable[[], Any], timeout: float = _ANSWER_TIMEOUT) -> Any:
+    async def prompt_answer(self, name: str, send: Callable[[], Any], timeout: float = ANSWER_TIMEOUT) -> Any:
         """As :meth:`answer`, but a late one is an error.
 
         :param name: of the service or action, for the message.
@@ -121,7 +121,7 @@ class RosClient:
         self._unanswered.add(answer)
         try:
             self.request(send, resolve)
-            # Unlike asyncio.wait_for, which may miss a cancellation up to Python 3.11.
+            # Unlike this, asyncio.wait_for may miss a cancellation up to Python 3.11.
             await asyncio.wait([answer], timeout=timeout)
             if not answer.done():
                 raise asyncio.TimeoutError
