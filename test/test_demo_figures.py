@@ -12,7 +12,7 @@ import pytest
 from aiofranka_ros.control.records import COMMANDS, CYCLE_RECORD, new
 from aiofranka_ros.demo import evaluation
 from aiofranka_ros.demo.evaluation import REQUIREMENTS, Requirement
-from aiofranka_ros.demo.policy import BLOCKED, Circle, blocked_intervals
+from aiofranka_ros.demo.policy import Circle
 
 pytestmark = pytest.mark.unit
 
@@ -72,13 +72,6 @@ def test_the_circle_turns_at_its_frequency_between_smooth_ends() -> None:
     assert np.abs(np.gradient(speed, time_)).max() < 1.51 * full
     # Two ramps of 1 s cover half of what full speed would.
     assert CIRCLE.angle(np.array([10.0]))[0] == pytest.approx(9.0 * full)
-
-
-@pytest.mark.parametrize("duration", [2.0, 3.7, 10.0])
-def test_the_policy_is_blocked_for_300_ms_of_every_second(duration: float) -> None:
-    intervals = blocked_intervals(duration)
-    assert [begin for begin, _ in intervals] == [n + BLOCKED[0] for n in range(round(duration - 0.2))]
-    assert all(end - begin == pytest.approx(0.3) for begin, end in intervals)
 
 
 # The figures.

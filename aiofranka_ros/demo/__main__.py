@@ -9,11 +9,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
-from aiofranka_ros.demo.run import Demo
-from aiofranka_ros.demo.screen import Screen, verdict_table
+from aiofranka_ros.demo.evaluation import REQUIREMENTS
+from aiofranka_ros.demo.run import run
 from aiofranka_ros.processes import StopRequest
 from aiofranka_ros.testing import Failed, isolate
 
@@ -51,6 +53,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _table(report: dict[str, Any]) -> Table:
+    """The figures, their requirements, and whether they meet them."""
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("figure")
+    table.add_column("measured", justify="right")
+    table.add_column("required", justify="right")
+    table.add_column("")
+    relations = {"<=": "≤ ", ">=": "≥ ", ">": "> ", "=": ""}
+    for requirement in REQUIREMENTS:
+        value = requirement.value(report)
+        unit = f" {requirement.unit}" if requirement.unit else ""
+        table.add_row(
+            requirement.text,
+            "not measured" if value is None else f"{_number(value)}{unit}",
+            f"{relations[requirement.relation]}{_number(requirement.limit)}{unit}",
+            "[green]✓[/]" if requirement.holds(report) else "[bold red]✗[/]",
+        )
+    return table
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo.
 
@@ -59,25 +85,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     stop = StopRequest()
     stop.install()
-    console, errors = Console(), Console(stderr=True)
+    console, errors = Console(quiet=options.quiet, highlight=False), Console(stderr=True, highlight=False)
     domain = isolate(options.domain_id)
-    screen = Screen(console, Demo.expected_duration(options.duration), quiet=options.quiet)
+    console.print(f"In ROS domain {domain}; to watch from another terminal: export ROS_DOMAIN_ID={domain}")
     try:
-        with stop.interrupts(), screen, Demo(options.output, options.duration, screen) as demo:
-            screen.say(f"In ROS domain {domain}; to watch from another terminal: export ROS_DOMAIN_ID={domain}")
-            report = demo.run()
+        with stop.interrupts():
+            report = run(options.output, options.duration, console.print)
     except (Failed, OSError) as failure:
-        errors.print(f"The demo failed: {failure}", markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"The demo failed: {failure}", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         errors.print("Interrupted.")
         return stop.exit_status
-    if not options.quiet:
-        console.print(verdict_table(report))
-        for name in ("tracking.png", "report.json"):
-            console.print(f"{options.output / name}", highlight=False)
+    console.print(_table(report))
+    for name in ("tracking.png", "report.json"):
+        console.print(f"{options.output / name}", markup=False)
     if not report["system"]["real_time_scheduling"]:
-        errors.print("Without real-time scheduling: see the README, 'Real-time limits'.", highlight=False)
+        errors.print("Without real-time scheduling: see the README, 'Real-time limits'.")
     return 0 if report["passed"] else 1
 
 

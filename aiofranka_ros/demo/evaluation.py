@@ -7,11 +7,12 @@ stamps of the targets that the policy published.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,11 @@ def response_times(cycles: Cycles) -> dict[str, float]:
     p50, p99, p999 = np.percentile(response, (50, 99, 99.9))
     values = {"mean": response.mean(), "p50": p50, "p99": p99, "p999": p999, "max": response.max()}
     return {name: round(float(value), 1) for name, value in values.items()}
+
+
+def percentiles(values: Array, **ranks: float) -> dict[str, float | None]:
+    """Percentiles by name, e.g. ``p99=99``; ``None`` without values."""
+    return {name: round(float(np.percentile(values, rank)), 3) if len(values) else None for name, rank in ranks.items()}
 
 
 def success_rate_min(cycles: Cycles) -> float | None:
@@ -61,13 +67,10 @@ def setpoint_latencies(cycles: Cycles, stamps: Stamps) -> Array:
     return 1e-6 * (cycles["stamp"][first[index]] - stamps[published])
 
 
-@dataclass(frozen=True)
-class Tracking:
-    """How the control frame followed a path, cycle by cycle.
+class Tracking(NamedTuple):
+    """How the control frame followed a path, cycle by cycle; positions in the base frame [m] (n, 3).
 
     :ivar time: since the first target [s] (n,).
-    :ivar desired: position on the path [m] (n, 3), in the base frame.
-    :ivar measured: position of the control frame [m] (n, 3), in the base frame.
     """
 
     time: Array
@@ -77,15 +80,17 @@ class Tracking:
     @property
     def error(self) -> Array:
         """Distance between the two [mm] (n,)."""
-        return 1e3 * np.linalg.norm(self.measured - self.desired, axis=1)
+        return np.asarray(1e3 * np.linalg.norm(self.measured - self.desired, axis=1))
 
     @property
-    def figures(self) -> dict[str, float | None]:
-        """Root mean square and maximum of the distance [mm]; ``None`` if nothing was recorded."""
-        if len(self.time) == 0:
-            return {"rms": None, "max": None}
+    def figures(self) -> dict[str, float]:
+        """Root mean square and maximum of the distance [mm]."""
         error = self.error
         return {"rms": round(float(np.sqrt(np.mean(error**2))), 3), "max": round(float(error.max()), 3)}
+
+
+def _between(cycles: Cycles, since: int, until: int) -> Cycles:
+    return cycles[(cycles["stamp"] >= since) & (cycles["stamp"] <= until)]
 
 
 def track(cycles: Cycles, path: Callable[[Stamps], Array], stamps: Stamps) -> Tracking:
@@ -94,18 +99,15 @@ def track(cycles: Cycles, path: Callable[[Stamps], Array], stamps: Stamps) -> Tr
     The desired path continues during gaps between targets, so the error in a gap counts.
 
     :param path: position [m] (n, 3) as a function of stamps (n,).
-    :param stamps: when targets were published.
     """
-    written = cycles["stamp"]
-    during = cycles[(written >= stamps[0]) & (written <= stamps[-1])]
+    during = _between(cycles, stamps[0], stamps[-1])
     when = during["stamp"].astype(np.int64)
     return Tracking(1e-9 * (when - stamps[0]), path(when), during["position"])
 
 
 def joint_error(cycles: Cycles, goal: Array, since: int, until: int) -> float | None:
     """Largest distance of any joint from ``goal`` [rad] (7,) between two times [ns]; ``None`` without cycles."""
-    written = cycles["stamp"]
-    during = cycles["q"][(written >= since) & (written <= until)]
+    during = _between(cycles, since, until)["q"]
     return round(float(np.abs(during - goal).max()), 6) if len(during) else None
 
 
@@ -114,8 +116,7 @@ def stop_duration(cycles: Cycles, since: int, until: int) -> float | None:
 
     :returns: [s]; 0 if the arm did not move; ``None`` if a joint still moved at the end.
     """
-    written = cycles["stamp"]
-    during = cycles[(written >= since) & (written <= until)]
+    during = _between(cycles, since, until)
     moving = np.flatnonzero(np.abs(during["dq"]).max(axis=1) >= REST_VELOCITY)
     if len(moving) == 0:
         return 0.0
@@ -134,8 +135,7 @@ def gains(commands: Record) -> dict[str, float]:
     }
 
 
-@dataclass(frozen=True)
-class Requirement:
+class Requirement(NamedTuple):
     """A requirement for one figure of the report.
 
     :ivar key: its place in the report, e.g. ``response_us.p999``.
@@ -161,11 +161,12 @@ class Requirement:
         value = self.value(report)
         if value is None or isinstance(self.limit, str):
             return bool(value == self.limit)
-        if self.relation == "=":
-            return math.isclose(value, self.limit, rel_tol=0.01)
-        if self.relation == "<=":
-            return bool(value <= self.limit)
-        return bool(value >= self.limit if self.relation == ">=" else value > self.limit)
+        return bool(_RELATIONS[self.relation](value, self.limit))
+
+
+_RELATIONS: dict[str, Callable[[float, float], bool]] = {
+    "=": functools.partial(math.isclose, rel_tol=0.01), "<=": operator.le, ">=": operator.ge, ">": operator.gt,
+}  # fmt: skip
 
 
 #: The demo passes if it meets all of these.
@@ -197,59 +198,47 @@ def plot(
     :param gaps: intervals without targets [s], since the first target.
     """
     # Imported here, because the import takes a second and nothing else needs it.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    import matplotlib
     from matplotlib.figure import Figure
 
-    desired_color, measured_color, gap_color = "#555555", "#0072b2", "#f0e0c0"
-    legend: dict[str, Any] = {"framealpha": 1.0, "edgecolor": "none"}
-    figure = Figure(figsize=(13.0, 6.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, 2, width_ratios=(1.0, 1.25))
+    style = {
+        "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e5e5e5", "lines.linewidth": 1.0,
+        "legend.framealpha": 1.0, "legend.edgecolor": "none",
+    }  # fmt: skip
+    desired_color, measured_color, target_color, gap_color = "#555555", "#0072b2", "#d55e00", "#f0e0c0"
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(13.0, 6.5), layout="constrained")
+        places = figure.subplot_mosaic([["path", "error"], ["path", "response"]], gridspec_kw={"width_ratios": (4, 5)})
 
-    axes = figure.add_subplot(grid[:, 0])
-    desired, measured, points = 1e3 * tracking.desired, 1e3 * tracking.measured, 1e3 * targets
-    axes.plot(desired[:, 1], desired[:, 2], color=desired_color, linewidth=1.0, label="desired")
-    axes.plot(measured[:, 1], measured[:, 2], color=measured_color, linewidth=1.2, label="measured")
-    axes.plot(points[:, 1], points[:, 2], ".", color="#d55e00", markersize=3.0, label="published targets")
-    axes.set(title="Path of the control frame", xlabel="y in the base [mm]", ylabel="z in the base [mm]")
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.grid(color="#e5e5e5")
-    axes.legend(loc="center", **legend)
+        axes = places["path"]
+        _, *desired = 1e3 * tracking.desired.T
+        _, *measured = 1e3 * tracking.measured.T
+        _, *points = 1e3 * targets.T
+        axes.plot(*desired, color=desired_color, label="desired")
+        axes.plot(*measured, color=measured_color, label="measured")
+        axes.plot(*points, ".", color=target_color, markersize=3.0, label="published targets")
+        axes.set(title="Path of the control frame", xlabel="y in the base [mm]", ylabel="z in the base [mm]")
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.legend(loc="center")
 
-    axes = figure.add_subplot(grid[0, 1])
-    for number, (begin, end) in enumerate(gaps):
-        axes.axvspan(begin, end, color=gap_color, linewidth=0.0, label="" if number else "policy blocked, no targets")
-    axes.plot(tracking.time, tracking.error, color=measured_color, linewidth=1.0)
-    figures = report["tracking_mm"]
-    if figures["rms"] is not None:
-        label = f"rms {figures['rms']:.1f} mm"
-        axes.axhline(figures["rms"], color=measured_color, linestyle="--", linewidth=1.0, label=label)
-    axes.set(title="Distance of measured from desired", xlabel="time since the first target [s]", ylabel="error [mm]")
-    axes.set_ylim(bottom=0.0, top=1.35 * max(1.0, figures["max"] or 0.0))
-    axes.margins(x=0.0)
-    axes.grid(color="#e5e5e5")
-    axes.legend(loc="upper right", ncols=2, **legend)
+        axes = places["error"]
+        for number, (begin, end) in enumerate(gaps):
+            axes.axvspan(begin, end, color=gap_color, label="" if number else "policy blocked, no targets")
+        axes.plot(tracking.time, tracking.error, color=measured_color)
+        rms = report["tracking_mm"]["rms"]
+        axes.axhline(rms, color=measured_color, linestyle="--", label=f"rms {rms:.1f} mm")
+        axes.set(title="Distance of measured from desired", xlabel="time since the first target [s]")
+        axes.set(ylabel="error [mm]", ylim=(0.0, 1.35 * max(1.0, report["tracking_mm"]["max"])))
+        axes.legend(loc="upper right", ncols=2)
 
-    axes = figure.add_subplot(grid[1, 1])
-    response = 1e6 * cycles["response"]
-    limit = next(item.limit for item in REQUIREMENTS if item.key == "response_us.p999")
-    edge = max(float(limit), float(response.max())) * 1.1
-    bins = np.geomspace(max(1.0, 0.9 * float(response.min())), edge, 80)
-    axes.hist(response, bins=bins, color=measured_color)
-    p999 = report["response_us"]["p999"]
-    axes.axvline(p999, color="#000000", linestyle="--", linewidth=1.0, label=f"99.9 %: {p999:.0f} µs")
-    axes.axvline(limit, color="#d55e00", linewidth=1.5, label=f"limit of the 99.9 %: {limit:g} µs")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    ticks = [tick for tick in (20, 50, 100, 200, 500, 1000, 2000, 5000, 10000) if bins[0] <= tick <= edge]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-    axes.set(
-        title=f"Response of the 1 kHz loop, {len(cycles)} cycles, {report['cycles_lost']} lost",
-        xlabel="state received to torque sent [µs]",
-        ylabel="cycles",
-    )
-    axes.grid(color="#e5e5e5")
-    axes.set_axisbelow(True)
-    axes.legend(loc="upper right", **legend)
-    figure.savefig(path, dpi=120)
+        axes = places["response"]
+        response, p999 = 1e6 * cycles["response"], report["response_us"]["p999"]
+        limit = next(float(item.limit) for item in REQUIREMENTS if item.key == "response_us.p999")
+        axes.hist(response, bins=np.geomspace(max(1.0, 0.9 * response.min()), 1.1 * max(limit, response.max()), 80))
+        axes.axvline(p999, color="black", linestyle="--", label=f"99.9 %: {p999:.0f} µs")
+        axes.axvline(limit, color=target_color, label=f"limit of the 99.9 %: {limit:g} µs")
+        axes.set(xscale="log", yscale="log", xlabel="state received to torque sent [µs]", ylabel="cycles")
+        axes.set_title(f"Response of the 1 kHz loop, {len(cycles)} cycles, {report['cycles_lost']} lost")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.legend(loc="upper right")
+        figure.savefig(path, dpi=120)

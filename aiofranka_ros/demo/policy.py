@@ -1,8 +1,7 @@
 """The demo's policy: it draws a circle while it blocks its own interpreter for 300 ms of every second.
 
 Started by :mod:`aiofranka_ros.demo` as a separate process with one thread. It represents a learned policy: an ordinary
-rclpy client that knows only the node's topics, publishes targets at 50 Hz, and sometimes publishes nothing because it
-is busy.
+client of the node that publishes targets at 50 Hz, and sometimes publishes nothing because it is busy.
 
     python -m aiofranka_ros.demo.policy --report targets.json
 
@@ -18,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -28,16 +26,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import rclpy
-from geometry_msgs.msg import PoseStamped
-from lifecycle_msgs.msg import State
-from lifecycle_msgs.srv import GetState
-from rclpy.node import Node
-from rclpy.publisher import Publisher
-from rclpy.qos import qos_profile_sensor_data
-from rclpy.signals import SignalHandlerOptions
 
 from aiofranka_ros.kernels import Array
+from aiofranka_ros.testing import Client, Failed
 
 #: Targets per second [Hz].
 RATE = 50.0
@@ -94,90 +85,34 @@ class Circle:
         return np.asarray(self.start) + self.radius * offset
 
 
-def blocked_intervals(duration: float) -> list[tuple[float, float]]:
-    """The intervals within ``duration`` [s] in which the policy is blocked, from its beginning [s]."""
-    return [(second + BLOCKED[0], second + BLOCKED[1]) for second in range(math.ceil(duration - BLOCKED[0]))]
+def draw(client: Client, duration: float) -> tuple[Circle, list[int]]:
+    """Publish targets for ``duration`` [s], once the arm is active.
 
-
-def block_interpreter(until: float) -> None:
-    """Keep this interpreter busy until ``until`` (:func:`time.perf_counter`)."""
-    while time.perf_counter() < until:
-        pass
-
-
-class Policy:
-    """Draws one circle.
-
-    :param node: to publish and subscribe with.
-    :param robot: full name of the robot's node, e.g. ``/aiofranka``.
+    :returns: the circle, and the stamps of the published targets [ns, system clock].
+    :raises Failed: the node is not active, publishes no pose, or does not subscribe to targets.
     """
-
-    def __init__(self, node: Node, robot: str) -> None:
-        self._node = node
-        self._robot = robot
-        self._pose: PoseStamped | None = None
-        self._publisher: Publisher = node.create_publisher(PoseStamped, f"{robot}/ee_desired", 1)
-        self._get_state = node.create_client(GetState, f"{robot}/get_state")
-        node.create_subscription(PoseStamped, f"{robot}/ee_pose", self._on_pose, qos_profile_sensor_data)
-
-    def draw(self, duration: float) -> tuple[Circle, list[int]]:
-        """Publish targets for ``duration`` [s].
-
-        :returns: the circle, and the stamps of the published targets [ns, system clock].
-        :raises TimeoutError: the robot's node is not active, or publishes no pose.
-        """
-        target = self._wait_for_robot()
-        where = target.pose.position
-        stamps: list[int] = []
-        circle = Circle((where.x, where.y, where.z), time.time_ns(), duration)
-        begin = time.perf_counter()
-        blocked = blocked_intervals(duration)
-        for tick in range(math.floor(duration * RATE) + 1):
-            due = tick / RATE
-            if blocked and due >= blocked[0][0]:
-                block_interpreter(begin + blocked.pop(0)[1])
-            if time.perf_counter() > begin + due + 1.0 / RATE:
-                continue
-            # Like a policy: first compute the target, which takes a while, then publish it in time.
-            x, y, z = circle.position([circle.start_time + round(1e9 * due)])[0].tolist()
-            where.x, where.y, where.z = x, y, z
-            time.sleep(max(0.0, begin + due - time.perf_counter()))
-            stamps.append(self._publish(target))
-        return circle, stamps
-
-    def _publish(self, target: PoseStamped) -> int:
-        """Publish a target; return its stamp [ns, system clock]."""
-        stamp = time.time_ns()
-        target.header.stamp.sec, target.header.stamp.nanosec = divmod(stamp, 1_000_000_000)
-        self._publisher.publish(target)
-        return stamp
-
-    def _wait_for_robot(self) -> PoseStamped:
-        """A measured pose, once the arm is active and its node subscribes to targets."""
-        deadline = time.monotonic() + _TIMEOUT
-        while not self._is_active() or self._publisher.get_subscription_count() == 0:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{self._robot} is not active, or does not subscribe to {self._robot}/ee_desired")
-        self._pose = None
-        while self._pose is None:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{self._robot} publishes no pose")
-            rclpy.spin_once(self._node, timeout_sec=0.1)
-        return self._pose
-
-    def _is_active(self) -> bool:
-        """Whether the robot's node is active; takes a tenth of a second if it does not answer."""
-        if not self._get_state.wait_for_service(0.1):
-            return False
-        answer = self._get_state.call_async(GetState.Request())
-        rclpy.spin_until_future_complete(self._node, answer, timeout_sec=1.0)
-        if answer.done() and answer.result().current_state.id == State.PRIMARY_STATE_ACTIVE:
-            return True
-        time.sleep(0.1)
-        return False
-
-    def _on_pose(self, message: PoseStamped) -> None:
-        self._pose = message
+    client.wait(lambda: client.state_or_none() == "active", f"{client.name} is not active", _TIMEOUT)
+    publisher = client.publishers["ee_desired"]
+    client.wait(publisher.get_subscription_count, f"{client.name} does not subscribe to {client.name}/ee_desired")
+    target = client.pose
+    where = target.pose.position
+    stamps: list[int] = []
+    circle = Circle((where.x, where.y, where.z), time.time_ns(), duration)
+    begin = time.perf_counter()
+    for tick in range(math.floor(duration * RATE) + 1):
+        due = tick / RATE
+        if due % 1.0 >= BLOCKED[0]:
+            while time.perf_counter() < begin + math.floor(due) + BLOCKED[1]:
+                pass
+        if time.perf_counter() > begin + due + 1.0 / RATE:
+            continue
+        # Like a policy: first compute the target, which takes a while, then publish it in time.
+        where.x, where.y, where.z = circle.position([circle.start_time + round(1e9 * due)])[0].tolist()
+        time.sleep(max(0.0, begin + due - time.perf_counter()))
+        stamps.append(time.time_ns())
+        target.header.stamp.sec, target.header.stamp.nanosec = divmod(stamps[-1], 1_000_000_000)
+        publisher.publish(target)
+    return circle, stamps
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -195,20 +130,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     # The default action, because a busy loop must not delay Ctrl-C and there is nothing to clean up.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    node = Node("policy")
     try:
-        circle, stamps = Policy(node, options.robot).draw(options.duration)
-    except TimeoutError as error:
+        with Client(options.robot) as client:
+            circle, stamps = draw(client, options.duration)
+    except Failed as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
     if options.report is not None:
-        partial = options.report.with_name(options.report.name + f".{os.getpid()}")
-        partial.write_text(json.dumps({"circle": asdict(circle), "stamps": stamps}))
-        partial.replace(options.report)  # atomic, so that a reader never sees a part
+        options.report.write_text(json.dumps({"circle": asdict(circle), "stamps": stamps}))
     return 0
 
 

@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -90,9 +89,7 @@ class NodeClient:
     def __enter__(self: _Self) -> _Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     # Waiting.
@@ -254,8 +251,12 @@ class Client(NodeClient):
         self.feedback: list[Any] = []
         namespace, _, _ = name.rpartition("/")
         if measurements:
-            self.node.create_subscription(JointState, f"{namespace}/joint_states", self._on_joint_state, 10)
-            self.node.create_subscription(PoseStamped, f"{name}/ee_pose", self._on_pose, qos_profile_sensor_data)
+            self.node.create_subscription(
+                JointState, f"{namespace}/joint_states", lambda message: self.joint_states.append(message), 10
+            )
+            self.node.create_subscription(
+                PoseStamped, f"{name}/ee_pose", lambda message: self.poses.append(message), qos_profile_sensor_data
+            )
         #: Publishers of targets, by topic.
         self.publishers = {
             topic: self.node.create_publisher(kind, f"{name}/{topic}", 1)
@@ -263,12 +264,6 @@ class Client(NodeClient):
         }
         self._move = self.action(PTPMotion, f"{name}/move")
         self._follow = self.action(FollowJointTrajectory, f"{namespace}/fr3_arm_controller/follow_joint_trajectory")
-
-    def _on_joint_state(self, message: Any) -> None:
-        self.joint_states.append(message)
-
-    def _on_pose(self, message: Any) -> None:
-        self.poses.append(message)
 
     # Measured values.
 

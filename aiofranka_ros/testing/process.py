@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
 #: Longest wait for anything [s]: ten times what it takes on an idle computer.
@@ -149,36 +148,19 @@ class Child:
         code = self.process.poll()
         if code is not None:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            raise Failed(f"the {self._label} {how}; the end of its log:\n{self.tail()}")
+            lines = [f"  {line}" for line in self.log.splitlines()[-_LOG_LINES:]] or ["  (empty)"]
+            raise Failed("\n".join([f"the {self._label} {how}; the end of its log:", *lines]))
 
-    def tail(self) -> str:
-        """The last lines of its log."""
-        lines = self.log.splitlines()[-_LOG_LINES:]
-        return "\n".join(f"  {line}" for line in lines) or "  (empty)"
+    def end(self, number: signal.Signals = signal.SIGINT, *, timeout: float = PATIENCE) -> int:
+        """Send a signal and wait until the process has ended; kill it if that takes longer than ``timeout`` [s].
 
-    def end(
-        self,
-        number: signal.Signals = signal.SIGINT,
-        *,
-        timeout: float = PATIENCE,
-        update: Callable[[], None] = lambda: None,
-    ) -> int:
-        """Send a signal and wait until the process has ended; kill it if that takes too long.
-
-        :param number: the signal.
-        :param update: called several times a second during the wait.
         :returns: its exit code as :attr:`subprocess.Popen.returncode`.
         """
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                return self.process.wait(0.1)
-            except subprocess.TimeoutExpired:
-                update()
-            if time.monotonic() > deadline:
-                return self.kill()
+        self.process.send_signal(number)
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return self.kill()
 
     def kill(self) -> int:
         """Kill it at once; return its exit code."""
@@ -192,9 +174,7 @@ class Child:
     def __enter__(self: _Self) -> _Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -204,9 +184,7 @@ def ros_arguments(*remappings: str, **parameters: Any) -> list[str]:
     :param remappings: for example ``__ns:=/left``.
     :param parameters: parameters of the node.
     """
-    words = ["--ros-args"]
-    for remapping in remappings:
-        words += ["-r", remapping]
+    words = ["--ros-args", *(word for remapping in remappings for word in ("-r", remapping))]
     for name, value in parameters.items():
         words += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
     return words
