@@ -238,7 +238,6 @@ def tables(report: dict[str, Any]) -> list[Table]:
 def plot(report: dict[str, Any], path: Path) -> None:
     """Draw the round trips: medians as bars, the 99th percentiles as ticks above them."""
     # Imported here: it takes a second, and the child does not need it.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     colors = {
@@ -249,7 +248,6 @@ def plot(report: dict[str, Any], path: Path) -> None:
         "run_in_executor": "#f5d5a8",
     }
     figure = Figure(figsize=(11.0, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     # One scale, so that all bars can be compared.
     for (label, title), axes in zip(TITLES.items(), figure.subplots(1, len(TITLES), sharey=True), strict=True):
         for position, (name, color) in enumerate(colors.items()):

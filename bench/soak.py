@@ -23,7 +23,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -82,7 +81,6 @@ class Soak:
         """
         rig = self._rig
         rig.ready(burdened=True, options=("--spinning-threads", str(SPINNING_THREADS)))
-        assert rig.observer is not None and rig.proxy is not None and rig.arm is not None
         self._gripper = Child(
             ["-m", "aiofranka_ros.gripper_node", *ros_arguments(robot_ip=rig.arm.host)],
             log=self._output / "gripper.log",
@@ -95,7 +93,7 @@ class Soak:
         others = (control, rig.proxy.process.pid, rig.arm.process.pid)
         if self._witnesses[0].credible and not all(map(self._witnesses[0].outranks, others)):
             raise Failed("the witness does not have a higher priority than the processes that it watches")
-        rig.observer.take()
+        rig.take()
         self._position = rig.proxy.tape.count
         self._begin = time.monotonic()
         for name, work in self._works():
@@ -190,7 +188,7 @@ class Soak:
     def _look(self, *, last: bool = False) -> None:
         """Add everything since the last call to the ledger."""
         rig, now = self._rig, time.monotonic()
-        if self._begin == 0.0 or rig.observer is None or rig.proxy is None or not self._witnesses:
+        if self._begin == 0.0:
             return
         if now - self._looked < _PERIOD and not last:
             return
@@ -203,7 +201,7 @@ class Soak:
             evidence = [witness.evidence() for witness in self._witnesses]
             self.ledger.add_packets(passed[:-30], evidence[0])
             self._position = end - 30
-        self.ledger.add_cycles(rig.observer.take())
+        self.ledger.add_cycles(rig.take())
         self.ledger.unread = rig.observer.unread
         after = (self.ledger.late_states, self.ledger.late_answers, self.ledger.cycles_lost)
         self._history.append((self._elapsed, *(new - old for new, old in zip(after, before, strict=True))))
@@ -298,12 +296,10 @@ class Soak:
         (self._output / "report.md").write_text("\n".join(lines) + "\n")
 
     def _plot(self) -> None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         def plot(name: str, draw: Callable[[Any], object], x: str, y: str) -> None:
             figure = Figure(figsize=(8, 2.6), dpi=100, layout="constrained")
-            FigureCanvasAgg(figure)
             axes = figure.subplots()
             draw(axes)
             axes.set(xlabel=x, ylabel=y)
@@ -332,16 +328,14 @@ class Soak:
     def __enter__(self) -> Soak:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for witness in self._witnesses:
             witness.close()
         if self._gripper is not None:
             self._gripper.end()
         self._grasp.destroy()
         self._open.destroy()
-        self._rig.__exit__(kind, error, trace)
+        self._rig.__exit__(*error)
 
 
 _SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}

@@ -39,8 +39,7 @@ def stage(rig: Rig, fault: Fault) -> Outcome:
     findings = Findings()
     outcome = Outcome(fault, "", False)
     rig.marked, rig.stop_ms = 0, None
-    if rig.observer is not None:
-        rig.observer.take()
+    rig.take()
     begin, said = time.monotonic(), len(rig.log)
     try:
         fault.stage(rig, findings)
@@ -49,9 +48,8 @@ def stage(rig: Rig, fault: Fault) -> Outcome:
         findings.check(False, f"skipped: {reason}")
     except Exception as error:  # It is a finding, and the next fault must still run.
         findings.check(False, f"{type(error).__name__}: {error}")
-    if rig.observer is not None:
-        for violation in torque_violations(rig.observer.take()):
-            findings.check(False, violation)
+    for violation in torque_violations(rig.take()):
+        findings.check(False, violation)
     for remark in rig.remarks:
         findings.note(remark)
     rig.remarks.clear()

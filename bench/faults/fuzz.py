@@ -322,20 +322,19 @@ def _refusals(rig: Rig) -> Counter[str]:
 def fuzz(rig: Rig, findings: Findings) -> None:
     """100,000 corrupted messages on all interfaces of the node."""
     rig.ready()
-    assert rig.observer is not None
     said, control = len(rig.log), rig.control_pid
     sender = Fuzz(rig)
-    rig.observer.take()
+    rig.take()
     before = _refusals(rig)
     rig.mark()
     count = rig.options.messages
-    recorded = [rig.observer.take()]
+    recorded = [rig.take()]
     try:
         for number in range(count):
             mode = _MODES[number // _BLOCK % len(_MODES)]
             if number % _BLOCK == 0:
                 rig.progress(number / count)
-                recorded.append(rig.observer.take())
+                recorded.append(rig.take())
                 _bring_back(rig)
                 rig.set(mode=mode or "osc")
             sender.step(calm=bool(mode))
@@ -361,7 +360,7 @@ def fuzz(rig: Rig, findings: Findings) -> None:
         counted["refused"] > 0 and counted["accepted"] > 0,
         f"{counted['refused']} targets refused, {counted['accepted']} accepted",
     )
-    recorded.append(rig.observer.take())
+    recorded.append(rig.take())
     _bring_back(rig)
     exceeded = violations(np.concatenate(recorded))
     findings.check(not exceeded, ", ".join(exceeded) or "torques and joints within limits")

@@ -19,8 +19,7 @@ _REPORTED = 2.5
 def network_without_faults(rig: Rig, findings: Findings) -> None:
     """The control run: the cost of the proxy without any fault."""
     rig.ready()
-    assert rig.proxy is not None and rig.observer is not None
-    rig.observer.take()
+    rig.take()
     before, position = rig.proxy.counts, rig.proxy.tape.count
     for _ in range(2):
         findings.check(rig.outcome(rig.swing()).status == GoalStatus.STATUS_SUCCEEDED, "a move succeeds")
@@ -33,13 +32,12 @@ def network_without_faults(rig: Rig, findings: Findings) -> None:
     findings.check(unanswered == 0, f"{unanswered} states unanswered")
     answers = 1e-3 * (passed["command"] - passed["state"])[passed["command"] > 0]
     findings.note(f"answered within {np.percentile(answers, 99):.0f} us (99 %)")
-    cycles = rig.observer.take()
+    cycles = rig.take()
     findings.check(int(cycles["lost"].sum()) == 0, f"{int(cycles['lost'].sum())} cycles lost by libfranka's count")
 
 
-def _goes_on(rig: Rig, findings: Findings, disturb: Callable[[], None], packets: int) -> None:
+def _continues(rig: Rig, findings: Findings, disturb: Callable[[], None], packets: int) -> None:
     rig.ready()
-    assert rig.proxy is not None and rig.observer is not None
     handle = rig.swing()
     before = rig.proxy.counts["commands_lost"]
     rig.mark()
@@ -69,55 +67,41 @@ def _ends(rig: Rig, findings: Findings, disturb: Callable[[], None]) -> None:
     check_ordinary_move(rig, findings)
 
 
-def _lose(packets: int) -> Callable[[Rig, Findings], None]:
-    def stage(rig: Rig, findings: Findings) -> None:
-        def lose() -> None:
-            assert rig.proxy is not None
-            rig.proxy.lose(packets)
-
-        if packets < 20:
-            _goes_on(rig, findings, lose, packets)
-        else:
-            _ends(rig, findings, lose)
-
-    stage.__doc__ = f"{packets} commands in a row do not arrive, in the middle of a move."
-    return stage
-
-
-def _delay(milliseconds: int) -> Callable[[Rig, Findings], None]:
-    def stage(rig: Rig, findings: Findings) -> None:
-        def hold_back() -> None:
-            assert rig.proxy is not None
-            rig.proxy.hold_back(milliseconds)
-
-        if milliseconds < 20:
-            _goes_on(rig, findings, hold_back, 0)
-        else:
-            _ends(rig, findings, hold_back)
-
-    stage.__doc__ = f"Commands arrive {milliseconds} ms of the robot late, all at once, in the middle of a move."
-    return stage
-
-
 _CONTINUES, _ENDS = "the motion continues", "communication_constraints_violation, by name; one call recovers"
-for _packets in (5, 15, 25):
-    fault(_CONTINUES if _packets < 20 else _ENDS, name=f"{_packets}_commands_lost")(_lose(_packets))
-for _duration in (2, 10, 50):
-    fault(_CONTINUES if _duration < 20 else _ENDS, name=f"commands_{_duration}_ms_late")(_delay(_duration))
+
+
+def _register(name: str, packets: int, disturb: Callable[[Rig], None], lost: int, description: str) -> None:
+    """A fault of ``packets`` packets or milliseconds; the robot tolerates less than twenty."""
+
+    def stage(rig: Rig, findings: Findings) -> None:
+        if packets < 20:
+            _continues(rig, findings, lambda: disturb(rig), lost)
+        else:
+            _ends(rig, findings, lambda: disturb(rig))
+
+    stage.__doc__ = description
+    fault(_CONTINUES if packets < 20 else _ENDS, name=name)(stage)
+
+
+for _n in (5, 15, 25):
+    _text = f"{_n} commands in a row do not arrive, in the middle of a move."
+    _register(f"{_n}_commands_lost", _n, lambda rig, n=_n: rig.proxy.lose(n), _n, _text)
+for _n in (2, 10, 50):
+    _text = f"Commands arrive {_n} ms of the robot late, all at once, in the middle of a move."
+    _register(f"commands_{_n}_ms_late", _n, lambda rig, n=_n: rig.proxy.hold_back(n), 0, _text)
 
 
 @fault(_CONTINUES)
 def states_lost(rig: Rig, findings: Findings) -> None:
     """Fifteen states in a row do not arrive, so the robot gets no answers either."""
     rig.ready()
-    assert rig.proxy is not None and rig.observer is not None
-    rig.observer.take()
+    rig.take()
     handle = rig.swing()
     rig.mark()
     rig.proxy.lose(15, "states")
     status = rig.outcome(handle).status
     findings.check(status == GoalStatus.STATUS_SUCCEEDED, f"the move ended with status {status}")
-    cycles = rig.observer.take()
+    cycles = rig.take()
     findings.check(int(cycles["lost"].max()) == 15, f"longest gap {int(cycles['lost'].max())} cycles")
 
 
@@ -145,13 +129,12 @@ def network_gone_for_5_s(rig: Rig, findings: Findings) -> None:
     """No packet passes for five seconds in either direction, and no connection is closed."""
 
     def wait_and_heal() -> None:
-        assert rig.proxy is not None and rig.arm is not None
         rig.spin_until(lambda: rig.since_mark() > 5.0, 6.0)
         findings.within(rig.standstill(), STOPPED, "the arm stood still")
         rig.proxy.heal()
         rig.spin_for(0.5)
 
-    _lost_robot(rig, findings, lambda: rig.proxy.cut() if rig.proxy is not None else None, wait_and_heal)
+    _lost_robot(rig, findings, lambda: rig.proxy.cut(), wait_and_heal)
 
 
 @fault("a named error; once the robot is back, the same node connects again")
@@ -159,7 +142,6 @@ def robot_gone(rig: Rig, findings: Findings) -> None:
     """The simulated arm's process is killed, as if the robot had been switched off, and started again."""
 
     def kill() -> None:
-        assert rig.arm is not None
         rig.arm.process.kill()
         rig.arm.process.wait()
 

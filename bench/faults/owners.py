@@ -142,7 +142,6 @@ def hold_and_release(rig: Rig, findings: Findings) -> None:
 def pushed_too_hard(rig: Rig, findings: Findings) -> None:
     """A push on the hand with 15 N, less than the robot allows, but more than ``max_external_force``."""
     rig.ready()
-    assert rig.arm is not None
     if not findings.check(not (reason := rig.set(max_external_force=10.0)), f"max_external_force 10 N {reason}"):
         return
     try:

@@ -23,7 +23,6 @@ _LEFT_ALONE = int(Hold.NODE_SILENT | Hold.FINISHING)
 
 def check_reflex(rig: Rig, findings: Findings) -> None:
     """The arm itself must not have had to end the motion."""
-    assert rig.arm is not None
     findings.check(not rig.arm.in_reflex, "a reflex" if rig.arm.in_reflex else "no reflex")
 
 
@@ -45,7 +44,6 @@ def check_ordinary_move(rig: Rig, findings: Findings, text: str = "a move succee
 
 def _check_hold(rig: Rig, findings: Findings) -> None:
     observer = rig.observer
-    assert observer is not None
     noticed = rig.delay_of(lambda: int(observer.state()["hold"]) & _LEFT_ALONE)
     findings.within(noticed, NOTICED, "the control process noticed")
     findings.within(rig.standstill(), STOPPED, "the arm stood still")
@@ -68,7 +66,6 @@ def node_killed(rig: Rig, findings: Findings) -> None:
 
 def _silent_node(rig: Rig, findings: Findings, silence: Callable[[], None], end: Callable[[], None]) -> None:
     observer = rig.observer
-    assert observer is not None
     rig.swing()
     control = rig.control_pid
     rig.mark()
@@ -99,7 +96,6 @@ def node_stopped_briefly(rig: Rig, findings: Findings) -> None:
     """SIGSTOP for 0.35 s, while a policy streams."""
     rig.ready()
     observer, node = rig.observer, rig.node_pid
-    assert observer is not None
     with rig.streaming():
         rig.spin_for(1.0)
         rig.mark()

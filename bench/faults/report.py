@@ -118,7 +118,6 @@ def _plot(outcome: Outcome) -> str:
     steps = outcome.steps
     if len(steps) < 2:
         return ""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     from aiofranka_ros.model.fr3 import TORQUE_LIMIT
@@ -127,7 +126,6 @@ def _plot(outcome: Outcome) -> str:
     steps = steps[::every]
     since = 1e-9 * (steps["stamp"] - outcome.marked)
     figure = Figure(figsize=(5.6, 2.5), dpi=90, layout="constrained")
-    FigureCanvasAgg(figure)
     torque, velocity = figure.subplots(2, 1, sharex=True)
     torque.plot(since, 100.0 * steps["tau"] / TORQUE_LIMIT, linewidth=0.8)
     torque.set_ylabel("torque [%]", fontsize=8)

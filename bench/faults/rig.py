@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from rclpy.time import Time
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
+from aiofranka_ros.control.records import CYCLE_RECORD
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.fr3 import JOINT_NAMES
 from aiofranka_ros.simulation.simulated_arm import cpu_for
@@ -122,10 +122,10 @@ class Rig(Client):
         number = 4 * (next(_rigs) % 60)
         # Of the same parity as the arm's default: two rigs, or a rig and a demo, may use different processors.
         self._arm_host, self._proxy_host = f"{net}.{number + 1}", f"{net}.{number + 2}"
-        self.arm: FaultyArm | None = None
+        self._arm: FaultyArm | None = None
         self._tapes: list[Tape] = []
-        self.proxy: Proxy | None = None
-        self.observer: CycleRecorder | None = None
+        self._proxy: Proxy | None = None
+        self._observer: CycleRecorder | None = None
         self._node: NodeProcess | None = None
         self._parameters: dict[str, Any] = {}
         self._log = folder / "node.log"
@@ -140,6 +140,28 @@ class Rig(Client):
         self._release = self.node.create_client(Trigger, f"{self.name}/release")
 
     # Its processes.
+
+    @property
+    def arm(self) -> FaultyArm:
+        """The simulated arm."""
+        assert self._arm is not None
+        return self._arm
+
+    @property
+    def proxy(self) -> Proxy:
+        """The network between node and arm."""
+        assert self._proxy is not None
+        return self._proxy
+
+    @property
+    def observer(self) -> CycleRecorder:
+        """The recorder of the control process that was active last."""
+        assert self._observer is not None
+        return self._observer
+
+    def take(self) -> npt.NDArray[Any]:
+        """The control cycles since the last call; empty before the arm was first active."""
+        return np.zeros(0, CYCLE_RECORD) if self._observer is None else self._observer.take()
 
     def ready(
         self,
@@ -172,13 +194,13 @@ class Rig(Client):
 
     def start_arm(self) -> None:
         """Start the arm and its network unless they run, and undo what faults did to them."""
-        if self.arm is None or self.arm.process.poll() is not None:
-            self.arm = FaultyArm(self._arm_host, self.folder)
+        if self._arm is None or self.arm.process.poll() is not None:
+            self._arm = FaultyArm(self._arm_host, self.folder)
             self._tapes.append(self.arm.tape)
         else:
             self.arm.let_go()
-        if self.proxy is None or self.proxy.process.poll() is not None:
-            self.proxy = Proxy(self._proxy_host, self._arm_host, self.folder)
+        if self._proxy is None or self.proxy.process.poll() is not None:
+            self._proxy = Proxy(self._proxy_host, self._arm_host, self.folder)
         self.proxy.heal()
 
     def start_node(
@@ -210,8 +232,7 @@ class Rig(Client):
         self._parameters = {}
         if node is None:
             return None
-        with contextlib.suppress(ProcessLookupError):
-            node.process.send_signal(signal.SIGCONT)
+        node.process.send_signal(signal.SIGCONT)
         status = node.end()
         # Wait until the graph has forgotten the node, so that the next one does not get its last messages.
         self.spin_until(lambda: not self._get_state.service_is_ready(), 5.0)
@@ -277,10 +298,10 @@ class Rig(Client):
         self.wait(lambda: self.value("control loop", "phase") == "active", "the arm is not active")
         self.refresh()
         address = self.value("control loop", "shared memory")
-        if self.observer is None or not self.observer.reads(address):
-            if self.observer is not None:
-                self.observer.close()
-            self.observer = CycleRecorder(address)
+        if self._observer is None or not self._observer.reads(address):
+            if self._observer is not None:
+                self._observer.close()
+            self._observer = CycleRecorder(address)
 
     @property
     def last_error(self) -> str:
@@ -295,15 +316,15 @@ class Rig(Client):
 
     def arm_speed(self) -> float:
         """Largest joint velocity [rad/s], from the arm's own record."""
-        assert self.arm is not None
-        tape = self.arm.tape
-        return float(np.abs(tape.fields["dq"][(tape.count - 1) % len(tape.fields["dq"])]).max())
+        return float(np.abs(self._newest("dq")).max())
 
     def arm_q(self) -> Array:
         """Joint positions [rad] (7,), from the arm's own record."""
-        assert self.arm is not None
+        return self._newest("q").copy()
+
+    def _newest(self, field: str) -> Array:
         tape = self.arm.tape
-        return tape.fields["q"][(tape.count - 1) % len(tape.fields["q"])].copy()
+        return tape.fields[field][(tape.count - 1) % len(tape.fields[field])]
 
     def swing(self, velocity: float = _VELOCITY) -> Any:
         """Start a move to the far end of :data:`SWING` and wait until the arm moves; return its goal handle."""
@@ -346,7 +367,6 @@ class Rig(Client):
     def standstill(self, timeout: float = 5.0) -> float | None:
         """How long after the fault the arm stood still [s]; ``None``: it still moves."""
         arm = self.arm
-        assert arm is not None
         # From the arm's own record: when its client disconnects, the simulated arm pauses for some tenths of a second.
         self.spin_until(lambda: self.since_mark() > 0.3 and arm.standstill(self.marked) is not None, timeout)
         self.spin_for(0.3)  # Make sure that it stays still.
@@ -357,7 +377,6 @@ class Rig(Client):
     @property
     def target_age(self) -> float:
         """Age of the newest target in the control process [s]."""
-        assert self.observer is not None
         return float(self.observer.state()["target_age"])
 
     def steps(self, stamp: int) -> npt.NDArray[Any]:
@@ -393,18 +412,14 @@ class Rig(Client):
         if now - self._waited > 0.2:
             self._waited = now
             self._on_pause()
-            if self.observer is not None:
-                self.observer.fetch()
+            if self._observer is not None:
+                self._observer.fetch()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for policy in self._policies:
             policy.kill()
         self.stop_node()
-        for helper in (self.proxy, self.arm):
-            if helper is not None:
-                helper.close()
-        if self.observer is not None:
-            self.observer.close()
+        for part in (self._proxy, self._arm, self._observer):
+            if part is not None:
+                part.close()
         self.close()

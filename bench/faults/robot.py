@@ -61,7 +61,6 @@ def collision(rig: Rig, findings: Findings) -> None:
     """A push on the hand with 40 N, twice the threshold; the arm's process detects it."""
     rig.ready()
     rig.swing()
-    assert rig.arm is not None
     arm = rig.arm
     _check_reflex(rig, findings, lambda: arm.touch([0.0, 40.0, 0.0], 0.2), "cartesian_reflex")
     check_recovery(rig, findings)
@@ -75,7 +74,6 @@ def joint_velocity(rig: Rig, findings: Findings) -> None:
         collision_torque_thresholds=str([100.0] * 7), collision_force_thresholds=str([100.0] * 6)
     )  # fmt: skip
     rig.swing()
-    assert rig.arm is not None
     arm = rig.arm
     _check_reflex(rig, findings, lambda: arm.push([0.0] * 6 + [80.0], 0.1), "joint_velocity_violation")
     check_recovery(rig, findings)
@@ -86,7 +84,6 @@ def discontinuity(rig: Rig, findings: Findings) -> None:
     """The network adds 40 Nm to the torque of joint 4 in one command; franka-sim detects the step."""
     rig.ready()
     rig.swing()
-    assert rig.proxy is not None
     proxy = rig.proxy
     _check_reflex(rig, findings, lambda: proxy.spoil(3, 40.0), "controller_torque_discontinuity")
     check_recovery(rig, findings)
@@ -121,7 +118,6 @@ def user_stop(rig: Rig, findings: Findings) -> None:
     """The user stop is pressed in the middle of a move."""
     rig.ready()
     rig.swing()
-    assert rig.arm is not None
     _check_reflex(rig, findings, rig.arm.stop_by_user)
     findings.check("user stop" in rig.last_error, "its name is in the diagnostics")
     findings.check(not rig.change("activate"), "activate is refused while it is pressed")
@@ -136,7 +132,6 @@ def guiding(rig: Rig, findings: Findings) -> None:
     """The guiding buttons are pressed in the middle of a move."""
     rig.ready()
     rig.swing()
-    assert rig.arm is not None
     _check_reflex(rig, findings, rig.arm.guide)
     findings.check("guid" in rig.last_error, "its name is in the diagnostics")
     findings.check(not rig.change("activate"), "activate is refused during guiding")

@@ -188,8 +188,7 @@ def no_real_time_scheduling(rig: Rig, findings: Findings) -> None:
 def processors_taken(rig: Rig, findings: Findings) -> None:
     """Two ordinary processes for each processor compute all the time."""
     rig.ready()
-    assert rig.observer is not None
-    rig.observer.take()
+    rig.take()
     busy = [
         subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
         for _ in range(2 * (os.cpu_count() or 1))
@@ -198,7 +197,7 @@ def processors_taken(rig: Rig, findings: Findings) -> None:
         rig.mark()
         for _ in range(2):
             check_ordinary_move(rig, findings)
-        cycles = rig.observer.take()
+        cycles = rig.take()
         lost = int(cycles["lost"].sum())
         findings.note(f"{lost} of {len(cycles)} cycles lost")
         rig.refresh()

@@ -161,9 +161,8 @@ class Walk:
 def random_walk(rig: Rig, findings: Findings) -> None:
     """Two minutes of random walks of targets, modes, gains and control frame at once."""
     rig.ready()
-    assert rig.observer is not None
     walk = Walk(rig, rig.options.seed)
-    rig.observer.take()
+    rig.take()
     rig.mark()
     duration = 60.0 * rig.options.minutes
     begin = time.monotonic()
@@ -175,11 +174,11 @@ def random_walk(rig: Rig, findings: Findings) -> None:
         rig.progress(elapsed / duration)
         rig.spin_until(lambda: time.monotonic() >= begin + tick / _RATE, 1.0, period=0.005)  # noqa: B023
         if tick % 250 == 0:
-            cycles.append(rig.observer.take())
+            cycles.append(rig.take())
             if rig.value("robot", "last error"):
                 break
     walk.reset()
-    cycles.append(rig.observer.take())
+    cycles.append(rig.take())
     recorded = np.concatenate(cycles)
     findings.note(f"{walk.targets} targets, {walk.switches} switches, {walk.changes} changes, seed {rig.options.seed}")
     findings.check(rig.value("robot", "last error") == "", f"last error: {rig.last_error}")

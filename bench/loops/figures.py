@@ -213,7 +213,6 @@ def table(subjects: Mapping[str, Any]) -> list[str]:
 
 def plot(path: Path, subjects: Mapping[str, Any], figure_name: str, title: str) -> None:
     """A group of bars for each load, a bar for each subject; one row for each mode."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     modes = sorted({mode for found in subjects.values() for mode in found})
@@ -221,7 +220,6 @@ def plot(path: Path, subjects: Mapping[str, Any], figure_name: str, title: str) 
         load for load in LOADS if any(load in found.get(mode, {}) for found in subjects.values() for mode in modes)
     ]
     figure = Figure(figsize=(max(6.0, 1.5 * len(loads)), 2.8 * len(modes)), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
     rows = figure.subplots(len(modes), squeeze=False)[:, 0]
     width = 0.8 / max(1, len(subjects))
     for axes, mode in zip(rows, modes, strict=True):
