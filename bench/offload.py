@@ -277,20 +277,6 @@ def failures(report: dict[str, Any]) -> list[str]:
     return found
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return value
-
-
-def _calls(text: str) -> int:
-    value = int(text)
-    if value < 100:
-        raise argparse.ArgumentTypeError(f"{text} calls are too few to show a leak: at least 100")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python bench/offload.py",
@@ -304,11 +290,11 @@ def _parser() -> argparse.ArgumentParser:
         help="where to write the figures; the plot goes next to it, as .png [%(default)s]",
     )  # fmt: skip
     parser.add_argument(
-        "--rounds", type=_positive, default=60, metavar="N",
+        "--rounds", type=int, default=60, metavar="N",
         help="number of rounds, about a quarter of a second each [%(default)s]",
     )  # fmt: skip
     parser.add_argument(
-        "--leak-check", type=_calls, nargs="?", const=20_000, metavar="N",
+        "--leak-check", type=int, nargs="?", const=20_000, metavar="N",
         help="also make N calls with an image and compare memory, descriptors and shared memory [%(const)s]",
     )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="show only requirements that are not met")
@@ -320,7 +306,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     :returns: exit status: 0 if all requirements are met, 1 if not.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error(f"argument --rounds: {options.rounds} is not positive")
+    if options.leak_check is not None and options.leak_check < 100:
+        parser.error(f"argument --leak-check: {options.leak_check} calls are too few to show a leak: at least 100")
     console = Console(quiet=options.quiet)
     columns = TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     policy = mpify(Remote)

@@ -20,17 +20,6 @@ from aiofranka_ros.processes import StopRequest
 from aiofranka_ros.testing import Failed, isolate
 
 
-def _duration(text: str) -> float:
-    """An argparse type: how long to draw [s]."""
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from error
-    if not 2.0 <= value <= 600.0:
-        raise argparse.ArgumentTypeError(f"{text} s is not between 2 and 600 s")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m aiofranka_ros.demo",
@@ -43,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         help="folder for report.json, tracking.png, targets.json and the logs [%(default)s]",
     )  # fmt: skip
     parser.add_argument(
-        "--duration", type=_duration, default=10.0, metavar="S", help="how long to draw the circle [%(default)s s]"
+        "--duration", type=float, default=10.0, metavar="S", help="how long to draw the circle [%(default)s s]"
     )
     parser.add_argument(
         "--domain-id", type=int, choices=range(102), metavar="ID",
@@ -82,7 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     :returns: exit status: 0 if every requirement is met, 1 if not, 130 after Ctrl-C and 143 after SIGTERM.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not 2.0 <= options.duration <= 600.0:
+        parser.error(f"argument --duration: {options.duration} s is not between 2 and 600 s")
     stop = StopRequest()
     stop.install()
     console, errors = Console(quiet=options.quiet, highlight=False), Console(stderr=True, highlight=False)

@@ -12,10 +12,6 @@ The tests, benchmarks and demo of this package use it, and so can yours::
             ...  # start the policy
             assert client.spin_until(lambda: abs(client.q[0] - 0.5) < 0.01)
 
-:mod:`~aiofranka_ros.testing.process` starts nodes and other Python modules as child processes.
-:mod:`~aiofranka_ros.testing.client` is a client of one node, written as a user would write it.
-:mod:`~aiofranka_ros.testing.recorder` reads the cycles that the control process records.
-
 Everything runs in the caller's thread. Nothing here reaches into a node: these are clients of the ROS graph that also
 read the shared memory of the control process.
 """

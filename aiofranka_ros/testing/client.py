@@ -174,12 +174,7 @@ class NodeClient:
 
     def becomes(self, state: str) -> bool:
         """Whether the node enters ``state`` in time."""
-        deadline = time.monotonic() + PATIENCE
-        while self.state != state:
-            if time.monotonic() > deadline:
-                return False
-            self.spin_for(0.05)
-        return True
+        return self.spin_until(lambda: self.state == state)
 
     # Parameters.
 
