@@ -136,16 +136,11 @@ def gains(commands: Record) -> dict[str, float]:
 
 
 class Requirement(NamedTuple):
-    """A requirement for one figure of the report.
+    """A requirement for one figure of the report."""
 
-    :ivar key: its place in the report, e.g. ``response_us.p999``.
-    :ivar text: the description of the figure.
-    :ivar relation: ``=``, ``<=``, ``>=`` or ``>``.
-    """
-
-    key: str
-    text: str
-    relation: str
+    key: str  #: Its place in the report, e.g. ``response_us.p999``.
+    text: str  #: The description of the figure.
+    relation: str  #: ``=``, ``<=``, ``>=`` or ``>``.
     limit: float | str
     unit: str = ""
 

@@ -1,12 +1,8 @@
 """The demo's policy: it draws a circle while it blocks its own interpreter for 300 ms of every second.
 
-Started by :mod:`aiofranka_ros.demo` as a separate process with one thread. It represents a learned policy: an ordinary
-client of the node that publishes targets at 50 Hz, and sometimes publishes nothing because it is busy.
-
-    python -m aiofranka_ros.demo.policy --report targets.json
-
-It really blocks, with a busy loop in its only thread, which keeps the interpreter's lock and uses a core. It skips the
-targets of that time: the next target is where the circle is then.
+Started by :mod:`aiofranka_ros.demo` as a separate process with one thread. Like a learned policy, it is an ordinary
+client of the node that publishes targets at 50 Hz, and sometimes none because it is busy: a loop keeps the
+interpreter's lock and uses a core. It skips the targets of that time: the next one is where the circle is then.
 
 The circle begins at the measured pose, at zero speed. The speed rises during the first second and falls during the last
 one, as a sane policy's does: no arm can follow a target that starts at full speed.
@@ -45,17 +41,14 @@ class Circle:
     """A circle in the y-z plane of the base, as a function of time.
 
     :ivar start: where it begins [m] (3,), in the base frame.
-    :ivar start_time: when it begins [ns, system clock].
-    :ivar duration: how long it is drawn [s].
-    :ivar radius: [m].
-    :ivar frequency: turns per second at full speed [Hz].
+    :ivar frequency: turns per second at full speed.
     """
 
     start: tuple[float, float, float]
-    start_time: int
-    duration: float
-    radius: float = 0.05
-    frequency: float = 0.25
+    start_time: int  # [ns, system clock]
+    duration: float  # [s]
+    radius: float = 0.05  # [m]
+    frequency: float = 0.25  # [Hz]
 
     @property
     def ramp(self) -> float:
