@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import inspect
 import json
 import logging
@@ -267,8 +268,22 @@ def test_the_causes_are_listed_if_all_python_code_was_blocked(log):
         assert watching.blocks and watching.longest > 0.25
 
     asyncio.run(main())
-    assert "a C call that keeps the GIL" in log.messages[0] and "gc.freeze()" in log.messages[0]
+    assert "a C call that keeps the GIL" in log.messages[0]
     assert "bad_driver" in log.messages[0] or "in main" in log.messages[0]
+
+
+def test_garbage_collection_is_named_as_the_cause(log):
+    async def main():
+        objects = [[] for _ in range(200_000)]
+        with guard(PATIENT, log=log) as watching:
+            await asyncio.sleep(0.06)
+            end = time.perf_counter() + 4 * PATIENT
+            while time.perf_counter() < end:
+                gc.collect()
+        assert objects and watching.blocks
+
+    asyncio.run(main())
+    assert "by garbage collection (" in log.messages[0] and "gc.freeze()" in log.messages[0]
 
 
 STOPPED_SCRIPT = """

@@ -5,15 +5,16 @@ A blocked loop does not endanger the arm, whose 1 kHz loop runs in a separate pr
 
 A timer in the loop beats twice per threshold. A daemon thread wakes about as often, looks at the loop's stack while a
 beat is overdue, and counts and logs the blocks. Together they use about 1 % of a core. Durations are right to within a
-quarter of the threshold, because a block begins between two beats. While a C call keeps the GIL, during garbage
-collection, and while the process is stopped, the thread cannot look: the message then lists these causes and the place
-seen right after, usually in the same function.
+quarter of the threshold, because a block begins between two beats. Garbage collection is measured by a hook of the
+collector. While a C call keeps the GIL, and while the process is stopped, the thread cannot look: the message then
+lists these causes and the place seen right after, usually in the same function.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import linecache
 import logging
 import math
@@ -57,6 +58,22 @@ _IDLE = (selectors.__file__, _ASYNCIO, __file__)
 _logger = logging.getLogger(__name__)
 
 
+class _Collections:
+    """Hook of the garbage collector: how long it has run so far [s], in whichever thread; all threads wait for it."""
+
+    seconds = began = 0.0
+
+    def __call__(self, phase: str, info: dict[str, int]) -> None:
+        now = time.perf_counter()
+        if phase == "start":
+            self.began = now
+        else:
+            self.seconds += now - self.began
+
+
+_collections = _Collections()
+
+
 class _Place(NamedTuple):
     """A line of code."""
 
@@ -92,11 +109,13 @@ class _Block:
 
     :ivar begin: the first beat, on the clock of ``time.perf_counter`` [s].
     :ivar seconds: the estimated duration, once it has ended.
+    :ivar collected: how long garbage was collected in it [s]; until it has ended, the time of all collections before.
     :ivar late: how long the guard's thread was kept from looking [s].
     :ivar places: how often the loop was seen at each place.
     """
 
     begin: float
+    collected: float
     seconds: float = 0.0
     late: float = 0.0
     next_report: float = _LONG
@@ -110,10 +129,12 @@ class _Block:
         text = f"the event loop was blocked for {self.seconds:.2f} s"
         if self.place is not None and self.late < self.seconds / 2:
             return f"{text} at {self.place}; {_HINT}"
+        if self.collected > self.seconds / 2:
+            return f"{text} by garbage collection ({self.collected:.2f} s); gc.freeze() after loading makes it shorter"
         seen = "none of its code was seen running" if self.place is None else f"seen right after: {self.place}"
         return (
-            f"{text}, like all Python code: by a C call that keeps the GIL, by garbage collection (gc.freeze() after "
-            f"loading makes it shorter), or because the process was stopped or got no processor; {seen}"
+            f"{text}, like all Python code: by a C call that keeps the GIL, or because the "
+            f"process was stopped or got no processor; {seen}"
         )
 
 
@@ -170,6 +191,8 @@ class Guard:
             return
         loop, stopped = self._loop or asyncio.get_running_loop(), threading.Event()
         self._block, self._stopped = None, stopped
+        if _collections not in gc.callbacks:
+            gc.callbacks.append(_collections)
         self._thread = threading.Thread(target=self._run, args=(loop, stopped), name="loop-guard", daemon=True)
         _guards[self] = loop
         self._thread.start()
@@ -212,8 +235,9 @@ class Guard:
         if block is not None and not self._excused:
             block.seconds = now - block.begin - self.threshold / 4  # it began between that beat and the next
             if block.seconds >= self.threshold:
+                block.collected = _collections.seconds - block.collected
                 self._ended.append(block)
-        self._block = _Block(now)
+        self._block = _Block(now, _collections.seconds)
 
     def _run(self, loop: asyncio.AbstractEventLoop, stopped: threading.Event) -> None:
         timeout, over = self.threshold / 2, False
@@ -232,6 +256,8 @@ class Guard:
             places = ", ".join(f"{sum(seconds):.2f} s {key}" for key, seconds in left.items())
             self._warn(f"the event loop was blocked {times} more times since the last messages: {places}")
         del _guards[self]
+        if not _guards and _collections in gc.callbacks:
+            gc.callbacks.remove(_collections)
         self._reported.clear()
         self._unreported.clear()
 
