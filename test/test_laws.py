@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from aiofranka_ros.control.law import laws
+from aiofranka_ros.control.law.cholesky import factorize
 from aiofranka_ros.control.records import COMMANDS, MEMORY, SCRATCH, new
 from aiofranka_ros.model import fr3, kinematics
-from aiofranka_ros.model.cholesky import factorize
 
 pytestmark = pytest.mark.unit
 

@@ -292,10 +292,10 @@ def test_an_unreachable_pose_is_red_with_the_reason_and_nothing_moves(
     goal[0, 3] += 1.0
     rviz.drag(goal)
     assert rviz.shows(RED)
-    assert rviz.says("unreachable: the arm cannot get closer to it than ")
+    assert rviz.says("unreachable: it is too far away, by at least ")
     rviz.choose(Choice.MOVE_HERE)
-    assert rviz.says("Move here: the arm cannot get closer to it than ")
-    assert tools.says("Move here: the arm cannot get closer to it than ")
+    assert rviz.says("Move here: it is too far away, by at least ")
+    assert tools.says("Move here: it is too far away, by at least ")
     assert stays(robot, q)
     # Back in reach, everything is as before.
     goal[0, 3] -= 1.05
@@ -408,14 +408,14 @@ def test_a_clicked_point_moves_the_arm_there_with_the_same_orientation(rviz: RVi
 def test_an_unreachable_click_is_refused_in_rviz_and_in_the_log(rviz: RViz, robot: Client, tools: ToolsProcess) -> None:
     q = robot.q
     rviz.click_goal(2.0, 0.0, 0.0)
-    assert rviz.says("2D Goal Pose: the arm cannot get closer to it than ")
+    assert rviz.says("2D Goal Pose: it is too far away, by at least ")
     rviz.click_point(0.0, 0.0, 3.0)
-    assert rviz.says("Publish Point: the arm cannot get closer to it than ")
+    assert rviz.says("Publish Point: it is too far away, by at least ")
     rviz.click_goal(0.4, 0.0, 0.0, frame="moon")
     assert rviz.says("2D Goal Pose: its frame is 'moon'")
     for text in (
-        "2D Goal Pose: the arm cannot get closer to it than ",
-        "Publish Point: the arm cannot get closer to it than ",
+        "2D Goal Pose: it is too far away, by at least ",
+        "Publish Point: it is too far away, by at least ",
         "its frame is 'moon'",
     ):
         assert tools.says(text)

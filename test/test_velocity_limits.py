@@ -18,9 +18,9 @@ from scipy.spatial.transform import Rotation
 from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.law import limits
+from aiofranka_ros.control.law.cholesky import factorize
 from aiofranka_ros.control.records import MEASURED, MEMORY, MOTION, SCRATCH, Mode, new
 from aiofranka_ros.model import fr3
-from aiofranka_ros.model.cholesky import factorize
 from aiofranka_ros.simulation.model import JOINT_ARMATURE, fr3_mjcf
 
 pytestmark = pytest.mark.unit

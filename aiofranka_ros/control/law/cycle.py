@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 
 from aiofranka_ros.control.law import laws, limits, reference
+from aiofranka_ros.control.law.cholesky import factorize
 from aiofranka_ros.control.law.motion import advance as advance_motion
 from aiofranka_ros.control.law.motion import begin as begin_motion
 from aiofranka_ros.control.records import Hold, Law, Mode, MotionStatus
 from aiofranka_ros.kernels import Array, Record, kernel
-from aiofranka_ros.model.cholesky import factorize
 from aiofranka_ros.model.fr3 import CYCLE, JOINT_MARGIN, LOST_PACKETS_LIMIT, TORQUE_LIMIT, VELOCITY_LIMIT
 from aiofranka_ros.model.kinematics import forward, quaternion_from_matrix
 

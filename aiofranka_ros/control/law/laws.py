@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 
+from aiofranka_ros.control.law.cholesky import factorize, solve
 from aiofranka_ros.kernels import Array, Record, kernel
-from aiofranka_ros.model.cholesky import factorize, solve
 from aiofranka_ros.model.fr3 import velocity_envelope
 from aiofranka_ros.model.kinematics import rotation_between
 

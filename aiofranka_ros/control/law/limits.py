@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 
+from aiofranka_ros.control.law.cholesky import solve
 from aiofranka_ros.kernels import Array, Record, kernel
-from aiofranka_ros.model.cholesky import solve
 from aiofranka_ros.model.fr3 import CYCLE, POSITION_LOWER, POSITION_UPPER, TORQUE_RATE_LIMIT, velocity_envelope
 
 #: For laws without a joint reference, soft limits begin this far inside a joint's position limits [rad].
