@@ -6,18 +6,24 @@ One thread; see :mod:`aiofranka_ros.demo.run` for the processes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from aiofranka_ros.demo.evaluation import REQUIREMENTS
 from aiofranka_ros.demo.run import run
 from aiofranka_ros.processes import StopRequest
 from aiofranka_ros.testing import Failed, isolate
+
+#: About how long everything but the circle takes [s].
+_OTHER_STAGES = 14.0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,6 +68,25 @@ def _table(report: dict[str, Any]) -> Table:
     return table
 
 
+@contextlib.contextmanager
+def _progress(console: Console, duration: float) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
+    """Show the stages: on a terminal a progress bar with the present one, otherwise a line for each.
+
+    Without a thread, because Python runs code between fork and exec to start the node's process.
+    """
+    if not console.is_terminal:
+        yield console.print, lambda: None
+        return
+    begin = time.monotonic()
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
+        task = progress.add_task("", total=duration + _OTHER_STAGES)
+        yield (
+            lambda text: progress.update(task, description=text),
+            lambda: progress.update(task, completed=time.monotonic() - begin, refresh=True),
+        )
+
+
 def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -81,8 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     domain = isolate(options.domain_id)
     console.print(f"In ROS domain {domain}; to watch from another terminal: export ROS_DOMAIN_ID={domain}")
     try:
-        with stop.interrupts():
-            report = run(options.output, options.duration, console.print)
+        with stop.interrupts(), _progress(console, options.duration) as (say, on_wait):
+            report = run(options.output, options.duration, say, on_wait)
     except (Failed, OSError) as failure:
         errors.print(f"The demo failed: {failure}", markup=False, soft_wrap=True)
         return 1

@@ -15,7 +15,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,41 +52,46 @@ def _die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 
-def run(output: Path, duration: float, say: Callable[[str], None]) -> dict[str, Any]:
+def run(
+    output: Path, duration: float, say: Callable[[str], None], on_wait: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Run everything and write ``report.json`` and ``tracking.png``. At the end, no process of the demo is left.
 
     :param output: folder for the results; created if it does not exist.
     :param duration: how long the circle is drawn [s].
     :param say: called with the name of each stage.
+    :param on_wait: called again and again while the demo waits.
     :returns: the report.
     :raises Failed: the demo could not be completed.
     """
     output.mkdir(parents=True, exist_ok=True)
-    log, targets = output / "node.log", output / "targets.json"
+    targets = output / "targets.json"
     recorder: CycleRecorder | None = None
 
-    def on_wait() -> None:
+    def look() -> None:
         node.check()
         if recorder is not None:
             recorder.fetch()
+        on_wait()
 
     with contextlib.ExitStack() as stack:
         say("starting the node and the simulated arm ...")
         # Before anything starts a thread: the node's process runs Python code between fork and exec.
         child = {"preexec_fn": _die_with_parent}
-        node = stack.enter_context(NodeProcess(log, "", child=child, robot_ip="sim", autostart=True))
-        client = stack.enter_context(Client(_ROBOT, measurements=False, on_wait=on_wait))
+        node = stack.enter_context(NodeProcess(output / "node.log", "", child=child, robot_ip="sim", autostart=True))
+        stack.enter_context(_quote_log(node))
+        client = stack.enter_context(Client(_ROBOT, measurements=False, on_wait=look))
         # As any policy does, it loads what it needs before the arm is active, and waits for that.
         options = ["--duration", str(duration), "--robot", _ROBOT, "--report", str(targets)]
         arguments = ["-m", "aiofranka_ros.demo.policy", *options]
         policy = stack.enter_context(Child(arguments, log=output / "policy.log", label="policy"))
-        recorder = _attach(client, node, log)
+        recorder = _attach(client, node)
         stack.callback(recorder.close)
         system = _describe_system(client)
 
         say("a policy draws a circle, blocking itself ...")
         patience = duration + _POLICY_MARGIN
-        client.wait(lambda: policy.process.poll() is not None, f"the policy did not end; see {log}", patience)
+        client.wait(lambda: policy.process.poll() is not None, "the policy did not end", patience)
         if policy.process.returncode:
             policy.check()
         drawn = json.loads(targets.read_text())
@@ -140,7 +145,18 @@ def run(output: Path, duration: float, say: Callable[[str], None]) -> dict[str, 
     return report
 
 
-def _attach(client: Client, node: NodeProcess, log: Path) -> CycleRecorder:
+@contextlib.contextmanager
+def _quote_log(node: NodeProcess) -> Iterator[None]:
+    """Add the end of the node's log to a failure, whose reason is often there."""
+    try:
+        yield
+    except Failed as failure:
+        if node.process.poll() is None:  # Otherwise the failure quotes it already.
+            raise Failed(f"{failure}; the end of the node's log:\n{node.end_of_log}") from failure
+        raise
+
+
+def _attach(client: Client, node: NodeProcess) -> CycleRecorder:
     """Wait until the arm is active, and record its control cycles from the first one on."""
 
     def active() -> bool:
@@ -149,7 +165,7 @@ def _attach(client: Client, node: NodeProcess, log: Path) -> CycleRecorder:
             raise Failed(f"the node reports: {robot.message}")
         return client.value("control loop", "phase") == "active"
 
-    client.wait(active, f"the node did not become active; see {log}", _START_TIMEOUT)
+    client.wait(active, "the node did not become active", _START_TIMEOUT)
     address = client.value("control loop", "shared memory")
     if not address.startswith(f"/proc/{node.process.pid}/"):
         raise Failed(

@@ -135,6 +135,11 @@ class Child:
         """All its output so far."""
         return self._log.read_text(errors="replace")
 
+    @property
+    def end_of_log(self) -> str:
+        """The last lines of its log, indented."""
+        return "\n".join(f"  {line}" for line in self.log.splitlines()[-_LOG_LINES:]) or "  (empty)"
+
     def says(self, text: str, *, after: int = 0) -> bool:
         """Whether it writes ``text`` before it ends, beyond the first ``after`` characters of its log."""
         wait_until(lambda: text in self.log[after:] or self.process.poll() is not None)
@@ -148,8 +153,7 @@ class Child:
         code = self.process.poll()
         if code is not None:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            lines = [f"  {line}" for line in self.log.splitlines()[-_LOG_LINES:]] or ["  (empty)"]
-            raise Failed("\n".join([f"the {self._label} {how}; the end of its log:", *lines]))
+            raise Failed(f"the {self._label} {how}; the end of its log:\n{self.end_of_log}")
 
     def end(self, number: signal.Signals = signal.SIGINT, *, timeout: float = PATIENCE) -> int:
         """Send a signal and wait until the process has ended; kill it if that takes longer than ``timeout`` [s].
