@@ -42,10 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop.install()  # Before the slow imports, so that a Ctrl-C during the start is as quiet as any other.
     with contextlib.suppress(KeyboardInterrupt), stop.interrupts():
         options = _parser().parse_args(arguments)
-        # franka_sim adds a traceback to ordinary events such as a client that goes away during the handshake.
         handler = logging.StreamHandler()
-        handler.addFilter(_drop_traceback)
-        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[handler])
+        if options.log_level != "debug":
+            # franka_sim adds a traceback to ordinary events such as a client that goes away during the handshake.
+            handler.addFilter(_drop_traceback)
+        level = options.log_level.upper()
+        logging.basicConfig(level=level, format="%(levelname)s: %(message)s", handlers=[handler])
         if options.parent is not None:
             threading.Thread(target=_watch_parent, args=(options.parent,), name="parent-watch", daemon=True).start()
         return _serve(options)
@@ -94,13 +96,17 @@ def _ask_for_real_time(cpu: int) -> None:
     """Ask for what a 1 kHz process needs; without it, the arm loses cycles when the machine is busy."""
     # franka_sim's 1 kHz threads share one interpreter; at the default of 5 ms, one can cost the others five cycles.
     sys.setswitchinterval(1e-4)
-    with contextlib.suppress(OSError):  # No permission (ulimit -r).
+    try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
         os.sched_setaffinity(0, {cpu})  # See cpu_for; without the priority, it needs every CPU.
-    with contextlib.suppress(OSError):  # No permission.
+    except OSError:
+        logger.debug("no permission for real-time scheduling (ulimit -r); continuing without")
+    try:
         # A core that sleeps between two cycles may take a millisecond to wake up, above all in a virtual machine. The
         # request for 0 µs holds while the descriptor is open: until this process ends.
         os.write(os.open("/dev/cpu_dma_latency", os.O_WRONLY | os.O_CLOEXEC), struct.pack("i", 0))
+    except OSError:
+        logger.debug("no permission to keep the cores awake (/dev/cpu_dma_latency); continuing without")
 
 
 def _watch_parent(parent: int) -> None:
@@ -167,6 +173,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="pretend to speak version N of the robot's protocol, to test how clients handle that",
     )
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="warning",
+        help="what to log to standard error [%(default)s]",
+    )  # fmt: skip
     parser.add_argument("--parent", type=int, metavar="PID", help="exit once this parent process is gone")
     return parser
 
