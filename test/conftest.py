@@ -22,6 +22,7 @@ settings.register_profile("compiled", deadline=None)
 settings.load_profile("compiled")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With pytest-xdist, keep all tests that start an arm or measure time in one worker: an arm needs a core to itself.
 
