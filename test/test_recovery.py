@@ -172,6 +172,7 @@ def test_an_arm_that_was_lost_is_connected_again_once_it_is_back(
     set_load = client.node.create_client(SetLoad, recover.process.name_of("~/set_load"))
     # The arm stops first; a moment later the node finds that it is lost.
     assert wait_until(lambda: "activate the node to connect again" in client.call(set_load, SetLoad.Request()).error)
+    arm.wait(40.0)  # Its address is in use until then.
     with SimulatedArm(ARM):
         assert recover()
         assert holds(client)
