@@ -6,6 +6,8 @@ import inspect
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -22,20 +24,30 @@ settings.register_profile("compiled", deadline=None)
 settings.load_profile("compiled")
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With pytest-xdist, keep all tests that start an arm or measure time in one worker: an arm needs a core to itself.
+def runs_next_to_an_arm(module: Path) -> bool:
+    """Whether all tests of a module may run at the same time as an arm: it says so with ``pytestmark``.
 
-    A test that declares nothing counts as one of them, so a forgotten marker costs time and nothing else.
+    A module that says nothing may start an arm or measure time, so a forgotten marker costs time and nothing else.
     """
-    for item in items:
-        anywhere = item.get_closest_marker("unit") and not item.get_closest_marker("timing")
-        item.add_marker(pytest.mark.xdist_group(item.path.stem if anywhere else "arm"))
+    return "\npytestmark = pytest.mark.unit\n" in module.read_text()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With pytest-xdist, keep all other modules in one worker: an arm needs a core to itself."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ArmsInOneWorker(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = config.rootpath / nodeid.partition("::")[0]
+            return module.stem if runs_next_to_an_arm(module) else "arm"
+
+    return ArmsInOneWorker(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Lower the priority of a worker that runs at the same time as an arm."""
-    if "PYTEST_XDIST_WORKER" in os.environ and item.get_closest_marker("xdist_group").args != ("arm",):
+    if "PYTEST_XDIST_WORKER" in os.environ and runs_next_to_an_arm(item.path):
         if os.nice(0) < 19 and not all(other.get_closest_marker("unit") for other in item.session.items):
             os.nice(19)
 
