@@ -47,7 +47,7 @@ def main() -> int:
         return 0 if compiled() else 1
     control_loop.load_kernels()
     limit_checks.load_kernels()
-    inverse_kinematics.warm_up()
+    inverse_kinematics.load_kernels()
     return 0
 
 

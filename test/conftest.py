@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import signal
@@ -24,6 +25,7 @@ settings.register_profile("compiled", deadline=None)
 settings.load_profile("compiled")
 
 
+@functools.cache
 def runs_next_to_an_arm(module: Path) -> bool:
     """Whether all tests of a module may run at the same time as an arm: it says so with ``pytestmark``.
 

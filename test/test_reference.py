@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import reference
-from aiofranka_ros.control.records import COMMANDS, MEMORY, SCRATCH, new
+from aiofranka_ros.control.records import MEMORY, SCRATCH, new
 from aiofranka_ros.model import fr3
 from aiofranka_ros.model.kinematics import control_frame
 
@@ -20,25 +21,10 @@ class Stream:
     """The reference of the control frame under targets that arrive at chosen cycles."""
 
     def __init__(self, **settings: float) -> None:
-        self.commands, self.memory = new(COMMANDS), new(MEMORY)
-        defaults = {
-            "smooth_targets": 1,
-            "reference_bandwidth": 40.0,
-            "extrapolation_time": 0.15,
-            "max_linear_velocity": 1.0,
-            "max_linear_acceleration": 8.0,
-            "max_angular_velocity": 2.0,
-            "max_angular_acceleration": 16.0,
-            "max_joint_velocity": 2.0,
-            "max_joint_acceleration": 8.0,
-            "max_linear_step": 0.15,
-            "max_angular_step": 0.5,
-            "max_joint_step": 0.5,
-        }
-        for name, value in (defaults | settings).items():
+        self.commands, self.memory = default_commands(), new(MEMORY)
+        for name, value in ({"max_joint_velocity": 2.0} | settings).items():
             self.commands[name] = value
         self.memory["orientation"][0] = self.memory["ref_orientation"][0] = [0, 0, 0, 1]
-        self.commands["target_orientation"] = [0, 0, 0, 1]
         self.memory["workspace_lower"], self.memory["workspace_upper"] = -10.0, 10.0
         self.memory["joint_lower"], self.memory["joint_upper"] = fr3.POSITION_LOWER, fr3.POSITION_UPPER
         self.scratch = new(SCRATCH)

@@ -86,7 +86,7 @@ def solve(pose: Array, near: Array, flange_to_tcp: Array | None = None) -> Array
     return np.clip(best, POSITION_LOWER, POSITION_UPPER)
 
 
-def warm_up() -> None:
+def load_kernels() -> None:
     """Compile what :func:`solve` needs, or load it from the cache, so that the first real call takes no longer."""
     solve(control_frame(HOME), READY)
 

@@ -24,9 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _spin(node: RvizTools, stop: StopRequest) -> None:
     executor = UrgentFirstExecutor(node)
-    while not stop.requested:
-        executor.spin_turn()
-    executor.shutdown()
+    try:
+        while not stop.requested:
+            executor.spin_turn()
+    finally:
+        executor.shutdown()
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ class RvizTools(Node):
         self._reachable = np.eye(4)
         self._texts: dict[str, str] = {}
         self._ticks = 0
-        inverse_kinematics.warm_up()  # Compiling later would delay the first click.
+        inverse_kinematics.load_kernels()  # Compiling later would delay the first click.
         # Deep enough for both lines of text, which may change at the same time.
         latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._status = self.create_publisher(Marker, "~/status", latched)
