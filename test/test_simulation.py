@@ -278,7 +278,8 @@ def test_a_handle_can_be_started_once_and_closed_any_number_of_times() -> None:
 def test_an_arm_that_dies_while_it_starts_says_why(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING), pytest.raises(SimulationError, match="unrecognized.*--nonsense"):
         SimulatedArm(OTHER, ["--nonsense"]).start()
-    assert not caplog.records  # The exception says it; once is enough.
+    # The exception says it; once is enough. The module's own arm may log that the machine is slow.
+    assert not [record for record in caplog.records if OTHER in record.getMessage()]
 
 
 def test_a_client_of_another_protocol_version_is_refused() -> None:
