@@ -32,11 +32,10 @@ from aiofranka_ros.node.frames import Frames
 from aiofranka_ros.ros.cdr import JointValues, PoseValues, read_joints, read_pose
 from aiofranka_ros.ros.executor import with_info
 from aiofranka_ros.ros.messages import PoseTarget, by_joint, pose_target
+from aiofranka_ros.ros.warnings import Warnings
 
 #: Only the newest target counts, and a best-effort subscription matches reliable publishers as well.
 TARGET_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
-#: Shortest time between two log messages about the same thing [s].
-LOG_PERIOD = 2.0
 #: Most targets that may wait for transforms: each of them is tried again at every tick.
 _MOST_WAITING = 100
 
@@ -89,7 +88,7 @@ class TargetTopics:
         self.limited = self.accepted = 0
         self._limited_before = 0
         self._newest: tuple[str, Any] = "", None  # Its topic and the target.
-        self._logged: dict[tuple[str, str], float] = {}
+        self._warnings = Warnings(node.get_logger().warning)
         self._waiting: deque[_Waiting] = deque()
         self._admission = Admission(node, owner, mover)
         group = ReentrantCallbackGroup()  # Not the node's default group, whose callbacks can wait.
@@ -125,7 +124,8 @@ class TargetTopics:
         count = int(state["limited_targets"])
         if count > self._limited_before:
             self.limited += count - self._limited_before
-            self._log("limited", *self._describe_limited(state))
+            reason, message = self._describe_limited(state)
+            self._warnings.warn(("limited", reason), message)
         self._limited_before = count
 
     def _on_message(self, topic: _Topic, message: bytes, info: Mapping[str, Any], until: float | None = None) -> None:
@@ -156,7 +156,7 @@ class TargetTopics:
 
     def _refuse(self, topic: _Topic, error: InvalidTarget) -> None:
         self.refused[error.reason] += 1
-        self._log(topic.name, error.reason, f"refused a target on ~/{topic.name}: {error}")
+        self._warnings.warn((topic.name, error.reason), f"refused a target on ~/{topic.name}: {error}")
 
     def _pose(self, content: PoseValues, client: ControlClient) -> PoseTarget:
         return self._frames.to_base(pose_target(content.numbers), content.frame, content.stamp, client)
@@ -184,13 +184,6 @@ class TargetTopics:
         if not exceeded:
             return "", "targets further away than allowed were limited"
         return " ".join(exceeded), "a target " + " and ".join(exceeded.values())
-
-    def _log(self, topic: str, reason: str, message: str) -> None:
-        """Warn, but rarely about the same thing; one throttle for all would let one kind of message hide another."""
-        now = time.monotonic()
-        if now - self._logged.get((topic, reason), -LOG_PERIOD) >= LOG_PERIOD:
-            self._logged[topic, reason] = now
-            self._node.get_logger().warning(message)
 
 
 def _set_pose(client: ControlClient, target: PoseTarget, stamp: int) -> None:

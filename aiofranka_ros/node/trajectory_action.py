@@ -120,7 +120,7 @@ class TrajectoryAction:
         except MoveReplaced:
             pass  # The newest one counts; a client that streams trajectories replaces all but the last.
         except MoveFailed as failure:
-            self._node.get_logger().warning(f"a trajectory failed: {failure}")
+            self._actions.warnings.warn(_TOPIC, f"a trajectory failed: {failure}")
 
     # Both.
 

@@ -17,6 +17,7 @@ from rclpy.action.server import ServerGoalHandle
 from rclpy.node import Node
 
 from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.ros.warnings import Warnings
 
 #: What a goal is made into when it is checked: everything that is needed to pursue it.
 Checked = TypeVar("Checked")
@@ -43,6 +44,8 @@ class Actions:
         self._accepted = 0
         #: Refused goals by reason, since the node was started.
         self.rejected: Counter[str] = Counter()
+        #: For goals that are refused or fail, which a client can send at any rate.
+        self.warnings = Warnings(node.get_logger().warning)
 
     @property
     def busy(self) -> bool:
@@ -60,7 +63,7 @@ class Actions:
         :param what: what was refused, e.g. ``a goal of ~/move``.
         """
         self.rejected[error.reason] += 1
-        self._node.get_logger().warning(f"rejected {what}: {error}")
+        self.warnings.warn((what, error.reason), f"rejected {what}: {error}")
 
     def serve(
         self,
@@ -105,7 +108,7 @@ class Actions:
             finally:
                 self._accepted -= 1
             if ending.failure:
-                self._node.get_logger().warning(f"{title} was aborted: {ending.failure}")
+                self.warnings.warn(title, f"{title} was aborted: {ending.failure}")
             if handle.is_active:  # A client that is gone, or a node that ends, may have ended the goal already.
                 end = handle.abort if ending.failure else handle.canceled if ending.cancelled else handle.succeed
                 end()

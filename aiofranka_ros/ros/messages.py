@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from aiofranka_ros.kernels import Array, Numbers, Record
 from aiofranka_ros.model.kinematics import pose_matrix, quaternion_from_matrix
 from aiofranka_ros.model.names import FR3, ArmNames
 from aiofranka_ros.ros.cdr import NANOSECONDS, read_numbers
+from aiofranka_ros.text import listed
 
 #: Largest deviation of a quaternion's norm from 1 that counts as rounding and is normalised away.
 QUATERNION_TOLERANCE = 0.01
@@ -111,19 +113,16 @@ def joint_order(names: Sequence[str], joints: Sequence[str]) -> list[int]:
 
     :raises InvalidTarget: joints are missing, unknown or named twice.
     """
-    names = list(names)
-    problems = [
-        f"{problem} {', '.join(which)}"
-        for problem, which in (
-            ("unknown joint", sorted(set(names) - set(joints))),
-            ("named twice:", sorted({name for name in names if names.count(name) > 1})),
-            ("missing joint", [name for name in joints if name not in names]),
+    places = {name: index for index, name in enumerate(names)}
+    if len(names) != len(joints) or places.keys() != set(joints):
+        problems = (
+            ("unknown joint", sorted(places.keys() - set(joints))),
+            ("named twice:", sorted(name for name, count in Counter(names).items() if count > 1)),
+            ("missing joint", [name for name in joints if name not in places]),
         )
-        if which
-    ]
-    if problems:
-        raise InvalidTarget("; ".join(problems), reason=WRONG_JOINTS)
-    return [names.index(name) for name in joints]
+        text = "; ".join(f"{problem} {listed(which, len(joints))}" for problem, which in problems if which)
+        raise InvalidTarget(text, reason=WRONG_JOINTS)
+    return [places[name] for name in joints]
 
 
 def joint_values(values: Sequence[float], what: str) -> Array:
