@@ -6,6 +6,7 @@ in every process. It imports nothing that takes long, because the gripper's node
 
 from __future__ import annotations
 
+import difflib
 import enum
 import math
 import re
@@ -107,7 +108,7 @@ class Setting:
     def parse(self, value: Any) -> Any:
         """``value`` as it is used: ``bool``, ``str``, ``int``, ``float`` or an array of floats.
 
-        Integers are accepted as floats, because YAML and ``ros2 param set`` read ``400`` as an integer.
+        Integers are accepted as floats, because YAML reads ``400`` as an integer.
 
         :raises ConfigurationError: it has the wrong type, size, sign or range.
         """
@@ -150,6 +151,14 @@ class Setting:
 
     def _refusal(self, what: str) -> ConfigurationError:
         return ConfigurationError(f"{self.name} {what}; allowed: {self.range}")
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """A message about a name that does not exist: the nearest one first, then all that do."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    suggestion = f"did you mean {near[0]!r}? There are" if near else "there are"
+    return f"there is no {kind} {name!r}; {suggestion}: {', '.join(names)}"
 
 
 def _bound(value: Bound) -> str:

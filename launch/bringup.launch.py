@@ -7,7 +7,7 @@
 
 The launch ends with the node: with exit status 0 if the node's was 0, else with 1, because launch has no other status.
 The node is an ordinary ``Node`` action and starts itself through ``autostart``, because ``LifecycleNode`` got an
-argument for that only in Kilted; ``ros2 lifecycle`` works with it all the same.
+argument for that only in Kilted; ``ctl`` and ``ros2 lifecycle`` work with it all the same.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def generate_launch_description() -> LaunchDescription:
                 "autostart",
                 default_value="true",
                 choices=["true", "false"],
-                description="configure and activate the node, even if config_file does not; false: use ros2 lifecycle",
+                description="configure and activate the node, even if config_file does not; false: use ctl",
             ),
             DeclareLaunchArgument(
                 "gripper", default_value="true", choices=["true", "false"], description="start the gripper's node"

@@ -19,7 +19,7 @@ from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.records import Hold, Phase
 from aiofranka_ros.errors import ControlStopped
 from aiofranka_ros.node.diagnostics import Diagnosis, Trouble
-from aiofranka_ros.ros.conditions import CONDITIONS, OTHER_REFUSALS, Recent, refusal_remedy
+from aiofranka_ros.ros.conditions import CONDITIONS, CTL, OTHER_REFUSALS, Recent, refusal_remedy
 from aiofranka_ros.testing import Client, NodeProcess, descendant
 
 OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
@@ -131,7 +131,7 @@ def said(status: DiagnosticStatus) -> tuple[bytes, str, str]:
 def test_driving_a_real_robot_without_real_time_scheduling_is_a_warning(client: ControlClient, state: Any) -> None:
     level, message, remedy = said(Diagnosis("/arm").loop(client, state, REAL))
     assert level == WARN and "no real-time scheduling (SCHED_FIFO)" in message
-    assert remedy == f"ros2 run aiofranka_ros doctor --robot-ip {REAL}"
+    assert remedy == f"python3 -m aiofranka_ros.doctor --robot-ip {REAL}"
     assert said(Diagnosis("/arm").loop(client, state, "127.0.0.1"))[0] == OK
 
 
@@ -156,8 +156,8 @@ def test_an_arm_that_holds_is_a_warning(client: ControlClient, state: Any, hold:
     [
         (1, OK, ""),
         (3, OK, ""),
-        (4, ERROR, "remove the cause, then: ros2 lifecycle set /arm activate"),
-        (5, WARN, "release it, then: ros2 lifecycle set /arm activate"),
+        (4, ERROR, f"remove the cause, then: {CTL} activate --node /arm"),
+        (5, WARN, f"release it, then: {CTL} activate --node /arm"),
     ],
 )
 def test_the_mode_of_the_robot_can_be_a_warning_or_an_error(state: Any, mode: int, level: bytes, remedy: str) -> None:
@@ -177,14 +177,14 @@ def test_the_mode_of_the_robot_can_be_a_warning_or_an_error(state: Any, mode: in
     ],
 )
 def test_what_to_do_depends_on_what_stopped_the_robot(name: str, remedy: str) -> None:
-    trouble = Trouble.of(ControlStopped("the robot stopped", errors=(name,)), "ros2 lifecycle set /arm activate", REAL)
+    trouble = Trouble.of(ControlStopped("the robot stopped", errors=(name,)), f"{CTL} activate --node /arm", REAL)
     assert remedy in trouble.remedy
-    assert trouble.remedy.endswith(", then: ros2 lifecycle set /arm activate")
+    assert trouble.remedy.endswith(f", then: {CTL} activate --node /arm")
 
 
 def test_for_an_unknown_reason_the_remedy_points_to_the_log() -> None:
     assert refusal_remedy(["a new one"], "/arm") == OTHER_REFUSALS
-    assert refusal_remedy(["a new one", "not active"], "/arm") == f"{OTHER_REFUSALS}; ros2 lifecycle set /arm activate"
+    assert refusal_remedy(["a new one", "not active"], "/arm") == f"{OTHER_REFUSALS}; {CTL} activate --node /arm"
 
 
 @pytest.mark.parametrize("name", CONDITIONS)

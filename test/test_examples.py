@@ -160,20 +160,6 @@ def test_the_ros_client_activates_streams_moves_and_cancels(tmp_path: Path) -> N
     assert wait_until(lambda: not any(alive(pid) for pid in children))
 
 
-def test_change_state_configures_and_activates_and_reports_a_refusal(tmp_path: Path) -> None:
-    node = NodeProcess(tmp_path / "node.log")
-    try:
-        for transition in ("configure", "activate", "deactivate"):
-            with started("change_state", transition, "--node", node.name, tmp_path=tmp_path) as example:
-                assert example.output() == ""
-        with started("change_state", "deactivate", "--node", node.name, tmp_path=tmp_path) as example:
-            assert example.process.wait(PATIENCE) == 1
-            assert "did not deactivate" in example.complaints
-    finally:
-        node.close()
-    assert node.process.returncode == 0, node.log
-
-
 def test_ctrl_c_while_the_arm_is_being_started_leaves_no_process_behind(tmp_path: Path) -> None:
     with started("policy_process", tmp_path=tmp_path) as example:
         # The policy, the control process and the simulated arm.

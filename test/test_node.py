@@ -19,6 +19,7 @@ from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from sensor_msgs.msg import JointState
 
 from aiofranka_ros.model.fr3 import HOME, JOINT_NAMES
+from aiofranka_ros.ros.conditions import CTL
 from aiofranka_ros.testing import PATIENCE, Client, NodeProcess, alive, wait_until
 
 Log = Callable[[str], bool]
@@ -149,7 +150,7 @@ def test_bad_joints_are_explained_and_the_arm_keeps_holding(robot: Client, log: 
 def test_a_target_of_another_mode_is_refused_with_the_command_to_switch(
     running: tuple[NodeProcess, Client], robot: Client, log: Log
 ) -> None:
-    text = f"ros2 param set {running[0].name} mode impedance"
+    text = f"{CTL} set mode impedance --node {running[0].name}"
     assert explains(robot, log, text, "q_desired", joints(robot.q))
 
 

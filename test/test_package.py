@@ -29,7 +29,7 @@ PACKAGE = ROOT / "aiofranka_ros"
 MODULES = sorted(str(path.relative_to(PACKAGE).with_suffix("")) for path in PACKAGE.rglob("*.py"))
 
 #: The package of a module, if its name differs.
-PACKAGES = {"tf2_ros": "tf2_ros_py"}
+PACKAGES = {"tf2_ros": "tf2_ros_py", "yaml": "pyyaml"}
 ROS_MODULE = re.compile(r"rclpy|launch(_ros)?|tf2_ros|ament_index_python|\w+_(msgs|srvs|interfaces)")
 
 
@@ -93,7 +93,7 @@ def test_package_xml_is_valid() -> None:
 
 def test_every_executable_is_an_existing_main_function() -> None:
     scripts = entry_points()
-    assert set(scripts) == {"node", "gripper_node", "rviz_tools", "simulation", "demo", "doctor"}
+    assert set(scripts) == {"node", "gripper_node", "rviz_tools", "simulation", "demo", "doctor", "ctl"}
     for module, function in scripts.values():
         spec = importlib.util.find_spec(module)
         assert spec is not None and module.endswith(".__main__")
@@ -113,7 +113,7 @@ def test_every_imported_package_is_declared() -> None:
             if ROS_MODULE.fullmatch(name):
                 undeclared |= {PACKAGES.get(name, name)} - manifest_names
             elif name not in sys.stdlib_module_names:
-                undeclared |= {name} - requirements() - {"aiofranka_ros"}
+                undeclared |= {PACKAGES.get(name, name)} - requirements() - {"aiofranka_ros"}
     assert not undeclared
 
 

@@ -21,6 +21,7 @@ from aiofranka_ros.errors import ConfigurationError
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.kinematics import forward
 from aiofranka_ros.node.robot_services import PREFIXES, SERVICES
+from aiofranka_ros.ros.conditions import CTL
 from aiofranka_ros.testing import Client, NodeProcess, descendant, started
 
 #: A tool's frame: 12 cm in front of the flange and turned, (4, 4).
@@ -204,7 +205,7 @@ def inactive(node: Robot) -> Robot:
 def test_while_the_arm_is_active_a_service_says_what_to_do_instead(active: Robot, name: str) -> None:
     error = active.set(name, GOOD[name])
     assert "deactivate the node first" in error, active.process.log
-    assert f"ros2 param set {active.process.name} restart_if_needed true" in error
+    assert f"{CTL} set restart_if_needed true --node {active.process.name}" in error
     assert active.client.state == "active"
 
 

@@ -30,6 +30,7 @@ from visualization_msgs.msg import (
 from visualization_msgs.srv import GetInteractiveMarkers
 
 from aiofranka_ros.model.fr3 import HOME, READY
+from aiofranka_ros.ros.conditions import CTL
 from aiofranka_ros.ros.messages import pose_message, pose_of
 from aiofranka_ros.rviz_tools.marker import Choice, Look
 from aiofranka_ros.rviz_tools.node import point_along
@@ -381,7 +382,7 @@ def test_follow_follows_the_marker_as_far_as_the_arm_can_reach(rviz: RViz, robot
 def test_follow_says_which_mode_it_needs(rviz: RViz, robot: Client) -> None:
     assert robot.set(mode="impedance") == ""
     rviz.choose(Choice.FOLLOW)
-    assert rviz.says(f"Follow: mode osc is needed, but it is impedance: ros2 param set {rviz.arm} mode osc")
+    assert rviz.says(f"Follow: mode osc is needed, but it is impedance: {CTL} set mode osc --node {rviz.arm}")
     assert rviz.title(Choice.FOLLOW) == "[ ] Follow"
 
 

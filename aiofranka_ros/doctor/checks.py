@@ -282,7 +282,11 @@ def ros() -> Iterator[Finding]:
     yield ok("rclpy", f"{version} ({os.environ.get('ROS_DISTRO', 'from PyPI')})")
     ran = _python("-m", f"{PACKAGE}.doctor.ros")
     if ran.returncode != 0:
-        yield missing("ROS", _last_line(ran.stderr), "fix the ROS installation: ros2 doctor")
+        yield missing(
+            "ROS",
+            _last_line(ran.stderr),
+            "install ROS again, or run `make setup`; the whole error: python3 -m aiofranka_ros.doctor.ros",
+        )
         return
     for finding in json.loads(ran.stdout):
         yield Finding(**finding | {"state": State(finding["state"])})

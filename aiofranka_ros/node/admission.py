@@ -23,6 +23,7 @@ from rclpy.node import Node
 from aiofranka_ros.arm.moves import ArmOwner, Mover
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.ros.conditions import CTL
 
 #: How long a publisher must be silent before another one may control the arm [s]: longer than policies usually pause.
 HANDOVER = 0.5
@@ -119,7 +120,7 @@ class Admission:
         mode = self._owner.parameter("mode")
         if mode not in modes:
             raise InvalidTarget(
-                f"the mode is {mode}; to use this topic: ros2 param set {self._name} mode {modes[0]}",
+                f"the mode is {mode}; to use this topic: {CTL} set mode {modes[0]} --node {self._name}",
                 reason="another mode",
             )
         if self._owner.why_held:

@@ -35,7 +35,7 @@ from aiofranka_ros.kernels import Record
 from aiofranka_ros.node.hold import HOLDER, HoldServices
 from aiofranka_ros.node.targets import TargetTopics
 from aiofranka_ros.ros.actions import Actions
-from aiofranka_ros.ros.conditions import ERROR, OK, Recent, condition, refusal_remedy, robot_error_remedy, status
+from aiofranka_ros.ros.conditions import CTL, ERROR, OK, Recent, condition, refusal_remedy, robot_error_remedy, status
 
 #: Slower responses than this leave the robot's network too little of the millisecond [s].
 _SLOW_RESPONSE = 0.5e-3
@@ -226,7 +226,7 @@ class DiagnosticsTopic:
 
     def report(self, error: BaseException, *, again: str = "activate") -> None:
         """Log and publish what went wrong; ``again`` is the transition to request once the cause is removed."""
-        command = f"ros2 lifecycle set {self._name} {again}"
+        command = f"{CTL} {again} --node {self._name}"
         self.trouble = Trouble.of(error, command, self._settings["robot_ip"])
         self._node.get_logger().error(f"{self.trouble.message} ({self.trouble.remedy})")
         self.publish()  # A client that now finds the arm inactive looks for the reason.

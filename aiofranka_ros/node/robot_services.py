@@ -27,6 +27,7 @@ from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.control.records import RobotSetting
 from aiofranka_ros.errors import CommandRefused, ConfigurationError, FrankaError
 from aiofranka_ros.kernels import Array
+from aiofranka_ros.ros.conditions import CTL
 from aiofranka_ros.setting import Setting
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class RobotServices:
         else:
             raise CommandRefused(
                 "the robot accepts this only while the arm is not active: deactivate the node first, or allow it to "
-                f"restart the arm: ros2 param set {self._node.get_fully_qualified_name()} restart_if_needed true"
+                f"restart the arm: {CTL} set restart_if_needed true --node {self._node.get_fully_qualified_name()}"
             )
 
     async def _restart(self, change: _Change) -> None:

@@ -19,9 +19,12 @@ OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticS
 #: How long a warning remains after its cause, so that users and slow viewers see it [s].
 _RECENT = 3.0
 
-_ACTIVATE = "ros2 lifecycle set {node} activate"
+#: The command that looks after a node; with and without the tools of a distribution. Add ``--node NAME``.
+CTL = "python3 -m aiofranka_ros.ctl"
+_ACTIVATE = CTL + " activate --node {node}"
+_RELEASE = CTL + " release --node {node}"
 _CLOCKS = "synchronise the clocks (chrony, PTP), use the same use_sim_time for both, or raise max_target_age"
-_DOCTOR = "ros2 run aiofranka_ros doctor --robot-ip {address}"
+_DOCTOR = "python3 -m aiofranka_ros.doctor --robot-ip {address}"
 
 
 class Condition(NamedTuple):
@@ -42,12 +45,9 @@ CONDITIONS = {
     ),
     "pushed": Condition(
         "control loop", WARN, "the arm holds: pushed",
-        "remove what pushes the arm, then: ros2 service call {node}/release std_srvs/srv/Trigger; the limits are "
-        "max_external_force and max_external_torque",
+        "remove what pushes the arm, then: " + _RELEASE + "; the limits are max_external_force and max_external_torque",
     ),
-    "asked": Condition(
-        "control loop", WARN, "the arm holds: asked", "ros2 service call {node}/release std_srvs/srv/Trigger"
-    ),
+    "asked": Condition("control loop", WARN, "the arm holds: asked", _RELEASE),
     "node silent": Condition(
         "control loop", WARN, "the arm holds: node silent",
         "run fewer processes on this computer, or raise heartbeat_timeout; a new target ends the hold",
@@ -59,7 +59,7 @@ CONDITIONS = {
     ),
     "torque stale": Condition(
         "control loop", WARN, "the arm holds: torque stale",
-        "publish ~/torque_desired within torque_timeout, or: ros2 param set {node} mode osc",
+        "publish ~/torque_desired within torque_timeout, or: " + CTL + " set mode osc --node {node}",
     ),
     "lost": Condition(
         "control loop", WARN, "robot cycles lost recently: {count}", "run fewer processes on this computer; " + _DOCTOR
@@ -85,7 +85,7 @@ CONDITIONS = {
     "trouble": Condition("robot", ERROR, "{message}", "depends on the error, see below"),
     "user stop": Condition("robot", WARN, "the user stop is pressed", "release it, then: " + _ACTIVATE),
     "reflex": Condition("robot", ERROR, "the robot has stopped with a reflex", "remove the cause, then: " + _ACTIVATE),
-    "no arm": Condition("gripper", WARN, "waiting for the arm: {message}", "ros2 lifecycle set {arm} configure"),
+    "no arm": Condition("gripper", WARN, "waiting for the arm: {message}", CTL + " configure --node {arm}"),
     "no gripper": Condition(
         "gripper", WARN, "not connected: {message}",
         "the node tries again every second; if there is no gripper: gripper:=false",
@@ -100,10 +100,10 @@ CONDITIONS = {
 #: What to do if a target or goal was refused, by the reason.
 REFUSALS = {
     "not active": _ACTIVATE,
-    "another mode": "ros2 param set {node} mode MODE, or publish on the topic of the mode",
+    "another mode": CTL + " set mode MODE --node {node}, or publish on the topic of the mode",
     "during a move": "wait until the move or trajectory has ended, or cancel it",
     "another publisher": "use one sender at a time: end the other one, or wait until it is silent",
-    "held": "ros2 service call {node}/release std_srvs/srv/Trigger",
+    "held": _RELEASE,
     "unknown frame": "install tf2_ros, without which only the arm's own frames are known, or use fr3_link0",
     "old": _CLOCKS,
     "in the future": _CLOCKS,
@@ -112,7 +112,7 @@ REFUSALS = {
     "outside the joint limits": "stay between joint_lower and joint_upper",
     "not finite": "fix the sender: it publishes NaN or infinity",
     "not a unit quaternion": "normalise it; the order is x, y, z, w",
-    "frame not known at that time": "check that the frame is published: ros2 run tf2_ros tf2_echo fr3_link0 FRAME",
+    "frame not known at that time": "publish the frame on /tf or /tf_static, also for the time of the target's stamp",
     "wrong joints": "name fr3_joint1 to fr3_joint7, each once",
     "wrong size": "give seven values",
 }

@@ -11,7 +11,7 @@ from aiofranka_ros.setting import Setting, Stage
 
 
 def describe(setting: Setting) -> ParameterDescriptor:
-    """The descriptor that ``ros2 param describe`` shows."""
+    """The descriptor of a parameter, with its range."""
     descriptor = ParameterDescriptor(
         description=setting.text,
         additional_constraints=setting.terms,

@@ -30,6 +30,7 @@ from aiofranka_ros.kernels import Array
 from aiofranka_ros.model import inverse_kinematics
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.ros import messages
+from aiofranka_ros.ros.conditions import CTL
 from aiofranka_ros.rviz_tools.arm_client import ArmClient
 from aiofranka_ros.rviz_tools.marker import Choice, Look, gripper_marker, text_marker
 from aiofranka_ros.rviz_tools.marker_server import MarkerServer
@@ -169,7 +170,7 @@ class RvizTools(Node):
         """Follow the marker if the mode allows it."""
         self._follow = mode == "osc"
         if not self._follow:
-            now = f"it is {mode}: ros2 param set {self._arm.name} mode osc" if mode else "no arm's node answers"
+            now = f"it is {mode}: {CTL} set mode osc --node {self._arm.name}" if mode else "no arm's node answers"
             self._refuse("Follow", InvalidTarget(f"mode osc is needed, but {now}"), self._arm.pose)
 
     # Dragging.

@@ -16,11 +16,10 @@ Everything runs in the caller's thread. Nothing here reaches into a node: these 
 read the shared memory of the control process.
 """
 
-from aiofranka_ros.testing.client import Client, NodeClient, started
+from aiofranka_ros.ctl.client import PATIENCE, Failed, NodeClient
+from aiofranka_ros.testing.client import Client, started
 from aiofranka_ros.testing.process import (
-    PATIENCE,
     Child,
-    Failed,
     NodeProcess,
     alive,
     descendant,

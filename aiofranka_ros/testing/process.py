@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-#: Longest wait for anything [s]: ten times what it takes on an idle computer.
-PATIENCE = 40.0
+from aiofranka_ros.ctl.client import PATIENCE, Failed
+
 #: How many lines of a log an error message quotes.
 _LOG_LINES = 12
 #: The folder that contains the package, so that child processes find it.
@@ -25,10 +25,6 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 _Self = TypeVar("_Self", bound="Child")
 _namespaces = (f"test{number}" for number in itertools.count(1))
-
-
-class Failed(Exception):
-    """Something that was waited for did not happen; the message says what."""
 
 
 def wait_until(condition: Callable[[], Any], timeout: float = PATIENCE) -> bool:
