@@ -41,7 +41,7 @@ def ctl(robot: Client, capsys: pytest.CaptureFixture[str]) -> Terminal:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("0.3", 0.3), ("7", 7), ("true", True), ("osc", "osc"), ("", ""), ("[1, 2.5]", [1.0, 2.5]), 
+        ("0.3", 0.3), ("7", 7), ("true", True), ("osc", "osc"), ("", ""), ("[1, 2.5]", [1.0, 2.5]),
         ("[a, b]", ["a", "b"]), ("'7'", "7"),
     ],
 )  # fmt: skip
