@@ -11,6 +11,7 @@ import pytest
 
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.defaults import default_commands
+from aiofranka_ros.control.law.motion import Motion
 from aiofranka_ros.control.records import COMMANDS, Mode, new
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.errors import ControlProcessDied
@@ -83,6 +84,74 @@ def test_commands_that_do_not_change_are_not_sent_again(client: ControlClient) -
     version = client.shared.commands.version
     client.copy_robot_states(10)
     assert client.shared.commands.version == version and sent(client)["robot_state_period"] == 10
+
+
+class Interruption(BaseException):
+    """Like Ctrl-C, in the middle of a write."""
+
+
+@pytest.fixture
+def interrupt(client: ControlClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Interrupts the next write of the commands, at a point of which the writer knows nothing."""
+
+    class Payload:
+        def __init__(self, memory: memoryview) -> None:
+            self.memory = memory
+
+        def __len__(self) -> int:
+            return len(self.memory)
+
+        def __setitem__(self, key: slice, data: memoryview) -> None:
+            block._payload = self.memory
+            self.memory[: len(data) // 2] = data[: len(data) // 2]
+            raise Interruption
+
+    block = client.shared.commands
+
+    def arm() -> None:
+        block._payload = Payload(block._payload)  # type: ignore[assignment]
+
+    yield arm
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_change_whose_write_was_interrupted_is_sent_with_the_next_one(
+    client: ControlClient, interrupt: Any, again: bool
+) -> None:
+    client.update({"activation": 1})
+    interrupt()
+    with pytest.raises(Interruption):
+        client.update({"activation": 0})
+    assert not client.shared.commands.read(new(COMMANDS))
+    if again:
+        client.update({"activation": 0})  # Nothing changes, but it must be sent.
+    else:
+        client.set_joints((0.0,) * 7)
+    assert sent(client)["activation"] == 0
+
+
+def test_a_motion_whose_start_was_interrupted_does_not_begin_later(client: ControlClient, interrupt: Any) -> None:
+    motion = Motion(np.array([0.0, 1.0]), np.zeros((1, 7, 6)))
+    assert client.start_motion(motion) == 1
+    interrupt()
+    with pytest.raises(Interruption):
+        client.start_motion(motion)
+    assert sent(client)["motion_release"] == sent(client)["motion_id"] == 2
+    assert client.start_motion(motion) == 3
+    assert sent(client)["motion_id"] == 3 and sent(client)["motion_release"] == 2
+
+
+def test_a_value_that_does_not_fit_changes_nothing(client: ControlClient) -> None:
+    before = sent_bytes(client)
+    with pytest.raises(ValueError):
+        client.update({"torque_timeout": 0.5, "kp": (1.0, 2.0)})
+    client.update({})
+    assert sent_bytes(client) == before
+
+
+def sent_bytes(client: ControlClient) -> bytes:
+    client._send()
+    return bytes(sent(client).tobytes())
 
 
 def test_no_change_is_lost_when_several_threads_send_commands(client: ControlClient) -> None:

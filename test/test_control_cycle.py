@@ -505,3 +505,17 @@ def test_default_commands_are_the_default_settings_and_have_every_limit_and_gain
         "release_id",
         "robot_state_period",
     }
+
+
+def test_a_motion_that_is_released_before_it_could_be_read_never_begins_and_ends_the_one_before():
+    bench = Bench(Mode.OSC)
+    bench.run(10)
+    bench.move(fr3.HOME + 0.3)
+    bench.run(100)
+    assert bench.status is MotionStatus.EXECUTING
+    bench.commands["motion_id"] = bench.commands["motion_release"] = 2
+    bench.run(1)
+    assert bench.status is MotionStatus.NONE and bench.law is Law.OSC
+    bench.move(fr3.HOME - 0.3, number=2)  # Its writer was late.
+    bench.run(100)
+    assert bench.status is MotionStatus.NONE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,7 @@ from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.loop import SILENCE_GRACE, ControlLoop, End, _Watch
 from aiofranka_ros.control.records import (
     COMMANDS,
+    MAX_SEGMENTS,
     MEASURED,
     MEMORY,
     MOTION,
@@ -21,7 +23,8 @@ from aiofranka_ros.control.records import (
     command_word,
     new,
 )
-from aiofranka_ros.control.shared_memory import SharedMemory, fill_motion, motion_size
+from aiofranka_ros.control.shared_memory import _SLICE, SharedMemory, fill_motion, motion_size
+from aiofranka_ros.errors import CommandRefused
 from aiofranka_ros.kernels import entry_point
 
 pytestmark = pytest.mark.unit
@@ -58,8 +61,13 @@ def loop(shared: SharedMemory) -> ControlLoop:
     return ControlLoop(shared, os.getppid())
 
 
-def take(loop: ControlLoop, version: int = 0) -> int:
-    return loop._read_commands(version)
+def take(loop: ControlLoop, version: int = 0, *, cycles: int = 1) -> int:
+    """Read new commands, and what ``cycles`` cycles read of their motion."""
+    version = loop.read_commands(version)
+    for _ in range(cycles):
+        if loop._reading:
+            loop._read_motion()
+    return version
 
 
 def test_a_motion_waits_for_its_time_and_the_one_before_continues_until_then(node: Node, loop: ControlLoop) -> None:
@@ -73,7 +81,7 @@ def test_a_motion_waits_for_its_time_and_the_one_before_continues_until_then(nod
         assert loop.motion["id"][0] == number and loop._due is None
 
 
-def test_commands_whose_motion_is_being_written_are_used_once_it_is_complete(
+def test_commands_are_used_at_once_and_their_motion_when_it_is_complete(
     node: Node, loop: ControlLoop, shared: SharedMemory
 ) -> None:
     node.write_motion(1, 0.0)
@@ -86,21 +94,86 @@ def test_commands_whose_motion_is_being_written_are_used_once_it_is_complete(
     # The node is in the middle of writing the next one: motion 2, which waited for its time, is gone.
     shared.motion._head[0] += 1
     node.write_commands(3)
-    assert take(loop, version) == version
-    assert loop.commands["motion_id"][0] == 2 and loop.motion["id"][0] == 1
+    version = take(loop, version, cycles=10)
+    assert version == shared.commands.version
+    assert loop.commands["motion_id"][0] == 3 and loop.motion["id"][0] == 1
     assert loop._due is None, "motion 1 must stay until another was read completely"
-    shared.motion._head[0] += 1
     node.write_motion(3, 6.0)
-    assert take(loop, version) == shared.commands.version
-    assert loop.commands["motion_id"][0] == 3 and loop._due == 6.0
+    take(loop, version)
+    assert loop._due == 6.0
     loop._switch_motion()
     assert loop.motion["id"][0] == 3 and loop.motion["coefficients"][0, 0, 0, 0] == 3.0
 
 
-def test_commands_that_name_a_motion_not_yet_written_are_not_used(node: Node, loop: ControlLoop) -> None:
+def test_no_motion_begins_before_it_is_written(node: Node, loop: ControlLoop) -> None:
     node.write_motion(1, 0.0)
     node.write_commands(2)
-    assert take(loop) == 0 and loop.commands["motion_id"][0] == 0
+    version = take(loop, cycles=10)
+    assert loop.commands["motion_id"][0] == 2 and loop._due is None
+    node.write_motion(2, 7.0)
+    take(loop, version)
+    assert loop._due == 7.0
+
+
+def test_a_motion_that_cannot_be_read_does_not_keep_the_arm_from_being_deactivated(
+    node: Node, loop: ControlLoop, shared: SharedMemory
+) -> None:
+    shared.motion._head[0] += 1  # An exception interrupted the write.
+    node.commands["activation"] = 5
+    node.write_commands(1)
+    version = take(loop, cycles=10)
+    node.commands["activation"] = 0
+    node.write_commands(1)
+    take(loop, version)
+    assert loop.commands["activation"][0] == 0
+
+
+def test_a_large_motion_is_read_in_parts_that_no_cycle_notices(
+    node: Node, loop: ControlLoop, shared: SharedMemory
+) -> None:
+    coefficients = np.arange(MAX_SEGMENTS * 42.0).reshape(MAX_SEGMENTS, 7, 6)
+    fill_motion(node.record, 1, 0.0, np.arange(MAX_SEGMENTS + 1.0), coefficients)
+    shared.motion.write(node.record, motion_size(MAX_SEGMENTS))
+    node.write_commands(1)
+    take(loop, cycles=0)
+    cycles = 0
+    while loop._reading:
+        loop._read_motion()
+        cycles += 1
+    assert MOTION.itemsize / _SLICE <= cycles <= 10, "it must begin before the motion that it replaces has ended"
+    loop._switch_motion()
+    np.testing.assert_array_equal(loop.motion["coefficients"][0], coefficients)
+
+
+def test_a_motion_that_changes_while_it_is_read_is_read_again(
+    node: Node, loop: ControlLoop, shared: SharedMemory
+) -> None:
+    for number in (1, 2):
+        coefficients = np.full((MAX_SEGMENTS, 7, 6), float(number))
+        fill_motion(node.record, number, 0.0, np.arange(MAX_SEGMENTS + 1.0), coefficients)
+        shared.motion.write(node.record, motion_size(MAX_SEGMENTS))
+        node.write_commands(number)
+        take(loop, cycles=3)
+    take(loop, cycles=10)
+    loop._switch_motion()
+    np.testing.assert_array_equal(loop.motion["coefficients"][0], coefficients)
+
+
+def test_commands_that_are_being_written_at_activation_are_waited_for(
+    node: Node, loop: ControlLoop, shared: SharedMemory
+) -> None:
+    node.write_commands(1)
+    shared.commands._head[0] += 1
+    writer = threading.Timer(0.05, node.write_commands, (2,))
+    writer.start()
+    assert loop._await_commands() == shared.commands.version
+    writer.join()
+    assert loop.commands["motion_id"][0] == 2
+
+
+def test_commands_that_never_become_readable_are_an_error(loop: ControlLoop) -> None:
+    with pytest.raises(CommandRefused, match="could not be read"):
+        loop._await_commands()
 
 
 @pytest.mark.parametrize("name", ["activation", "motion_id", "heartbeat_timeout"])

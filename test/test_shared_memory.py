@@ -11,7 +11,15 @@ import pytest
 
 from aiofranka_ros.control import shared_memory
 from aiofranka_ros.control.records import COMMANDS, CYCLE_RECORD, MOTION, new
-from aiofranka_ros.control.shared_memory import RING_CAPACITY, Block, SharedMemory, fill_motion, motion_size
+from aiofranka_ros.control.shared_memory import (
+    RING_CAPACITY,
+    Block,
+    GradualReader,
+    Ring,
+    SharedMemory,
+    fill_motion,
+    motion_size,
+)
 from aiofranka_ros.errors import ControlProcessDied
 
 pytestmark = pytest.mark.unit
@@ -43,7 +51,7 @@ def test_a_reader_racing_a_writer_never_accepts_a_torn_block(memory):
     accepted, refused, seen = 0, 0, set()
     deadline = time.monotonic() + 20.0
     try:
-        while (accepted < 20_000 or refused < 20) and time.monotonic() < deadline:
+        while (accepted < 20_000 or refused < 20 or len(seen) <= 50) and time.monotonic() < deadline:
             if memory.commands.read(record):
                 data = record.view(np.uint8)
                 assert data.min() == data.max(), "half of one write and half of another"
@@ -58,6 +66,37 @@ def test_a_reader_racing_a_writer_never_accepts_a_torn_block(memory):
     assert refused >= 20, "no read met a write, so nothing was proved"
 
 
+def interrupt(block: Block, record: np.ndarray, share: float) -> None:
+    """Do what a write does that an exception interrupts after a ``share`` of the payload."""
+    data = record.view(np.uint8).data
+    block._head[0] |= 1
+    block._payload[: int(share * len(data))] = data[: int(share * len(data))]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_write_after_an_interrupted_one_is_read(memory, share, times):
+    record, half, copy = new(COMMANDS), new(COMMANDS), new(COMMANDS)
+    record["target_id"], half["target_id"] = 1, 2
+    memory.commands.write(record)
+    version = memory.commands.version
+    for _ in range(times):
+        interrupt(memory.commands, half, share)
+        assert not memory.commands.read(copy), "half of a record"
+    record["target_id"] = 3
+    memory.commands.write(record)
+    assert memory.commands.read(copy) and copy["target_id"][0] == 3
+    assert memory.commands.version > version, "readers must notice that it is another one"
+
+
+def test_an_old_record_with_the_number_of_a_new_one_is_refused(memory):
+    """If a processor reorders stores, the number may be that of a write whose payload is not visible yet."""
+    record = new(COMMANDS)
+    memory.commands.write(record)
+    memory.commands._head[0] += 2
+    assert not memory.commands.read(record)
+
+
 def test_a_torn_block_with_an_even_sequence_number_is_refused(memory):
     """If a processor reorders stores, the number may be even before the payload is complete: the checksum decides."""
     record = new(COMMANDS)
@@ -69,6 +108,43 @@ def test_a_torn_block_with_an_even_sequence_number_is_refused(memory):
 
 def test_a_block_that_was_never_written_is_not_read(memory):
     assert not memory.state.read(new(shared_memory.STATE))
+    reader = GradualReader(memory.motion)
+    reader.restart(new(MOTION))
+    assert not reader.proceed()
+
+
+def write_motions(descriptor: int, stop) -> None:
+    memory = SharedMemory(os.dup(descriptor))
+    record = new(MOTION)
+    value = 0
+    while not stop.is_set():
+        value += 1
+        record.view(np.uint8)[:] = value % 251
+        memory.motion.write(record, motion_size(value % 1024))
+        time.sleep(1e-4)
+    memory.close()
+
+
+def test_a_gradual_reader_racing_a_writer_never_accepts_a_torn_block(memory):
+    context = multiprocessing.get_context("fork")
+    stop = context.Event()
+    writer = context.Process(target=write_motions, args=(memory.descriptor, stop))
+    writer.start()
+    record = new(MOTION)
+    reader, accepted, calls = GradualReader(memory.motion), 0, 0
+    deadline = time.monotonic() + 20.0
+    try:
+        reader.restart(record)
+        while (accepted < 500 or calls < 3 * accepted) and time.monotonic() < deadline:
+            calls += 1
+            if reader.proceed():
+                data = record.view(np.uint8)[: reader._size]
+                assert data.min() == data.max(), "half of one write and half of another"
+                accepted += 1
+    finally:
+        stop.set()
+        writer.join()
+    assert accepted >= 500, "there was no race"
 
 
 def test_only_the_used_part_of_a_motion_is_copied(memory):
@@ -105,6 +181,67 @@ def test_a_reader_of_the_ring_that_is_too_slow_learns_how_much_it_missed(memory)
     assert position == RING_CAPACITY + 100
     assert missed + len(records) == position and 100 <= missed <= 102
     assert list(records["time"]) == list(range(missed, position))
+
+
+def append_as_fast_as_possible(descriptor: int, stop) -> None:
+    memory = SharedMemory(os.dup(descriptor))
+    ring, record = small_ring(memory), new(CYCLE_RECORD)
+    while not stop.is_set():
+        record.view(np.uint8)[:] = ring.count % 251  # Every byte shows which record it belongs to.
+        ring.append(record.view(np.uint8).data)
+    memory.close()
+
+
+def small_ring(memory: SharedMemory) -> Ring:
+    """A ring of eight records, in the place of the block of motions, so that it is overwritten all the time."""
+    return Ring(memory.motion._payload, CYCLE_RECORD, 8)
+
+
+def test_a_reader_racing_a_writer_never_gets_a_torn_record_of_the_ring(memory):
+    context = multiprocessing.get_context("fork")
+    stop = context.Event()
+    writer = context.Process(target=append_as_fast_as_possible, args=(memory.descriptor, stop))
+    writer.start()
+    ring, position, given, lost = small_ring(memory), 0, 0, 0
+    deadline = time.monotonic() + 20.0
+    try:
+        while (given < 20_000 or lost < 100) and time.monotonic() < deadline:
+            records, after, missed = ring.since(position)
+            assert after == position + missed + len(records)
+            for number, record in enumerate(records, after - len(records)):
+                assert set(record.tobytes()) == {number % 251}, "of another record"
+            given, lost, position = given + len(records), lost + missed, after
+    finally:
+        stop.set()
+        writer.join()
+    assert given >= 20_000 and lost >= 100, "there was no race"
+
+
+def test_a_record_whose_content_is_not_visible_yet_is_given_later(memory):
+    """If a processor reorders stores, a reader may see the count before the record."""
+    record_cycles(memory, 10)
+    ring, record = memory.cycles, new(CYCLE_RECORD)
+    record["time"], record["stamp"] = 10, 10_000_000
+    check = ring._words[10 * ring._slot_size // 8]
+    ring.append(record.view(np.uint8).data)
+    slot = ring._slots[10:11]
+    slot["record"]["time"] = 99.0
+    records, position, missed = ring.since(8)
+    assert list(records["time"]) == [8, 9] and (position, missed) == (10, 0)
+    assert ring.at(10_000_000)["time"] == 9
+    slot["record"]["time"] = 10
+    complete, slot["check"] = slot["check"].copy(), check
+    assert len(ring.since(position)[0]) == 0, "its checksum is not visible"
+    slot["check"] = complete
+    records, position, missed = ring.since(position)
+    assert list(records["time"]) == [10] and (position, missed) == (11, 0)
+
+
+def test_a_record_that_an_exception_interrupted_is_never_given(memory):
+    record_cycles(memory, 3)
+    memory.cycles._slots["record"]["time"][3] = 99.0
+    record_cycles(memory, 1)
+    assert list(memory.cycles.since(0)[0]["time"]) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("cycles", [50, RING_CAPACITY + 100])

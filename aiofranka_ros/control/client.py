@@ -7,6 +7,7 @@ be called from any thread.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import threading
 import time
@@ -62,6 +63,7 @@ class ControlClient:
         commands = default_commands()
         self._commands: Record = commands[0]
         self._bytes, self._words = commands.view(np.uint8).data, commands.view(np.int64).data
+        self._sent = bytes(self._bytes)  # What was written last; a write that an exception interrupted does not count.
         self._activation = 0
         self._robot_states_seen = 0
 
@@ -205,7 +207,7 @@ class ControlClient:
     def update(self, fields: Mapping[str, Any], *, mode: Mode | None = None, blend: bool = False) -> None:
         """Change any fields of the commands, all of them at the beginning of the same cycle.
 
-        Nothing is sent if nothing changes.
+        Nothing is sent if nothing changes, unless an exception interrupted the last write.
 
         :param fields: values by name, see :data:`~aiofranka_ros.control.records.COMMANDS`.
         :param mode: the control law to switch to, also if it is the present one; targets then start from where the arm
@@ -215,7 +217,7 @@ class ControlClient:
         :raises ControlProcessDied: the process is not running; it will get the fields when it starts.
         """
         with self._lock:
-            commands, before = self._commands, bytes(self._bytes)
+            commands = self._commands.copy()
             for name, value in fields.items():
                 commands[name] = value
             if mode is not None:
@@ -223,7 +225,8 @@ class ControlClient:
                 commands["mode_id"] += 1
             if mode is not None or blend:
                 commands["law_id"] += 1
-            if self._bytes != before:
+            self._bytes[:] = commands.tobytes()  # At once: an exception before changes nothing.
+            if self._bytes != self._sent:
                 self._send()
 
     def switch(self, mode: Mode) -> None:
@@ -276,7 +279,14 @@ class ControlClient:
             number = int(self._commands["motion_id"]) + 1
             fill_motion(self._motion, number, start, motion.times, motion.coefficients)
             self.shared.motion.write(self._motion, motion_size(len(motion.coefficients)))
-            self.update({"motion_id": number})
+            try:
+                self.update({"motion_id": number})
+            except BaseException:
+                # The caller does not expect it to run, whether the control process has learned of it or not.
+                self._commands["motion_release"] = number
+                with contextlib.suppress(ControlProcessDied):
+                    self._send()
+                raise
             return number
 
     def stop_motion(self, number: int) -> None:
@@ -326,6 +336,7 @@ class ControlClient:
 
     def _send(self) -> None:
         self.shared.commands.write(self._bytes)
+        self._sent = bytes(self._bytes)
 
     def _send_target(self, stamp: int) -> int:
         words = self._words

@@ -19,7 +19,7 @@ from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.libfranka import LIBFRANKA_ERRORS, MeasuredViews, RobotConnection, RobotStateCopy, report_to
 from aiofranka_ros.control.records import Hold, Mode, MotionStatus, Phase, command_word, new
-from aiofranka_ros.control.shared_memory import SharedMemory
+from aiofranka_ros.control.shared_memory import GradualReader, SharedMemory
 from aiofranka_ros.errors import CommandRefused
 from aiofranka_ros.kernels import entry_point
 from aiofranka_ros.model import dynamics, fr3
@@ -30,6 +30,8 @@ SILENCE_GRACE = 0.5
 #: At most this much of a cycle counts as silence of the node [ns]: after that long without a torque, a robot ends
 #: torque control by itself.
 _LONGEST_CYCLE = 20_000_000
+#: How long to wait for commands that can be read [s]; writing them takes some microseconds.
+_COMMANDS_TIMEOUT = 0.5
 #: Torque control ends once all joints are slower than this [rad/s], but after this time at the latest [s].
 _REST_VELOCITY = 0.02
 _REST_TIMEOUT = 1.5
@@ -53,14 +55,15 @@ class ControlLoop:
     def __init__(self, shared: SharedMemory, parent: int) -> None:
         self._shared = shared
         self._parent = parent
-        # ``commands`` is the record of ``_current``; ``_motion_id``: the number of ``motion``, or of one that is over.
+        # ``commands`` is the record of ``_current``; ``_motion_id`` is the motion that they name.
         self._current, self._spare = _Commands(), _Commands()
         self.commands, self.motion, self.measured = self._current.record, new(records.MOTION), new(records.MEASURED)
         self.memory, self._scratch, self.state = new(records.MEMORY), new(records.SCRATCH), new(records.STATE)
-        # A motion that replaces another waits here until robot time ``_due`` [s]; until then the other one continues.
-        self._next_motion = new(records.MOTION)
+        # A motion that replaces another is read into ``_next_motion`` after the torque of a cycle was sent, and waits
+        # there until robot time ``_due`` [s]; until then the other one continues.
+        self._next_motion, self._reader = new(records.MOTION), GradualReader(shared.motion)
         self._due: float | None = None
-        self._motion_id = self._next_motion_id = 0
+        self._motion_id, self._reading = 0, False
         self._views = MeasuredViews(self.measured)
         #: Copies from libfranka's state to ``state``.
         self.report_robot = report_to(self.state)
@@ -78,22 +81,19 @@ class ControlLoop:
         :raises ControlStopped: the robot ended the motion: a reflex, lost packets, the user stop.
         :raises CommandRefused: the robot did not allow torque control.
         """
-        shared, commands, memory, measured, state = (
-            self._shared, self.commands, self.memory, self.measured, self.state,
-        )  # fmt: skip
-        version = shared.commands.version
-        if not shared.commands.read(commands):
-            raise CommandRefused("the node's commands could not be read")
+        shared, memory, measured, state = self._shared, self.memory, self.measured, self.state
+        version = self._await_commands()
         # A motion that they name belongs to an earlier activation.
-        self._motion_id, self._next_motion_id, self._due = self._current.integers[_MOTION_ID], 0, None
+        self._motion_id = self._current.integers[_MOTION_ID]
+        self._due, self._reading = None, False
         memory[:] = np.zeros(1, records.MEMORY)
         state["activation"], state["phase"] = activation, Phase.ACTIVE
         for field in ("cycles", "cycles_lost", "longest_gap"):
             state[field] = 0
         state["success_rate_min"] = 1.0
         views, scratch, tau = self._views, self._scratch, memory["tau"][0]
-        step = entry_point(control_cycle.step, commands, self.motion, measured, memory, scratch, 0)
-        self._report_kernel = entry_point(control_cycle.report, commands, measured, memory, state, 0, 0.0, 0.0)
+        step = entry_point(control_cycle.step, self.commands, self.motion, measured, memory, scratch, 0)
+        self._report_kernel = entry_point(control_cycle.report, self.commands, measured, memory, state, 0, 0.0, 0.0)
         robot = arm.read()
         measured["external_wrench"] = robot.O_F_ext_hat_K
         first, stop = True, 0
@@ -110,7 +110,7 @@ class ControlLoop:
                 # While the loop is ending, no command may make the arm move again.
                 if watch.end is None:
                     if shared.commands.version != version:
-                        version = self._read_commands(version)
+                        version = self.read_commands(version)
                         self._note_commands(watch)
                     if self._due is not None and control.now >= self._due:
                         self._switch_motion()
@@ -125,6 +125,8 @@ class ControlLoop:
                 # mass matrix of this one: within a millisecond a joint turns by at most a few thousandths of a radian.
                 control.model(robot)
                 self._report(robot, written, departed - arrived)
+                if self._reading:
+                    self._read_motion()
                 stop = watch.reason(departed)
                 if first:
                     first = False
@@ -138,28 +140,42 @@ class ControlLoop:
         watch.wanted, watch.timeout = taken.integers[_ACTIVATION], taken.numbers[_HEARTBEAT_TIMEOUT]
         self._copies = taken.integers[_ROBOT_STATE_PERIOD] > 0
 
-    def _read_commands(self, version: int) -> int:
-        """Use new commands if they and their motion can be read, else keep the present ones; return their version."""
+    def _await_commands(self) -> int:
+        """Read the commands before the first cycle; return their version."""
+        end = time.monotonic() + _COMMANDS_TIMEOUT
+        while (version := self.read_commands(0)) == 0:
+            if time.monotonic() > end:
+                raise CommandRefused("the node's commands could not be read: activate again")
+            time.sleep(1e-3)  # Their writer may need this processor.
+        return version
+
+    def read_commands(self, version: int) -> int:
+        """Use new commands if they can be read, else keep the present ones, which are ``version``.
+
+        The motion that they name may take longer to read; the kernels wait for it.
+
+        :returns: the version of the commands in force.
+        """
         newest = self._shared.commands.version
         fresh = self._spare
         if not self._shared.commands.read(fresh.bytes):
             return version
-        number = fresh.integers[_MOTION_ID]
-        if number != self._motion_id and number != self._next_motion_id:
-            whole = self._shared.motion.read(self._next_motion)
-            if not whole or self._next_motion["id"][0] != number:
-                # Incomplete, or the node is already writing the next one: its commands will follow.
-                self._next_motion["id"] = self._next_motion_id = 0
-                self._due = None
-                return version
-            self._next_motion_id, self._due = number, float(self._next_motion["start"][0])
         self._spare, self._current, self.commands = self._current, fresh, fresh.record
+        number = fresh.integers[_MOTION_ID]
+        if number != self._motion_id:
+            # A motion that still waits for its time is replaced, too.
+            self._motion_id, self._due, self._reading = number, None, True
+            self._reader.restart(self._next_motion)
         return newest
+
+    def _read_motion(self) -> None:
+        """Read a part of the motion that the commands name."""
+        if self._reader.proceed() and self._next_motion["id"][0] == self._motion_id:
+            self._due, self._reading = float(self._next_motion["start"][0]), False
 
     def _switch_motion(self) -> None:
         self._due = None
         self.motion, self._next_motion = self._next_motion, self.motion
-        self._motion_id, self._next_motion_id = self._next_motion_id, self._motion_id
 
     def _report(self, robot: object, written: int, response: int) -> None:
         shared = self._shared
@@ -218,7 +234,7 @@ class _Commands:
     """A record of the node's commands, also as words: numpy takes some microseconds to look up a field."""
 
     def __init__(self) -> None:
-        self.record = new(records.COMMANDS)
+        self.record = default_commands()
         self.bytes = self.record.view(np.uint8).data
         self.integers, self.numbers = self.bytes.cast("Q"), self.bytes.cast("d")
 

@@ -165,8 +165,7 @@ class Server:
         state["q"][0], state["dq"][0], state["tau"][0] = robot.q, robot.dq, 0.0
         state["robot_tcp"][0] = libfranka.matrix(robot.F_T_EE)
         self._loop.report_robot(robot)
-        if not self._shared.commands.read(self._loop.commands):
-            return  # The node is writing them; the next report follows soon.
+        self._loop.read_commands(0)
         forward(
             state["q"][0], self._loop.commands["flange_to_tcp"][0],
             memory["flange"][0], state["tcp"][0], state["jacobian"][0],

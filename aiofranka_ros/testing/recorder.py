@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aiofranka_ros.control.records import COMMANDS, STATE, new
+from aiofranka_ros.control.records import COMMANDS, CYCLE_RECORD, STATE, new
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.kernels import Record
+
+#: How long to wait for a block that is being written [s]; that takes some microseconds.
+_TIMEOUT = 1.0
 
 
 class CycleRecorder:
@@ -50,10 +53,13 @@ class CycleRecorder:
         """All cycles since the last call of this method, as ``CYCLE_RECORD`` (n,)."""
         self.fetch()
         parts, self._parts = self._parts, []
-        return np.concatenate(parts) if parts else self._memory.cycles.records[:0].copy()
+        return np.concatenate(parts) if parts else np.empty(0, CYCLE_RECORD)
 
     def state(self) -> Record:
-        """The newest measured state, a ``STATE`` record; the next call overwrites it."""
+        """The newest measured state, a ``STATE`` record; the next call overwrites it.
+
+        :raises TimeoutError: its writer was interrupted.
+        """
         return _read(self._memory.state, self._state)
 
     def commands(self) -> Record:
@@ -71,6 +77,9 @@ class CycleRecorder:
 
 
 def _read(block: Any, copy: npt.NDArray[Any]) -> Record:
+    end = time.monotonic() + _TIMEOUT
     while not block.read(copy):
+        if time.monotonic() > end:
+            raise TimeoutError(f"the block could not be read for {_TIMEOUT:g} s: its writer was interrupted")
         time.sleep(0.0)  # The writer was just changing it.
     return copy[0]

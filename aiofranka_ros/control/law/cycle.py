@@ -187,7 +187,12 @@ def _accept_target(commands: Record, memory: Record, scratch: Record, now: float
 
 @kernel
 def _update_motion(commands: Record, motion: Record, measured: Record, memory: Record) -> None:
-    if commands.motion_id != memory.motion_id and motion.id == commands.motion_id:
+    if commands.motion_id != memory.motion_id and commands.motion_release == commands.motion_id:
+        # It was released before it could be read, and so is the one that it would have replaced.
+        memory.motion_id = commands.motion_id
+        memory.motion_status = MotionStatus.NONE
+        _settle(commands, measured, memory)
+    elif commands.motion_id != memory.motion_id and motion.id == commands.motion_id:
         late = measured.time - motion.start if motion.start > 0.0 else 0.0
         replacing = _in_motion(memory)
         if memory.law == Law.OSC or memory.law == Law.TORQUE:
