@@ -15,11 +15,12 @@ from common import ROOT, lose_packets
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import JointState
 
+from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.control.client import ControlClient
-from aiofranka_ros.control.records import Hold, Phase
+from aiofranka_ros.control.records import Hold, Limit, Phase
 from aiofranka_ros.errors import ControlStopped
 from aiofranka_ros.node.diagnostics import Diagnosis, Trouble
-from aiofranka_ros.ros.conditions import CONDITIONS, CTL, OTHER_REFUSALS, Recent, refusal_remedy
+from aiofranka_ros.ros.conditions import CONDITIONS, CTL, LIMITS, OTHER_REFUSALS, Recent, limit_remedy, refusal_remedy
 from aiofranka_ros.testing import Client, NodeProcess, descendant
 
 OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
@@ -100,7 +101,7 @@ def test_a_reflex_is_an_error_with_what_to_do_about_its_cause(robot: Client) -> 
     assert becomes(robot, "robot", ERROR, "doctor --robot-ip")
     level, values = robot.diagnostics("robot")
     assert values["libfranka errors"] == "communication_constraints_violation"
-    assert values["what to do"].endswith(" activate")
+    assert f" activate --node {robot.name}" in values["what to do"]
     assert robot.change("activate")
     assert becomes(robot, "robot", OK) and becomes(robot, "control loop", OK)
 
@@ -185,6 +186,12 @@ def test_what_to_do_depends_on_what_stopped_the_robot(name: str, remedy: str) ->
 def test_for_an_unknown_reason_the_remedy_points_to_the_log() -> None:
     assert refusal_remedy(["a new one"], "/arm") == OTHER_REFUSALS
     assert refusal_remedy(["a new one", "not active"], "/arm") == f"{OTHER_REFUSALS}; {CTL} activate --node /arm"
+
+
+def test_every_limit_of_a_target_is_a_setting_and_says_what_to_do() -> None:
+    assert list(LIMITS) == [limit.name.lower() for limit in Limit]
+    assert set(LIMITS) <= {setting.name for setting in SETTINGS}
+    assert "raise" not in limit_remedy(["workspace_lower", "workspace_upper"])
 
 
 @pytest.mark.parametrize("name", CONDITIONS)

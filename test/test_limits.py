@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiofranka_ros.control.law import limits
-from aiofranka_ros.control.records import COMMANDS, MEMORY, new
+from aiofranka_ros.control.records import COMMANDS, MEMORY, TorqueLimit, new
 from aiofranka_ros.model import fr3
 from aiofranka_ros.model.kinematics import control_frame
 
@@ -37,6 +37,19 @@ def test_a_torque_limit_of_zero_brings_the_torque_down_to_zero():
     tau, nothing = np.full(7, 5.0), np.zeros(7)
     np.testing.assert_allclose(limited(tau.copy(), tau, tau, nothing), 4.01)
     np.testing.assert_array_equal(limited(tau.copy(), nothing, nothing, nothing), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "counted"),
+    [(0.5, [0, 0, 0]), (6.0, [0, 1, 0]), (8.0, [1, 0, 0])],
+    ids=["within", "too fast", "too large"],
+)
+def test_a_limited_torque_is_counted_by_what_limited_it(asked, counted):
+    tau, counters = np.zeros(7), np.zeros(len(TorqueLimit), dtype=np.uint64)
+    tau[2] = asked
+    sent = limited(tau.copy(), np.zeros(7), np.zeros(7), np.full(7, 7.5))
+    limits.count_limited(tau, sent, np.full(7, 7.5), counters)
+    assert counters.tolist() == counted
 
 
 def test_a_torque_follows_a_lowered_limit_as_fast_as_its_rate_allows():

@@ -177,6 +177,20 @@ def test_a_target_far_away_is_limited_and_reported(robot: Client, log: Log, offs
     assert np.linalg.norm(robot.position - where) < 0.15 + 0.03
 
 
+def test_a_target_beyond_a_wall_is_reported_with_the_wall_and_not_as_a_jump(robot: Client, log: Log) -> None:
+    assert robot.rests()
+    lower = [-2.0, -2.0, float(robot.position[2]) - 0.02]
+    assert robot.set(workspace_lower=lower) == ""
+    try:
+        robot.publish("ee_desired", pose(robot, dz=-0.6))
+        assert robot.spin_until(lambda: log(f"was moved to workspace_lower (z = {lower[2]:.3f} m)"))
+        assert not log("max_linear_step")
+        robot.wait(lambda: "limited: workspace_lower" in robot.diagnostics("targets")[1], "no diagnostics of it")
+    finally:
+        assert robot.set(workspace_lower=[-2.0] * 3) == ""
+    assert robot.rests()
+
+
 def test_if_one_parameter_is_refused_all_of_the_request_keep_their_values(robot: Client) -> None:
     before = robot.get("kp")
     reason = robot.set(kd=[40.0] * 7, kp=[-1.0] * 7)

@@ -19,7 +19,17 @@ from rclpy.action import get_action_server_names_and_types_by_node
 
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.gripper_node.parameters import GRIPPER_SETTINGS
-from aiofranka_ros.ros.conditions import CONDITIONS, ERROR, OTHER_REFUSALS, REFUSALS, ROBOT_ERRORS, STALE, WARN
+from aiofranka_ros.ros.conditions import (
+    CONDITIONS,
+    ERROR,
+    LIMITS,
+    OTHER_REFUSALS,
+    REFUSALS,
+    ROBOT_ERRORS,
+    STALE,
+    WARN,
+    limit_remedy,
+)
 from aiofranka_ros.setting import Setting, Stage
 from aiofranka_ros.testing import Client, NodeProcess
 
@@ -69,7 +79,9 @@ def diagnostics_tables() -> str:
         lines.append(f"| {each.status} | {levels[each.level]} | {message} | {blanks(each.remedy)} |")
     lines += ["", "| reason of a refusal | what to do |", "|---|---|"]
     lines += [f"| {reason} | {blanks(remedy)} |" for reason, remedy in REFUSALS.items()]
-    lines += [f"| every other | {OTHER_REFUSALS} |", "", "| libfranka's error | what to do before activating again |"]
+    lines += [f"| every other | {OTHER_REFUSALS} |", "", "| limit that a target met | what to do |", "|---|---|"]
+    lines += [f"| {limit} | {limit_remedy([limit])} |" for limit in LIMITS]
+    lines += ["", "| libfranka's error | what to do before activating again |"]
     lines += ["|---|---|", *(f"| `...{part}...` | {blanks(remedy)} |" for part, remedy in ROBOT_ERRORS.items())]
     return "\n".join(lines) + "\n"
 

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import reference
-from aiofranka_ros.control.records import MEMORY, SCRATCH, new
+from aiofranka_ros.control.records import MEMORY, SCRATCH, Limit, new
 from aiofranka_ros.model import fr3
 from aiofranka_ros.model.kinematics import control_frame
 
@@ -60,6 +60,12 @@ class Stream:
     @property
     def accelerations(self) -> np.ndarray:
         return np.array([row[2] for row in self.rows])
+
+
+def limits_met(stream: Stream) -> dict[Limit, int]:
+    """How many targets met each limit; without those that none has met."""
+    counts = stream.memory["limited_targets"][0]
+    return {limit: int(counts[limit]) for limit in Limit if counts[limit]}
 
 
 def line(t: float) -> np.ndarray:
@@ -162,7 +168,7 @@ def test_velocity_and_acceleration_of_the_reference_stay_within_their_bounds():
 def test_a_target_further_away_than_a_step_is_limited_and_counted(distance, limited):
     stream = Stream()
     stream.target([0.0, distance, 0.0])
-    assert stream.memory["limited_targets"][0] == int(limited)
+    assert limits_met(stream) == ({Limit.MAX_LINEAR_STEP: 1} if limited else {})
     np.testing.assert_allclose(stream.memory["target_position"][0], [0.0, min(distance, 0.15), 0.0], atol=1e-12)
 
 
@@ -172,7 +178,7 @@ def test_a_turn_larger_than_a_step_is_limited_about_its_own_axis():
     stream.target([0, 0, 0], orientation=Rotation.from_rotvec(1.0 * axis).as_quat())
     turned = Rotation.from_quat(stream.memory["target_orientation"][0]).as_rotvec()
     np.testing.assert_allclose(turned, 0.5 * axis, atol=1e-9)
-    assert stream.memory["limited_targets"][0] == 1
+    assert limits_met(stream) == {Limit.MAX_ANGULAR_STEP: 1}
 
 
 def test_orientations_are_followed_without_lag_too():
@@ -255,8 +261,39 @@ def test_a_joint_target_further_away_than_a_step_is_limited_and_counted():
     q = fr3.HOME.copy()
     q[0] += 1.0
     joints(stream, q)
-    assert stream.memory["limited_targets"][0] == 1
+    assert limits_met(stream) == {Limit.MAX_JOINT_STEP: 1}
     assert stream.memory["target_q"][0, 0] == pytest.approx(fr3.HOME[0] + 0.5)
+
+
+@pytest.mark.parametrize("target", [[0.0, 0.0, -1.0], [-1.0, 0.0, 0.5]])
+def test_a_pose_far_below_the_workspace_meets_its_wall_and_not_the_limit_of_a_step(target):
+    stream = Stream()
+    stream.memory["workspace_lower"] = -0.1
+    stream.target(target)
+    assert Limit.WORKSPACE_LOWER in limits_met(stream)
+    assert (Limit.MAX_LINEAR_STEP in limits_met(stream)) == (target[2] == 0.5)
+
+
+def test_a_stream_that_is_too_fast_is_counted_at_the_limit_of_its_velocity():
+    stream = Stream(max_linear_velocity=0.1)
+    for k in range(10):
+        stream.target([4e-3 * k, 0.0, 0.0], stamp=20e-3 * k)  # 0.2 m/s
+        stream.advance(20)
+    assert set(limits_met(stream)) == {Limit.MAX_LINEAR_VELOCITY}
+    stream = Stream()
+    for k in range(10):
+        joints(stream, fr3.HOME + [0.1 * k, 0, 0, 0, 0, 0, 0], stamp=20e-3 * k)  # 5 rad/s
+        advance_joints(stream, 20)
+    assert Limit.MAX_JOINT_VELOCITY in limits_met(stream)
+
+
+@pytest.mark.parametrize(("joint", "value", "limit"), [(3, 0.0, Limit.JOINT_UPPER), (5, 0.0, Limit.JOINT_LOWER)])
+def test_a_joint_target_beyond_a_position_limit_is_counted_there_however_far_it_is(joint, value, limit):
+    stream = Stream(max_joint_step=10.0)
+    q = fr3.HOME.copy()
+    q[joint] = value
+    joints(stream, q)
+    assert limits_met(stream) == {limit: 1}
 
 
 def test_freezing_stops_the_reference_within_its_braking_distance():
@@ -278,7 +315,7 @@ def test_a_pose_outside_the_workspace_is_moved_to_its_nearest_point_inside(x, li
     for _ in range(5):
         stream.target([x, 0.05, 0.0])
         stream.advance(400)
-    assert stream.memory["limited_targets"][0] == 5 * limited
+    assert limits_met(stream) == ({Limit.WORKSPACE_UPPER: 5} if limited else {})
     np.testing.assert_allclose(stream.memory["ref_position"][0], [min(x, 0.1), 0.05, 0.0], atol=1e-4)
 
 
@@ -303,6 +340,6 @@ def test_joint_targets_that_lead_out_of_the_workspace_are_ignored(turn, limited)
     goal = fr3.HOME.copy()
     goal[0] += turn
     joints(stream, goal)
-    assert stream.memory["limited_targets"][0] == limited
+    assert limits_met(stream) == ({Limit.WORKSPACE_UPPER: 1} if limited else {})
     expected = fr3.HOME if limited else goal
     np.testing.assert_allclose(advance_joints(stream, 3000)[-1], expected, atol=1e-3)

@@ -74,6 +74,29 @@ class MotionStatus(enum.IntEnum):
     PAUSED = 6
 
 
+class Limit(enum.IntEnum):
+    """What can limit a target: each is the setting of that name, in lower case, and has its own counter."""
+
+    MAX_LINEAR_STEP = 0
+    MAX_ANGULAR_STEP = 1
+    MAX_JOINT_STEP = 2
+    MAX_LINEAR_VELOCITY = 3
+    MAX_ANGULAR_VELOCITY = 4
+    MAX_JOINT_VELOCITY = 5
+    WORKSPACE_LOWER = 6
+    WORKSPACE_UPPER = 7
+    JOINT_LOWER = 8
+    JOINT_UPPER = 9
+
+
+class TorqueLimit(enum.IntEnum):
+    """What can limit a torque, each with its own counter of cycles."""
+
+    TORQUE_LIMIT = 0
+    TORQUE_DIFF_LIMIT = 1
+    JOINT_VELOCITY = 2
+
+
 class Law(enum.IntEnum):
     """Which law computed a torque: the law of the mode, or one that replaces it."""
 
@@ -244,7 +267,9 @@ MEMORY = np.dtype(
         *_fields("f8", "motion_offset motion_offset_rate", 7),
         ("motion_offset_time", "f8"),
         # Counters for the diagnostics.
-        *_fields("u8", "limited_targets limited_torques not_finite silent_holds"),
+        ("limited_targets", "u8", (len(Limit),)),
+        ("limited_torques", "u8", (len(TorqueLimit),)),
+        *_fields("u8", "not_finite silent_holds"),
     ]
 )
 
@@ -302,7 +327,9 @@ STATE = np.dtype(
         ("release_id", "u8"),
         ("target_age", "f8"),  # [s]; infinite before the first one
         ("motion_time", "f8"),
-        *_fields("u8", "limited_targets limited_torques not_finite silent_holds"),
+        ("limited_targets", "u8", (len(Limit),)),
+        ("limited_torques", "u8", (len(TorqueLimit),)),
+        *_fields("u8", "not_finite silent_holds"),
         *_fields("u8", "cycles cycles_lost"),  # since activation
         ("longest_gap", "u8"),  # most cycles lost in a row
         ("success_rate_min", "f8"),  # since 100 cycles after activation

@@ -21,7 +21,7 @@ from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.arm.moves import Mover
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.client import ControlClient
-from aiofranka_ros.control.records import Hold, Phase
+from aiofranka_ros.control.records import Hold, Phase, TorqueLimit
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.errors import (
     ArmInUse,
@@ -35,7 +35,17 @@ from aiofranka_ros.kernels import Record
 from aiofranka_ros.node.hold import HOLDER, HoldServices
 from aiofranka_ros.node.targets import TargetTopics
 from aiofranka_ros.ros.actions import Actions
-from aiofranka_ros.ros.conditions import CTL, ERROR, OK, Recent, condition, refusal_remedy, robot_error_remedy, status
+from aiofranka_ros.ros.conditions import (
+    CTL,
+    ERROR,
+    OK,
+    Recent,
+    condition,
+    limit_remedy,
+    refusal_remedy,
+    robot_error_remedy,
+    status,
+)
 
 #: Slower responses than this leave the robot's network too little of the millisecond [s].
 _SLOW_RESPONSE = 0.5e-3
@@ -105,7 +115,7 @@ class Diagnosis:
             "longest gap [cycles]": state["longest_gap"],
             "success rate": f"{state['success_rate']:.3f}",
             "success rate min": f"{state['success_rate_min']:.3f}",
-            "torques limited": state["limited_torques"],
+            **{f"torques limited: {limit.name.lower()}": state["limited_torques"][limit] for limit in TorqueLimit},
             "torques not finite": state["not_finite"],
             "holds for lack of heartbeats": state["silent_holds"],
             "hold": _flags(hold),
@@ -140,20 +150,20 @@ class Diagnosis:
         :param rejected: number of goals and trajectories that were rejected, by reason.
         """
         refused = targets.refused
-        values: dict[str, Any] = {"owner": owner, "accepted": targets.accepted, "limited": targets.limited}
-        values["refused"] = sum(refused.values())
+        values: dict[str, Any] = {"owner": owner, "accepted": targets.accepted, "limited": targets.limited.total()}
+        values["refused"] = refused.total()
         if state is not None and active and np.isfinite(state["target_age"]):
             values["age of the newest [s]"] = f"{state['target_age']:.3f}"
+        values |= {f"limited: {limit}": count for limit, count in sorted(targets.limited.items())}
         values |= {f"refused: {reason}": count for reason, count in sorted(refused.items())}
         values |= {f"goal rejected: {reason}": count for reason, count in sorted(rejected.items())}
         recently = {"refused": self._refused.update(refused), "rejected": self._rejected.update(rejected)}
-        cut = self._limited.update(Counter(limited=targets.limited))["limited"]
         for name, counts in recently.items():
             if counts:
                 remedy = refusal_remedy(sorted(counts), self._node)
                 return condition(name, values, reasons=", ".join(sorted(counts)), remedy=remedy)
-        if cut:
-            return condition("limited", values, count=cut)
+        if limited := sorted(self._limited.update(targets.limited)):
+            return condition("limited", values, reasons=", ".join(limited), remedy=limit_remedy(limited))
         return status(OK, "none refused recently", values)
 
     def robot(

@@ -24,11 +24,13 @@ from sensor_msgs.msg import JointState
 
 from aiofranka_ros.arm.moves import ArmOwner, Mover
 from aiofranka_ros.control.client import ControlClient
+from aiofranka_ros.control.records import Limit
 from aiofranka_ros.errors import InvalidTarget, TransformMissing
 from aiofranka_ros.kernels import Record
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.node.admission import Admission
 from aiofranka_ros.node.frames import Frames
+from aiofranka_ros.node.limited import describe_limited
 from aiofranka_ros.ros.cdr import JointValues, PoseValues, read_joints, read_pose
 from aiofranka_ros.ros.executor import with_info
 from aiofranka_ros.ros.messages import PoseTarget, by_joint, pose_target
@@ -83,10 +85,11 @@ class TargetTopics:
         self._owner = owner
         self._frames = frames
         self._joints = names.joints
-        #: Numbers of targets since the node was started: refused, by reason; limited; and passed on.
+        #: Numbers of targets since the node was started: refused, by reason; limited, by the limit; and passed on.
         self.refused: Counter[str] = Counter()
-        self.limited = self.accepted = 0
-        self._limited_before = 0
+        self.limited: Counter[str] = Counter()
+        self.accepted = 0
+        self._limited_before = np.zeros(len(Limit), dtype=np.uint64)
         self._newest: tuple[str, Any] = "", None  # Its topic and the target.
         self._warnings = Warnings(node.get_logger().warning)
         self._waiting: deque[_Waiting] = deque()
@@ -121,12 +124,15 @@ class TargetTopics:
 
     def check_limited(self, state: Record) -> None:
         """Log if the control process had to limit a target; called with every new ``state``."""
-        count = int(state["limited_targets"])
-        if count > self._limited_before:
-            self.limited += count - self._limited_before
-            reason, message = self._describe_limited(state)
-            self._warnings.warn(("limited", reason), message)
-        self._limited_before = count
+        counts = state["limited_targets"]
+        client = self._owner.active_client
+        for limit in map(Limit, np.flatnonzero(counts > self._limited_before)):
+            name = limit.name.lower()
+            self.limited[name] += int(counts[limit] - self._limited_before[limit])
+            if client is not None:
+                message = describe_limited(name, *self._newest, state, client, self._owner.parameter, self._joints)
+                self._warnings.warn(("limited", name), message)
+        self._limited_before = counts
 
     def _on_message(self, topic: _Topic, message: bytes, info: Mapping[str, Any], until: float | None = None) -> None:
         """Pass a target on, or explain why not.
@@ -166,24 +172,6 @@ class TargetTopics:
 
     def _torque(self, content: JointValues, client: ControlClient) -> tuple[float, ...]:
         return by_joint(content.name, content.effort, "effort", self._joints)
-
-    def _describe_limited(self, state: Record) -> tuple[str, str]:
-        """The limits that a target exceeded, and a description, both judged by the newest target."""
-        (topic, target), distances = self._newest, []
-        if topic == "ee_desired":
-            distance = float(np.linalg.norm(np.array(target.position) - state["ref_position"]))
-            turn = 2.0 * np.arccos(min(1.0, abs(float(np.array(target.orientation) @ state["ref_orientation"]))))
-            distances = [(distance, "m", "max_linear_step"), (turn, "rad", "max_angular_step")]
-        elif topic == "q_desired":
-            distances = [(float(np.abs(np.array(target) - state["ref_q"]).max()), "rad", "max_joint_step")]
-        exceeded = {
-            name: f"{distance:.2f} {unit} away was limited to {name} ({self._owner.parameter(name):g} {unit})"
-            for distance, unit, name in distances
-            if distance > self._owner.parameter(name)
-        }
-        if not exceeded:
-            return "", "targets further away than allowed were limited"
-        return " ".join(exceeded), "a target " + " and ".join(exceeded.values())
 
 
 def _set_pose(client: ControlClient, target: PoseTarget, stamp: int) -> None:

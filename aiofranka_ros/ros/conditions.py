@@ -74,9 +74,8 @@ CONDITIONS = {
         "depends on the reason, see below; the log has the details"
     ),
     "limited": Condition(
-        "targets", WARN, "targets limited recently: {count}",
-        "start from the pose on ~/ee_pose; if the jumps are intended, raise max_linear_step, max_angular_step, "
-        "max_joint_step",
+        "targets", WARN, "targets limited recently: {reasons}",
+        "depends on the limit, see below; the log has the values"
     ),
     "rejected": Condition(
         "targets", WARN, "goals rejected recently: {reasons}",
@@ -119,14 +118,33 @@ REFUSALS = {
 #: For all other reasons.
 OTHER_REFUSALS = "see the node's log"
 
+_JUMP = "send smaller steps, starting where the arm is; if the jumps are intended, raise {limit}"
+_FAST = "send slower targets, or raise {limit}: the arm lags behind targets that are faster"
+_BOX = "send targets between workspace_lower and workspace_upper; move a wall only if it is in the wrong place"
+_RANGE = "send joint positions between joint_lower and joint_upper, 0.02 rad inside"
+#: What to do if a target was limited, by the limit, which is a parameter.
+LIMITS = {
+    "max_linear_step": _JUMP,
+    "max_angular_step": _JUMP,
+    "max_joint_step": _JUMP,
+    "max_linear_velocity": _FAST,
+    "max_angular_velocity": _FAST,
+    "max_joint_velocity": _FAST,
+    "workspace_lower": _BOX,
+    "workspace_upper": _BOX,
+    "joint_lower": _RANGE,
+    "joint_upper": _RANGE,
+}
+
 #: What to do if the robot stopped, by parts of the names of libfranka's errors; the first that fits. Then: activate.
 ROBOT_ERRORS = {
     "communication_constraints_violation": _DOCTOR,
     "torque_discontinuity": "lower the gains, or torque_diff_limit",
     "reflex": "remove obstacles; raise collision_force_thresholds, collision_torque_thresholds",
     "collision": "move the arm away by hand (Desk, guiding), or activate and move away with a slow ~/move",
-    "violation": "send slower targets; leave the limit by hand (Desk, guiding), or activate and leave it with a slow "
-    "~/move",
+    "position_limits": "leave the limit by hand (Desk, guiding), or activate and leave it with a slow ~/move",
+    "velocity": "send slower targets, or lower max_linear_velocity, max_angular_velocity, max_joint_velocity",
+    "violation": "send slower targets, or lower the gains; check the load that is set in Desk",
 }
 
 
@@ -152,6 +170,11 @@ def refusal_remedy(reasons: list[str], node: str) -> str:
     """What to do if targets or goals were refused for ``reasons``."""
     remedies = dict.fromkeys(REFUSALS.get(reason, OTHER_REFUSALS).format(node=node) for reason in reasons)
     return "; ".join(remedies)
+
+
+def limit_remedy(limits: list[str]) -> str:
+    """What to do if targets were limited by ``limits``."""
+    return "; ".join(dict.fromkeys(LIMITS[limit].format(limit=limit) for limit in limits))
 
 
 def robot_error_remedy(names: tuple[str, ...], address: str) -> str:

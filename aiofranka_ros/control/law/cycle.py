@@ -15,7 +15,7 @@ from aiofranka_ros.control.law import laws, limits, reference
 from aiofranka_ros.control.law.cholesky import factorize
 from aiofranka_ros.control.law.motion import advance as advance_motion
 from aiofranka_ros.control.law.motion import begin as begin_motion
-from aiofranka_ros.control.records import Hold, Law, Mode, MotionStatus
+from aiofranka_ros.control.records import Hold, Law, Mode, MotionStatus, TorqueLimit
 from aiofranka_ros.kernels import Array, Record, kernel
 from aiofranka_ros.model.fr3 import CYCLE, JOINT_MARGIN, LOST_PACKETS_LIMIT, TORQUE_LIMIT, VELOCITY_LIMIT
 from aiofranka_ros.model.kinematics import forward, quaternion_from_matrix
@@ -309,9 +309,12 @@ def _make_safe(
     rate, low, high = commands.torque_rate_limit, scratch.low, scratch.high
     limits.reachable(memory.tau, measured.tau_last, commands.torque_limit, rate, low, high)
     limits.limit_torque(low, high, tau)
+    limits.count_limited(asked, tau, commands.torque_limit, memory.limited_torques)
     limits.observe(
         measured.dq, measured.tau_last, measured.coriolis, scratch.factor, dt, memory.dq, memory.unmodelled, scratch.row
     )
+    for i in range(7):
+        memory.saturated[i] = tau[i]
     # Limits below the robot's apply to torques that move the arm, not to those that brake it: it must stop in time.
     rate = max(rate, limits.BRAKING_RATE)
     limits.reachable(memory.tau, measured.tau_last, TORQUE_LIMIT, rate, low, high)
@@ -319,13 +322,12 @@ def _make_safe(
         measured.dq, measured.coriolis, memory.unmodelled, scratch.inertia, scratch.factor, scratch.envelope, rate,
         low, high, scratch.row, scratch.ahead, tau,
     )  # fmt: skip
-    cut = False
+    braked = False
     for i in range(7):
+        braked = braked or tau[i] != memory.saturated[i]
         memory.saturated[i] = asked[i] - tau[i]
-        cut = cut or memory.saturated[i] != 0.0
         memory.tau[i] = tau[i]
-    if cut:
-        memory.limited_torques += 1
+    memory.limited_torques[TorqueLimit.JOINT_VELOCITY] += braked
 
 
 @kernel
@@ -351,7 +353,7 @@ def report(
     s.target_id, s.target_stamp = r.target_id, r.target_stamp
     s.target_age = m.time - r.target_seen if r.target_count > 0 else math.inf
     s.motion_id, s.motion_status, s.motion_time = r.motion_id, r.motion_status, r.motion_time
-    s.limited_targets, s.limited_torques = r.limited_targets, r.limited_torques
+    s.limited_targets[:], s.limited_torques[:] = r.limited_targets, r.limited_torques
     s.not_finite, s.silent_holds = r.not_finite, r.silent_holds
     s.q[:], s.dq[:], s.tau[:] = m.q, m.dq, r.tau
     m.external_wrench[:] = s.external_wrench

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 from aiofranka_ros.control.law.cholesky import solve
+from aiofranka_ros.control.records import TorqueLimit
 from aiofranka_ros.kernels import Array, Record, kernel
 from aiofranka_ros.model.fr3 import CYCLE, POSITION_LOWER, POSITION_UPPER, TORQUE_RATE_LIMIT, velocity_envelope
 
@@ -75,15 +76,6 @@ def loosen(memory: Record) -> None:
         memory.joint_lower[i], memory.joint_upper[i] = -math.inf, math.inf
     for i in range(3):
         memory.workspace_lower[i], memory.workspace_upper[i] = -math.inf, math.inf
-
-
-@kernel
-def outside(position: Array, lower: Array, upper: Array) -> float:
-    """How far ``position`` [m] (3,) is outside of a box [m]; 0 inside."""
-    distance = 0.0
-    for i in range(3):
-        distance = max(distance, position[i] - upper[i], lower[i] - position[i])
-    return distance
 
 
 @kernel
@@ -171,6 +163,22 @@ def limit_torque(low: Array, high: Array, tau: Array) -> None:
     """Limit ``tau`` [Nm] (7,), in place, to what is :func:`reachable`."""
     for i in range(7):
         tau[i] = min(max(tau[i], low[i]), high[i])
+
+
+@kernel
+def count_limited(asked: Array, tau: Array, torque_limit: Array, counters: Array) -> None:
+    """Count a cycle in which :func:`limit_torque` made ``tau`` [Nm] (7,) of the torques ``asked`` for (7,).
+
+    :param counters: of cycles, by :class:`~aiofranka_ros.control.records.TorqueLimit`.
+    """
+    size = rate = False
+    for i in range(7):
+        if asked[i] != tau[i]:
+            # A torque that is too large is also too far from the last one, until it has reached its limit.
+            size = size or abs(asked[i]) > torque_limit[i]
+            rate = rate or abs(asked[i]) <= torque_limit[i]
+    counters[TorqueLimit.TORQUE_LIMIT] += size
+    counters[TorqueLimit.TORQUE_DIFF_LIMIT] += rate
 
 
 @kernel

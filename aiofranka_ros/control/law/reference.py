@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 
-from aiofranka_ros.control.law.limits import outside
+from aiofranka_ros.control.records import Limit
 from aiofranka_ros.kernels import Array, Record, kernel
 from aiofranka_ros.model.fr3 import JOINT_MARGIN
 from aiofranka_ros.model.kinematics import forward, rotate, rotation_between
@@ -52,13 +52,14 @@ def _median(a: float, b: float, c: float) -> float:
 
 
 @kernel
-def _limit_norm(vector: Array, limit: float) -> float:
-    """Shorten ``vector`` (3,), in place, to at most ``limit``; return its original length."""
+def _limit_norm(vector: Array, limit: float) -> bool:
+    """Shorten ``vector`` (3,), in place, to at most ``limit``; returns whether it was longer."""
     norm = math.sqrt(vector[0] ** 2 + vector[1] ** 2 + vector[2] ** 2)
-    if norm > limit:
+    longer = norm > limit
+    if longer:
         for i in range(3):
             vector[i] *= limit / norm
-    return norm
+    return longer
 
 
 @kernel
@@ -191,24 +192,21 @@ def accept_pose(memory: Record, commands: Record, now: float) -> None:
         )
     for i in range(4):
         memory.raw_orientation[i] = commands.target_orientation[i]
-    _limit_norm(memory.target_linear, commands.max_linear_velocity)
-    _limit_norm(memory.target_angular, commands.max_angular_velocity)
+    limited = memory.limited_targets
+    limited[Limit.MAX_LINEAR_VELOCITY] += _limit_norm(memory.target_linear, commands.max_linear_velocity)
+    limited[Limit.MAX_ANGULAR_VELOCITY] += _limit_norm(memory.target_angular, commands.max_angular_velocity)
 
     step = memory.target_position
-    limited = outside(commands.target_position, memory.workspace_lower, memory.workspace_upper) > 0.0
+    _count_outside(commands.target_position, memory)
     for i in range(3):
         step[i] = _inside(commands.target_position[i], memory, i) - memory.ref_position[i]
-    limited = _limit_norm(step, commands.max_linear_step) > commands.max_linear_step or limited
-    if limited:
-        memory.limited_targets += 1
+    limited[Limit.MAX_LINEAR_STEP] += _limit_norm(step, commands.max_linear_step)
     for i in range(3):
         step[i] += memory.ref_position[i]
 
     turn = memory.scratch[0]
     rotation_between(commands.target_orientation, memory.ref_orientation, turn)
-    asked = _limit_norm(turn, commands.max_angular_step)
-    if asked > commands.max_angular_step:
-        memory.limited_targets += 1
+    limited[Limit.MAX_ANGULAR_STEP] += _limit_norm(turn, commands.max_angular_step)
     for i in range(4):
         memory.target_orientation[i] = memory.ref_orientation[i]
     rotate(memory.target_orientation, turn, 1.0)
@@ -219,6 +217,18 @@ def accept_pose(memory: Record, commands: Record, now: float) -> None:
 
 
 @kernel
+def _count_outside(position: Array, memory: Record) -> bool:
+    """Whether ``position`` [m] (3,) is outside the workspace; if so, it is counted at the walls that it is beyond."""
+    below = above = False
+    for i in range(3):
+        below = below or position[i] < memory.workspace_lower[i]
+        above = above or position[i] > memory.workspace_upper[i]
+    memory.limited_targets[Limit.WORKSPACE_LOWER] += below
+    memory.limited_targets[Limit.WORKSPACE_UPPER] += above
+    return below or above
+
+
+@kernel
 def _allowed(position: float, memory: Record, joint: int) -> float:
     """A joint position [rad], limited to what its limits allow."""
     return min(max(position, memory.joint_lower[joint] + JOINT_MARGIN), memory.joint_upper[joint] - JOINT_MARGIN)
@@ -226,14 +236,14 @@ def _allowed(position: float, memory: Record, joint: int) -> float:
 
 @kernel
 def _leads_outside(memory: Record, commands: Record, scratch: Record) -> bool:
-    """Whether the joint positions in ``commands`` put the control frame outside the workspace."""
+    """Whether the joint positions in ``commands`` put the control frame outside the workspace; if so, it is counted."""
     forward(
         commands.target_q, commands.flange_to_tcp, scratch.ahead_flange, scratch.ahead_tcp, scratch.ahead_jacobian
     )  # fmt: skip
     position = scratch.ahead
     for i in range(3):
         position[i] = scratch.ahead_tcp[i, 3]
-    return outside(position, memory.workspace_lower, memory.workspace_upper) > 0.0
+    return _count_outside(position, memory)
 
 
 @kernel
@@ -243,14 +253,13 @@ def accept_joints(memory: Record, commands: Record, scratch: Record, now: float)
     A target that puts the control frame outside the workspace is ignored.
     """
     if _leads_outside(memory, commands, scratch):
-        memory.limited_targets += 1
         return
     elapsed = _elapsed_between_targets(memory, commands.target_stamp, now)
     slot = memory.target_count % 3
     if elapsed == 0.0:
         memory.target_count = 0
         slot = 0
-    largest = 0.0
+    far = fast = below = above = False
     for i in range(7):
         if elapsed == 0.0:
             for j in range(3):
@@ -261,12 +270,18 @@ def accept_joints(memory: Record, commands: Record, scratch: Record, now: float)
         velocity = _median(memory.slope_q[0, i], memory.slope_q[1, i], memory.slope_q[2, i])
         limit = commands.max_joint_velocity[i]
         memory.target_dq[i] = min(max(velocity, -limit), limit)
+        fast = fast or abs(velocity) > limit
+        allowed = _allowed(commands.target_q[i], memory, i)
+        below = below or commands.target_q[i] < allowed
+        above = above or commands.target_q[i] > allowed
         step = commands.target_q[i] - memory.ref_q[i]
-        largest = max(largest, abs(step))
+        far = far or abs(step) > commands.max_joint_step
         step = min(max(step, -commands.max_joint_step), commands.max_joint_step)
         memory.target_q[i] = _allowed(memory.ref_q[i] + step, memory, i)
-    if largest > commands.max_joint_step:
-        memory.limited_targets += 1
+    memory.limited_targets[Limit.MAX_JOINT_STEP] += far
+    memory.limited_targets[Limit.MAX_JOINT_VELOCITY] += fast
+    memory.limited_targets[Limit.JOINT_LOWER] += below
+    memory.limited_targets[Limit.JOINT_UPPER] += above
     memory.target_count += 1
     memory.target_seen = now
     memory.target_stamp = commands.target_stamp
@@ -304,13 +319,13 @@ def _keep_near_pose(memory: Record) -> None:
     linear, angular = slack * _LEASH_LINEAR, slack * _LEASH_ANGULAR
     for i in range(3):
         apart[i] = memory.ref_position[i] - memory.position[i]
-    if _limit_norm(apart, linear) > linear:
+    if _limit_norm(apart, linear):
         for i in range(3):
             memory.ref_position[i] = memory.position[i] + apart[i]
             memory.ref_linear[i] = memory.twist[i]
             memory.ref_linear_acceleration[i] = 0.0
     rotation_between(memory.ref_orientation, memory.orientation, apart)
-    if _limit_norm(apart, angular) > angular:
+    if _limit_norm(apart, angular):
         for i in range(4):
             memory.ref_orientation[i] = memory.orientation[i]
         rotate(memory.ref_orientation, apart, 1.0)
