@@ -17,8 +17,8 @@ LOG_PERIOD = 2.0
 _MOST_DIFFERENT = 10
 #: Characters of a message that are logged; one that quotes what a client sent could have any number.
 _LONGEST = 1000
-#: Messages that differ only in their numbers say the same; the digit of a joint's name is no number.
-_NUMBER = re.compile(r"(?<!\w)\d+(\.\d+)?(e[+-]?\d+)?")
+#: Messages that differ only in such numbers, which are measured, say the same.
+_MEASURED = re.compile(r"\d+(\.\d+)?e[+-]?\d+|\d+\.\d+")
 
 
 class Warnings:
@@ -41,7 +41,7 @@ class Warnings:
         """
         message = brief(message, _LONGEST)
         now, recent = self._clock(), self._recent.setdefault(kind, {})
-        text = _NUMBER.sub("#", message)
+        text = _MEASURED.sub("#", message)
         if text not in recent and len(recent) >= _MOST_DIFFERENT:
             for old in [old for old, (logged, _) in recent.items() if now - logged >= LOG_PERIOD]:
                 del recent[old]
