@@ -97,6 +97,21 @@ def test_a_motion_to_where_the_arm_is_ends_at_once():
     assert plan(fr3.HOME, fr3.HOME).duration < 0.01
 
 
+def test_a_goal_is_never_refused_because_the_arm_is_there_within_rounding():
+    random = np.random.default_rng(1)
+
+    def noise(exponent: float) -> np.ndarray:
+        return random.choice([0.0, 1.0], 7) * random.standard_normal(7) * 10.0**exponent
+
+    for _ in range(500):  # About one in a hundred of them is beyond what ruckig can solve.
+        q = fr3.HOME + random.uniform(-0.5, 0.5, 7)
+        distance, speed = random.uniform(-13.0, -9.0), random.uniform(-13.0, -7.0)
+        goal = q + noise(distance)
+        motion = plan(q, goal, dq=noise(speed), ddq=noise(speed))
+        np.testing.assert_allclose(motion.goal, goal, atol=2e-8)
+        assert motion.duration < 0.05
+
+
 @settings(max_examples=60)
 @given(
     configurations,
@@ -171,10 +186,7 @@ def test_a_motion_stops_on_its_path_within_the_arm_s_limits(share):
     # If the path itself needs more than half of the limit, braking uses the other half.
     assert np.abs(ddq).max() <= 1.1 * fr3.ACCELERATION_LIMIT[0]
     assert np.abs(np.diff(dq, axis=0)).max() <= 1.1e-3 * fr3.ACCELERATION_LIMIT[0]
-    assert (
-        len(q) * 1e-3 <= at + motion_kernels.STOP_DURATION + 0.1
-        or len(q) * 1e-3 <= motion_kernels.OFFSET_DURATION + 0.01
-    )
+    assert len(q) * 1e-3 <= at + motion_kernels.STOP_DURATION + 0.1
 
 
 @pytest.mark.parametrize("share", [0.2, 0.35, 0.5, 0.65])
@@ -228,6 +240,28 @@ def test_an_arm_near_the_beginning_is_led_onto_the_motion_without_a_jump():
     np.testing.assert_allclose(dq[0], moving, atol=0.02)
     np.testing.assert_allclose(q[-1], fr3.READY, atol=1e-6)
     assert np.abs(np.diff(q, axis=0)).max() < 3e-3
+
+
+def test_a_motion_takes_no_longer_than_planned_if_the_arm_is_where_it_begins():
+    motion = plan(fr3.HOME, fr3.HOME + 1e-3)
+    status, q, _, _ = executed(motion)
+    assert status is MotionStatus.DONE
+    assert len(q) == np.ceil(motion.duration / fr3.CYCLE) < 100
+    status, q, _, _ = executed(plan(fr3.HOME, fr3.HOME))
+    assert status is MotionStatus.DONE and len(q) == 1
+
+
+@settings(max_examples=40)
+@given(st.floats(-5.0, -1.0), st.floats(-5.0, -0.5), st.sampled_from([-1.0, 0.0, 1.0]))
+def test_an_offset_fades_out_as_gently_as_the_largest_one(size, speed, sign):
+    offset, rate = np.zeros(7), np.zeros(7)
+    offset[2], rate[2] = sign * 10.0**size, 10.0**speed
+    _, q, dq, ddq = executed(plan(fr3.HOME, fr3.HOME), q=fr3.HOME + offset, dq=rate)
+    assert len(q) * fr3.CYCLE <= motion_kernels.OFFSET_DURATION + fr3.CYCLE
+    np.testing.assert_allclose(q[-1], fr3.HOME, atol=1e-9)
+    # 2.3 rad/s² for 0.1 rad, and 2.6 rad/s² for the largest rate that takes all of the time.
+    assert np.abs(ddq).max() <= 5.0
+    assert np.abs(np.diff(dq, axis=0)).max(initial=0.0) <= 5.1 * fr3.CYCLE
 
 
 def test_an_arm_far_from_the_beginning_refuses_the_motion():

@@ -161,8 +161,8 @@ class Mover:
         """
         run = self._begin(task, planned, owner, cancelled)
         try:
-            await self._until_done(run, on_tick)
-            await self._until_settled(run, on_tick)
+            end = await self._until_done(run, on_tick)
+            await self._until_settled(run, end, on_tick)
         finally:
             await self._give_back(run)
 
@@ -210,8 +210,8 @@ class Mover:
             return Departure(ArmState(state["q"].copy(), state["dq"].copy(), np.zeros(7)))
         return Departure(ArmState(state["ref_q"].copy(), state["ref_dq"].copy(), state["ref_ddq"].copy()))
 
-    async def _until_done(self, run: _Run, on_tick: Callable[[Record], None]) -> None:
-        """Wait for the motion's end; ``MoveFailed`` or ``MoveCancelled`` if it was not reached."""
+    async def _until_done(self, run: _Run, on_tick: Callable[[Record], None]) -> Record:
+        """Wait for the motion's end, and return the state; ``MoveFailed`` or ``MoveCancelled`` if it was not reached."""
         seen = time.monotonic()
         while True:
             state = await self._next_state(run)
@@ -221,7 +221,7 @@ class Mover:
                     raise MoveFailed("the control process did not begin the motion")
                 continue
             if status is MotionStatus.DONE:
-                return
+                return state
             if status is MotionStatus.REFUSED:
                 raise MoveFailed("the arm was not where the motion begins")
             if status in (MotionStatus.STOPPING, MotionStatus.STOPPED):
@@ -233,17 +233,14 @@ class Mover:
                     await self._stop(run)
                 raise PathViolated(f"left the path: {violations}")
 
-    async def _until_settled(self, run: _Run, on_tick: Callable[[Record], None]) -> None:
+    async def _until_settled(self, run: _Run, state: Record, on_tick: Callable[[Record], None]) -> None:
         """Wait until the arm has arrived; ``MoveFailed`` or ``MoveCancelled`` if it did not."""
         limit = time.monotonic() + run.task.settle_time
-        while True:
-            state = await self._next_state(run)
-            violations = run.task.goal_tolerance.violations(state)
-            if not violations:
-                return
+        while violations := run.task.goal_tolerance.violations(state):
             if time.monotonic() > limit:
                 raise GoalMissed(f"missed the goal: {violations}")
             on_tick(state)
+            state = await self._next_state(run)
 
     async def _next_state(self, run: _Run) -> Record:
         """The state at the next tick; ``MoveFailed`` or ``MoveCancelled`` if the task no longer runs then."""

@@ -19,6 +19,9 @@ from aiofranka_ros.model.fr3 import ACCELERATION_LIMIT, JOINT_NAMES, POSITION_LO
 
 #: Planned velocities keep to this share of what the robot allows at each position, so that the law has room to track.
 _ENVELOPE_SHARE = 0.8
+#: A joint that is so close to its goal [rad], so slow [rad/s] and accelerates so little [rad/s²] is there: from such
+#: rounding, ruckig sometimes finds no motion at all.
+_SAME_POSITION, _SAME_VELOCITY, _SAME_ACCELERATION = 1e-8, 1e-7, 1e-5
 #: How often a joint is slowed down to keep to that before giving up; 0.85 to the 20th power is 0.04.
 _SLOWER, _ENVELOPE_TRIES = 0.85, 20
 
@@ -39,6 +42,8 @@ def plan(
     :raises InvalidTarget: the goal is outside the joint limits, or no such motion exists.
     """
     check_goal(goal, joints)
+    dq, ddq = _without_rounding(dq, _SAME_VELOCITY), _without_rounding(ddq, _SAME_ACCELERATION)
+    goal = q + _without_rounding(goal - q, _SAME_POSITION)
     velocity = np.minimum(max_velocity, _ENVELOPE_SHARE * VELOCITY_LIMIT + VELOCITY_TOLERANCE)
     slower = np.ones(7)
     for _ in range(_ENVELOPE_TRIES):
@@ -66,13 +71,16 @@ def check_goal(goal: Array, joints: Sequence[str] = JOINT_NAMES) -> None:
         raise InvalidTarget("; ".join(outside))
 
 
-def _ruckig(
-    q: Array, goal: Array, dq: Array | None, ddq: Array | None, velocity: Array, acceleration: Array, jerk: Array
-) -> Motion:
+def _without_rounding(values: Array | None, smallest: float) -> Array:
+    """``values`` (7,), with 0 for all that are smaller than ``smallest``."""
+    return np.zeros(7) if values is None else np.where(np.abs(values) < smallest, 0.0, values)
+
+
+def _ruckig(q: Array, goal: Array, dq: Array, ddq: Array, velocity: Array, acceleration: Array, jerk: Array) -> Motion:
     request = ruckig.InputParameter(7)
     request.current_position = list(q)
-    request.current_velocity = list(np.zeros(7) if dq is None else dq)
-    request.current_acceleration = list(np.zeros(7) if ddq is None else ddq)
+    request.current_velocity = list(dq)
+    request.current_acceleration = list(ddq)
     request.target_position = list(goal)
     request.max_velocity = list(velocity)
     request.max_acceleration = list(acceleration)

@@ -265,7 +265,7 @@ MEMORY = np.dtype(
         ("ramp_to", "f8"),  # the rate at its end: 0 or 1
         # From the motion's beginning to where the arm was; fades out.
         *_fields("f8", "motion_offset motion_offset_rate", 7),
-        ("motion_offset_time", "f8"),
+        *_fields("f8", "motion_offset_time motion_offset_duration"),  # since it began, and of the whole fading [s]
         # Counters for the diagnostics.
         ("limited_targets", "u8", (len(Limit),)),
         ("limited_torques", "u8", (len(TorqueLimit),)),

@@ -6,6 +6,7 @@ the arm. :mod:`aiofranka_ros.arm.planning` plans it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +21,13 @@ from aiofranka_ros.model.fr3 import ACCELERATION_LIMIT
 STOP_DURATION = 0.4
 #: ...which counts as at least this share of the limit.
 _STOP_SHARE = 0.5
-#: An arm that is not where a motion begins is led onto it during this time [s]...
+#: An arm that is not where a motion begins is led onto it within this time [s]...
 OFFSET_DURATION = 0.5
-#: ...unless it is further away than this [rad].
+#: ...unless it is further away than this [rad]...
 LARGEST_OFFSET = 0.1
+#: ...and sooner if it is closer: at once if it is there, and with the jerk that the largest offset needs [rad/s³]. Peak
+#: jerks of a quintic from an offset of 1 to 0 within 1 s, and from a rate of 1 to rest, are 60 and 36.
+_OFFSET_JERK = 60.0 * LARGEST_OFFSET / OFFSET_DURATION**3
 
 
 @dataclass(frozen=True)
@@ -96,12 +100,18 @@ def begin(memory: Record, motion: Record, q: Array, dq: Array, late: float = 0.0
     memory.motion_time = late
     memory.motion_rate = memory.ramp = memory.ramp_to = 1.0
     memory.motion_rate_change = 0.0
-    memory.motion_offset_time = 0.0
+    memory.motion_offset_time = duration = 0.0
     for i in range(7):
         memory.motion_offset[i] = q[i] - memory.motion_offset[i]
         memory.motion_offset_rate[i] = dq[i] - memory.motion_offset_rate[i]
         if abs(memory.motion_offset[i]) > LARGEST_OFFSET:
             memory.motion_status = MotionStatus.REFUSED
+        duration = max(
+            duration,
+            (60.0 * abs(memory.motion_offset[i]) / _OFFSET_JERK) ** (1.0 / 3.0),
+            math.sqrt(36.0 * abs(memory.motion_offset_rate[i]) / _OFFSET_JERK),
+        )
+    memory.motion_offset_duration = min(duration, OFFSET_DURATION)
 
 
 @kernel
@@ -168,10 +178,11 @@ def advance(memory: Record, motion: Record, dt: float, silent: bool = False) -> 
         memory.ref_dq[i] *= rate
 
     memory.motion_offset_time += dt
-    u = memory.motion_offset_time / OFFSET_DURATION
-    if u < 1.0:
+    d = memory.motion_offset_duration
+    joined = memory.motion_offset_time >= d
+    if not joined:
         # Quintic from (offset, offset_rate, 0) to rest at 0, by its value and derivatives at u.
-        d = OFFSET_DURATION
+        u = memory.motion_offset_time / d
         for i in range(7):
             p, v = memory.motion_offset[i], memory.motion_offset_rate[i] * d
             c3, c4, c5 = -10.0 * p - 6.0 * v, 15.0 * p + 8.0 * v, -6.0 * p - 3.0 * v
@@ -179,9 +190,9 @@ def advance(memory: Record, motion: Record, dt: float, silent: bool = False) -> 
             memory.ref_dq[i] += (v + u * u * (3.0 * c3 + u * (4.0 * c4 + u * 5.0 * c5))) / d
             memory.ref_ddq[i] += u * (6.0 * c3 + u * (12.0 * c4 + u * 20.0 * c5)) / (d * d)
 
-    if memory.motion_status == MotionStatus.STOPPING and rate == 0.0 and u >= 1.0:
+    if memory.motion_status == MotionStatus.STOPPING and rate == 0.0 and joined:
         memory.motion_status = MotionStatus.STOPPED
-    elif memory.motion_time >= motion.times[motion.segments] and u >= 1.0:
+    elif memory.motion_time >= motion.times[motion.segments] and joined:
         if memory.motion_status == MotionStatus.STOPPING:
             memory.motion_status = MotionStatus.STOPPED
         elif memory.motion_status == MotionStatus.EXECUTING or memory.motion_status == MotionStatus.PAUSED:
