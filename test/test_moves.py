@@ -44,6 +44,7 @@ class FakeClient:
         self.started.append(motion)
         self.now["motion_id"] = len(self.started)
         self.now["motion_status"] = MotionStatus.DONE
+        self.now["motion_time"] = motion.duration
         self.now["ref_q"] = motion.goal
         self.now["q"] = motion.goal + self.overshoot
         return len(self.started)

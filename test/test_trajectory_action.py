@@ -16,6 +16,7 @@ from control_msgs.msg import JointComponentTolerance, JointTolerance
 from rclpy.action import ActionClient
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint, MultiDOFJointTrajectoryPoint
 
+from aiofranka_ros.arm.joint_trajectory import MOST_POINTS
 from aiofranka_ros.control.records import MotionStatus
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.model import fr3
@@ -212,6 +213,20 @@ def test_positions_alone_are_enough(arm: Trajectories) -> None:
     assert highest_acceleration(cycles) < 1.1 * fr3.ACCELERATION_LIMIT[0]
 
 
+def test_velocities_that_only_one_point_gives_are_used(arm: Trajectories) -> None:
+    message = line(ELSEWHERE, 2.0, count=5, fields=("positions",))
+    message.points[2].velocities = (0.7 * (ELSEWHERE - HOME)).tolist()
+    with Recording(arm.robot) as recording:
+        assert arm.follow(message) == SUCCEEDED
+        cycles = recording.cycles()
+    moving = cycles[cycles["motion_status"] == MotionStatus.EXECUTING]
+    middle = np.abs(moving["ref_q"] - 0.5 * (HOME + ELSEWHERE)).max(axis=1).argmin()
+    before, after = moving[middle - 3], moving[middle + 3]
+    velocity = (after["ref_q"] - before["ref_q"]) / (after["time"] - before["time"])
+    # Some milliseconds away, the velocity has changed by a few thousandths. Without it, it would be 0.79.
+    np.testing.assert_allclose(velocity, 0.7 * (ELSEWHERE - HOME), atol=0.01)
+
+
 def test_feedback_has_every_joint_and_the_current_point(arm: Trajectories) -> None:
     begin = time.monotonic()
     assert arm.follow(shuffled(line(ELSEWHERE, 2.0))) == SUCCEEDED
@@ -330,7 +345,30 @@ BAD_GOALS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "too far from the first point": (
         lambda: {"trajectory": point_of(line(HOME, 1.0, begin=ELSEWHERE), 0, time_from_start=duration(0.01))},
-        "faster than the robot allows there",
+        "rad from where the trajectory begins (start_tolerance is 0.1 rad)",
+    ),
+    "beginning elsewhere": (
+        lambda: {
+            "trajectory": line(HOME, 2.0, begin=HOME + 0.2 * np.eye(7)[3]),
+            "path_tolerance": [JointTolerance(name=ARM[3], position=0.5)],
+        },
+        "fr3_joint4 is 0.",
+    ),
+    "efforts": (
+        lambda: {"trajectory": point_of(line(ELSEWHERE, 2.0), 3, effort=[1.0] * 7)},
+        "point 3 has efforts, but the arm follows positions: leave them out",
+    ),
+    "velocities of NaN": (
+        lambda: {"trajectory": point_of(line(ELSEWHERE, 2.0), 3, velocities=[float("nan")] * 7)},
+        "velocities of point 3 are not finite",
+    ),
+    "too many points": (
+        lambda: {"trajectory": line(ELSEWHERE, 2.0, count=MOST_POINTS + 1)},
+        f"it has {MOST_POINTS + 1} points; at most {MOST_POINTS} are planned at once",
+    ),
+    "too many tolerances": (
+        lambda: {"trajectory": line(ELSEWHERE, 2.0), "goal_tolerance": [JointTolerance(name=ARM[0])] * 8},
+        "goal_tolerance has 8 tolerances for 7 joints",
     ),
     "moving at the end": (
         lambda: {"trajectory": point_of(line(ELSEWHERE, 2.0), 49, velocities=[0.1] * 7)},
@@ -398,6 +436,22 @@ def test_a_violated_path_tolerance_ends_the_trajectory_and_names_the_joint(arm: 
     assert text.startswith("left the path: fr3_joint4 by 0.0") and text.endswith("rad (tolerance 1e-05)")
     assert arm.robot.rests() and np.abs(arm.robot.q - ELSEWHERE).max() > 0.1
     assert arm.robot.state == "active"
+
+
+def test_an_arm_next_to_a_trajectory_is_compared_with_the_trajectory(arm: Trajectories) -> None:
+    aside = HOME + 0.09 * np.eye(7)[3]
+    tolerance = [JointTolerance(name="fr3_joint4", position=0.05)]
+    status, code, text = arm.follow(line(HOME, 1.0, begin=aside), path_tolerance=tolerance)
+    assert (status, code) == (GoalStatus.STATUS_ABORTED, Result.PATH_TOLERANCE_VIOLATED)
+    assert text.startswith("left the path: fr3_joint4 by 0.0")
+    assert arm.robot.rests() and np.abs(arm.robot.q - HOME).max() < 0.02
+    assert arm.follow(line(HOME, 1.0, begin=aside)) == SUCCEEDED
+    # It was led there within a quarter of a second, and feedback comes at 20 Hz.
+    first = arm.feedback[0].feedback
+    since = 1e-9 * first.desired.time_from_start.nanosec
+    share, _, _ = smooth_step(np.array(since))
+    np.testing.assert_allclose(first.desired.positions, aside + share * (HOME - aside), atol=1e-3)
+    assert 0.03 < first.error.positions[3] < 0.1
 
 
 def test_a_violated_velocity_tolerance_ends_the_trajectory_too(arm: Trajectories) -> None:
@@ -559,6 +613,12 @@ def test_streamed_trajectories_replace_each_other_without_log_messages(arm: Traj
     moving = cycles[cycles["motion_status"] == MotionStatus.EXECUTING]
     assert len(set(moving["motion_id"])) >= 5  # A busy node uses only the newest.
     assert highest_acceleration(cycles) < 1.1 * fr3.ACCELERATION_LIMIT[0]
+
+
+def test_a_trajectory_on_the_topic_begins_where_the_arm_is(arm: Trajectories, log: Log) -> None:
+    arm.publish(line(HOME, 2.0, begin=HOME + 0.3))
+    assert arm.robot.spin_until(lambda: log("rejected a trajectory: fr3_joint"))
+    assert arm.robot.rests() and np.abs(arm.robot.q - HOME).max() < 0.02
 
 
 def test_a_bad_message_on_the_topic_is_logged(arm: Trajectories, log: Log) -> None:

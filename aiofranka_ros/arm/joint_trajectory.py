@@ -6,12 +6,15 @@ here knows ROS. The result is a piecewise polynomial that the control process ev
 
 Between the points, as in joint_trajectory_controller:
 
-- positions, velocities and accelerations at every point: quintics that pass through all of them;
+- positions, velocities and accelerations: quintics that pass through all of them;
 - positions and velocities: cubics;
 - positions only: unlike joint_trajectory_controller, no straight lines, whose steps in velocity no torque can follow.
   Instead, monotone cubics (F. N. Fritsch and J. Butland, "A method for constructing local monotone piecewise cubic
   interpolants", SIAM J. Sci. Stat. Comput. 5(2), 1984): through every point at its time, never beyond two neighbours,
   straight if the points are, at rest at the end.
+
+Every point may give velocities and accelerations or not. What it gives is used; what it does not give is what the next
+simpler of these curves has there.
 
 The result keeps the joints' limits, between the points too.
 """
@@ -35,13 +38,19 @@ from aiofranka_ros.model import fr3
 _REST_VELOCITY = 1e-3
 #: Points that follow another one within less are left out [s]: half a cycle of the arm.
 _CLOSEST = 0.5 * fr3.CYCLE
-#: An arm next to a trajectory that has begun is led onto it in at least this time [s]...
+#: An arm that is not on a trajectory when it begins is led onto it in at least this time [s]...
 _SHORTEST_ENTRY = 0.1
-#: ...and at most in this.
+#: ...and at most in this...
 _LONGEST_ENTRY = 6.0
+#: ...unless it differs from it by no more than rounding: positions [rad], velocities [rad/s], accelerations [rad/s²].
+_SAME_STATE = (1e-4, 5e-3, 0.1)
+#: A first point that the arm cannot reach in time is passed late if it is no further away than this [rad].
+_NEAR = 0.1
 #: Peak velocity and acceleration of a quintic from an offset of 1 to 0 within 1 s, and its peak acceleration from an
 #: offset rate of 1 to rest.
 _QUINTIC_VELOCITY, _QUINTIC_ACCELERATION, _QUINTIC_BRAKING = 1.875, 5.774, 3.94
+#: Most points of a trajectory: planning takes some hundredths of a second, during which the arm gets no heartbeat.
+MOST_POINTS = 5000
 #: How far a trajectory with too many points may be from any of them once it is thinned out [rad].
 _THINNING_TOLERANCE = 1e-3
 #: Knots closer than this are the same knot [s].
@@ -58,8 +67,8 @@ class JointTrajectory:
 
     times: Array  #: when [s] (n,), from the beginning of the trajectory
     q: Array  #: positions [rad] (n, 7)
-    dq: Array | None = None  #: velocities [rad/s] (n, 7); ``None``: not given
-    ddq: Array | None = None  #: accelerations [rad/s²] (n, 7); ``None``: not given. Used only together with velocities
+    dq: Array | None = None  #: velocities [rad/s] (n, 7); rows of NaN, or ``None``: not given
+    ddq: Array | None = None  #: accelerations [rad/s²] (n, 7); rows of NaN, or ``None``: not given
     joints: Sequence[str] = fr3.JOINT_NAMES  #: names of the joints, for messages
 
     def check(self) -> None:
@@ -74,7 +83,10 @@ class JointTrajectory:
         for what, values in given.items():
             if values is None:
                 continue
-            for point in np.argwhere(~np.isfinite(values))[:1, 0]:
+            wrong = ~np.isfinite(values)
+            if what in ("velocities", "accelerations"):
+                wrong &= ~np.isnan(values).all(axis=1, keepdims=True)
+            for point in np.argwhere(wrong)[:1, 0]:
                 raise InvalidTarget(
                     f"{what} of point {point} are not finite: {values[point].tolist()}", reason="not finite"
                 )
@@ -93,7 +105,7 @@ class JointTrajectory:
                 f"[{fr3.POSITION_LOWER[joint]:.4f}, {fr3.POSITION_UPPER[joint]:.4f}]",
                 reason="outside the joint limits",
             )
-        if self.dq is not None and np.abs(self.dq[-1]).max() > _REST_VELOCITY:
+        if self.dq is not None and (np.abs(self.dq[-1]) > _REST_VELOCITY).any():
             joint = int(np.abs(self.dq[-1]).argmax())
             raise InvalidTarget(
                 f"it must end at rest, but {self.joints[joint]} ends at {self.dq[-1, joint]:.3f} rad/s",
@@ -110,17 +122,41 @@ class ArmState:
     ddq: Array  #: accelerations [rad/s²] (7,)
 
 
-def join(trajectory: JointTrajectory, before: Motion | ArmState, age: float) -> Motion:
+@dataclass(frozen=True)
+class Following(Motion):
+    """The motion of an arm that follows a trajectory: it leads onto it, and then is the same.
+
+    :ivar given: the trajectory from its first point on, or from where the arm was if it had to be there later.
+    :ivar begin: when ``given`` begins [s], from the beginning of the motion; negative: it had begun.
+    """
+
+    given: Motion
+    begin: float
+
+    def asked(self, time: float) -> tuple[Array, Array, Array]:
+        """See :meth:`.Motion.asked`: where the trajectory is, also while the arm is still led onto it."""
+        return self.at(time) if time < self.begin else self.given.at(time - self.begin)
+
+    @property
+    def overrun(self) -> float:
+        """How much longer it lasts than the trajectory [s]."""
+        return self.duration - self.begin - self.given.duration
+
+
+def join(
+    trajectory: JointTrajectory, before: Motion | ArmState, age: float, *, start_tolerance: float = np.inf
+) -> Following:
     """The motion from what the arm does now, along ``trajectory``.
 
-    If the first point is still ahead, the motion leads there in the remaining time, like any other segment. If it has
-    passed, the distance to where the arm should be fades out as a quintic, at about half of the limits; the times of
-    the trajectory stay.
+    If the first point is still ahead, the motion leads there in the remaining time, like any other segment, as the
+    trajectory says nothing else. If it has passed, or is too soon, the distance to where the arm should be fades out as
+    a quintic, at about half of the limits; the times of the trajectory stay.
 
     :param before: what the arm would do from now on; it continues with that until the trajectory begins. A state means
         holding there; the arm must be at rest then, if the trajectory has not begun.
     :param age: how long ago the trajectory began [s]; negative: it has not begun.
-    :raises InvalidTarget: the result would violate a limit of a joint; it names the joint and the excess.
+    :param start_tolerance: how far the arm may be from the trajectory when it begins [rad].
+    :raises InvalidTarget: the arm is further away, or the result would violate a limit of a joint; it names the joint.
     """
     wait, begin = max(0.0, -age), max(0.0, age)
     if isinstance(before, ArmState):
@@ -128,32 +164,34 @@ def join(trajectory: JointTrajectory, before: Motion | ArmState, age: float) -> 
     else:
         state, rest = ArmState(*before.at(wait)), before
     points = _apart(trajectory)
-    if points.times[0] > begin + fr3.CYCLE:
-        motion = _polynomials(
-            np.concatenate([[begin], points.times]) - begin,
-            np.concatenate([[state.q], points.q]),
-            None if points.dq is None else np.concatenate([[state.dq], points.dq]),
-            None if points.ddq is None else np.concatenate([[state.ddq], points.ddq]),
-            state.dq,
-        )
+    lead = points.times[0] - begin
+    motion = _through(points, state, lead, begin) if lead >= _SHORTEST_ENTRY else None
+    if motion is None:
+        given, given_begin = _from_first_point(points, state, begin), lead
+        motion = _enter(given, state, lead, begin, trajectory.joints, start_tolerance)
     else:
-        motion = _enter(fit(points), state, begin - points.times[0], begin, trajectory.joints)
+        given, given_begin = motion, 0.0
     if wait > 0.0:
         knots = _knots(wait, rest.times)
         times = np.concatenate([knots, wait + motion.times[1:]])
         motion = Motion(times, np.concatenate([_pieces(rest, knots), motion.coefficients]))
     motion = _thinned(motion, trajectory.joints)
     check_robot_limits(motion, wait, begin - wait, trajectory.joints)
-    return motion
+    return Following(motion.times, motion.coefficients, given, wait + given_begin)
 
 
-def fit(trajectory: JointTrajectory) -> Motion:
-    """The motion through all points, from the first one on; it starts at rest if only positions are given."""
+def fit(trajectory: JointTrajectory, first_dq: Array | None = None) -> Motion:
+    """The motion through all points, from the first one on.
+
+    :param first_dq: velocity at the first point if that gives none [rad/s] (7,); ``None``: at rest.
+    """
     if len(trajectory.times) == 1:
         return _still(trajectory.q[0])
-    return _polynomials(
-        trajectory.times - trajectory.times[0], trajectory.q, trajectory.dq, trajectory.ddq, np.zeros(7)
-    )
+    dq = trajectory.dq
+    if first_dq is not None and (dq is None or np.isnan(dq[0]).any()):
+        dq = np.full_like(trajectory.q, np.nan) if dq is None else dq.copy()
+        dq[0] = first_dq
+    return _polynomials(trajectory.times - trajectory.times[0], trajectory.q, dq, trajectory.ddq)
 
 
 def remainder(motion: Motion, time: float) -> Motion:
@@ -186,24 +224,38 @@ def _apart(trajectory: JointTrajectory) -> JointTrajectory:
     return JointTrajectory(times[kept], trajectory.q[kept], dq, ddq, trajectory.joints)
 
 
-def _polynomials(times: Array, q: Array, dq: Array | None, ddq: Array | None, first_dq: Array) -> Motion:
-    """Through points from ``times[0] = 0`` on; ``first_dq`` [rad/s] (7,) is used if no velocities are given."""
-    dq, ddq = (_monotone(times, q, first_dq), None) if dq is None else (dq, ddq)
-    return Motion(times, _hermite(times, q, dq, ddq))
+def _polynomials(times: Array, q: Array, dq: Array | None, ddq: Array | None) -> Motion:
+    """Through points from ``times[0] = 0`` on, with the velocities and accelerations that they give."""
+    monotone = _monotone(times, q, np.zeros(7) if dq is None or np.isnan(dq[0]).any() else dq[0])
+    dq = monotone if dq is None else np.where(np.isnan(dq), monotone, dq)
+    coefficients = _cubics(times, q, dq)
+    if ddq is not None:
+        h = np.diff(times)[:, np.newaxis]
+        first = 2.0 * coefficients[..., 2]
+        ends = first, first + 6.0 * coefficients[..., 3] * h
+        a0, a1 = (np.where(np.isnan(given), end, given) for given, end in zip((ddq[:-1], ddq[1:]), ends, strict=True))
+        coefficients = _quintics(times, q, dq, a0, a1)
+    return Motion(times, coefficients)
 
 
-def _hermite(times: Array, q: Array, dq: Array, ddq: Array | None) -> Array:
-    """Coefficients (n - 1, 7, 6) of cubics, or with ``ddq`` of quintics, that take the values (n, 7) at ``times``."""
+def _cubics(times: Array, q: Array, dq: Array) -> Array:
+    """Coefficients (n - 1, 7, 6) of cubics that take the values (n, 7) at ``times``."""
     h = np.diff(times)[:, np.newaxis]
     distance, v0, v1 = np.diff(q, axis=0), dq[:-1] * h, dq[1:] * h
     coefficients = np.zeros((len(h), 7, 6))
     coefficients[..., 0], coefficients[..., 1] = q[:-1], dq[:-1]
-    if ddq is None:
-        coefficients[..., 2] = (3.0 * distance - 2.0 * v0 - v1) / h**2
-        coefficients[..., 3] = (v0 + v1 - 2.0 * distance) / h**3
-        return coefficients
-    a0, a1 = ddq[:-1] * h**2, ddq[1:] * h**2
-    coefficients[..., 2] = 0.5 * ddq[:-1]
+    coefficients[..., 2] = (3.0 * distance - 2.0 * v0 - v1) / h**2
+    coefficients[..., 3] = (v0 + v1 - 2.0 * distance) / h**3
+    return coefficients
+
+
+def _quintics(times: Array, q: Array, dq: Array, ddq_begin: Array, ddq_end: Array) -> Array:
+    """The same for quintics with the accelerations (n - 1, 7) at the beginning and end of each segment."""
+    h = np.diff(times)[:, np.newaxis]
+    distance, v0, v1 = np.diff(q, axis=0), dq[:-1] * h, dq[1:] * h
+    a0, a1 = ddq_begin * h**2, ddq_end * h**2
+    coefficients = np.zeros((len(h), 7, 6))
+    coefficients[..., 0], coefficients[..., 1], coefficients[..., 2] = q[:-1], dq[:-1], 0.5 * ddq_begin
     coefficients[..., 3] = (20.0 * distance - 12.0 * v0 - 8.0 * v1 - 3.0 * a0 + a1) / (2.0 * h**3)
     coefficients[..., 4] = (-30.0 * distance + 16.0 * v0 + 14.0 * v1 + 3.0 * a0 - 2.0 * a1) / (2.0 * h**4)
     coefficients[..., 5] = (12.0 * distance - 6.0 * (v0 + v1) - a0 + a1) / (2.0 * h**5)
@@ -225,15 +277,79 @@ def _monotone(times: Array, q: Array, first_dq: Array) -> Array:
     return dq
 
 
-def _enter(path: Motion, state: ArmState, late: float, begin: float, joints: Sequence[str]) -> Motion:
-    """The rest of ``path`` after ``late`` [s], plus the offset of ``state`` from it, which fades out within the limits.
+def _through(points: JointTrajectory, state: ArmState, lead: float, begin: float) -> Motion | None:
+    """Through all points, from ``state`` and ``lead`` [s] before the first one on.
 
-    ``begin`` is the time in the trajectory, for messages [s].
+    :param begin: the time in the trajectory, for messages [s].
+    :returns: ``None`` if the arm cannot reach the first point in time, but is near.
     """
-    path = remainder(path, late)
-    check_robot_limits(path, 0.0, begin, joints)
+
+    def after(first: Array, values: Array | None) -> Array | None:
+        return None if values is None else np.concatenate([[first], values])
+
+    unknown = np.full((len(points.times), 7), np.nan)
+    dq = unknown if points.dq is None else points.dq
+    motion = _polynomials(
+        np.concatenate([[0.0], points.times - begin]), np.concatenate([[state.q], points.q]),
+        after(state.dq, dq), after(state.ddq, points.ddq),
+    )  # fmt: skip
+    try:
+        # With the next segment, because the velocity at the first point may depend on where the arm is.
+        check_robot_limits(Motion(motion.times[:3], motion.coefficients[:2]), 0.0, begin, points.joints)
+    except InvalidTarget:
+        if _distance(state, points.q[0], lead).max() <= _NEAR:
+            return None
+    return motion
+
+
+def _from_first_point(points: JointTrajectory, state: ArmState, begin: float) -> Motion:
+    """Through all points from the first one on.
+
+    If that gives no velocity, it is passed at the velocity of ``state``, as far as that leads to the next point, or at
+    the mean velocity up to there, if the arm could not speed up so soon.
+    """
+    if len(points.times) == 1:
+        return fit(points)
+    mean = (points.q[1] - points.q[0]) / (points.times[1] - points.times[0])
+    path = fit(points, np.clip(state.dq, np.minimum(mean, 0.0), np.maximum(mean, 0.0)))
+    try:
+        check_robot_limits(Motion(path.times[:2], path.coefficients[:1]), 0.0, begin, points.joints)
+    except InvalidTarget:
+        return fit(points, mean)
+    return path
+
+
+def _distance(state: ArmState, q: Array, lead: float = 0.0) -> Array:
+    """How far ``q`` [rad] (7,) is from where the joints are, or would be within ``lead`` [s] at their velocity."""
+    low, high = np.sort([state.q, state.q + max(0.0, lead) * state.dq], axis=0)
+    return np.maximum(0.0, np.maximum(low - q, q - high))
+
+
+def _enter(
+    path: Motion, state: ArmState, lead: float, begin: float, joints: Sequence[str], start_tolerance: float
+) -> Motion:
+    """``path``, which begins in ``lead`` [s], plus the offset of ``state`` from it, which fades out within the limits.
+
+    :param lead: negative: ``path`` has begun; positive: until then, it is continued backwards at its first velocity.
+    :param begin: the time in the trajectory, for messages [s].
+    :raises InvalidTarget: the arm is further than ``start_tolerance`` [rad] from it, or it violates a limit.
+    """
+    check_robot_limits(path, max(0.0, -lead), begin + lead, joints)
+    distance = _distance(state, path.at(max(0.0, -lead))[0], lead)
+    if distance.max() > start_tolerance:
+        joint = int(distance.argmax())
+        raise InvalidTarget(
+            f"{joints[joint]} is {distance[joint]:.3f} rad from where the trajectory "
+            f"{'should be by now' if lead < 0.0 else 'begins'} (start_tolerance is {start_tolerance:g} rad): plan it "
+            "from where the arm is, or move the arm there first",
+            reason="too far away",
+        )
+    path = remainder(path, -lead) if lead <= 0.0 else _earlier(path, lead)
     there = ArmState(*path.at(0.0))
-    offset, rate = state.q - there.q, state.dq - there.dq
+    offsets = (state.q - there.q, state.dq - there.dq, state.ddq - there.ddq)
+    if all((np.abs(offset) <= same).all() for offset, same in zip(offsets, _SAME_STATE, strict=True)):
+        return path  # The control process fades out what is left.
+    offset, rate, change = offsets
     gentle = 0.5 * fr3.ACCELERATION_LIMIT
     duration = max(
         _SHORTEST_ENTRY,
@@ -241,10 +357,11 @@ def _enter(path: Motion, state: ArmState, late: float, begin: float, joints: Seq
         float((_QUINTIC_VELOCITY * np.abs(offset) / (0.5 * fr3.VELOCITY_LIMIT)).max()),
         float((_QUINTIC_BRAKING * np.abs(rate) / gentle).max()),
     )
-    q, dq, ddq = (np.array([value, np.zeros(7)]) for value in (offset, rate, state.ddq - there.ddq))
+    nothing = np.zeros((1, 7))
     while True:
         ends = np.array([0.0, duration])
-        fading = Motion(ends, _hermite(ends, q, dq, ddq))
+        q, dq = np.concatenate([[offset], nothing]), np.concatenate([[rate], nothing])
+        fading = Motion(ends, _quintics(ends, q, dq, change[np.newaxis], nothing))
         knots = _knots(max(path.duration, duration), path.times, ends)
         motion = Motion(knots, _pieces(path, knots) + _pieces(fading, knots))
         try:
@@ -260,6 +377,14 @@ def _enter(path: Motion, state: ArmState, late: float, begin: float, joints: Seq
                 ) from error
         else:
             return motion
+
+
+def _earlier(path: Motion, lead: float) -> Motion:
+    """``path`` after ``lead`` [s], during which the joints move to its beginning at their velocity there."""
+    q, dq, _ = path.at(0.0)
+    first = np.zeros((1, 7, 6))
+    first[0, :, 0], first[0, :, 1] = q - lead * dq, dq
+    return Motion(np.append(0.0, lead + path.times), np.concatenate([first, path.coefficients]))
 
 
 def _knots(end: float, *times: Array) -> Array:
@@ -299,7 +424,8 @@ def _thinned(motion: Motion, joints: Sequence[str]) -> Motion:
     before = np.sum(motion.coefficients[..., 2:] * np.array([2.0, 6.0, 12.0, 20.0]) * s, axis=2)
     ddq[1:-1] = 0.5 * (ddq[1:-1] + before[:-1])
     ddq[-1] = before[-1]
-    thinned = Motion(motion.times[kept], _hermite(motion.times[kept], q[kept], dq[kept], ddq[kept]))
+    times, accelerations = motion.times[kept], ddq[kept]
+    thinned = Motion(times, _quintics(times, q[kept], dq[kept], accelerations[:-1], accelerations[1:]))
     missed = np.abs(_pieces(thinned, motion.times)[..., 0] - q[:-1])
     if missed.max() > _THINNING_TOLERANCE:
         joint = int(missed.max(axis=0).argmax())

@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -68,6 +68,9 @@ class MoveCancelled(Exception):
 
 
 _Task = TypeVar("_Task", bound=Task)
+#: Positions [rad], velocities [rad/s] and accelerations [rad/s²] (7,).
+Asked: TypeAlias = tuple[Array, Array, Array]
+OnTick: TypeAlias = Callable[[Record, Asked], None]
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,10 @@ class _Run:
     cancelled: Callable[[], bool]
     replaced: bool = False
     interrupted: str = ""  #: why it must stop; empty: it continues
+
+    def asked(self, state: Record) -> Asked:
+        """What the arm was asked to do when ``state`` was measured."""
+        return self.motion.asked(float(state["motion_time"]))
 
 
 class Mover:
@@ -145,7 +152,7 @@ class Mover:
         planned: Plan[Any] | None = None,
         owner: str = "a move",
         cancelled: Callable[[], bool] = lambda: False,
-        on_tick: Callable[[Record], None] = lambda state: None,
+        on_tick: OnTick = lambda state, asked: None,
     ) -> None:
         """Pursue ``task`` to its end. However it ends, the arm then holds and the mode controls it again.
 
@@ -153,7 +160,7 @@ class Mover:
             have changed, since.
         :param owner: name of the client or interface, for messages.
         :param cancelled: asked at every tick; once it is true, the arm slows down on its path and holds.
-        :param on_tick: called with the state at every tick until the arm has arrived.
+        :param on_tick: called with the state, and what was asked for then, at every tick until the arm has arrived.
         :raises MoveCancelled: it was cancelled.
         :raises PathViolated, GoalMissed: it violated one of the task's tolerances.
         :raises MoveReplaced: another task replaced it.
@@ -210,8 +217,8 @@ class Mover:
             return Departure(ArmState(state["q"].copy(), state["dq"].copy(), np.zeros(7)))
         return Departure(ArmState(state["ref_q"].copy(), state["ref_dq"].copy(), state["ref_ddq"].copy()))
 
-    async def _until_done(self, run: _Run, on_tick: Callable[[Record], None]) -> Record:
-        """Wait for the motion's end, and return the state; ``MoveFailed`` or ``MoveCancelled`` if it was not reached."""
+    async def _until_done(self, run: _Run, on_tick: OnTick) -> Record:
+        """Wait for the motion's end; return the state. ``MoveFailed`` or ``MoveCancelled`` if it was not reached."""
         seen = time.monotonic()
         while True:
             state = await self._next_state(run)
@@ -226,20 +233,21 @@ class Mover:
                 raise MoveFailed("the arm was not where the motion begins")
             if status in (MotionStatus.STOPPING, MotionStatus.STOPPED):
                 raise MoveFailed(_why_stopped(state))
-            on_tick(state)
-            if run.task.path_tolerance is not None and (violations := run.task.path_tolerance.violations(state)):
+            asked = run.asked(state)
+            on_tick(state, asked)
+            if run.task.path_tolerance is not None and (violations := run.task.path_tolerance.violations(asked, state)):
                 # A failure while stopping matters less than the violation that led to it.
                 with contextlib.suppress(MoveFailed):
                     await self._stop(run)
                 raise PathViolated(f"left the path: {violations}")
 
-    async def _until_settled(self, run: _Run, state: Record, on_tick: Callable[[Record], None]) -> None:
+    async def _until_settled(self, run: _Run, state: Record, on_tick: OnTick) -> None:
         """Wait until the arm has arrived; ``MoveFailed`` or ``MoveCancelled`` if it did not."""
         limit = time.monotonic() + run.task.settle_time
-        while violations := run.task.goal_tolerance.violations(state):
+        while violations := run.task.goal_tolerance.violations(asked := run.asked(state), state):
             if time.monotonic() > limit:
                 raise GoalMissed(f"missed the goal: {violations}")
-            on_tick(state)
+            on_tick(state, asked)
             state = await self._next_state(run)
 
     async def _next_state(self, run: _Run) -> Record:

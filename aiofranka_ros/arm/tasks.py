@@ -40,26 +40,31 @@ class Departure:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far joints may be from their reference; infinite: any distance."""
+    """How far joints may be from what they were asked to do; infinite: any distance."""
 
     position: Array  #: [rad] (7,)
     velocity: Array  #: [rad/s] (7,)
+    acceleration: Array  #: [rad/s²] (7,), of the reference, because nothing measures accelerations
     joints: Sequence[str] = JOINT_NAMES  #: names of the joints, for messages
 
     @classmethod
     def of_position(cls, position: float, joints: Sequence[str] = JOINT_NAMES) -> Tolerance:
         """The same position tolerance [rad] for all joints, at any velocity."""
-        return cls(np.full(7, position), np.full(7, np.inf), joints)
+        anything = np.full(7, np.inf)
+        return cls(np.full(7, position), anything, anything, joints)
 
-    def violations(self, state: Record) -> str:
-        """The joints that are further than this from the reference in ``state``, and by how much."""
+    def violations(self, asked: Sequence[Array], state: Record) -> str:
+        """The joints that are further than this from what was ``asked``, and by how much.
+
+        :param asked: positions [rad], velocities [rad/s] and accelerations [rad/s²] (7,).
+        """
+        limits = (self.position, self.velocity, self.acceleration)
         return ", ".join(
             f"{name} by {error:.4f} {unit} (tolerance {limit:g})"
-            for actual, desired, limits, unit in (
-                ("q", "ref_q", self.position, "rad"),
-                ("dq", "ref_dq", self.velocity, "rad/s"),
+            for field, unit, desired, allowed in zip(
+                ("q", "dq", "ref_ddq"), ("rad", "rad/s", "rad/s^2"), asked, limits, strict=True
             )
-            for name, error, limit in zip(self.joints, np.abs(state[desired] - state[actual]), limits, strict=True)
+            for name, error, limit in zip(self.joints, np.abs(desired - state[field]), allowed, strict=True)
             if not error <= limit  # True for NaN, too.
         )
 
@@ -106,6 +111,9 @@ class TrajectoryGoal(Task):
     trajectory: JointTrajectory  #: the points, checked
     #: How long ago the trajectory began [s], negative if it has not begun; ``None``: it begins as soon as the arm can
     elapsed: Callable[[], float] | None = None
+    #: How much later than the trajectory the arm may arrive [s]; ``None``: whenever the motion that leads it onto the
+    #: trajectory ends, and ``settle_time`` counts from then
+    goal_time: float | None = None
     begin: float = 0.0  #: time in the trajectory at which the motion begins [s]; set when it is planned
 
     @property
@@ -120,12 +128,25 @@ class TrajectoryGoal(Task):
         if self.elapsed is not None and over > 0.0:
             raise InvalidTarget(f"by its header.stamp it ended {over:.3f} s ago", reason=ENDED)
         self.begin = 0.0 if self.elapsed is None else elapsed + departure.lead
-        before = departure.state if departure.running is None else departure.running
+        before: ArmState | Motion = departure.state
+        start_tolerance = parameter("start_tolerance") or np.inf
+        if departure.running is not None:
+            # What a stream of trajectories does: each continues from wherever the one before is.
+            before, start_tolerance = departure.running, np.inf
         if self.begin < 0.0 and isinstance(before, ArmState) and np.abs(before.dq).max() > REST_VELOCITY:
             # The arm stops until the trajectory begins, near where it would have braked.
             ahead = 0.5 * before.dq * np.abs(before.dq) / parameter("move_acceleration")
             before = _plan(before, np.clip(before.q + ahead, POSITION_LOWER, POSITION_UPPER), parameter)
-        return join(self.trajectory, before, self.begin)
+        motion = join(self.trajectory, before, self.begin, start_tolerance=start_tolerance)
+        if self.goal_time is not None:
+            self.settle_time = self.goal_time - motion.overrun
+            if self.settle_time < 0.0:
+                raise InvalidTarget(
+                    f"from where the arm is, it would end {motion.overrun:.3f} s late, but goal_time_tolerance is "
+                    f"{self.goal_time:g} s",
+                    reason="too far away",
+                )
+        return motion
 
 
 def _plan(state: ArmState, goal: Array, parameter: ParameterReader, **options: Any) -> Motion:

@@ -69,7 +69,7 @@ class MoveAction:
     async def _pursue(self, handle: ServerGoalHandle, plan: Plan[Goal]) -> Ending:
         """Pursue one goal to its end. However it ends, the arm then holds and the mode controls it again."""
         feedback = PTPMotion.Feedback(target_status=TargetStatus(status=TargetStatus.EXECUTING))
-        publish = at_intervals(_FEEDBACK_PERIOD, lambda state: handle.publish_feedback(feedback))
+        publish = at_intervals(_FEEDBACK_PERIOD, lambda state, asked: handle.publish_feedback(feedback))
         self._node.get_logger().info(f"~/move to {np.round(plan.motion.goal, 3).tolist()} rad")
         try:
             await self._mover.move(

@@ -5,14 +5,16 @@ so that MoveIt works unchanged: ``fr3_arm_controller/follow_joint_trajectory``, 
 ``fr3_arm_controller/joint_trajectory``, without one. A trajectory is a coroutine of the executor, see
 :mod:`aiofranka_ros.arm.moves`; :mod:`aiofranka_ros.arm.joint_trajectory` describes the motion between its points.
 
-Differences from joint_trajectory_controller: what the arm cannot do is refused before it moves; a wrong tolerance is
-refused instead of ignored; a trajectory that is cancelled or left its path slows down on its path instead of stopping
-within a cycle; without a goal time, the arm gets ``move_settle_time`` instead of unlimited time.
+Differences from joint_trajectory_controller: what the arm cannot do is refused before it moves, and so is a trajectory
+that begins elsewhere; a wrong tolerance is refused instead of ignored; a trajectory that is cancelled or left its path
+slows down on its path instead of stopping within a cycle; without a goal time, the arm gets ``move_settle_time``
+instead of unlimited time. Feedback and tolerances compare with the trajectory that was given, also while the arm is led
+onto it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,8 +27,8 @@ from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory as TrajectoryMessage
 from trajectory_msgs.msg import JointTrajectoryPoint
 
-from aiofranka_ros.arm.joint_trajectory import JointTrajectory
-from aiofranka_ros.arm.moves import MoveCancelled, Mover, Plan
+from aiofranka_ros.arm.joint_trajectory import MOST_POINTS, JointTrajectory
+from aiofranka_ros.arm.moves import Asked, MoveCancelled, Mover, OnTick, Plan
 from aiofranka_ros.arm.tasks import ENDED, REST_VELOCITY, Tolerance, TrajectoryGoal
 from aiofranka_ros.errors import GoalMissed, InvalidTarget, MoveFailed, MoveReplaced, PathViolated
 from aiofranka_ros.kernels import Array, Record
@@ -34,6 +36,7 @@ from aiofranka_ros.model.names import CONTROLLER, ArmNames
 from aiofranka_ros.ros.actions import Actions, Ending, at_intervals
 from aiofranka_ros.ros.cdr import NANOSECONDS, nanoseconds
 from aiofranka_ros.ros.messages import WRONG_JOINTS, joint_order
+from aiofranka_ros.text import brief
 
 if TYPE_CHECKING:
     from aiofranka_ros.node.lifecycle import FrankaNode
@@ -86,17 +89,18 @@ class TrajectoryAction:
             return Ending(_Result(error_code=_Result.SUCCESSFUL, error_string="cancelled"), cancelled=True)
         return Ending(_Result(error_code=_Result.SUCCESSFUL))
 
-    def _feedback(self, handle: ServerGoalHandle, task: TrajectoryGoal) -> Callable[[Record], None]:
+    def _feedback(self, handle: ServerGoalHandle, task: TrajectoryGoal) -> OnTick:
         """Publishes feedback from each state it is called with, at intervals."""
 
-        def publish(state: Record) -> None:
+        def publish(state: Record, asked: Asked) -> None:
+            q, dq, ddq = asked
             since = task.begin + float(state["motion_time"])
             message = FollowJointTrajectory.Feedback(
                 header=Header(stamp=self._node.get_clock().now().to_msg()),
                 joint_names=list(self._names.joints),
-                desired=_point(since, state["ref_q"], state["ref_dq"], state["ref_ddq"]),
+                desired=_point(since, q, dq, ddq),
                 actual=_point(since, state["q"], state["dq"]),
-                error=_point(since, state["ref_q"] - state["q"], state["ref_dq"] - state["dq"]),
+                error=_point(since, q - state["q"], dq - state["dq"]),
             )
             if hasattr(message, "index"):  # From Kilted on.
                 message.index = int(np.searchsorted(task.trajectory.times, since, side="right"))
@@ -140,6 +144,7 @@ class TrajectoryAction:
 
         path = self._node.parameter("path_tolerance")
         goal_time = nanoseconds(goal.goal_time_tolerance) / NANOSECONDS
+        settle_time = _limit(goal_time, "goal_time_tolerance", self._node.parameter("move_settle_time"))
         return TrajectoryGoal(
             trajectory=trajectory,
             elapsed=elapsed if stamp else None,
@@ -150,7 +155,8 @@ class TrajectoryAction:
                 goal.goal_tolerance, "goal_tolerance", joints,
                 position=self._node.parameter("move_tolerance"), velocity=REST_VELOCITY,
             ),
-            settle_time=_limit(goal_time, "goal_time_tolerance", self._node.parameter("move_settle_time")),
+            settle_time=settle_time,
+            goal_time=settle_time if goal_time else None,
         )  # fmt: skip
 
 
@@ -165,30 +171,51 @@ def _code(failure: MoveFailed) -> int:
 
 
 def _trajectory(message: TrajectoryMessage, joints: Sequence[str]) -> JointTrajectory:
-    """The points of ``message`` for ``joints``, joint 1 first, whatever its order; efforts are not used.
+    """The points of ``message`` for ``joints``, joint 1 first, whatever its order.
 
-    Velocities and accelerations are used only if every point has them.
+    Each point may give velocities and accelerations or not.
 
-    :raises InvalidTarget: joints are missing, unknown or named twice, the number of values of a point is not the
-        number of joints, or what :meth:`.JointTrajectory.check` refuses.
+    :raises InvalidTarget: joints are missing, unknown or named twice, there are too many points, the number of values
+        of a point is not the number of joints, or what :meth:`.JointTrajectory.check` refuses.
     """
     order = joint_order(message.joint_names, joints)
-
-    def rows(field: str) -> Array | None:
-        values = [getattr(point, field) for point in message.points]
-        for index, row in enumerate(values):
-            if len(row) != len(order) and (len(row) > 0 or field == "positions"):
-                raise InvalidTarget(
-                    f"point {index} has {len(row)} {field} for {len(order)} joints", reason="wrong size"
-                )
-        return np.array(values, dtype=float).reshape(-1, len(order))[:, order] if all(map(len, values)) else None
-
-    positions = rows("positions")
-    assert positions is not None  # An empty row was refused.
-    times = np.array([nanoseconds(point.time_from_start) / NANOSECONDS for point in message.points])
-    trajectory = JointTrajectory(times, positions, rows("velocities"), rows("accelerations"), joints)
+    count = len(message.points)
+    if count > MOST_POINTS:
+        raise InvalidTarget(
+            f"it has {count} points; at most {MOST_POINTS} are planned at once: use fewer, or send it in parts",
+            reason="too many points",
+        )
+    trajectory = JointTrajectory(
+        np.array([nanoseconds(point.time_from_start) / NANOSECONDS for point in message.points]),
+        _rows(message, "positions", order), _rows(message, "velocities", order), _rows(message, "accelerations", order),
+        joints,
+    )  # fmt: skip
+    _rows(message, "effort", order)
     trajectory.check()
     return trajectory
+
+
+def _rows(message: TrajectoryMessage, field: str, order: Sequence[int]) -> Array:
+    """What the points of ``message`` give as ``field`` (n, 7), in ``order``; NaN where a point gives nothing.
+
+    :raises InvalidTarget: a number of values is wrong, or a point gives something that the arm does not use.
+    """
+    values = [getattr(point, field) for point in message.points]
+    sizes = np.array([len(row) for row in values], dtype=int)
+    for index in np.flatnonzero((sizes != len(order)) & ((sizes > 0) | (field == "positions")))[:1]:
+        raise InvalidTarget(f"point {index} has {sizes[index]} {field} for {len(order)} joints", reason="wrong size")
+    given = sizes > 0
+    if field == "effort" and given.any():
+        raise InvalidTarget(
+            f"point {int(given.argmax())} has efforts, but the arm follows positions: leave them out",
+            reason="efforts given",
+        )
+    rows = np.full((len(values), len(order)), np.nan)
+    if given.any():
+        rows[given] = np.array([row for row in values if len(row)])[:, order]
+    for index in np.flatnonzero(given & np.isnan(rows).any(axis=1))[:1]:
+        raise InvalidTarget(f"{field} of point {index} are not finite: {list(values[index])}", reason="not finite")
+    return rows
 
 
 def _tolerance(
@@ -196,19 +223,19 @@ def _tolerance(
 ) -> Tolerance:
     """The tolerances that a goal gives, and the node's for joints without.
 
-    Accelerations are not measured, so nothing can violate their tolerances.
-
-    :raises InvalidTarget: a tolerance is not allowed, or names an unknown joint.
+    :raises InvalidTarget: a tolerance is not allowed, or names an unknown joint or too many.
     """
-    tolerance = Tolerance(np.full(7, position), np.full(7, velocity), joints)
+    if len(given) > len(joints):
+        raise InvalidTarget(f"{field} has {len(given)} tolerances for {len(joints)} joints", reason="wrong size")
+    tolerance = Tolerance(np.full(7, position), np.full(7, velocity), np.full(7, np.inf), joints)
     for joint in given:
         if joint.name not in joints:
-            raise InvalidTarget(f"{field} names the unknown joint {joint.name!r}", reason=WRONG_JOINTS)
+            raise InvalidTarget(f"{field} names the unknown joint {brief(joint.name)!r}", reason=WRONG_JOINTS)
         index = joints.index(joint.name)
         what = f"{field} of {joint.name}"
         tolerance.position[index] = _limit(joint.position, f"{what}, position,", position)
         tolerance.velocity[index] = _limit(joint.velocity, f"{what}, velocity,", velocity)
-        _limit(joint.acceleration, f"{what}, acceleration,", np.inf)
+        tolerance.acceleration[index] = _limit(joint.acceleration, f"{what}, acceleration,", np.inf)
     return tolerance
 
 

@@ -53,6 +53,10 @@ class Motion:
         evaluate(self.times, self.coefficients, len(self.times) - 1, time, q, dq, ddq)
         return q, dq, ddq
 
+    def asked(self, time: float) -> tuple[Array, Array, Array]:
+        """What the arm was asked to do at ``time`` [s], as :meth:`at`: tolerances and feedback compare with it."""
+        return self.at(time)
+
     @property
     def goal(self) -> Array:
         """Where the motion ends [rad] (7,)."""
