@@ -49,8 +49,8 @@ _NEAR = 0.1
 #: Peak velocity and acceleration of a quintic from an offset of 1 to 0 within 1 s, and its peak acceleration from an
 #: offset rate of 1 to rest.
 _QUINTIC_VELOCITY, _QUINTIC_ACCELERATION, _QUINTIC_BRAKING = 1.875, 5.774, 3.94
-#: Most points of a trajectory: planning takes some hundredths of a second, during which the arm gets no heartbeat.
-MOST_POINTS = 5000
+#: Most points of a trajectory: reading and planning them takes some hundredths of a second, without a heartbeat.
+MOST_POINTS = 2000
 #: How far a trajectory with too many points may be from any of them once it is thinned out [rad].
 _THINNING_TOLERANCE = 1e-3
 #: Knots closer than this are the same knot [s].
@@ -168,7 +168,7 @@ def join(
     motion = _through(points, state, lead, begin) if lead >= _SHORTEST_ENTRY else None
     if motion is None:
         given, given_begin = _from_first_point(points, state, begin), lead
-        motion = _enter(given, state, lead, begin, trajectory.joints, start_tolerance)
+        motion = _enter(_thinned(given, trajectory.joints), state, lead, begin, trajectory.joints, start_tolerance)
     else:
         given, given_begin = motion, 0.0
     if wait > 0.0:
@@ -364,8 +364,9 @@ def _enter(
         fading = Motion(ends, _quintics(ends, q, dq, change[np.newaxis], nothing))
         knots = _knots(max(path.duration, duration), path.times, ends)
         motion = Motion(knots, _pieces(path, knots) + _pieces(fading, knots))
+        entry = int(np.searchsorted(knots, duration))
         try:
-            check_robot_limits(motion, 0.0, begin, joints)
+            check_robot_limits(Motion(knots[: entry + 1], motion.coefficients[:entry]), 0.0, begin, joints)
         except InvalidTarget as error:
             duration *= 1.3
             if duration > _LONGEST_ENTRY:
@@ -400,15 +401,28 @@ def _pieces(motion: Motion, knots: Array) -> Array:
     end."""
     middle = 0.5 * (knots[:-1] + knots[1:])
     index = np.clip(np.searchsorted(motion.times, middle) - 1, 0, len(motion.coefficients) - 1)
-    shift = (knots[:-1] - motion.times[index])[:, np.newaxis, np.newaxis]
+    # In C order: for another order, numba would compile the kernels again, which takes longer than a heartbeat may.
+    coefficients = motion.coefficients[index]
+    shift = knots[:-1] - motion.times[index]
+    shifted = np.flatnonzero(np.abs(shift) > _SAME_KNOT)
     # Taylor's formula: the factors of s**p after the shift.
     powers = np.where(_ORDERS >= _ORDERS[:, np.newaxis], _ORDERS - _ORDERS[:, np.newaxis], 0)
-    # In C order: for another order, numba would compile the kernels again, which takes longer than a heartbeat may.
-    coefficients = np.einsum("kpr,kjr->kjp", _BINOMIALS * shift**powers, motion.coefficients[index], order="C")
+    factors = _BINOMIALS * shift[shifted, np.newaxis, np.newaxis] ** powers
+    coefficients[shifted] = np.einsum("kpr,kjr->kjp", factors, coefficients[shifted])
     over = middle > motion.duration
     coefficients[over] = 0.0
     coefficients[over, :, 0] = motion.goal
     return coefficients
+
+
+def _positions(motion: Motion, times: Array) -> Array:
+    """Where ``motion`` is at all ``times`` [s] (n,), as :meth:`.Motion.at` [rad] (n, 7)."""
+    index = np.clip(np.searchsorted(motion.times, times, side="right") - 1, 0, len(motion.coefficients) - 1)
+    c, s = motion.coefficients[index], (times - motion.times[index])[:, np.newaxis]
+    q: Array = c[..., 5]
+    for order in (4, 3, 2, 1, 0):
+        q = c[..., order] + s * q
+    return q
 
 
 def _thinned(motion: Motion, joints: Sequence[str]) -> Motion:
@@ -417,16 +431,18 @@ def _thinned(motion: Motion, joints: Sequence[str]) -> Motion:
     if count <= MAX_SEGMENTS:
         return motion
     kept = np.round(np.linspace(0, count, MAX_SEGMENTS + 1)).astype(int)
-    after = _pieces(motion, np.append(motion.times, motion.duration + fr3.CYCLE))
-    q, dq, ddq = after[..., 0], after[..., 1], 2.0 * after[..., 2]
+    c, s = motion.coefficients[kept[:-1]], np.diff(motion.times)[kept[1:] - 1, np.newaxis]
+    last = motion.coefficients[kept[1:] - 1]
+    q = np.concatenate([c[..., 0], [motion.goal]])
+    dq = np.concatenate([c[..., 1], np.zeros((1, 7))])
+    ddq = 2.0 * np.concatenate([c[..., 2], np.zeros((1, 7))])
     # Accelerations may jump at a knot: take the mean of both sides.
-    s = np.diff(motion.times)[:, np.newaxis, np.newaxis] ** np.arange(4)
-    before = np.sum(motion.coefficients[..., 2:] * np.array([2.0, 6.0, 12.0, 20.0]) * s, axis=2)
+    before = 2.0 * last[..., 2] + s * (6.0 * last[..., 3] + s * (12.0 * last[..., 4] + s * 20.0 * last[..., 5]))
     ddq[1:-1] = 0.5 * (ddq[1:-1] + before[:-1])
     ddq[-1] = before[-1]
-    times, accelerations = motion.times[kept], ddq[kept]
-    thinned = Motion(times, _quintics(times, q[kept], dq[kept], accelerations[:-1], accelerations[1:]))
-    missed = np.abs(_pieces(thinned, motion.times)[..., 0] - q[:-1])
+    times = motion.times[kept]
+    thinned = Motion(times, _quintics(times, q, dq, ddq[:-1], ddq[1:]))
+    missed = np.abs(_positions(thinned, motion.times[:-1]) - motion.coefficients[..., 0])
     if missed.max() > _THINNING_TOLERANCE:
         joint = int(missed.max(axis=0).argmax())
         raise InvalidTarget(

@@ -26,9 +26,12 @@ _ACCELERATION_TOLERANCE = 1.0
 _LARGEST_COEFFICIENT = 1e100
 #: How often a motion is compared with the robot's limits [s], and at both ends of each segment...
 _PERIOD = 0.005
-#: ...but not more often than this in one segment, however long: between that many points a quintic hides nothing.
+#: ...but not more often than this in one segment, however long, because it may last for years...
 _MOST_SAMPLES = 200
-#: The same for the limits of joints and workspace, which need the kinematics: one segment may last for years.
+#: ...nor in all of them together, except for this often in each: between so many points, a quintic hides a hundredth of
+#: its peak acceleration.
+_MOST_IN_ALL, _FEWEST_SAMPLES = 10_000, 20
+#: The same for the limits of joints and workspace, which need the kinematics.
 _WORKSPACE_PERIOD, _MOST_WORKSPACE_SAMPLES = 0.01, 100
 
 
@@ -116,17 +119,24 @@ def load_kernels() -> None:
 
 
 @kernel
+def _samples(segments: int, most: int) -> int:
+    """How often each of ``segments`` is looked at, at most; at most ``most`` times."""
+    return max(_FEWEST_SAMPLES, min(most, _MOST_IN_ALL // segments))
+
+
+@kernel
 def _survey(times: Array, coefficients: Array, begin: float, share: float) -> tuple[Array, Array]:
     """See :func:`worst_excess`."""
     worst, when = np.zeros((3, 7)), np.zeros((3, 7))
     q, dq, values = np.empty(7), np.empty(7), np.empty((3, 7))
     low, high = np.empty(7), np.empty(7)
+    most = _samples(len(times) - 1, _MOST_SAMPLES)
     for k in range(len(times) - 1):
         span = times[k + 1] - times[k]
         first = max(begin - times[k], 0.0)
         if first > span:
             continue
-        steps = int(min((span - first) / _PERIOD + 1.0, _MOST_SAMPLES))
+        steps = int(min((span - first) / _PERIOD + 1.0, most))
         for n in range(steps + 1):
             s = first + (span - first) * n / steps
             for i in range(7):
@@ -156,9 +166,10 @@ def _first_outside(
     q, dq, ddq, values = np.empty(7), np.empty(7), np.empty(7), np.empty(10)
     flange, tcp, jacobian = np.empty((4, 4)), np.empty((4, 4)), np.empty((6, 7))
     segments = len(times) - 1
+    most = _samples(segments, _MOST_WORKSPACE_SAMPLES)
     for segment in range(segments):
         duration = times[segment + 1] - times[segment]
-        samples = min(int(duration / _WORKSPACE_PERIOD) + 1, _MOST_WORKSPACE_SAMPLES)
+        samples = int(min(duration / _WORKSPACE_PERIOD + 1.0, most))
         for k in range(samples + 1):
             time = times[segment] + duration * k / samples
             evaluate(times, coefficients, segments, time, q, dq, ddq)

@@ -133,8 +133,12 @@ class TrajectoryAction:
 
         :raises InvalidTarget: a value cannot be used.
         """
-        if goal.multi_dof_trajectory.points or goal.component_path_tolerance or goal.component_goal_tolerance:
-            raise InvalidTarget("the arm has no joints with several degrees of freedom", reason=WRONG_JOINTS)
+        for field in ("component_path_tolerance", "component_goal_tolerance", "multi_dof_trajectory"):
+            given = getattr(goal, field)
+            if getattr(given, "points", given):
+                raise InvalidTarget(
+                    f"it has a {field}, but the arm has no joints with several degrees of freedom", reason=WRONG_JOINTS
+                )
         joints = self._names.joints
         trajectory = _trajectory(goal.trajectory, joints)
         stamp = nanoseconds(goal.trajectory.header.stamp)
@@ -212,7 +216,7 @@ def _rows(message: TrajectoryMessage, field: str, order: Sequence[int]) -> Array
         )
     rows = np.full((len(values), len(order)), np.nan)
     if given.any():
-        rows[given] = np.array([row for row in values if len(row)])[:, order]
+        rows[given] = np.frombuffer(b"".join(row for row in values if len(row))).reshape(-1, len(order))[:, order]
     for index in np.flatnonzero(given & np.isnan(rows).any(axis=1))[:1]:
         raise InvalidTarget(f"{field} of point {index} are not finite: {list(values[index])}", reason="not finite")
     return rows

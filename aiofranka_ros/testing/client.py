@@ -42,7 +42,7 @@ class Client(NodeClient):
         self, name: str = "/aiofranka", *, measurements: bool = True, on_wait: Callable[[], None] = lambda: None
     ) -> None:
         super().__init__(name, on_wait=on_wait)
-        #: Measured joint states and poses, and feedback of the last move, in the order of their arrival.
+        #: Measured joint states and poses, and feedback of the last move or trajectory, in the order of their arrival.
         self.joint_states: deque[Any] = deque(maxlen=_KEPT)
         self.poses: deque[Any] = deque(maxlen=_KEPT)
         self.feedback: list[Any] = []
@@ -123,11 +123,15 @@ class Client(NodeClient):
             self._move.send_goal_async(goal, feedback_callback=self.feedback.append), "a goal was not answered"
         )
 
-    def send_trajectory(self, trajectory: Any) -> Any:
-        """Send a trajectory, as MoveIt does; return the goal's handle."""
+    def send_trajectory(self, trajectory: Any, **tolerances: Any) -> Any:
+        """Send a trajectory, as MoveIt does, with ``tolerances`` of the goal; return the goal's handle."""
         self.wait(self._follow.server_is_ready, "no action follow_joint_trajectory")
-        request = FollowJointTrajectory.Goal(trajectory=trajectory)
-        return self.result(self._follow.send_goal_async(request), "a trajectory was not answered")
+        self.feedback.clear()
+        request = FollowJointTrajectory.Goal(trajectory=trajectory, **tolerances)
+        return self.result(
+            self._follow.send_goal_async(request, feedback_callback=self.feedback.append),
+            "a trajectory was not answered",
+        )
 
 
 @contextlib.contextmanager

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Duration
+from control_msgs.action import FollowJointTrajectory
+from control_msgs.msg import JointTolerance
 from geometry_msgs.msg import PoseStamped
 from rclpy.publisher import Publisher
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from aiofranka_ros.model.fr3 import JOINT_NAMES
+from bench.faults.arm import STANDSTILL
 from bench.faults.catalogue import fault
 from bench.faults.processes import STOPPED, check_reflex
 from bench.faults.rig import SWING, Findings, Rig
@@ -111,6 +115,47 @@ def moveit_during_a_move(rig: Rig, findings: Findings) -> None:
     _check_owner(rig, findings, "trajectory")
     status = rig.outcome(trajectory).status
     findings.check(status == GoalStatus.STATUS_SUCCEEDED, f"the trajectory ended with status {status}")
+    check_reflex(rig, findings)
+
+
+@fault("refused, and the arm does not move; without start_tolerance, feedback and path tolerance count the distance")
+def trajectory_from_elsewhere(rig: Rig, findings: Findings) -> None:
+    """A trajectory that begins 0.2 rad from where the arm is, as if planned for another state."""
+    rig.ready()
+    start, goal = rig.arm_q(), SWING[0]
+    start[3] += 0.2
+    points = [
+        JointTrajectoryPoint(positions=q.tolist(), velocities=[0.0] * 7, time_from_start=Duration(sec=seconds))
+        for q, seconds in ((start, 0), (goal, 4))
+    ]
+    trajectory = JointTrajectory(joint_names=list(JOINT_NAMES), points=points)
+    tolerance = [JointTolerance(name=JOINT_NAMES[3], position=0.1)]
+    rig.mark()
+    handle = rig.send_trajectory(trajectory)
+    findings.check(not handle.accepted, "accepted" if handle.accepted else "refused")
+    rig.spin_for(1.0)
+    fastest = np.abs(rig.steps(rig.marked)["dq"]).max()
+    findings.check(fastest < STANDSTILL, f"the arm moves at up to {fastest:.3f} rad/s")
+    findings.check("fr3_joint4 is 0.2" in rig.log, "the log names joint and distance")
+    findings.check(not (reason := rig.set(start_tolerance=0.0)), f"start_tolerance 0 {reason}")
+    try:
+        handle = rig.send_trajectory(trajectory, path_tolerance=tolerance)
+        outcome = rig.outcome(handle)
+        code, text = outcome.result.error_code, outcome.result.error_string
+        findings.check(code == FollowJointTrajectory.Result.PATH_TOLERANCE_VIOLATED, f"ended with {code}: {text}")
+        rig.settle()
+        trajectory.points[0].positions = (rig.arm_q() + 0.2 * np.eye(7)[3]).tolist()
+        rig.mark()
+        status = rig.outcome(rig.send_trajectory(trajectory)).status
+        largest = max(message.feedback.error.positions[3] for message in rig.feedback)
+        findings.check(
+            0.1 < largest < 0.21, f"without a tolerance, the largest error in its feedback is {largest:.2f} rad"
+        )
+        findings.check(status == GoalStatus.STATUS_SUCCEEDED, f"it ended with status {status}")
+        fastest = np.abs(rig.steps(rig.marked)["dq"]).max()
+        findings.check(fastest < 1.0, f"the arm moved at up to {fastest:.2f} rad/s")
+    finally:
+        rig.set(start_tolerance=0.1)
     check_reflex(rig, findings)
 
 
