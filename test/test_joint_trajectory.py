@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from time import perf_counter
+from time import perf_counter, thread_time
 
 import numpy as np
 import pytest
@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from scipy.interpolate import BPoly, CubicHermiteSpline, PchipInterpolator
 
 from aiofranka_ros.arm import limit_checks
-from aiofranka_ros.arm.joint_trajectory import ArmState, Following, JointTrajectory, fit, join, remainder
+from aiofranka_ros.arm.curves import remainder
+from aiofranka_ros.arm.joint_trajectory import MOST_POINTS, ArmState, Following, JointTrajectory, fit, join
+from aiofranka_ros.arm.limit_checks import check_set_limits
 from aiofranka_ros.arm.planning import plan
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.arm.tasks import Departure, Tolerance, TrajectoryGoal
@@ -27,6 +29,7 @@ from aiofranka_ros.model.names import ArmNames
 pytestmark = pytest.mark.unit
 
 REST = np.zeros(7)
+FAR = np.full(7, 1e3)
 ANYTHING = Tolerance.of_position(np.inf)
 AT_HOME = ArmState(HOME, REST, REST)
 #: A second away from HOME at moderate speed.
@@ -501,6 +504,25 @@ def test_messages_name_the_joints_with_the_prefix_of_the_arm() -> None:
     assert Tolerance.of_position(0.01, joints).violations(asked, state).startswith("left_fr3_joint1 by 0.1")
     with pytest.raises(InvalidTarget, match="left_fr3_joint1 = 9.0000 rad is outside"):
         plan(HOME, np.full(7, 9.0), max_jerk=np.full(7, 100.0), joints=joints)
+
+
+def test_the_largest_trajectory_is_planned_in_little_time() -> None:
+    """A heartbeat is due every hundredth of a second, and after a tenth the arm stops."""
+
+    def took(count: int, duration: float, offset: float) -> float:
+        trajectory, state = wave(count, duration), ArmState(HOME + offset, REST, REST)
+        times = []
+        for _ in range(5):
+            begin = thread_time()  # Without the time in which this thread does not run.
+            motion = join(trajectory, state, 0.0)
+            check_set_limits(motion, np.eye(4), -FAR, FAR, -FAR[:3], FAR[:3], fr3.JOINT_NAMES)
+            times.append(thread_time() - begin)
+        return min(times)
+
+    join(wave(20), AT_HOME, 0.0)  # Compiled from now on.
+    usual = took(50, 5.0, 0.09)  # About two milliseconds.
+    for duration in (20.0, 2000.0, 1e6):
+        assert took(MOST_POINTS, duration, 0.09) < 15.0 * usual
 
 
 def test_a_trajectory_that_lasts_for_years_is_checked_at_once() -> None:

@@ -21,15 +21,14 @@ The result keeps the joints' limits, between the points too.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from aiofranka_ros.arm.curves import extended, merged_knots, pieces, quintics, remainder, still, thinned, through_points
 from aiofranka_ros.arm.limit_checks import POSITION_TOLERANCE, check_robot_limits
 from aiofranka_ros.control.law.motion import Motion
-from aiofranka_ros.control.records import MAX_SEGMENTS
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model import fr3
@@ -40,9 +39,10 @@ _REST_VELOCITY = 1e-3
 _CLOSEST = 0.5 * fr3.CYCLE
 #: An arm that is not on a trajectory when it begins is led onto it in at least this time [s]...
 _SHORTEST_ENTRY = 0.1
-#: ...and at most in this...
+#: ...and at most in this.
 _LONGEST_ENTRY = 6.0
-#: ...unless it differs from it by no more than rounding: positions [rad], velocities [rad/s], accelerations [rad/s²].
+#: States that differ by less are the same: positions [rad], velocities [rad/s] and accelerations [rad/s²]. A tenth of
+#: what the checks of the limits treat as rounding, and less than an arm moves while its motion is planned.
 _SAME_STATE = (1e-4, 5e-3, 0.1)
 #: A first point that the arm cannot reach in time is passed late if it is no further away than this [rad].
 _NEAR = 0.1
@@ -51,14 +51,6 @@ _NEAR = 0.1
 _QUINTIC_VELOCITY, _QUINTIC_ACCELERATION, _QUINTIC_BRAKING = 1.875, 5.774, 3.94
 #: Most points of a trajectory: reading and planning them takes some hundredths of a second, without a heartbeat.
 MOST_POINTS = 2000
-#: How far a trajectory with too many points may be from any of them once it is thinned out [rad].
-_THINNING_TOLERANCE = 1e-3
-#: Knots closer than this are the same knot [s].
-_SAME_KNOT = 1e-7
-
-_ORDERS = np.arange(6)
-#: ``_BINOMIALS[p, r]``: r over p, for shifting a polynomial in time.
-_BINOMIALS = np.array([[math.comb(r, p) for r in range(6)] for p in range(6)], dtype=float)
 
 
 @dataclass(frozen=True)
@@ -121,6 +113,11 @@ class ArmState:
     dq: Array  #: velocities [rad/s] (7,)
     ddq: Array  #: accelerations [rad/s²] (7,)
 
+    def equals(self, other: ArmState) -> bool:
+        """Whether the two differ by so little that the control process may fade the difference out."""
+        pairs = zip((self.q, self.dq, self.ddq), (other.q, other.dq, other.ddq), _SAME_STATE, strict=True)
+        return all((np.abs(a - b) <= tolerance).all() for a, b, tolerance in pairs)
+
 
 @dataclass(frozen=True)
 class Following(Motion):
@@ -160,7 +157,7 @@ def join(
     """
     wait, begin = max(0.0, -age), max(0.0, age)
     if isinstance(before, ArmState):
-        state, rest = before, _still(before.q)
+        state, rest = before, still(before.q)
     else:
         state, rest = ArmState(*before.at(wait)), before
     points = _apart(trajectory)
@@ -168,14 +165,14 @@ def join(
     motion = _through(points, state, lead, begin) if lead >= _SHORTEST_ENTRY else None
     if motion is None:
         given, given_begin = _from_first_point(points, state, begin), lead
-        motion = _enter(_thinned(given, trajectory.joints), state, lead, begin, trajectory.joints, start_tolerance)
+        motion = _enter(thinned(given, trajectory.joints), state, lead, begin, trajectory.joints, start_tolerance)
     else:
         given, given_begin = motion, 0.0
     if wait > 0.0:
-        knots = _knots(wait, rest.times)
+        knots = merged_knots(wait, rest.times)
         times = np.concatenate([knots, wait + motion.times[1:]])
-        motion = Motion(times, np.concatenate([_pieces(rest, knots), motion.coefficients]))
-    motion = _thinned(motion, trajectory.joints)
+        motion = Motion(times, np.concatenate([pieces(rest, knots), motion.coefficients]))
+    motion = thinned(motion, trajectory.joints)
     check_robot_limits(motion, wait, begin - wait, trajectory.joints)
     return Following(motion.times, motion.coefficients, given, wait + given_begin)
 
@@ -186,27 +183,12 @@ def fit(trajectory: JointTrajectory, first_dq: Array | None = None) -> Motion:
     :param first_dq: velocity at the first point if that gives none [rad/s] (7,); ``None``: at rest.
     """
     if len(trajectory.times) == 1:
-        return _still(trajectory.q[0])
+        return still(trajectory.q[0])
     dq = trajectory.dq
     if first_dq is not None and (dq is None or np.isnan(dq[0]).any()):
         dq = np.full_like(trajectory.q, np.nan) if dq is None else dq.copy()
         dq[0] = first_dq
-    return _polynomials(trajectory.times - trajectory.times[0], trajectory.q, dq, trajectory.ddq)
-
-
-def remainder(motion: Motion, time: float) -> Motion:
-    """What is left of ``motion`` after ``time`` [s]; at its end, if nothing is."""
-    left = motion.duration - time
-    if left <= fr3.CYCLE:
-        return _still(motion.goal)
-    knots = _knots(left, motion.times - time)
-    return Motion(knots, _pieces(motion, knots + time))
-
-
-def _still(q: Array) -> Motion:
-    coefficients = np.zeros((1, 7, 6))
-    coefficients[0, :, 0] = q
-    return Motion(np.array([0.0, fr3.CYCLE]), coefficients)
+    return through_points(trajectory.times - trajectory.times[0], trajectory.q, dq, trajectory.ddq)
 
 
 def _apart(trajectory: JointTrajectory) -> JointTrajectory:
@@ -224,59 +206,6 @@ def _apart(trajectory: JointTrajectory) -> JointTrajectory:
     return JointTrajectory(times[kept], trajectory.q[kept], dq, ddq, trajectory.joints)
 
 
-def _polynomials(times: Array, q: Array, dq: Array | None, ddq: Array | None) -> Motion:
-    """Through points from ``times[0] = 0`` on, with the velocities and accelerations that they give."""
-    monotone = _monotone(times, q, np.zeros(7) if dq is None or np.isnan(dq[0]).any() else dq[0])
-    dq = monotone if dq is None else np.where(np.isnan(dq), monotone, dq)
-    coefficients = _cubics(times, q, dq)
-    if ddq is not None:
-        h = np.diff(times)[:, np.newaxis]
-        first = 2.0 * coefficients[..., 2]
-        ends = first, first + 6.0 * coefficients[..., 3] * h
-        a0, a1 = (np.where(np.isnan(given), end, given) for given, end in zip((ddq[:-1], ddq[1:]), ends, strict=True))
-        coefficients = _quintics(times, q, dq, a0, a1)
-    return Motion(times, coefficients)
-
-
-def _cubics(times: Array, q: Array, dq: Array) -> Array:
-    """Coefficients (n - 1, 7, 6) of cubics that take the values (n, 7) at ``times``."""
-    h = np.diff(times)[:, np.newaxis]
-    distance, v0, v1 = np.diff(q, axis=0), dq[:-1] * h, dq[1:] * h
-    coefficients = np.zeros((len(h), 7, 6))
-    coefficients[..., 0], coefficients[..., 1] = q[:-1], dq[:-1]
-    coefficients[..., 2] = (3.0 * distance - 2.0 * v0 - v1) / h**2
-    coefficients[..., 3] = (v0 + v1 - 2.0 * distance) / h**3
-    return coefficients
-
-
-def _quintics(times: Array, q: Array, dq: Array, ddq_begin: Array, ddq_end: Array) -> Array:
-    """The same for quintics with the accelerations (n - 1, 7) at the beginning and end of each segment."""
-    h = np.diff(times)[:, np.newaxis]
-    distance, v0, v1 = np.diff(q, axis=0), dq[:-1] * h, dq[1:] * h
-    a0, a1 = ddq_begin * h**2, ddq_end * h**2
-    coefficients = np.zeros((len(h), 7, 6))
-    coefficients[..., 0], coefficients[..., 1], coefficients[..., 2] = q[:-1], dq[:-1], 0.5 * ddq_begin
-    coefficients[..., 3] = (20.0 * distance - 12.0 * v0 - 8.0 * v1 - 3.0 * a0 + a1) / (2.0 * h**3)
-    coefficients[..., 4] = (-30.0 * distance + 16.0 * v0 + 14.0 * v1 + 3.0 * a0 - 2.0 * a1) / (2.0 * h**4)
-    coefficients[..., 5] = (12.0 * distance - 6.0 * (v0 + v1) - a0 + a1) / (2.0 * h**5)
-    return coefficients
-
-
-def _monotone(times: Array, q: Array, first_dq: Array) -> Array:
-    """Velocities (n, 7) at the points: weighted harmonic means of the slopes on both sides; 0 at the end, and if the
-    slopes differ in sign."""
-    h = np.diff(times)[:, np.newaxis]
-    slope = np.diff(q, axis=0) / h
-    dq = np.zeros_like(q)
-    dq[0] = first_dq
-    left, right = slope[:-1], slope[1:]
-    before, after = 2.0 * h[1:] + h[:-1], h[1:] + 2.0 * h[:-1]
-    same = left * right > 0.0
-    mean = (before + after) * left * right
-    np.divide(mean, before * right + after * left, out=dq[1:-1], where=same)
-    return dq
-
-
 def _through(points: JointTrajectory, state: ArmState, lead: float, begin: float) -> Motion | None:
     """Through all points, from ``state`` and ``lead`` [s] before the first one on.
 
@@ -289,7 +218,7 @@ def _through(points: JointTrajectory, state: ArmState, lead: float, begin: float
 
     unknown = np.full((len(points.times), 7), np.nan)
     dq = unknown if points.dq is None else points.dq
-    motion = _polynomials(
+    motion = through_points(
         np.concatenate([[0.0], points.times - begin]), np.concatenate([[state.q], points.q]),
         after(state.dq, dq), after(state.ddq, points.ddq),
     )  # fmt: skip
@@ -344,12 +273,11 @@ def _enter(
             "from where the arm is, or move the arm there first",
             reason="too far away",
         )
-    path = remainder(path, -lead) if lead <= 0.0 else _earlier(path, lead)
+    path = remainder(path, -lead) if lead <= 0.0 else extended(path, lead)
     there = ArmState(*path.at(0.0))
-    offsets = (state.q - there.q, state.dq - there.dq, state.ddq - there.ddq)
-    if all((np.abs(offset) <= same).all() for offset, same in zip(offsets, _SAME_STATE, strict=True)):
-        return path  # The control process fades out what is left.
-    offset, rate, change = offsets
+    if state.equals(there):
+        return path
+    offset, rate, change = state.q - there.q, state.dq - there.dq, state.ddq - there.ddq
     gentle = 0.5 * fr3.ACCELERATION_LIMIT
     duration = max(
         _SHORTEST_ENTRY,
@@ -361,9 +289,9 @@ def _enter(
     while True:
         ends = np.array([0.0, duration])
         q, dq = np.concatenate([[offset], nothing]), np.concatenate([[rate], nothing])
-        fading = Motion(ends, _quintics(ends, q, dq, change[np.newaxis], nothing))
-        knots = _knots(max(path.duration, duration), path.times, ends)
-        motion = Motion(knots, _pieces(path, knots) + _pieces(fading, knots))
+        fading = Motion(ends, quintics(ends, q, dq, change[np.newaxis], nothing))
+        knots = merged_knots(max(path.duration, duration), path.times, ends)
+        motion = Motion(knots, pieces(path, knots) + pieces(fading, knots))
         entry = int(np.searchsorted(knots, duration))
         try:
             check_robot_limits(Motion(knots[: entry + 1], motion.coefficients[:entry]), 0.0, begin, joints)
@@ -378,76 +306,3 @@ def _enter(
                 ) from error
         else:
             return motion
-
-
-def _earlier(path: Motion, lead: float) -> Motion:
-    """``path`` after ``lead`` [s], during which the joints move to its beginning at their velocity there."""
-    q, dq, _ = path.at(0.0)
-    first = np.zeros((1, 7, 6))
-    first[0, :, 0], first[0, :, 1] = q - lead * dq, dq
-    return Motion(np.append(0.0, lead + path.times), np.concatenate([first, path.coefficients]))
-
-
-def _knots(end: float, *times: Array) -> Array:
-    """0, all of ``times`` between 0 and ``end``, and ``end`` [s]."""
-    inner = np.unique(np.concatenate(times))
-    inner = inner[(inner > _SAME_KNOT) & (inner < end - _SAME_KNOT)]
-    knots = np.concatenate([[0.0], inner, [end]])
-    return knots[np.concatenate([[True], np.diff(knots) > _SAME_KNOT])]
-
-
-def _pieces(motion: Motion, knots: Array) -> Array:
-    """Coefficients (n - 1, 7, 6) of ``motion`` between ``knots`` (n,), which include its own; it holds after its
-    end."""
-    middle = 0.5 * (knots[:-1] + knots[1:])
-    index = np.clip(np.searchsorted(motion.times, middle) - 1, 0, len(motion.coefficients) - 1)
-    # In C order: for another order, numba would compile the kernels again, which takes longer than a heartbeat may.
-    coefficients = motion.coefficients[index]
-    shift = knots[:-1] - motion.times[index]
-    shifted = np.flatnonzero(np.abs(shift) > _SAME_KNOT)
-    # Taylor's formula: the factors of s**p after the shift.
-    powers = np.where(_ORDERS >= _ORDERS[:, np.newaxis], _ORDERS - _ORDERS[:, np.newaxis], 0)
-    factors = _BINOMIALS * shift[shifted, np.newaxis, np.newaxis] ** powers
-    coefficients[shifted] = np.einsum("kpr,kjr->kjp", factors, coefficients[shifted])
-    over = middle > motion.duration
-    coefficients[over] = 0.0
-    coefficients[over, :, 0] = motion.goal
-    return coefficients
-
-
-def _positions(motion: Motion, times: Array) -> Array:
-    """Where ``motion`` is at all ``times`` [s] (n,), as :meth:`.Motion.at` [rad] (n, 7)."""
-    index = np.clip(np.searchsorted(motion.times, times, side="right") - 1, 0, len(motion.coefficients) - 1)
-    c, s = motion.coefficients[index], (times - motion.times[index])[:, np.newaxis]
-    q: Array = c[..., 5]
-    for order in (4, 3, 2, 1, 0):
-        q = c[..., order] + s * q
-    return q
-
-
-def _thinned(motion: Motion, joints: Sequence[str]) -> Motion:
-    """``motion`` with as few segments as the control process accepts; ``InvalidTarget`` if it would miss a knot."""
-    count = len(motion.coefficients)
-    if count <= MAX_SEGMENTS:
-        return motion
-    kept = np.round(np.linspace(0, count, MAX_SEGMENTS + 1)).astype(int)
-    c, s = motion.coefficients[kept[:-1]], np.diff(motion.times)[kept[1:] - 1, np.newaxis]
-    last = motion.coefficients[kept[1:] - 1]
-    q = np.concatenate([c[..., 0], [motion.goal]])
-    dq = np.concatenate([c[..., 1], np.zeros((1, 7))])
-    ddq = 2.0 * np.concatenate([c[..., 2], np.zeros((1, 7))])
-    # Accelerations may jump at a knot: take the mean of both sides.
-    before = 2.0 * last[..., 2] + s * (6.0 * last[..., 3] + s * (12.0 * last[..., 4] + s * 20.0 * last[..., 5]))
-    ddq[1:-1] = 0.5 * (ddq[1:-1] + before[:-1])
-    ddq[-1] = before[-1]
-    times = motion.times[kept]
-    thinned = Motion(times, _quintics(times, q, dq, ddq[:-1], ddq[1:]))
-    missed = np.abs(_positions(thinned, motion.times[:-1]) - motion.coefficients[..., 0])
-    if missed.max() > _THINNING_TOLERANCE:
-        joint = int(missed.max(axis=0).argmax())
-        raise InvalidTarget(
-            f"it has more than {MAX_SEGMENTS} segments, and without some of its points {joints[joint]} would miss "
-            f"others by {missed.max():.4f} rad: use fewer points",
-            reason="too many points",
-        )
-    return thinned

@@ -16,7 +16,8 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
-from aiofranka_ros.arm.joint_trajectory import ArmState, remainder
+from aiofranka_ros.arm.curves import remainder
+from aiofranka_ros.arm.joint_trajectory import ArmState
 from aiofranka_ros.arm.limit_checks import check_set_limits
 from aiofranka_ros.arm.tasks import REST_VELOCITY, Departure, Task
 from aiofranka_ros.control.client import ControlClient
@@ -33,10 +34,6 @@ _LEAD = 0.02
 _STOP_TIMEOUT = 3.0
 #: Robot time may pass more slowly than this computer's; a motion that is this late does not run [s].
 _START_TIMEOUT = 2.0
-#: Two departures that differ by less are the same: positions [rad], velocities [rad/s] and accelerations [rad/s²]. A
-#: tenth of what the checks of the limits treat as rounding, and less than an arm moves while its motion is planned. The
-#: control process fades the difference out.
-_SAME_DEPARTURE = (1e-4, 5e-3, 0.1)
 #: Settings that limit every motion.
 _LIMITS = ("joint_lower", "joint_upper", "workspace_lower", "workspace_upper", "move_acceleration", "move_jerk")
 
@@ -87,11 +84,8 @@ class Plan(Generic[_Task]):
         """Whether the motion may begin at ``departure`` under ``limits``."""
         if self.task.timed or self.departure.running is not None or departure.running is not None:
             return False
-        now, then = departure.state, self.departure.state
-        pairs = zip((now.q, now.dq, now.ddq), (then.q, then.dq, then.ddq), _SAME_DEPARTURE, strict=True)
-        return all((np.abs(a - b) <= tolerance).all() for a, b, tolerance in pairs) and all(
-            np.array_equal(a, b) for a, b in zip(limits, self.limits, strict=True)
-        )
+        same_limits = all(np.array_equal(a, b) for a, b in zip(limits, self.limits, strict=True))
+        return same_limits and departure.state.equals(self.departure.state)
 
 
 @dataclass

@@ -189,34 +189,38 @@ def _trajectory(message: TrajectoryMessage, joints: Sequence[str]) -> JointTraje
             f"it has {count} points; at most {MOST_POINTS} are planned at once: use fewer, or send it in parts",
             reason="too many points",
         )
+    for index in (index for index, point in enumerate(message.points) if point.effort):
+        raise InvalidTarget(
+            f"point {index} has efforts, but the arm follows positions: leave them out", reason="efforts given"
+        )
+    positions = _rows(message, "positions", order)
+    times = np.array([nanoseconds(point.time_from_start) / NANOSECONDS for point in message.points])
     trajectory = JointTrajectory(
-        np.array([nanoseconds(point.time_from_start) / NANOSECONDS for point in message.points]),
-        _rows(message, "positions", order), _rows(message, "velocities", order), _rows(message, "accelerations", order),
+        times,
+        np.empty((0, len(order))) if positions is None else positions,
+        _rows(message, "velocities", order),
+        _rows(message, "accelerations", order),
         joints,
-    )  # fmt: skip
-    _rows(message, "effort", order)
+    )
     trajectory.check()
     return trajectory
 
 
-def _rows(message: TrajectoryMessage, field: str, order: Sequence[int]) -> Array:
-    """What the points of ``message`` give as ``field`` (n, 7), in ``order``; NaN where a point gives nothing.
+def _rows(message: TrajectoryMessage, field: str, order: Sequence[int]) -> Array | None:
+    """What the points of ``message`` give as ``field`` (n, 7), in ``order``; NaN in points that do not give it.
 
-    :raises InvalidTarget: a number of values is wrong, or a point gives something that the arm does not use.
+    :returns: ``None`` if no point gives it.
+    :raises InvalidTarget: the number of values of a point is not the number of joints, or one is NaN.
     """
     values = [getattr(point, field) for point in message.points]
     sizes = np.array([len(row) for row in values], dtype=int)
     for index in np.flatnonzero((sizes != len(order)) & ((sizes > 0) | (field == "positions")))[:1]:
         raise InvalidTarget(f"point {index} has {sizes[index]} {field} for {len(order)} joints", reason="wrong size")
     given = sizes > 0
-    if field == "effort" and given.any():
-        raise InvalidTarget(
-            f"point {int(given.argmax())} has efforts, but the arm follows positions: leave them out",
-            reason="efforts given",
-        )
+    if not given.any():
+        return None
     rows = np.full((len(values), len(order)), np.nan)
-    if given.any():
-        rows[given] = np.frombuffer(b"".join(row for row in values if len(row))).reshape(-1, len(order))[:, order]
+    rows[given] = np.frombuffer(b"".join(row for row in values if len(row))).reshape(-1, len(order))[:, order]
     for index in np.flatnonzero(given & np.isnan(rows).any(axis=1))[:1]:
         raise InvalidTarget(f"{field} of point {index} are not finite: {list(values[index])}", reason="not finite")
     return rows
