@@ -15,7 +15,7 @@ from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.arm.tasks import Departure, Goal, ParameterReader, Task, Tolerance, TrajectoryGoal
 from aiofranka_ros.control.law.motion import Motion
 from aiofranka_ros.control.records import STATE, Mode, MotionStatus, new
-from aiofranka_ros.errors import GoalMissed, InvalidTarget, MoveFailed
+from aiofranka_ros.errors import GoalMissed, InvalidTarget, MoveFailed, PathViolated
 from aiofranka_ros.kernels import Record
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.kinematics import pose_matrix
@@ -214,4 +214,34 @@ def test_a_goal_that_is_missed_names_the_joints_with_their_tolerances(owner: Fak
     task = Goal(q=ELSEWHERE, velocity=np.ones(7), goal_tolerance=Tolerance.of_position(0.01), settle_time=0.0)
     owner.client.overshoot[3] = 0.02
     with pytest.raises(GoalMissed, match=r"^missed the goal: fr3_joint4 by 0.0200 rad \(tolerance 0.01\)$"):
+        pursue(owner, task)
+
+
+class MovingClient(FakeClient):
+    """A control process whose arm has just begun a motion."""
+
+    def start_motion(self, motion: Motion, *, start: float) -> int:
+        number = super().start_motion(motion, start=start)
+        self.now["motion_time"], self.now["motion_status"] = 0.0, MotionStatus.EXECUTING
+        self.now["q"], self.now["dq"], self.now["ref_ddq"] = motion.at(0.0)
+        return number
+
+    def stop_motion(self, number: int) -> None:
+        self.now["motion_status"] = MotionStatus.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("field", "text"), [("position", "0.0900 rad"), ("velocity", "rad/s"), ("acceleration", "rad/s.2")]
+)
+def test_a_path_is_violated_if_the_arm_is_not_on_the_trajectory_that_was_given(
+    owner: FakeOwner, field: str, text: str
+) -> None:
+    owner.client = MovingClient()
+    # The arm follows the motion exactly, but this one only leads onto the trajectory, which moves already.
+    times = np.array([0.0, 2.0])
+    trajectory = JointTrajectory(times, np.array([HOME - 0.09, HOME]), np.array([np.full(7, 0.1), np.zeros(7)]))
+    tolerance = Tolerance.of_position(np.inf)
+    getattr(tolerance, field)[3] = 0.05
+    task = TrajectoryGoal(trajectory=trajectory, path_tolerance=tolerance, **ANYWHERE)
+    with pytest.raises(PathViolated, match=rf"^left the path: fr3_joint4 by .*{text} \(tolerance 0.05\)$"):
         pursue(owner, task)

@@ -50,8 +50,7 @@ class Tolerance:
     @classmethod
     def of_position(cls, position: float, joints: Sequence[str] = JOINT_NAMES) -> Tolerance:
         """The same position tolerance [rad] for all joints, at any velocity."""
-        anything = np.full(7, np.inf)
-        return cls(np.full(7, position), anything, anything, joints)
+        return cls(np.full(7, position), np.full(7, np.inf), np.full(7, np.inf), joints)
 
     def violations(self, asked: Sequence[Array], state: Record) -> str:
         """The joints that are further than this from what was ``asked``, and by how much.
