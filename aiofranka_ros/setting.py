@@ -6,7 +6,6 @@ in every process. It imports nothing that takes long, because the gripper's node
 
 from __future__ import annotations
 
-import difflib
 import enum
 import math
 import re
@@ -31,9 +30,11 @@ class Stage(enum.IntEnum):
     ACTIVE = 2
 
 
+#: When a parameter can change that a running node cannot change.
+AT_THE_START = "only at the start: in the configuration file or with --ros-args -p"
 #: When a parameter can change that is locked from a stage on, and what to do to change it.
 _BEFORE = {
-    Stage.STARTED: "only at the start: in the configuration file or with --ros-args -p",
+    Stage.STARTED: AT_THE_START,
     Stage.CONFIGURED: "only while the node is unconfigured: clean it up first",
     Stage.ACTIVE: "only while the node is not active: deactivate it first",
 }
@@ -151,14 +152,6 @@ class Setting:
 
     def _refusal(self, what: str) -> ConfigurationError:
         return ConfigurationError(f"{self.name} {what}; allowed: {self.range}")
-
-
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """A message about a name that does not exist: the nearest one first, then all that do."""
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    suggestion = f"did you mean {near[0]!r}? There are" if near else "there are"
-    return f"there is no {kind} {name!r}; {suggestion}: {', '.join(names)}"
 
 
 def _bound(value: Bound) -> str:

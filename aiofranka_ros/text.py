@@ -1,10 +1,12 @@
-"""Text of unknown length, for messages: quoted only as far as a reader needs.
+"""Text for messages: quotes only as long as a reader needs, and what a misspelt name was meant to be.
 
-Called wherever a message quotes what a client sent, in every process. A log line stays short, whatever a message holds.
+Called wherever a message quotes what a client or user wrote, in every process. A log line stays short, whatever a
+message holds.
 """
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from collections.abc import Iterable
 
@@ -23,3 +25,16 @@ def listed(texts: Iterable[str], most: int = _MOST) -> str:
     shown = ", ".join(brief(text) for text in itertools.islice(rest, most))
     more = sum(1 for _ in rest)
     return f"{shown} and {more} more" if more else shown
+
+
+def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str | None:
+    """The one of ``known`` that is most similar to ``name``, at least by ``similarity`` (0 to 1); ``None``: none is."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=similarity)), None)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """A message about a name that does not exist: the nearest one first, then all that do."""
+    names = list(known)
+    near = nearest(name, names)
+    suggestion = f"did you mean {near!r}? There are" if near else "there are"
+    return f"there is no {kind} {brief(name)!r}; {suggestion}: {', '.join(names)}"

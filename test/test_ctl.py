@@ -6,13 +6,14 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from aiofranka_ros.ctl import commands
 from aiofranka_ros.ctl.__main__ import main
 from aiofranka_ros.model.fr3 import HOME, READY
-from aiofranka_ros.testing import Client, NodeProcess, environment
+from aiofranka_ros.testing import PATIENCE, Client, NodeProcess, environment
 
 
 class Terminal:
@@ -93,6 +94,17 @@ def test_a_node_that_does_not_exist_is_reported_with_the_nodes_that_do(robot, ca
     assert "there is no node /left/aiofranka" in printed and robot.name in printed
 
 
+@pytest.mark.parametrize("module", ["aiofranka_ros.node", "aiofranka_ros.gripper_node", "aiofranka_ros.rviz_tools"])
+def test_a_node_does_not_start_with_a_misspelt_parameter(tmp_path: Path, module: str) -> None:
+    misspelt = {"aiofranka_ros.node": "move_velocty", "aiofranka_ros.gripper_node": "default_sped"}.get(
+        module, "arm_nod"
+    )
+    with NodeProcess(tmp_path / "log", module=module, **{misspelt: "[0.3]"}) as process:
+        assert process.says("did you mean"), process.log
+        assert process.process.wait(PATIENCE) == 1
+    assert "cannot start: there is no parameter" in process.log and "Traceback" not in process.log
+
+
 def test_the_lifecycle_is_driven_and_a_transition_that_is_not_possible_is_explained(ctl, robot):
     assert ctl("activate") == (0, f"{robot.name} is already active\n")
     assert ctl("cleanup") == (1, f"failed: {robot.name} is active, but must be inactive: deactivate it first\n")
@@ -112,6 +124,10 @@ def test_parameters_are_set_together_and_shown_and_a_refusal_has_the_nodes_reaso
     status, printed = ctl("set", "move_tolerance", "0.03", "move_jerk", "-1")
     assert status == 1 and "move_jerk is -1; allowed: 7 values" in printed
     assert robot.get("move_tolerance") == 0.02
+    status, printed = ctl("set", "move_velocty", "[0.3]")
+    assert status == 1 and "did you mean 'move_velocity'?" in printed
+    status, printed = ctl("set", "state_rate", "50")
+    assert status == 1 and "state_rate can be set only at the start" in printed
     status, printed = ctl("get", "move_velocty")
     assert status == 1 and "did you mean 'move_velocity'?" in printed
 

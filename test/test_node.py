@@ -290,6 +290,7 @@ def test_a_parameter_of_an_unknown_type_is_refused_and_the_node_continues(robot:
     for kind, name in ((SetParameters, "set_parameters"), (SetParametersAtomically, "set_parameters_atomically")):
         client = robot.node.create_client(kind, f"{robot.name}/{name}")
         answer = robot.call(client, kind.Request(parameters=[odd]))
-        assert not answer.results if kind is SetParameters else not answer.result.successful
+        (result,) = answer.results if kind is SetParameters else [answer.result]
+        assert not result.successful and "255 is not a valid Parameter.Type" in result.reason
     assert robot.spin_until(lambda: log("255 is not a valid Parameter.Type"))
     assert robot.state == "active"

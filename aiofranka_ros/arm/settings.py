@@ -19,6 +19,7 @@ from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.kinematics import pose_matrix
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.setting import Effect
+from aiofranka_ros.text import unknown
 
 #: Largest deviation from 1 of the norm of the quaternion in ``tcp_in_flange``.
 _QUATERNION_TOLERANCE = 0.01
@@ -47,7 +48,7 @@ class ArmSettings:
         """``value`` as it would be used; ``ConfigurationError`` if it cannot, or if there is no such setting."""
         setting = _BY_NAME.get(name)
         if setting is None:
-            raise ConfigurationError(f"there is no setting {name!r}; there are: {', '.join(_BY_NAME)}")
+            raise ConfigurationError(unknown("setting", name, _BY_NAME))
         parsed = setting.parse(value)
         if name == "tcp_frame" and parsed in ArmNames().links:
             raise ConfigurationError(f"tcp_frame is {parsed!r}, which is one of the arm's links")

@@ -11,16 +11,19 @@ from collections.abc import Sequence
 from rclpy.executors import SingleThreadedExecutor
 
 from aiofranka_ros.gripper_node.node import GripperNode
+from aiofranka_ros.gripper_node.parameters import GRIPPER_SETTINGS
 from aiofranka_ros.processes import StopRequest
+from aiofranka_ros.ros.arguments import checked, read
 from aiofranka_ros.ros.running import run, send_last_results
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node until Ctrl-C or SIGTERM.
 
-    :returns: exit status: 0 after a signal, 1 if the node could not start or failed.
+    :returns: exit status: 0 after a signal, 1 if the node could not start or failed. A wrong command line exits with 2.
     """
-    return run("franka_gripper", lambda stop: GripperNode(), _spin, arguments)
+    read(arguments, "aiofranka_ros.gripper_node", "Drive the Franka Hand of an arm.", GRIPPER_SETTINGS)
+    return run("franka_gripper", lambda stop: checked(GripperNode(), arguments), _spin, arguments)
 
 
 def _spin(node: GripperNode, stop: StopRequest) -> None:

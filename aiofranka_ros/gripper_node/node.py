@@ -26,11 +26,12 @@ from aiofranka_ros.gripper_node.parameters import GripperParameters
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.ros.actions import Actions
 from aiofranka_ros.ros.conditions import OK, Recent, condition, status
+from aiofranka_ros.ros.descriptors import ExplainedParameters
 
 _DIAGNOSTICS_PERIOD = 1.0
 
 
-class GripperNode(Node):
+class GripperNode(ExplainedParameters, Node):
     """The node ``franka_gripper``.
 
     :raises rclpy.exceptions.ParameterException: a parameter from a file or the command line cannot be used.

@@ -17,8 +17,10 @@ from collections.abc import Sequence
 import rclpy
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
+from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.node.lifecycle import FrankaNode
 from aiofranka_ros.processes import StopRequest
+from aiofranka_ros.ros.arguments import checked, read
 from aiofranka_ros.ros.executor import UrgentFirstExecutor
 from aiofranka_ros.ros.running import run, send_last_results
 
@@ -96,14 +98,19 @@ def _spin(node: FrankaNode, stop: StopRequest) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node until Ctrl-C or SIGTERM.
 
-    :returns: exit status: 0 after either of them, 1 if the node could not start or failed.
+    :returns: exit status: 0 after either of them, 1 if the node could not start or failed. A wrong command line exits
+        with 2.
     """
+    text = (
+        "Drive a Franka arm: a lifecycle node. Without parameters, it waits to be configured and has a simulated arm."
+    )
+    read(arguments, "aiofranka_ros.node", text, SETTINGS)
     sys.setswitchinterval(_SWITCH_INTERVAL)
     with contextlib.suppress(PermissionError):
         # Before DDS starts its threads, which inherit it: other programs on this computer must delay neither targets
         # nor the heartbeat that the control process waits for.
         os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
-    return run("aiofranka", _create, _spin, arguments)
+    return run("aiofranka", lambda stop: checked(_create(stop), arguments), _spin, arguments)
 
 
 if __name__ == "__main__":

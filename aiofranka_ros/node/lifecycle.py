@@ -15,6 +15,8 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from rcl_interfaces.msg import SetParametersResult
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.callback_groups import CallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -40,6 +42,7 @@ from aiofranka_ros.node.state import StateTopics
 from aiofranka_ros.node.targets import TargetTopics
 from aiofranka_ros.node.trajectory_action import TrajectoryAction
 from aiofranka_ros.ros.actions import Actions
+from aiofranka_ros.ros.descriptors import ExplainedParameters
 from aiofranka_ros.setting import Stage
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
@@ -47,7 +50,7 @@ FAILURE = TransitionCallbackReturn.FAILURE
 ERROR = TransitionCallbackReturn.ERROR
 
 
-class FrankaNode(LifecycleNode):
+class FrankaNode(ExplainedParameters, LifecycleNode):
     """The node ``aiofranka``.
 
     :param interruptible: a context in which a signal raises ``KeyboardInterrupt``, for transitions that take long.
@@ -190,7 +193,7 @@ class FrankaNode(LifecycleNode):
         """Answer requests that make rclpy's own services raise, and apply the parameters that they set.
 
         rclpy does not catch the exception for a parameter of type 255, nor, up to Jazzy, for an illegal transition; the
-        executor would end the node with an active arm. The answer is an empty one, which refuses the request.
+        executor would end the node with an active arm. The answer refuses the request, with the reason if it has room.
 
         Changed parameters are applied here, and not in a callback of rclpy after the change, because Humble has none.
         """
@@ -202,6 +205,10 @@ class FrankaNode(LifecycleNode):
                 except (ValueError, TypeError, RuntimeError) as error:
                     self.get_logger().warning(f"refused a {type(request).__name__}: {error}")
                     response = type(response)()
+                    if isinstance(response, SetParametersAtomically.Response):
+                        response.result.reason = str(error)
+                    elif isinstance(response, SetParameters.Response):
+                        response.results = [SetParametersResult(reason=str(error)) for _ in request.parameters]
                 self._apply_changes()
                 return response
 

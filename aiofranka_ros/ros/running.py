@@ -14,6 +14,7 @@ import rclpy
 from rclpy.exceptions import ParameterException
 from rclpy.signals import SignalHandlerOptions
 
+from aiofranka_ros.errors import ConfigurationError
 from aiofranka_ros.processes import StopRequest
 
 #: How long the results of ended goals may take to leave [s].
@@ -44,7 +45,7 @@ def run(
             spin(node, stop)
         finally:
             node.close()
-    except ParameterException as error:
+    except (ParameterException, ConfigurationError) as error:
         rclpy.logging.get_logger(name).fatal(f"cannot start: {error}")
         return 1
     except Exception:

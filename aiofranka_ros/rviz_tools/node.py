@@ -19,7 +19,6 @@ from collections.abc import Callable
 
 import numpy as np
 from geometry_msgs.msg import PointStamped, Pose, PoseStamped
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -31,9 +30,11 @@ from aiofranka_ros.model import inverse_kinematics
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.ros import messages
 from aiofranka_ros.ros.conditions import CTL
+from aiofranka_ros.ros.descriptors import ExplainedParameters, describe
 from aiofranka_ros.rviz_tools.arm_client import ArmClient
 from aiofranka_ros.rviz_tools.marker import Choice, Look, gripper_marker, text_marker
 from aiofranka_ros.rviz_tools.marker_server import MarkerServer
+from aiofranka_ros.setting import Setting, Stage
 
 #: RViz sends what is clicked reliably.
 _CLICKS = QoSProfile(depth=5)
@@ -48,14 +49,20 @@ _SAME = 1e-3
 _MOVED = 0.02
 
 
-class RvizTools(Node):
+#: The parameters.
+RVIZ_SETTINGS = (
+    Setting("arm_node", "aiofranka", "Name of the arm's node, in the same namespace.", locked_from=Stage.STARTED),
+)
+
+
+class RvizTools(ExplainedParameters, Node):
     """The node ``rviz_tools``."""
 
     def __init__(self) -> None:
         super().__init__("rviz_tools")
-        descriptor = ParameterDescriptor(description="Name of the arm's node, in the same namespace.", read_only=True)
-        name = self.declare_parameter("arm_node", "aiofranka", descriptor).value
-        self._arm = ArmClient(self, name, self._on_move_ended)
+        for setting in RVIZ_SETTINGS:
+            self.declare_parameter(setting.name, setting.default, describe(setting))
+        self._arm = ArmClient(self, self.get_parameter("arm_node").value, self._on_move_ended)
         # The marker's pose in the base (4, 4) and look; whether it is away from the gripper, whether the user dragged
         # it there, and the pose of the arm (4, 4) at that time.
         self._shown = np.eye(4)
