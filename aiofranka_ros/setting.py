@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from aiofranka_ros.errors import ConfigurationError
+from aiofranka_ros.text import nearest
 
 Value: TypeAlias = "bool | str | int | float | tuple[float, ...]"
 #: A bound for a scalar or for all elements of an array, or one bound for each element.
@@ -122,7 +123,8 @@ class Setting:
         else:
             valid = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not valid:
-            raise self._refusal(f"is {value!r}")
+            near = nearest(value, self.choices) if isinstance(value, str) else None
+            raise self._refusal(f"is {value!r}" + (f" (did you mean {near!r}?)" if near else ""))
         if isinstance(self.default, (bool, str)):
             return value
         if not math.isfinite(value) or not self.low <= value <= self.high:  # type: ignore[operator]

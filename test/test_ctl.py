@@ -94,12 +94,11 @@ def test_a_node_that_does_not_exist_is_reported_with_the_nodes_that_do(robot, ca
     assert "there is no node /left/aiofranka" in printed and robot.name in printed
 
 
-@pytest.mark.parametrize("module", ["aiofranka_ros.node", "aiofranka_ros.gripper_node", "aiofranka_ros.rviz_tools"])
-def test_a_node_does_not_start_with_a_misspelt_parameter(tmp_path: Path, module: str) -> None:
-    misspelt = {"aiofranka_ros.node": "move_velocty", "aiofranka_ros.gripper_node": "default_sped"}.get(
-        module, "arm_nod"
-    )
-    with NodeProcess(tmp_path / "log", module=module, **{misspelt: "[0.3]"}) as process:
+@pytest.mark.parametrize(
+    ("module", "misspelt"), [("node", "move_velocty"), ("gripper_node", "default_sped"), ("rviz_tools", "arm_nod")]
+)
+def test_a_node_does_not_start_with_a_misspelt_parameter(tmp_path: Path, module: str, misspelt: str) -> None:
+    with NodeProcess(tmp_path / "log", module=f"aiofranka_ros.{module}", **{misspelt: "[0.3]"}) as process:
         assert process.says("did you mean"), process.log
         assert process.process.wait(PATIENCE) == 1
     assert "cannot start: there is no parameter" in process.log and "Traceback" not in process.log

@@ -471,7 +471,7 @@ def test_an_invalid_parameter_ends_the_node_with_the_reason(tmp_path: Path) -> N
 def test_a_parameter_change_is_refused_with_the_reason_or_counts_from_the_next_goal(hand: GripperClient) -> None:
     assert re.search(r"default_speed.*0\.1\b", hand.set(default_speed=1.0))
     assert "default_force is 'strong'; allowed: in [0.1, 140] N" in hand.set(default_force="strong")
-    assert "read-only" in hand.set(robot_ip="172.16.0.2")
+    assert "only at the start" in hand.set(robot_ip="172.16.0.2")
     assert hand.set(default_speed=0.02) == ""
     try:
         handle = hand.send("franka_gripper/move", Move.Goal(width=0.05))

@@ -17,11 +17,13 @@ import numpy as np
 
 from aiofranka_ros.api.attributes import ASSIGNABLE, Attributes, array, position_and_quaternion
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted
+from aiofranka_ros.arm.settings import SETTING_NAMES
 from aiofranka_ros.errors import ConfigurationError
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.kinematics import control_frame
 from aiofranka_ros.offload.guard import Guard
+from aiofranka_ros.text import unknown
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -81,7 +83,7 @@ class FrankaController(Attributes):
         # Without this, assigning to a mistyped gain would do nothing. Subclasses may have more attributes.
         known = name.startswith("_") or hasattr(type(self), name) or name in Attributes.__annotations__
         if not known and type(self) is FrankaController:
-            raise AttributeError(f"there is no {name!r}; these can be set: {', '.join(ASSIGNABLE)}")
+            raise AttributeError(_no_attribute(name))
         super().__setattr__(name, value)
 
     def __repr__(self) -> str:
@@ -183,7 +185,7 @@ class FrankaController(Attributes):
         """
         self._check()
         if attr not in ASSIGNABLE:
-            raise AttributeError(f"{attr!r} cannot be set; these can: {', '.join(ASSIGNABLE)}")
+            raise AttributeError(_no_attribute(attr))
         setattr(self, attr, value)
         await self._unless_ended(self.robot.settled())
         now, period = asyncio.get_running_loop().time(), 1.0 / self._frequency
@@ -294,6 +296,18 @@ class FrankaController(Attributes):
             task.exception()  # Retrieved: what ended the loop explains it better.
         self._check()
         return task.result()
+
+
+def _no_attribute(name: str) -> str:
+    """Why an attribute cannot be assigned."""
+    if name not in SETTING_NAMES:
+        return unknown("attribute to assign called", name, ASSIGNABLE)
+    if name == "mode":
+        return "mode is a setting, not an attribute: call controller.switch(mode)"
+    return (
+        f"{name} is a setting, not an attribute: give it to RobotInterface({name}=...), or set it in the node with "
+        f"python3 -m aiofranka_ros.ctl set {name} VALUE"
+    )
 
 
 def _warm_up() -> None:

@@ -17,15 +17,16 @@ from typing import Any
 
 import numpy as np
 
+from aiofranka_ros.api.attributes import ASSIGNABLE
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted, until_stopped
 from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.arm.moves import Mover
 from aiofranka_ros.arm.planning import check_goal
-from aiofranka_ros.arm.settings import ArmSettings
+from aiofranka_ros.arm.settings import SETTING_NAMES, ArmSettings
 from aiofranka_ros.arm.tasks import Goal, Tolerance
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.snapshot import Snapshot
-from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError, NotStarted
+from aiofranka_ros.errors import ConfigurationError, ControlProcessDied, ControlStopped, FrankaError, NotStarted
 from aiofranka_ros.kernels import Array
 
 #: How long this process may be silent before the arm holds [s], unless the settings say otherwise. Longer than for the
@@ -46,6 +47,11 @@ class RobotInterface(Link):
     """
 
     def __init__(self, ip: str | None = None, **settings: Any) -> None:
+        for name in settings:
+            if name in ASSIGNABLE and name not in SETTING_NAMES:
+                raise ConfigurationError(
+                    f"{name} is not a setting, but an attribute of FrankaController: assign controller.{name}"
+                )
         values = ArmSettings(**{"heartbeat_timeout": _HEARTBEAT_TIMEOUT, "robot_ip": ip or "sim", **settings})
         super().__init__(values["robot_ip"], values)
         self._driver = Driver(self.settings)

@@ -24,6 +24,8 @@ from aiofranka_ros.text import unknown
 #: Largest deviation from 1 of the norm of the quaternion in ``tcp_in_flange``.
 _QUATERNION_TOLERANCE = 0.01
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
+#: The names of all settings.
+SETTING_NAMES = _BY_NAME.keys()
 #: Settings of which the first must be below the second.
 RANGES = (("joint_lower", "joint_upper"), ("workspace_lower", "workspace_upper"))
 
