@@ -1,6 +1,7 @@
 """The process of one simulated arm: ``python -m aiofranka_ros.simulation``, also for use by hand.
 
     python -m aiofranka_ros.simulation --host 127.0.0.2 --viewer
+    python -m aiofranka_ros.simulation push --force 0 0 -30    # in another terminal
 
 :class:`aiofranka_ros.simulation.simulated_arm.SimulatedArm` starts it as a child. The physics runs on the main thread
 while the arm has no client; :mod:`aiofranka_ros.simulation.model` describes the other threads.
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 
 from aiofranka_ros.errors import SimulationError
 from aiofranka_ros.processes import StopRequest
+from aiofranka_ros.simulation import remote
 from aiofranka_ros.simulation.simulated_arm import PORTS, PRIORITY, READY, STOP_TIMEOUT, cpu_for
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,9 @@ _PARENT_POLL_PERIOD = 0.2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve one simulated arm until Ctrl-C or SIGTERM, or until the viewer is closed or the parent is gone.
 
-    :returns: exit status: 0 after a regular end, 1 if the arm cannot be served. Wrong options exit with 2.
+    With a command, ask a running arm for something instead.
+
+    :returns: exit status: 0 after a regular end, 1 if the arm cannot be served or refuses. Wrong options exit with 2.
     """
     stop = StopRequest()
     stop.install()  # Before the slow imports, so that a Ctrl-C during the start is as quiet as any other.
@@ -50,7 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.basicConfig(level=level, format="%(levelname)s: %(message)s", handlers=[handler])
         if options.parent is not None:
             threading.Thread(target=_watch_parent, args=(options.parent,), name="parent-watch", daemon=True).start()
-        return _serve(options)
+        return _serve(options) if options.command is None else _ask(options)
+    return 0
+
+
+def _ask(options: argparse.Namespace) -> int:
+    """Ask a running arm for something."""
+    names = ("force", "torque", "duration")
+    arguments = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    try:
+        remote.ask(options.host, options.command, **arguments)
+    except SimulationError as error:
+        logger.error("%s", error)
+        return 1
     return 0
 
 
@@ -60,30 +76,32 @@ def _drop_traceback(record: logging.LogRecord) -> bool:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    host = options.host or "127.0.0.1"
     if options.viewer and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         logger.error("--viewer needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set")
         return 1
     try:
-        from aiofranka_ros.simulation import model
+        from aiofranka_ros.simulation import touched
     except ImportError as error:
         logger.error("the simulated arm needs the package franka-sim: %s. Try: pip install franka-sim", error)
         return 1
     if not options.viewer:  # Its rendering thread would inherit the priority.
-        _ask_for_real_time(cpu_for(options.host))
+        _ask_for_real_time(cpu_for(host))
 
     def announce() -> None:
         server.wait_until_accepting()
         # What exists now lives as long as the process; a garbage collection that traverses it costs several cycles.
         gc.collect()
         gc.freeze()
-        sys.stdout.write(f"{READY} {options.host} (ports {PORTS[0]} and {PORTS[1]})\n")
+        sys.stdout.write(f"{READY} {host} (ports {PORTS[0]} and {PORTS[1]})\n")
         sys.stdout.flush()
 
-    physics = model.ArmPhysics(viewer=options.viewer, on_ready=announce)
-    server = model.ArmServer(options.host, physics, options.hand, options.object_width, options.protocol_version)
+    physics = touched.TouchedPhysics(viewer=options.viewer, on_ready=announce)
+    server = touched.TouchedServer(host, physics, options.hand, options.object_width, options.protocol_version)
     try:
         server.claim()
-        server.start()
+        with remote.Requests(host, server.handlers()):
+            server.start()
     except SimulationError as error:
         logger.error("%s", error)
         return 1
@@ -145,13 +163,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m aiofranka_ros.simulation",
         description="Serve a simulated Franka FR3 to libfranka; it enforces the limits of the real one. "
-        "Connect to its address as to a robot; Ctrl-C ends it.",
+        "Connect to its address as to a robot; Ctrl-C ends it. With a command: ask a running arm for something.",
     )
     parser.add_argument(
         "--host",
         type=_loopback,
-        default="127.0.0.1",
-        help="loopback address to serve at, a different one for each arm, e.g. 127.0.0.2 [%(default)s]",
+        help="loopback address to serve at, a different one for each arm, e.g. 127.0.0.2 "
+        "[127.0.0.1; with a command, that of the only arm that runs]",
     )
     parser.add_argument(
         "--viewer", action="store_true", help="show the arm in a window; closing it ends the simulation"
@@ -178,6 +196,31 @@ def _parser() -> argparse.ArgumentParser:
         help="what to log to standard error [%(default)s]",
     )  # fmt: skip
     parser.add_argument("--parent", type=int, metavar="PID", help="exit once this parent process is gone")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        added.add_argument(
+            "--host", type=_loopback, default=argparse.SUPPRESS, help="address of the arm [the only one that runs]"
+        )
+        return added
+
+    push = command("push", "push the running arm as a person would; beyond the collision thresholds it stops")
+    push.add_argument(
+        "--force",
+        type=float,
+        nargs=3,
+        default=[0.0] * 3,
+        metavar=("X", "Y", "Z"),
+        help="at the flange, base frame [N]",
+    )
+    push.add_argument(
+        "--torque", type=float, nargs=7, default=[0.0] * 7, metavar="T", help="of the joints, in addition [Nm]"
+    )
+    push.add_argument("--duration", type=float, default=0.2, metavar="S", help="how long [s] [%(default)s]")
+    command("stop", "press the user stop of the running arm")
+    command("guide", "press the guiding buttons of the running arm")
+    command("release", "release user stop and guiding buttons of the running arm")
     return parser
 
 

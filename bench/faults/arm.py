@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aiofranka_ros.simulation.remote import ask
 from bench.faults.helper import Helper
 from bench.faults.tape import Tape
 
@@ -46,28 +47,28 @@ class FaultyArm(Helper):
 
     def push(self, torque: Sequence[float], duration: float) -> None:
         """Push the arm with ``torque`` [Nm] (7,) at its joints for ``duration`` [s], as a person might."""
-        self.ask("push", torque=list(torque), duration=duration)
+        ask(self.host, "push", force=[0.0] * 3, torque=list(torque), duration=duration)
 
     def touch(self, force: Sequence[float], duration: float) -> None:
         """Push the flange with ``force`` [N] (3,), in the base, for ``duration`` [s]."""
-        self.ask("touch", force=list(force), duration=duration)
+        ask(self.host, "push", force=list(force), torque=[0.0] * 7, duration=duration)
 
     def stop_by_user(self) -> None:
         """Press the user stop."""
-        self.ask("stop_by_user")
+        ask(self.host, "stop")
 
     def guide(self) -> None:
         """Press the guiding buttons at the hand."""
-        self.ask("guide")
+        ask(self.host, "guide")
 
     def let_go(self) -> None:
         """Release all buttons."""
-        self.ask("let_go")
+        ask(self.host, "release")
 
     @property
     def in_reflex(self) -> bool:
         """Whether an error is latched."""
-        return bool(self.ask("status")["errors"])
+        return bool(ask(self.host, "status")["errors"])
 
     def since(self, stamp: int) -> npt.NDArray[Any]:
         """The steps since ``stamp`` [ns, system clock], of the last minute."""

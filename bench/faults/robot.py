@@ -1,7 +1,7 @@
 """Faults that the robot itself detects: real reflexes, the user stop and guiding.
 
 Each fault names its detector: mostly ``franka-sim``, which enforces the robot's limits on motions and commands. It
-computes no external forces, so a collision is detected by :mod:`bench.faults.arm_process`, which
+computes no external forces, so a collision is detected by :mod:`aiofranka_ros.simulation.touched`, which
 knows how it pushes, with the thresholds that the node has set. User stop and guiding are buttons of the arm's process.
 """
 
