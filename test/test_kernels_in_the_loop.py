@@ -47,9 +47,10 @@ def test_a_limit_that_was_replaced_with_the_same_time_and_size_is_in_force(tmp_p
     copy_compiled_code(package)
     limits = package / "control" / "law" / "limits.py"
     before = limits.read_text()
-    # A spring pushes this far inside a joint's limits: with 2 rad, everywhere.
-    changed = before.replace("SOFT_LIMIT_MARGIN = 0.1", "SOFT_LIMIT_MARGIN = 2.0")
-    assert changed != before
+    # Springs need this much room, so with 2 rad they push everywhere, and soon.
+    changed = before.replace("_SPRING_RANGE = 0.01", "_SPRING_RANGE = 2.00")
+    changed = changed.replace("_SPRING_SPEED = 0.01", "_SPRING_SPEED = 9.99")
+    assert "_SPRING_RANGE = 2.00" in changed and "_SPRING_SPEED = 9.99" in changed
     with SimulatedArm() as arm:
         assert float(run(environment_of(package), "-c", FEEL_THE_SPRING, arm.host)) < 1.0
         keep_time(limits, changed)

@@ -76,9 +76,11 @@ def test_after_a_lost_packet_the_change_is_measured_from_the_torque_that_the_rob
 
 
 def repelled(q: np.ndarray, dq: np.ndarray, margin: float = limits.SOFT_LIMIT_MARGIN) -> np.ndarray:
-    tau, envelope = np.zeros(7), np.empty((2, 7))
+    tau, envelope, memory = np.zeros(7), np.empty((2, 7)), new(MEMORY)
+    memory["joint_lower"], memory["joint_upper"] = fr3.POSITION_LOWER, fr3.POSITION_UPPER
+    memory["spring_lower"], memory["spring_upper"] = fr3.POSITION_LOWER + margin, fr3.POSITION_UPPER - margin
     limits.allowed_velocities(q, dq, np.empty(7), envelope)
-    limits.repel(q, dq, fr3.POSITION_LOWER, fr3.POSITION_UPPER, fr3.TORQUE_LIMIT, margin, envelope, tau)
+    limits.repel(q, dq, memory[0], fr3.TORQUE_LIMIT, envelope, tau)
     return tau
 
 
@@ -97,10 +99,11 @@ def test_a_spring_pushes_just_beyond_the_soft_limit_and_not_before_it():
     assert repelled(beyond, np.zeros(7), margin=0.02)[0] == 0.0
 
 
-def test_the_largest_torque_pushes_back_at_a_position_limit():
+@pytest.mark.parametrize("margin", [limits.SOFT_LIMIT_MARGIN, limits.REFERENCE_MARGIN, 0.012])
+def test_the_largest_torque_pushes_back_just_inside_a_position_limit(margin):
     q = fr3.HOME.copy()
-    q[3] = fr3.POSITION_UPPER[3]
-    assert abs(repelled(q, np.zeros(7))[3] + fr3.TORQUE_LIMIT[3]) < 1e-9
+    q[3] = fr3.POSITION_UPPER[3] - 0.002
+    assert abs(repelled(q, np.zeros(7), margin)[3] + fr3.TORQUE_LIMIT[3]) < 1e-9
 
 
 def test_a_joint_that_is_too_fast_is_braked():
@@ -111,8 +114,8 @@ def test_a_joint_that_is_too_fast_is_braked():
     # A joint near its limit may still move away from it at full speed.
     q, back = fr3.HOME.copy(), np.zeros(7)
     q[0], back[0] = fr3.POSITION_UPPER[0] - 0.01, -1.0
-    assert repelled(q, back, margin=0.0)[0] == 0.0
-    assert repelled(q, -back, margin=0.0)[0] < 0.0
+    assert repelled(q, back, limits.NO_SPRINGS)[0] == 0.0
+    assert repelled(q, -back, limits.NO_SPRINGS)[0] < 0.0
 
 
 def test_numbers_that_are_not_finite_are_found():
@@ -145,11 +148,10 @@ def test_soft_limits_of_joints_are_as_they_were_set():
     for position, pushes in ((0.3999, False), (0.4, False), (0.4001, True)):
         q, tau, envelope = fr3.HOME.copy(), np.zeros(7), np.empty((2, 7))
         q[0] = position
+        memory["spring_upper"] = 0.0  # Not where the law began.
+        limits.place_springs(memory[0], q, limits.SOFT_LIMIT_MARGIN, fr3.CYCLE)
         limits.allowed_velocities(q, np.zeros(7), np.empty(7), envelope)
-        limits.repel(
-            q, np.zeros(7), memory["joint_lower"][0], memory["joint_upper"][0], fr3.TORQUE_LIMIT,
-            limits.SOFT_LIMIT_MARGIN, envelope, tau,
-        )  # fmt: skip
+        limits.repel(q, np.zeros(7), memory[0], fr3.TORQUE_LIMIT, envelope, tau)
         assert (tau[0] < 0.0) == pushes
 
 
@@ -159,10 +161,52 @@ def test_a_joint_limit_that_the_arm_is_beyond_follows_it_inwards_without_a_push(
     q = fr3.HOME.copy()
     q[0] = 1.0
     commands, memory = in_force(q, joint_upper=upper)
-    for position, limit in ((1.0, 1.1), (0.7, 0.8), (0.9, 0.8), (0.3, 0.5), (0.45, 0.5)):
+    for position, limit in ((1.0, 1.012), (0.7, 0.712), (0.9, 0.712), (0.49, 0.5), (0.3, 0.5), (0.45, 0.5)):
         q[0] = position
         limits.tighten(commands[0], memory[0], q)
-        assert memory["joint_upper"][0, 0] == pytest.approx(limit), "the springs begin 0.1 rad before it"
+        limits.place_springs(memory[0], q, limits.SOFT_LIMIT_MARGIN, fr3.CYCLE)
+        assert memory["joint_upper"][0, 0] == pytest.approx(limit)
+        pushed = position in (0.9, 0.45)  # They move outwards again.
+        assert (memory["spring_upper"][0, 0] < position) == pushed
+
+
+@pytest.mark.parametrize("margin", [limits.SOFT_LIMIT_MARGIN, limits.REFERENCE_MARGIN])
+@pytest.mark.parametrize("distance", [0.5, 0.09, 0.03, 0.013, 0.01, 0.001, 0.0, -0.001])
+def test_springs_begin_where_the_arm_is_follow_it_inwards_and_lead_it_slowly_out_of_the_last_hundredth(
+    margin, distance
+):
+    memory, q = new(MEMORY), fr3.HOME.copy()
+    limits.loosen(memory[0])
+    memory["joint_lower"], memory["joint_upper"] = fr3.POSITION_LOWER, fr3.POSITION_UPPER
+    begins, at = [], fr3.POSITION_UPPER[0] - distance
+    q[0] = at
+    for cycle in range(4000):
+        if cycle == 2000:
+            q[0] = 1.0
+        if cycle == 3000:
+            q[0] = at
+        limits.place_springs(memory[0], q, margin, fr3.CYCLE)
+        begins.append(memory["spring_upper"][0, 0])
+    begins = np.array(begins)
+    nominal = fr3.POSITION_UPPER[0] - margin
+    assert begins[0] >= at and begins[0] <= max(nominal, at + 0.003)
+    assert np.all(np.diff(begins[:2000]) >= -0.01 * fr3.CYCLE - 1e-12), "it leads the arm no faster"
+    assert begins[1999] <= fr3.POSITION_UPPER[0] - 0.012 + 1e-9
+    if distance >= 0.012:
+        assert begins[1999] >= at, "it does not push an arm at rest"
+    np.testing.assert_allclose(begins[2000:], nominal)
+
+
+def test_a_motion_has_no_springs_and_the_law_after_it_begins_without_a_push():
+    memory, q = new(MEMORY), fr3.HOME.copy()
+    limits.loosen(memory[0])
+    memory["joint_lower"], memory["joint_upper"] = fr3.POSITION_LOWER, fr3.POSITION_UPPER
+    limits.place_springs(memory[0], q, limits.SOFT_LIMIT_MARGIN, fr3.CYCLE)
+    q[3] = fr3.POSITION_LOWER[3] + 0.02
+    limits.place_springs(memory[0], q, limits.NO_SPRINGS, fr3.CYCLE)
+    assert memory["spring_lower"][0, 3] == -np.inf
+    limits.place_springs(memory[0], q, limits.SOFT_LIMIT_MARGIN, fr3.CYCLE)
+    assert memory["spring_lower"][0, 3] <= q[3]
 
 
 def test_a_workspace_limit_that_the_arm_is_beyond_follows_it_inwards():

@@ -26,7 +26,8 @@ class Stream:
             self.commands[name] = value
         self.memory["orientation"][0] = self.memory["ref_orientation"][0] = [0, 0, 0, 1]
         self.memory["workspace_lower"], self.memory["workspace_upper"] = -10.0, 10.0
-        self.memory["joint_lower"], self.memory["joint_upper"] = fr3.POSITION_LOWER, fr3.POSITION_UPPER
+        self.memory["spring_lower"] = fr3.POSITION_LOWER + fr3.JOINT_MARGIN
+        self.memory["spring_upper"] = fr3.POSITION_UPPER - fr3.JOINT_MARGIN
         self.scratch = new(SCRATCH)
         reference.seed(self.memory[0], fr3.HOME)
         self.cycle = 0

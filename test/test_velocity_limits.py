@@ -20,6 +20,7 @@ from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.law import limits
 from aiofranka_ros.control.law.cholesky import factorize
 from aiofranka_ros.control.records import MEASURED, MEMORY, MOTION, SCRATCH, Mode, new
+from aiofranka_ros.kernels import Array
 from aiofranka_ros.model import fr3
 from aiofranka_ros.simulation.model import JOINT_ARMATURE, fr3_mjcf
 
@@ -36,9 +37,10 @@ class Arm:
 
     :param payload: mass in its hand that the model does not know [kg].
     :param delay: cycles until its motors apply a command; the robot does not report it.
+    :param q: where it begins [rad] (7,).
     """
 
-    def __init__(self, payload: float = 0.0, delay: int = 0) -> None:
+    def __init__(self, payload: float = 0.0, delay: int = 0, q: Array = fr3.HOME) -> None:
         self._underway = deque([np.zeros(7)] * delay)
         self._model = mujoco.MjModel.from_xml_string(fr3_mjcf())
         self._model.dof_frictionloss[:] = self._model.dof_damping[:] = 0.0
@@ -50,7 +52,7 @@ class Arm:
         self._model.opt.timestep = fr3.CYCLE
         self._model.geom_contype[:] = self._model.geom_conaffinity[:] = 0  # only limits of joints are tested
         self._data = mujoco.MjData(self._model)
-        self._data.qpos[:7] = fr3.HOME
+        self._data.qpos[:7] = q
         self.commands = default_commands()
         self.commands["mode_id"] = self.commands["law_id"] = 1
         names = (MOTION, MEASURED, MEMORY, SCRATCH)
@@ -231,10 +233,9 @@ def test_a_blocked_arm_pushes_with_the_whole_torque_of_its_target(motor_inertia)
 
 
 def test_the_spring_at_a_position_limit_pushes_back_with_the_largest_torque():
-    arm = Arm()
-    arm._data.qpos[0] = fr3.POSITION_UPPER[0]
+    arm = Arm(q=np.array([fr3.POSITION_UPPER[0], *fr3.HOME[1:]]))
     arm.held = True
-    arm.run(1000)
+    arm.run(2500)  # It moves in slowly.
     assert arm.memory["tau"][0, 0] == pytest.approx(-fr3.TORQUE_LIMIT[0], rel=0.02)
 
 

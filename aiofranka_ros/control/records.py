@@ -221,6 +221,7 @@ MEMORY = np.dtype(
         ("release_id", "u8"),
         # Limits in force: those of the commands, or wider ones while the arm is outside; these follow it inwards.
         *_fields("f8", "joint_lower joint_upper", 7),
+        *_fields("f8", "spring_lower spring_upper", 7),  # where springs begin [rad]
         *_fields("f8", "workspace_lower workspace_upper", 3),
         ("null_q", "f8", (7,)),
         *_fields("f8", "flange_to_tcp flange tcp", 4, 4),
@@ -282,7 +283,7 @@ SCRATCH = np.dtype(
         ("force", "f8", (6,)),
         *_fields("f8", "ahead_flange ahead_tcp", 4, 4),
         ("envelope", "f8", (2, 7)),
-        *_fields("f8", "posture ahead torque asked low high row", 7),
+        *_fields("f8", "posture ahead torque wall asked low high row", 7),
     ]
 )
 

@@ -17,7 +17,7 @@ from aiofranka_ros.control.law.motion import advance as advance_motion
 from aiofranka_ros.control.law.motion import begin as begin_motion
 from aiofranka_ros.control.records import Hold, Law, Mode, MotionStatus, TorqueLimit
 from aiofranka_ros.kernels import Array, Record, kernel
-from aiofranka_ros.model.fr3 import CYCLE, JOINT_MARGIN, LOST_PACKETS_LIMIT, TORQUE_LIMIT, VELOCITY_LIMIT
+from aiofranka_ros.model.fr3 import CYCLE, LOST_PACKETS_LIMIT, TORQUE_LIMIT, VELOCITY_LIMIT
 from aiofranka_ros.model.kinematics import forward, quaternion_from_matrix
 
 # Flags as plain integers: numba does not support the operators of enum.IntFlag.
@@ -74,17 +74,15 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
             r.unmodelled[i] = 0.0
         r.release_id = c.release_id
         limits.loosen(r)
+    # A new control frame: its limits and targets start from where it is. New gains do not change the reference.
+    moved = c.law_id != r.law_id and _has_new_frame(c, r)
+    if moved:
+        limits.loosen_workspace(r)
     limits.tighten(c, r, m.q)
     if fresh or c.mode_id != r.mode_id:
         _settle(c, m, r)
-    elif c.law_id != r.law_id:
-        # A new control frame: its targets start from where it is. New gains do not change the reference.
-        moved = False
-        for i in range(4):
-            for j in range(4):
-                moved = moved or c.flange_to_tcp[i, j] != r.flange_to_tcp[i, j]
-        if moved and c.mode == Mode.OSC and not _in_motion(r):
-            reference.seed(r, m.q)
+    elif moved and c.mode == Mode.OSC and not _in_motion(r):
+        reference.seed(r, m.q)
     r.flange_to_tcp[:] = c.flange_to_tcp
 
     if stop == 0:
@@ -99,18 +97,20 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
         # If the node was only late for a moment, its motion continues from here.
         r.motion_status = MotionStatus.PAUSED if stop == _NODE_SILENT else MotionStatus.STOPPING
     law = _choose_law(c, m, r)
+    _place_springs(law, r, m.q, dt)
     _make_torque(law, c, p, m, r, s, dt)
+    _make_walls(c, m, r, s)
 
     if fresh or law != r.law or c.law_id != r.law_id:
         for i in range(7):
-            r.blend[i] = r.tau[i] - r.tau_law[i]
+            r.blend[i] = r.tau[i] - r.tau_law[i] - s.wall[i]
     r.law, r.law_id = law, c.law_id
     keep = math.exp(-dt / _BLEND_TIME)
     tau = s.torque
     for i in range(7):
         tau[i] = r.tau_law[i] + r.blend[i]
         r.blend[i] *= keep
-    _make_safe(law, c, m, r, s, dt, tau)
+    _make_safe(c, m, r, s, dt, tau)
 
 
 @kernel
@@ -120,6 +120,15 @@ def _is_measured(measured: Record) -> bool:
     for i in range(7):
         whole = whole and limits.is_finite(measured.mass[i])
     return whole and limits.is_finite(measured.coriolis) and math.isfinite(measured.elapsed)
+
+
+@kernel
+def _has_new_frame(commands: Record, memory: Record) -> bool:
+    for i in range(4):
+        for j in range(4):
+            if commands.flange_to_tcp[i, j] != memory.flange_to_tcp[i, j]:
+                return True
+    return False
 
 
 @kernel
@@ -278,34 +287,45 @@ def _make_torque(
 
 
 @kernel
-def _make_safe(
-    law: int, commands: Record, measured: Record, memory: Record, scratch: Record, dt: float, tau: Array
-) -> None:
-    """Check and limit ``tau`` [Nm] (7,), and store it in ``memory.tau``, which is sent."""
-    asked = scratch.asked
-    # A joint reference stays JOINT_MARGIN away from the limits, and a motion may end even closer: springs that reach
-    # further would keep the arm from its reference. They are still needed for an arm that is pushed or very soft.
-    margin = limits.SOFT_LIMIT_MARGIN if law == Law.OSC or law == Law.TORQUE else JOINT_MARGIN
+def _place_springs(law: int, memory: Record, q: Array, dt: float) -> None:
     if law == Law.MOTION:
-        margin = 0.0
+        margin = limits.NO_SPRINGS
+    elif law == Law.OSC or law == Law.TORQUE:
+        margin = limits.SOFT_LIMIT_MARGIN
+    else:
+        margin = limits.REFERENCE_MARGIN
+    limits.place_springs(memory, q, margin, dt)
+
+
+@kernel
+def _make_walls(commands: Record, measured: Record, memory: Record, scratch: Record) -> None:
+    """Compute what keeps the arm away from its limits, into ``scratch.wall`` [Nm] (7,)."""
+    for i in range(7):
+        scratch.wall[i] = 0.0
     limits.allowed_velocities(measured.q, measured.dq, scratch.ahead, scratch.envelope)
+    limits.repel(measured.q, measured.dq, memory, commands.torque_limit, scratch.envelope, scratch.wall)
+    limits.keep_inside(memory, scratch.force, scratch.wall)
+
+
+@kernel
+def _make_safe(commands: Record, measured: Record, memory: Record, scratch: Record, dt: float, tau: Array) -> None:
+    """Check and limit ``tau`` [Nm] (7,), add the walls, and store it in ``memory.tau``, which is sent."""
+    asked = scratch.asked
     if limits.is_finite(tau):
         memory.hold &= ~_NOT_FINITE
-        limits.repel(
-            measured.q, measured.dq, memory.joint_lower, memory.joint_upper, commands.torque_limit, margin,
-            scratch.envelope, tau,
-        )  # fmt: skip
-        limits.keep_inside(memory, scratch.force, tau)
+        for i in range(7):
+            asked[i] = tau[i] + scratch.wall[i]
+            limit = commands.torque_limit[i]
+            tau[i] = min(max(tau[i], -limit), limit) + scratch.wall[i]
     else:
         memory.hold |= _NOT_FINITE
         memory.not_finite += 1
         limits.damped_stop(measured.dq, commands.motion_kd, tau)
         for i in range(7):
             memory.blend[i] = 0.0
+            asked[i] = tau[i]
         # Whatever is wrong in the reference, the next cycle holds from the measured state, which was checked.
         _settle(commands, measured, memory)
-    for i in range(7):
-        asked[i] = tau[i]
     rate, low, high = commands.torque_rate_limit, scratch.low, scratch.high
     limits.reachable(memory.tau, measured.tau_last, commands.torque_limit, rate, low, high)
     limits.limit_torque(low, high, tau)

@@ -1,9 +1,13 @@
 """The limits that every torque passes before it is sent to the robot, in every mode.
 
-Compiled kernels, called once a cycle by the control cycle in the control process. The order matters. First, torques
-that push away from joint, velocity and workspace limits are added. Then the torque and its rate are limited, which the
-robot enforces most strictly. Last, torques that would make a joint too fast are changed, within the robot's own limits
-of torque and rate: lower limits that the user has set do not prevent a joint from being braked.
+Compiled kernels, called once a cycle by the control cycle in the control process. The order matters. First, the law's
+torque is limited, and torques that push away from joint, velocity and workspace limits are added, so that no law can
+push harder than they do. Then the torque and its rate are limited, which the robot enforces most strictly. Last,
+torques that would make a joint too fast are changed, within the robot's own limits of torque and rate: lower limits
+that the user has set do not prevent a joint from being braked.
+
+No limit moves an arm at rest. The springs of a joint that is near its limit when a law begins start where the joint is,
+and follow it inwards.
 """
 
 from __future__ import annotations
@@ -13,13 +17,32 @@ import math
 from aiofranka_ros.control.law.cholesky import solve
 from aiofranka_ros.control.records import TorqueLimit
 from aiofranka_ros.kernels import Array, Record, kernel
-from aiofranka_ros.model.fr3 import CYCLE, POSITION_LOWER, POSITION_UPPER, TORQUE_RATE_LIMIT, velocity_envelope
+from aiofranka_ros.model.fr3 import (
+    CYCLE,
+    JOINT_MARGIN,
+    POSITION_LOWER,
+    POSITION_UPPER,
+    TORQUE_RATE_LIMIT,
+    velocity_envelope,
+)
 
-#: For laws without a joint reference, soft limits begin this far inside a joint's position limits [rad].
+#: For laws without a joint reference, springs begin this far inside a joint's position limits [rad].
 SOFT_LIMIT_MARGIN = 0.1
-#: Damping within the range of the springs, for each Nm of the joint's torque limit [s/rad]: about critical for an
-#: inertia of 1 kg m² and a range of 0.1 rad, so that the arm does not bounce back.
-_SPRING_DAMPING = 0.7
+#: Joint references end where springs begin: springs that reach further would keep the arm from its reference, but are
+#: needed for an arm that is pushed or very soft. During a motion, which may end even closer to a limit, there are none.
+REFERENCE_MARGIN, NO_SPRINGS = JOINT_MARGIN, -math.inf
+#: At this distance inside its limit a joint's springs push with its largest torque [rad], so it rests inside...
+_SPRING_END = 0.002
+#: ...and they begin at least this much before, as stiffer springs would oscillate [rad].
+_SPRING_RANGE = 0.01
+#: If an arm is nearer to a limit when a law begins, springs begin where it is, or this far beyond if there is room
+#: [rad], so that noise does not move it...
+_SPRING_SLACK = 0.003
+#: ...and if there is less room than their range, they lead it inwards this fast [rad/s].
+_SPRING_SPEED = 0.01
+#: Damping within the range of the springs, for each Nm of the joint's torque limit, times the root of the range
+#: [s/rad^½]: about critical for an inertia of 1 kg m², so that the arm does not bounce back.
+_SPRING_DAMPING = 0.22
 #: Velocities are compared with those that will be allowed this much later [s]: by then, the rate limit allows a torque
 #: to change by about 50 Nm, which is what it takes to brake a joint.
 _LOOK_AHEAD = 0.05
@@ -57,11 +80,18 @@ def tighten(commands: Record, memory: Record, q: Array) -> None:
 
     :param q: measured joint positions [rad] (7,); ``memory.position`` is that of the control frame.
     """
+    room = _SPRING_END + _SPRING_RANGE  # With less, springs would push.
     for i in range(7):
-        near = min(memory.joint_upper[i], q[i] + SOFT_LIMIT_MARGIN)
-        memory.joint_upper[i] = min(max(commands.joint_upper[i], near), POSITION_UPPER[i])
-        near = max(memory.joint_lower[i], q[i] - SOFT_LIMIT_MARGIN)
-        memory.joint_lower[i] = max(min(commands.joint_lower[i], near), POSITION_LOWER[i])
+        if q[i] > commands.joint_upper[i]:
+            near = max(commands.joint_upper[i], min(memory.joint_upper[i], q[i] + room))
+            memory.joint_upper[i] = min(near, POSITION_UPPER[i])
+        else:
+            memory.joint_upper[i] = commands.joint_upper[i]
+        if q[i] < commands.joint_lower[i]:
+            near = min(commands.joint_lower[i], max(memory.joint_lower[i], q[i] - room))
+            memory.joint_lower[i] = max(near, POSITION_LOWER[i])
+        else:
+            memory.joint_lower[i] = commands.joint_lower[i]
     for i in range(3):
         near = min(memory.workspace_upper[i], memory.position[i])
         memory.workspace_upper[i] = max(commands.workspace_upper[i], near)
@@ -74,8 +104,33 @@ def loosen(memory: Record) -> None:
     """Reset the limits in force; :func:`tighten` applies those of the commands again."""
     for i in range(7):
         memory.joint_lower[i], memory.joint_upper[i] = -math.inf, math.inf
+        memory.spring_lower[i], memory.spring_upper[i] = -math.inf, math.inf
+    loosen_workspace(memory)
+
+
+@kernel
+def loosen_workspace(memory: Record) -> None:
+    """The same for the workspace alone, for a new control frame, which may be outside."""
     for i in range(3):
         memory.workspace_lower[i], memory.workspace_upper[i] = -math.inf, math.inf
+
+
+@kernel
+def place_springs(memory: Record, q: Array, margin: float, dt: float) -> None:
+    """Decide where the springs of all joints begin in this cycle, and joint references end.
+
+    :param margin: how far inside the limits in force [rad]; nearer to the limit if the arm is, see the module.
+    """
+    room, lead = _SPRING_END + _SPRING_RANGE, _SPRING_SPEED * dt
+    for i in range(7):
+        last = memory.joint_upper[i] - room
+        here = max(q[i], min(q[i] + _SPRING_SLACK, last))
+        near = min(memory.spring_upper[i], here, max(last, memory.spring_upper[i] - lead))
+        memory.spring_upper[i] = max(memory.joint_upper[i] - margin, near)
+        last = memory.joint_lower[i] + room
+        here = min(q[i], max(q[i] - _SPRING_SLACK, last))
+        near = max(memory.spring_lower[i], here, min(last, memory.spring_lower[i] + lead))
+        memory.spring_lower[i] = min(memory.joint_lower[i] + margin, near)
 
 
 @kernel
@@ -110,27 +165,33 @@ def allowed_velocities(q: Array, dq: Array, ahead: Array, envelope: Array) -> No
 
 
 @kernel
-def repel(
-    q: Array, dq: Array, lower: Array, upper: Array, torque_limit: Array, margin: float, envelope: Array, tau: Array
-) -> None:
+def _spring(depth: float, speed: float, room: float) -> float:
+    """Share of a joint's largest torque with which its spring pushes.
+
+    :param depth: how far the joint is beyond where the spring begins [rad].
+    :param speed: how fast it gets further [rad/s].
+    :param room: from where the spring begins to the limit [rad].
+    """
+    if not depth > 0.0:
+        return 0.0
+    reach = max(room - _SPRING_END, _SPRING_RANGE)
+    return depth / reach + _SPRING_DAMPING / math.sqrt(reach) * speed
+
+
+@kernel
+def repel(q: Array, dq: Array, memory: Record, torque_limit: Array, envelope: Array, tau: Array) -> None:
     """Add torques to ``tau`` [Nm] (7,) that keep the joints away from their position and velocity limits.
 
-    Near a position limit this is a damped spring. Beyond a share of the velocity from which a joint can still brake, it
-    is a damper that only brakes. Away from the limits nothing is added.
+    Near a position limit this is a damped spring, see :func:`place_springs`. Beyond a share of the velocity from which
+    a joint can still brake, it is a damper that only brakes. Away from the limits nothing is added.
 
-    :param lower: position limits [rad] (7,).
-    :param upper: [rad] (7,).
-    :param margin: how far inside the position limits the springs begin [rad]; at the limit they push with the joint's
-        largest torque. 0: no springs.
     :param envelope: see :func:`allowed_velocities`.
     """
     for i in range(7):
-        depth = q[i] - (upper[i] - margin)
-        if margin > 0.0 and depth > 0.0:
-            tau[i] -= torque_limit[i] * (depth / margin + _SPRING_DAMPING * dq[i])
-        depth = lower[i] + margin - q[i]
-        if margin > 0.0 and depth > 0.0:
-            tau[i] += torque_limit[i] * (depth / margin - _SPRING_DAMPING * dq[i])
+        begin = memory.spring_upper[i]
+        tau[i] -= torque_limit[i] * _spring(q[i] - begin, dq[i], memory.joint_upper[i] - begin)
+        begin = memory.spring_lower[i]
+        tau[i] += torque_limit[i] * _spring(begin - q[i], -dq[i], begin - memory.joint_lower[i])
         excess = dq[i] - _FREE_VELOCITY * envelope[1, i]
         if excess > 0.0 and dq[i] > 0.0:
             tau[i] -= _VELOCITY_DAMPING * torque_limit[i] * excess

@@ -21,7 +21,6 @@ import math
 
 from aiofranka_ros.control.records import Limit
 from aiofranka_ros.kernels import Array, Record, kernel
-from aiofranka_ros.model.fr3 import JOINT_MARGIN
 from aiofranka_ros.model.kinematics import forward, rotate, rotation_between
 
 #: Targets further apart than this are not one movement, so they give no velocity [s].
@@ -231,7 +230,7 @@ def _count_outside(position: Array, memory: Record) -> bool:
 @kernel
 def _allowed(position: float, memory: Record, joint: int) -> float:
     """A joint position [rad], limited to what its limits allow."""
-    return min(max(position, memory.joint_lower[joint] + JOINT_MARGIN), memory.joint_upper[joint] - JOINT_MARGIN)
+    return min(max(position, memory.spring_lower[joint]), memory.spring_upper[joint])
 
 
 @kernel
