@@ -15,6 +15,7 @@ from aiofranka_ros.control.law.motion import Motion
 from aiofranka_ros.control.records import COMMANDS, Mode, new
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.errors import ControlProcessDied
+from bench.faults.interruption import Interruption, interrupt_next_write
 
 pytestmark = pytest.mark.unit
 
@@ -86,40 +87,10 @@ def test_commands_that_do_not_change_are_not_sent_again(client: ControlClient) -
     assert client.shared.commands.version == version and sent(client)["robot_state_period"] == 10
 
 
-class Interruption(BaseException):
-    """Like Ctrl-C, in the middle of a write."""
-
-
-@pytest.fixture
-def interrupt(client: ControlClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Interrupts the next write of the commands, at a point of which the writer knows nothing."""
-
-    class Payload:
-        def __init__(self, memory: memoryview) -> None:
-            self.memory = memory
-
-        def __len__(self) -> int:
-            return len(self.memory)
-
-        def __setitem__(self, key: slice, data: memoryview) -> None:
-            block._payload = self.memory
-            self.memory[: len(data) // 2] = data[: len(data) // 2]
-            raise Interruption
-
-    block = client.shared.commands
-
-    def arm() -> None:
-        block._payload = Payload(block._payload)  # type: ignore[assignment]
-
-    yield arm
-
-
 @pytest.mark.parametrize("again", [True, False])
-def test_a_change_whose_write_was_interrupted_is_sent_with_the_next_one(
-    client: ControlClient, interrupt: Any, again: bool
-) -> None:
+def test_a_change_whose_write_was_interrupted_is_sent_with_the_next_one(client: ControlClient, again: bool) -> None:
     client.update({"activation": 1})
-    interrupt()
+    interrupt_next_write(client.shared.commands)
     with pytest.raises(Interruption):
         client.update({"activation": 0})
     assert not client.shared.commands.read(new(COMMANDS))
@@ -130,10 +101,10 @@ def test_a_change_whose_write_was_interrupted_is_sent_with_the_next_one(
     assert sent(client)["activation"] == 0
 
 
-def test_a_motion_whose_start_was_interrupted_does_not_begin_later(client: ControlClient, interrupt: Any) -> None:
+def test_a_motion_whose_start_was_interrupted_does_not_begin_later(client: ControlClient) -> None:
     motion = Motion(np.array([0.0, 1.0]), np.zeros((1, 7, 6)))
     assert client.start_motion(motion) == 1
-    interrupt()
+    interrupt_next_write(client.shared.commands)
     with pytest.raises(Interruption):
         client.start_motion(motion)
     assert sent(client)["motion_release"] == sent(client)["motion_id"] == 2

@@ -7,6 +7,7 @@ import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,14 @@ def test_lost_cycles_are_a_warning(client: ControlClient, state: Any) -> None:
     level, message, remedy = said(diagnosis.loop(client, state, "127.0.0.1"))
     assert (level, message) == (WARN, "robot cycles lost recently: 3")
     assert "doctor" in remedy
+
+
+def test_a_hand_that_joint_limits_keep_from_its_target_is_a_warning_until_that_is_over(state: Any) -> None:
+    targets: Any = SimpleNamespace(refused=Counter(), limited=Counter(), accepted=1, blocked="the hand is far")
+    status = Diagnosis("/arm").targets(state, True, owner="", targets=targets, rejected=Counter())
+    assert said(status)[:2] == (WARN, "the hand is far") and "~/move" in said(status)[2]
+    targets.blocked = ""
+    assert said(Diagnosis("/arm").targets(state, True, owner="", targets=targets, rejected=Counter()))[0] == OK
 
 
 @pytest.mark.parametrize("hold", [Hold.NODE_SILENT, Hold.NOT_FINITE, Hold.TORQUE_STALE])

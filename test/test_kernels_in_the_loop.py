@@ -47,10 +47,13 @@ def test_a_limit_that_was_replaced_with_the_same_time_and_size_is_in_force(tmp_p
     copy_compiled_code(package)
     limits = package / "control" / "law" / "limits.py"
     before = limits.read_text()
-    # Springs need this much room, so with 2 rad they push everywhere, and soon.
-    changed = before.replace("_SPRING_RANGE = 0.01", "_SPRING_RANGE = 2.00")
-    changed = changed.replace("_SPRING_SPEED = 0.01", "_SPRING_SPEED = 9.99")
-    assert "_SPRING_RANGE = 2.00" in changed and "_SPRING_SPEED = 9.99" in changed
+    # Springs reach so far, need as much room, and lead the arm out of there: with 2 rad, they push everywhere.
+    changed = before
+    for name, value, other in (
+        ("SOFT_LIMIT_MARGIN", "0.1", "2.0"), ("_SPRING_RANGE", "0.01", "2.00"), ("_SPRING_SPEED", "0.01", "9.99")
+    ):  # fmt: skip
+        assert f"{name} = {value}" in changed
+        changed = changed.replace(f"{name} = {value}", f"{name} = {other}")
     with SimulatedArm() as arm:
         assert float(run(environment_of(package), "-c", FEEL_THE_SPRING, arm.host)) < 1.0
         keep_time(limits, changed)

@@ -12,7 +12,7 @@ from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.records import STATE, Limit, new
 from aiofranka_ros.model.fr3 import HOME, JOINT_NAMES
 from aiofranka_ros.model.kinematics import control_frame
-from aiofranka_ros.node.limited import describe_limited
+from aiofranka_ros.node.limited import describe_blocked, describe_limited
 from aiofranka_ros.ros.messages import PoseTarget
 
 pytestmark = pytest.mark.unit
@@ -61,4 +61,14 @@ def test_a_jump_is_measured_from_the_inside_of_the_workspace():
 def test_the_limit_is_named_even_if_the_newest_target_is_another_one(limit: Limit, topic: str, target: Any):
     assert limit.name.lower() in describe(limit, topic, target) or "outside the workspace" in describe(
         limit, topic, target
+    )
+
+
+def test_a_hand_that_joint_limits_keep_from_its_target_names_them_and_the_distance():
+    state = new(STATE)[0]
+    assert describe_blocked(state, SETTINGS.__getitem__, JOINT_NAMES) == ""
+    state["blocked"], state["behind_linear"], state["behind_angular"] = 1 << 5 | 1 << 10, 0.16, 0.4
+    assert describe_blocked(state, SETTINGS.__getitem__, JOINT_NAMES) == (
+        "the hand is 160 mm and 0.40 rad from its target: "
+        "fr3_joint6 is at joint_lower (0.544 rad) and fr3_joint4 is at joint_upper (-0.200 rad)"
     )

@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 from test_velocity_limits import Arm
 
 from aiofranka_ros.arm.planning import plan
-from aiofranka_ros.control.records import Law, Mode, MotionStatus
+from aiofranka_ros.control.law import cycle as control_cycle
+from aiofranka_ros.control.records import STATE, Law, Mode, MotionStatus, new
 from aiofranka_ros.control.shared_memory import fill_motion
 from aiofranka_ros.model import fr3
 from aiofranka_ros.model.kinematics import control_frame
@@ -157,3 +158,50 @@ def test_a_new_control_frame_that_is_outside_of_the_workspace_is_not_pushed():
     arm.commands["flange_to_tcp"], arm.commands["law_id"] = frame, arm.commands["law_id"] + 1
     fastest, furthest = watched(arm, 1000)
     assert fastest < 1e-3 and furthest < 1e-4
+
+
+def at_the_limit_of_joint_6() -> tuple[Arm, np.ndarray, np.ndarray]:
+    """An arm whose hand should turn beyond its reach; the target's position and orientation."""
+    arm = Arm(q=near(5, -1, 0.2))
+    arm.run(1)
+    pose = control_frame(near(5, -1, -0.4))
+    return arm, pose[:3, 3], Rotation.from_matrix(pose[:3, :3]).as_quat()
+
+
+def blocked(arm: Arm) -> tuple[int, float, float]:
+    """What the report of a cycle says: the joint limits as bits, and how far the hand is from its target [m, rad]."""
+    state = new(STATE)
+    control_cycle.report(arm.commands, arm.measured, arm.memory, state, 0, 0.0, 1.0)
+    return int(state["blocked"][0]), float(state["behind_linear"][0]), float(state["behind_angular"][0])
+
+
+def test_a_hand_that_a_joint_limit_keeps_from_its_target_is_reported_with_the_joint_until_it_can_move_again():
+    arm, position, turn = at_the_limit_of_joint_6()
+    reports = []
+    for _ in range(3000):
+        arm.target(target_position=position, target_orientation=turn)
+        arm.run(1)
+        reports.append(blocked(arm))
+    bits, linear, angular = reports[-1]
+    assert bits == 1 << 5 and (linear > 0.02 or angular > 0.1)
+    assert not any(report[0] for report in reports[:500]), "it may still be on its way"
+    pose = control_frame(near(5, -1, 0.2))
+    back = Rotation.from_matrix(pose[:3, :3]).as_quat()
+    for _ in range(2000):
+        arm.target(target_position=pose[:3, 3], target_orientation=back)
+        arm.run(1)
+        bits, _, _ = blocked(arm)
+        if not bits:
+            break
+    assert not bits
+
+
+def test_a_hand_on_its_way_through_the_range_of_springs_is_not_reported():
+    arm = Arm(q=near(5, -1, 0.09))
+    arm.run(1)
+    pose = control_frame(near(5, -1, 0.3))
+    turn = Rotation.from_matrix(pose[:3, :3]).as_quat()
+    for _ in range(1500):
+        arm.target(target_position=pose[:3, 3], target_orientation=turn)
+        arm.run(1)
+        assert not blocked(arm)[0]

@@ -267,7 +267,8 @@ MEMORY = np.dtype(
         # From the motion's beginning to where the arm was; fades out.
         *_fields("f8", "motion_offset motion_offset_rate", 7),
         *_fields("f8", "motion_offset_time motion_offset_duration"),  # since it began, and of the whole fading [s]
-        # Counters for the diagnostics.
+        # For the diagnostics.
+        ("blocked_time", "f8"),  # how long springs have kept the hand from its target [s]
         ("limited_targets", "u8", (len(Limit),)),
         ("limited_torques", "u8", (len(TorqueLimit),)),
         *_fields("u8", "not_finite silent_holds"),
@@ -328,6 +329,9 @@ STATE = np.dtype(
         ("release_id", "u8"),
         ("target_age", "f8"),  # [s]; infinite before the first one
         ("motion_time", "f8"),
+        # Joints whose limits keep the hand from its target: a bit for each lower limit, then for each upper one.
+        ("blocked", "i8"),
+        *_fields("f8", "behind_linear behind_angular"),  # from the hand to its target in mode osc [m], [rad]
         ("limited_targets", "u8", (len(Limit),)),
         ("limited_torques", "u8", (len(TorqueLimit),)),
         *_fields("u8", "not_finite silent_holds"),

@@ -162,6 +162,8 @@ class Diagnosis:
             if counts:
                 remedy = refusal_remedy(sorted(counts), self._node)
                 return condition(name, values, reasons=", ".join(sorted(counts)), remedy=remedy)
+        if targets.blocked:
+            return condition("blocked", values, message=targets.blocked)
         if limited := sorted(self._limited.update(targets.limited)):
             return condition("limited", values, reasons=", ".join(limited), remedy=limit_remedy(limited))
         return status(OK, "none refused recently", values)

@@ -306,6 +306,7 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
             return
         state = client.state()
         self._state.publish(state, self._driver.active)
+        self._targets.check_blocked(state)
         if self._driver.active:
             self._targets.check_limited(state)
             self._hold.follow(state)

@@ -2,6 +2,7 @@
 
 Used by :mod:`aiofranka_ros.node.targets`, in the node's process and its one thread. The control process counts which
 limit a target met, and nothing more; the values here are those of the newest target, which nearly always is that one.
+It also knows which joint limits keep the hand from its target.
 """
 
 from __future__ import annotations
@@ -52,6 +53,27 @@ def describe_limited(
     distance = _distance(name, topic, target, state, parameter)
     how = f"{distance:.2f} {unit} away" if distance > limit else "too far away"
     return f"a target {how} was limited to {name} ({limit:g} {unit})"
+
+
+def describe_blocked(state: Record, parameter: Callable[[str], Any], joints: Sequence[str]) -> str:
+    """A sentence about a hand that joint limits keep from its target; empty if none do.
+
+    :param state: the newest one.
+    :param parameter: returns the value of a parameter.
+    :param joints: names of the joints.
+    """
+    blocked = int(state["blocked"])
+    if not blocked:
+        return ""
+    sides = ("joint_lower", "joint_upper")
+    where = [
+        f"{joints[joint]} is at {name} ({parameter(name)[joint]:.3f} rad)"
+        for side, name in enumerate(sides)
+        for joint in range(7)
+        if blocked >> (7 * side + joint) & 1
+    ]
+    linear, angular = float(state["behind_linear"]), float(state["behind_angular"])
+    return f"the hand is {1e3 * linear:.0f} mm and {angular:.2f} rad from its target: {' and '.join(where)}"
 
 
 def _beyond_wall(name: str, topic: str, target: Any, client: ControlClient, limit: Array, side: float) -> str:

@@ -30,8 +30,9 @@ from aiofranka_ros.kernels import Record
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.node.admission import Admission
 from aiofranka_ros.node.frames import Frames
-from aiofranka_ros.node.limited import describe_limited
+from aiofranka_ros.node.limited import describe_blocked, describe_limited
 from aiofranka_ros.ros.cdr import JointValues, PoseValues, read_joints, read_pose
+from aiofranka_ros.ros.conditions import CONDITIONS
 from aiofranka_ros.ros.executor import with_info
 from aiofranka_ros.ros.messages import PoseTarget, by_joint, pose_target
 from aiofranka_ros.ros.warnings import Warnings
@@ -89,6 +90,8 @@ class TargetTopics:
         self.refused: Counter[str] = Counter()
         self.limited: Counter[str] = Counter()
         self.accepted = 0
+        #: Which joint limits keep the hand from its target, as a sentence; empty if none do.
+        self.blocked = ""
         self._limited_before = np.zeros(len(Limit), dtype=np.uint64)
         self._newest: tuple[str, Any] = "", None  # Its topic and the target.
         self._warnings = Warnings(node.get_logger().warning)
@@ -133,6 +136,15 @@ class TargetTopics:
                 message = describe_limited(name, *self._newest, state, client, self._owner.parameter, self._joints)
                 self._warnings.warn(("limited", name), message)
         self._limited_before = counts
+
+    def check_blocked(self, state: Record) -> None:
+        """Log when joint limits begin to keep the hand from its target, and when they no longer do; for every state."""
+        blocked, log = describe_blocked(state, self._owner.parameter, self._joints), self._node.get_logger()
+        if blocked and not self.blocked:
+            log.warning(f"{blocked}; {CONDITIONS['blocked'].remedy}")
+        elif self.blocked and not blocked:
+            log.info("no joint limit keeps the hand from its target any more")
+        self.blocked = blocked
 
     def _on_message(self, topic: _Topic, message: bytes, info: Mapping[str, Any], until: float | None = None) -> None:
         """Pass a target on, or explain why not.

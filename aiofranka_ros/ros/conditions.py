@@ -77,6 +77,10 @@ CONDITIONS = {
         "targets", WARN, "targets limited recently: {reasons}",
         "depends on the limit, see below; the log has the values"
     ),
+    "blocked": Condition(
+        "targets", WARN, "{message}",
+        "send targets that the arm can reach, or approach them in another posture: move there with ~/move first"
+    ),
     "rejected": Condition(
         "targets", WARN, "goals rejected recently: {reasons}",
         "depends on the reason, see below; the log has the details"

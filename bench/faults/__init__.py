@@ -9,6 +9,6 @@ The parts, from the bottom up:
     policy     a policy that streams targets until it is killed, stopped or out of memory
     node       the node, in an interpreter that can be made to hang
     rig        all of them together, with a client of the node; the faults below use it
-    processes, robot, network, system, owners, storm, fuzz, walk    the faults
+    processes, robot, network, system, owners, limits, interruption, storm, fuzz, walk    the faults
     report     the outcomes, as a table and a page
 """

@@ -27,7 +27,18 @@ from bench.faults.report import Outcome, table, write_page
 from bench.faults.rig import Findings, Options, Rig, Skipped
 from bench.faults.walk import torque_violations
 
-for _module in ("processes", "robot", "network", "system", "owners", "storm", "walk", "fuzz"):
+for _module in (
+    "processes",
+    "robot",
+    "network",
+    "system",
+    "owners",
+    "limits",
+    "interruption",
+    "storm",
+    "walk",
+    "fuzz",
+):
     importlib.import_module(f"bench.faults.{_module}")  # Registers its faults.
 
 #: How much time the plots show before and after a fault [s]; for long faults, as much as the tape keeps.

@@ -30,6 +30,8 @@ _STOPS = int(Hold.NODE_SILENT | Hold.FINISHING | Hold.ASKED | Hold.PUSHED)
 
 #: After a change of law, the difference to the torque before fades out with this time constant [s].
 _BLEND_TIME = 0.1
+#: A hand that is this far from its target [m], [rad] for so long [s] because of joint limits is reported.
+_BEHIND_LINEAR, _BEHIND_ANGULAR, _BLOCKED_TIME = 0.02, 0.1, 0.5
 #: The success rate is of the last 100 commands; it means nothing before there were 100.
 _SUCCESS_WINDOW = 100
 
@@ -375,9 +377,22 @@ def report(
     s.motion_id, s.motion_status, s.motion_time = r.motion_id, r.motion_status, r.motion_time
     s.limited_targets[:], s.limited_torques[:] = r.limited_targets, r.limited_torques
     s.not_finite, s.silent_holds = r.not_finite, r.silent_holds
+    _report_blocked(c, m, r, s)
     s.q[:], s.dq[:], s.tau[:] = m.q, m.dq, r.tau
     m.external_wrench[:] = s.external_wrench
     s.ref_q[:], s.ref_dq[:], s.ref_ddq[:] = r.ref_q, r.ref_dq, r.ref_ddq
     s.tcp[:], s.position[:], s.orientation[:], s.twist[:] = r.tcp, r.position, r.orientation, r.twist
     s.ref_position[:], s.ref_orientation[:] = r.ref_position, r.ref_orientation
     s.jacobian[:], s.mass[:] = r.jacobian, m.mass
+
+
+@kernel
+def _report_blocked(commands: Record, measured: Record, memory: Record, state: Record) -> None:
+    """Write how far the hand is behind its target, and which joint limits have kept it there for a while."""
+    linear, angular = reference.behind_pose(memory) if memory.law == Law.OSC else (0.0, 0.0)
+    found = 0
+    if linear > _BEHIND_LINEAR or angular > _BEHIND_ANGULAR:
+        found = limits.blocking(measured.q, memory.tau_law, commands.torque_limit, memory)
+    memory.blocked_time = memory.blocked_time + measured.elapsed if found != 0 else 0.0
+    state.behind_linear, state.behind_angular = linear, angular
+    state.blocked = found if memory.blocked_time > _BLOCKED_TIME else 0

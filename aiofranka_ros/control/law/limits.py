@@ -43,6 +43,8 @@ _SPRING_SPEED = 0.01
 #: Damping within the range of the springs, for each Nm of the joint's torque limit, times the root of the range
 #: [s/rad^½]: about critical for an inertia of 1 kg m², so that the arm does not bounce back.
 _SPRING_DAMPING = 0.22
+#: A law that pushes against a spring with more than this share of the joint's largest torque is kept from its target.
+_BLOCKING_SHARE = 0.03
 #: Velocities are compared with those that will be allowed this much later [s]: by then, the rate limit allows a torque
 #: to change by about 50 Nm, which is what it takes to brake a joint.
 _LOOK_AHEAD = 0.05
@@ -198,6 +200,22 @@ def repel(q: Array, dq: Array, memory: Record, torque_limit: Array, envelope: Ar
         excess = _FREE_VELOCITY * envelope[0, i] - dq[i]
         if excess > 0.0 and dq[i] < 0.0:
             tau[i] += _VELOCITY_DAMPING * torque_limit[i] * excess
+
+
+@kernel
+def blocking(q: Array, law: Array, torque_limit: Array, memory: Record) -> int:
+    """The joint limits that a law pushes against: a bit for each lower limit, then for each upper one.
+
+    :param law: [Nm] (7,).
+    """
+    found = 0
+    for i in range(7):
+        push = _BLOCKING_SHARE * torque_limit[i]
+        if q[i] < memory.spring_lower[i] and law[i] < -push:
+            found |= 1 << i
+        if q[i] > memory.spring_upper[i] and law[i] > push:
+            found |= 1 << (i + 7)
+    return found
 
 
 @kernel

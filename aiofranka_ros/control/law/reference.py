@@ -228,6 +228,20 @@ def _count_outside(position: Array, memory: Record) -> bool:
 
 
 @kernel
+def behind_pose(memory: Record) -> tuple[float, float]:
+    """How far the control frame is from the newest target, as it came: distance [m] and angle [rad]; 0 without one."""
+    if memory.target_count == 0:
+        return 0.0, 0.0
+    apart = memory.scratch[0]
+    rotation_between(memory.raw_orientation, memory.orientation, apart)
+    angle = math.sqrt(apart[0] ** 2 + apart[1] ** 2 + apart[2] ** 2)
+    distance = 0.0
+    for i in range(3):
+        distance += (memory.raw_position[i] - memory.position[i]) ** 2
+    return math.sqrt(distance), angle
+
+
+@kernel
 def _allowed(position: float, memory: Record, joint: int) -> float:
     """A joint position [rad], limited to what its limits allow."""
     return min(max(position, memory.spring_lower[joint]), memory.spring_upper[joint])
