@@ -7,16 +7,24 @@ used by the main threads of nodes, tools, demo and benchmarks; Python handles si
 from __future__ import annotations
 
 import contextlib
+import select
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 #: How long to wait before sending a signal again that interrupted a finalizer [s].
 _AGAIN = 0.01
+
+
+class HasFileno(Protocol):
+    """A file, a pipe or a socket."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
 
 
 def start_child(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
@@ -53,6 +61,16 @@ def start_child(command: Sequence[str], **options: Any) -> subprocess.Popen[byte
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
+
+
+def readable(source: HasFileno, timeout: float) -> bool:
+    """Whether within ``timeout`` [s] there is something to read from ``source``, or its other end was closed.
+
+    ``select.select`` does the same, but not for descriptors from 1024 on.
+    """
+    poller = select.poll()
+    poller.register(source.fileno(), select.POLLIN)
+    return bool(poller.poll(1e3 * timeout))
 
 
 class StopRequest:

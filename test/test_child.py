@@ -1,4 +1,4 @@
-"""Starting processes while signals arrive."""
+"""Starting processes while signals arrive, and waiting for what they say."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from common import many_descriptors
 
-from aiofranka_ros.processes import start_child
+from aiofranka_ros.processes import readable, start_child
 from aiofranka_ros.testing import descendants, wait_until
 
 pytestmark = pytest.mark.unit
@@ -54,3 +55,18 @@ def test_an_interrupted_start_leaves_no_process(handled: None, monkeypatch: pyte
 def test_a_program_that_does_not_exist_raises() -> None:
     with pytest.raises(FileNotFoundError):
         start_child(["/nowhere/to/be/found"])
+
+
+@pytest.mark.parametrize("number", [0, 1100])
+def test_a_pipe_is_readable_once_it_has_data_or_is_closed_whatever_its_descriptor(number: int) -> None:
+    with many_descriptors(number):
+        reader, writer = os.pipe()
+        assert reader >= number
+        with open(reader, "rb", buffering=0) as source, open(writer, "wb", buffering=0) as sink:
+            assert not readable(source, 0.0)
+            assert not readable(source, 0.01)
+            sink.write(b"x")
+            assert readable(source, 10.0)
+            assert source.read(1) == b"x" and not readable(source, 0.0)
+            sink.close()
+            assert readable(source, 10.0)

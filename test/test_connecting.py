@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from common import lose_packets
+from common import lose_packets, many_descriptors
 
+from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 from aiofranka_ros.testing import Client, NodeProcess, started, wait_until
 
-ARM, OLD_ARM, CLOSED = "127.0.0.30", "127.0.0.31", "127.0.0.32"
+ARM, OLD_ARM, CLOSED, MANY = "127.0.0.30", "127.0.0.31", "127.0.0.32", "127.0.0.33"
 #: Reserved for documentation (RFC 5737): nothing answers there.
 NOWHERE = "192.0.2.1"
 
@@ -129,3 +130,11 @@ def test_an_arm_that_vanishes_leaves_a_node_that_can_connect_again(
         assert client.change("activate")
         assert client.change("deactivate")
         assert client.change("cleanup")
+
+
+def test_an_arm_starts_and_connects_in_a_process_with_more_than_a_thousand_open_files() -> None:
+    """``select`` fails from descriptor 1024 on."""
+    with many_descriptors(1100), SimulatedArm(MANY) as arm, ControlClient() as client:
+        client.connect(arm.host)
+        client.activate()
+        client.deactivate()

@@ -11,6 +11,7 @@ from aiofranka_ros.arm.planning import plan
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
+from aiofranka_ros.control.law.motion import LONGEST_STOP
 from aiofranka_ros.control.records import (
     MEASURED,
     MEMORY,
@@ -519,3 +520,37 @@ def test_a_motion_that_is_released_before_it_could_be_read_never_begins_and_ends
     bench.move(fr3.HOME - 0.3, number=2)  # Its writer was late.
     bench.run(100)
     assert bench.status is MotionStatus.NONE
+
+
+@pytest.mark.parametrize("component", range(6))
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("limit", ["max_external_force", "max_external_torque"])
+def test_a_wrench_that_is_not_finite_counts_as_a_push_for_the_limit_that_uses_it(component, value, limit):
+    bench = Bench(Mode.OSC, **{limit: 10.0})
+    bench.run(10)
+    assert bench.hold is Hold.NONE
+    bench.measured["external_wrench"][0, component] = value
+    bench.run(1)
+    used = (component < 3) == (limit == "max_external_force")
+    assert bench.hold is (Hold.PUSHED if used else Hold.NONE)
+
+
+@pytest.mark.parametrize("acceleration", [0.0, 4.0, -4.0])
+@pytest.mark.parametrize("joint", range(7))
+def test_no_motion_takes_longer_to_stop_than_the_bound_that_the_loop_waits_for(joint, acceleration):
+    bench = Bench(Mode.IMPEDANCE)
+    bench.run(1)
+    speed = np.zeros(7)
+    speed[joint] = fr3.VELOCITY_LIMIT[joint]
+    coefficients = np.zeros((1, 7, 6))
+    coefficients[0, :, 0], coefficients[0, :, 1] = fr3.HOME, speed - 0.6 * acceleration * (speed > 0.0)
+    coefficients[0, :, 2] = 0.5 * acceleration * (speed > 0.0)  # It has its speed after 0.6 s.
+    fill_motion(bench.motion, 1, 0.0, np.array([0.0, 100.0]), coefficients)
+    bench.commands["motion_id"] = 1
+    bench.run(600, moving=False)
+    assert bench.status is MotionStatus.EXECUTING
+    cycles = 0
+    while bench.status is not MotionStatus.STOPPED and cycles < 5000:
+        bench.run(1, stop=Hold.FINISHING, moving=False)
+        cycles += 1
+    assert cycles <= 1e3 * LONGEST_STOP + 2

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from aiofranka_ros.control.law import cycle as control_cycle
+from aiofranka_ros.control.law.motion import LONGEST_STOP
 from aiofranka_ros.control.loop import SILENCE_GRACE, ControlLoop, End, _Watch
 from aiofranka_ros.control.records import (
     COMMANDS,
@@ -20,6 +21,7 @@ from aiofranka_ros.control.records import (
     SCRATCH,
     STATE,
     Hold,
+    MotionStatus,
     command_word,
     new,
 )
@@ -236,3 +238,32 @@ def test_the_entry_point_of_a_kernel_computes_what_the_kernel_does() -> None:
     step = [new(dtype) for dtype in (COMMANDS, MOTION, MEASURED, MEMORY, SCRATCH)]
     with pytest.raises(TypeError):
         entry_point(control_cycle.step, *step, 0)(*step[:4], None, 0)
+
+
+def ends_after(loop: ControlLoop, watch: _Watch) -> float:
+    """How long the loop waits for an arm that does not stop [s]."""
+    loop._rest_timeout = loop._longest_stop()
+    return next(0.01 * n for n in range(1000) if loop._has_stopped(watch, watch.end_since + 10_000_000 * n))
+
+
+@pytest.mark.parametrize("speed", [1.0, np.nan])
+def test_the_loop_does_not_end_before_the_longest_stop_of_a_motion_is_over_but_at_last(
+    loop: ControlLoop, watch: _Watch, speed: float
+) -> None:
+    loop.memory["motion_status"], loop.measured["dq"] = MotionStatus.STOPPING, speed
+    assert LONGEST_STOP + 0.4 < ends_after(loop, watch) < LONGEST_STOP + 0.6
+    loop.memory["motion_status"], loop.measured["dq"] = MotionStatus.STOPPED, 0.0
+    assert ends_after(loop, watch) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("speed", "limit"), [("ref_dq", "max_joint"), ("ref_linear", "max_linear"), ("ref_angular", "max_angular")]
+)
+def test_the_loop_waits_longer_for_a_reference_that_may_brake_only_slowly(
+    loop: ControlLoop, watch: _Watch, speed: str, limit: str
+) -> None:
+    loop.measured["dq"] = loop.memory[speed] = 1.0
+    loop.commands[f"{limit}_acceleration"] = 0.8
+    assert 2.9 < ends_after(loop, watch) < 3.1
+    loop.commands[f"{limit}_acceleration"] = 0.01
+    assert ends_after(loop, watch) < 4.1, "the node waits for 5 s"

@@ -344,3 +344,27 @@ def test_a_failed_command_reports_the_cause_and_its_log(tmp_path: Path, monkeypa
     with pytest.raises(set_up.SetUpError, match="index cannot be reached") as raised:
         set_up.run(["sh", "-c", "echo 'Temporary failure in name resolution'; exit 1"])
     assert "set_up.log" in str(raised.value)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_waits_with_select_which_fails_from_descriptor_1024_on(module: str) -> None:
+    names = {node.attr for node in ast.walk(tree_of(module)) if isinstance(node, ast.Attribute) and _is_select(node)}
+    assert "select" not in names, "use processes.readable, select.poll or selectors"
+
+
+def _is_select(node: ast.Attribute) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id == "select"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_finally_raises_or_returns_and_so_hides_what_happened(module: str) -> None:
+    kinds = (ast.Raise, ast.Return, ast.Break, ast.Continue)
+    lines = [
+        inner.lineno
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.Try)
+        for statement in node.finalbody
+        for inner in ast.walk(statement)
+        if isinstance(inner, kinds)
+    ]
+    assert lines == []

@@ -14,13 +14,14 @@ import pytest
 from action_msgs.msg import GoalStatus
 from franka_msgs import srv
 from franka_msgs.msg import FrankaRobotState
+from rclpy.lifecycle import TransitionCallbackReturn
 from scipy.spatial.transform import Rotation
 
 from aiofranka_ros.control.records import RobotSetting
-from aiofranka_ros.errors import ConfigurationError
+from aiofranka_ros.errors import CommandRefused, ConfigurationError
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.kinematics import forward
-from aiofranka_ros.node.robot_services import PREFIXES, SERVICES
+from aiofranka_ros.node.robot_services import PREFIXES, SERVICES, RobotServices
 from aiofranka_ros.ros.conditions import CTL
 from aiofranka_ros.testing import Client, NodeProcess, descendant, started
 
@@ -345,3 +346,37 @@ def test_without_an_arm_a_service_says_to_configure_the_node(inactive: Robot) ->
     assert inactive.set("set_load", load()) == "the node is not configured: configure it first"
     assert client.change("configure")
     assert inactive.set("set_load", load()) == ""
+
+
+class _Restarting:
+    """The node of the services, whose robot refuses what it is set to."""
+
+    configured, moving, trouble, why_inactive = True, False, None, ": the user stop is pressed"
+    client: Any = object()
+    active_client: Any = object()
+
+    def __init__(self, activates: bool) -> None:
+        self._activates = activates
+
+    def trigger_deactivate(self) -> Any:
+        self.active_client = None
+        return TransitionCallbackReturn.SUCCESS
+
+    def trigger_activate(self) -> Any:
+        return TransitionCallbackReturn.SUCCESS if self._activates else TransitionCallbackReturn.FAILURE
+
+    async def next_tick(self) -> None:
+        pass
+
+    def set_robot(self, *change: Any) -> None:
+        raise CommandRefused("the robot refused the load: it is too heavy")
+
+
+@pytest.mark.parametrize("activates", [True, False])
+def test_the_robot_s_own_reason_is_told_also_if_the_arm_cannot_be_activated_again(activates: bool) -> None:
+    services = object.__new__(RobotServices)
+    services._node = _Restarting(activates)  # type: ignore[assignment]
+    restart = services._restart(())  # type: ignore[arg-type]
+    with pytest.raises(CommandRefused, match="too heavy") as caught:
+        restart.send(None)
+    assert ("could not be activated again: the user stop is pressed" in str(caught.value)) == (not activates)

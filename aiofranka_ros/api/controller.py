@@ -18,7 +18,7 @@ import numpy as np
 from aiofranka_ros.api.attributes import ASSIGNABLE, Attributes, array, position_and_quaternion
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted
 from aiofranka_ros.arm.settings import SETTING_NAMES
-from aiofranka_ros.errors import ConfigurationError
+from aiofranka_ros.errors import ConfigurationError, FrankaError
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.kinematics import control_frame
@@ -222,7 +222,8 @@ class FrankaController(Attributes):
         finally:
             self._moves -= 1
             if self._running:
-                self._reseed(self.robot.snapshot())
+                with contextlib.suppress(FrankaError):  # What ended the move explains it better.
+                    self._reseed(self.robot.snapshot())
 
     async def next_state(self) -> dict[str, Any]:
         """The first state that arrives after this call; states come at the rate of the setting ``state_rate``.

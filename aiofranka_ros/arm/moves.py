@@ -21,7 +21,7 @@ from aiofranka_ros.arm.joint_trajectory import ArmState
 from aiofranka_ros.arm.limit_checks import check_set_limits
 from aiofranka_ros.arm.tasks import REST_VELOCITY, Departure, Task
 from aiofranka_ros.control.client import ControlClient
-from aiofranka_ros.control.law.motion import Motion
+from aiofranka_ros.control.law.motion import LONGEST_STOP, Motion
 from aiofranka_ros.control.records import Hold, Mode, MotionStatus
 from aiofranka_ros.errors import GoalMissed, InvalidTarget, MoveFailed, MoveReplaced, PathViolated
 from aiofranka_ros.kernels import Array, Record
@@ -29,9 +29,8 @@ from aiofranka_ros.kernels import Array, Record
 #: Robot time between reading the state of a running motion and the beginning of the one that replaces it [s]: longer
 #: than planning takes, so that the new one begins where the old one will be.
 _LEAD = 0.02
-#: A motion slows down within :data:`~aiofranka_ros.control.law.motion.STOP_DURATION`, or 1.6 s if a wrist joint is at
-#: its fastest; the arm gets this long to follow [s].
-_STOP_TIMEOUT = 3.0
+#: A motion that stops may take as long as the first of these, and the arm the second to follow [s].
+_STOP_TIMEOUT = LONGEST_STOP + 1.5
 #: Robot time may pass more slowly than this computer's; a motion that is this late does not run [s].
 _START_TIMEOUT = 2.0
 #: Settings that limit every motion.

@@ -17,6 +17,7 @@ import numpy as np
 from aiofranka_ros.control import records
 from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
+from aiofranka_ros.control.law.motion import LONGEST_STOP
 from aiofranka_ros.control.libfranka import LIBFRANKA_ERRORS, MeasuredViews, RobotConnection, RobotStateCopy, report_to
 from aiofranka_ros.control.records import Hold, Mode, MotionStatus, Phase, command_word, new
 from aiofranka_ros.control.shared_memory import GradualReader, SharedMemory
@@ -32,9 +33,14 @@ SILENCE_GRACE = 0.5
 _LONGEST_CYCLE = 20_000_000
 #: How long to wait for commands that can be read [s]; writing them takes some microseconds.
 _COMMANDS_TIMEOUT = 0.5
-#: Torque control ends once all joints are slower than this [rad/s], but after this time at the latest [s].
+#: Torque control ends once all joints are slower than this [rad/s], but at the latest when the longest stop is over and
+#: the arm had this long to follow [s]...
 _REST_VELOCITY = 0.02
-_REST_TIMEOUT = 1.5
+_FOLLOWING = 0.5
+#: ...and never later than this [s], which is less than a node waits.
+_REST_TIMEOUT = 4.0
+#: The reference of streamed targets brakes with a share of its acceleration and then approaches its end.
+_REFERENCE_STOP = 2.0
 #: Where fields of the commands are, in words.
 _ACTIVATION, _MOTION_ID, _ROBOT_STATE_PERIOD, _HEARTBEAT_TIMEOUT = map(
     command_word, ("activation", "motion_id", "robot_state_period", "heartbeat_timeout")
@@ -64,6 +70,7 @@ class ControlLoop:
         self._next_motion, self._reader = new(records.MOTION), GradualReader(shared.motion)
         self._due: float | None = None
         self._motion_id, self._reading = 0, False
+        self._rest_timeout = _REST_TIMEOUT
         self._views = MeasuredViews(self.measured)
         #: Copies from libfranka's state to ``state``.
         self.report_robot = report_to(self.state)
@@ -127,7 +134,10 @@ class ControlLoop:
                 self._report(robot, written, departed - arrived)
                 if self._reading:
                     self._read_motion()
-                stop = watch.reason(departed)
+                if watch.end is None:
+                    stop = watch.reason(departed)
+                    if watch.end is not None:
+                        self._rest_timeout = self._longest_stop()
                 if first:
                     first = False
                     started()
@@ -204,7 +214,15 @@ class ControlLoop:
     def _has_stopped(self, watch: _Watch, now: int) -> bool:
         moving = self.memory["motion_status"][0] in (MotionStatus.EXECUTING, MotionStatus.STOPPING)
         slow = np.abs(self.measured["dq"][0]).max() < _REST_VELOCITY
-        return (slow and not moving) or now - watch.end_since > _REST_TIMEOUT * 1e9
+        return (slow and not moving) or now - watch.end_since > self._rest_timeout * 1e9
+
+    def _longest_stop(self) -> float:
+        """How long the arm may take to stop [s]: on its motion, or at its speed with the accelerations of targets."""
+        commands, memory = self.commands[0], self.memory[0]
+        speeds = memory["ref_dq"], memory["ref_linear"], memory["ref_angular"]
+        limits = (commands[f"max_{kind}_acceleration"] for kind in ("joint", "linear", "angular"))
+        streamed = max(float((np.abs(speed) / limit).max()) for speed, limit in zip(speeds, limits, strict=True))
+        return min(max(LONGEST_STOP, _REFERENCE_STOP * streamed) + _FOLLOWING, _REST_TIMEOUT)
 
 
 def load_kernels() -> None:

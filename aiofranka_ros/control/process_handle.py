@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from aiofranka_ros import errors
 from aiofranka_ros.control.records import MESSAGE_SIZE
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.errors import ControlProcessDied, FrankaError
-from aiofranka_ros.processes import start_child
+from aiofranka_ros.processes import readable, start_child
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +121,7 @@ class ProcessHandle:
     def _receive(self, timeout: float) -> bool:
         """Move messages from the channel to the inbox; return whether there were any."""
         received = False
-        while select.select([self._channel], [], [], 0.0 if received else timeout)[0]:
+        while readable(self._channel, 0.0 if received else timeout):
             try:
                 data = self._channel.recv(MESSAGE_SIZE)
             except ConnectionResetError:

@@ -13,8 +13,8 @@ import contextlib
 import ctypes
 import gc
 import json
-import mmap
 import os
+import resource
 import struct
 import sys
 from collections.abc import Iterable, Iterator
@@ -27,8 +27,6 @@ from aiofranka_ros.errors import Problem
 PRIORITY = 80
 #: ``mlockall`` flags, ``<sys/mman.h>``.
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
-#: More than the address space of a control process [bytes].
-_ADDRESS_SPACE = 4 << 30
 #: Waking up from deeper idle states than this takes a noticeable part of the millisecond [µs].
 _LONG_WAKE_UP = 100
 _CPUS = Path("/sys/devices/system/cpu")
@@ -62,7 +60,7 @@ def prefer_real_time(priority: int) -> list[Problem]:
     # open, which is until this process ends.
     with contextlib.suppress(OSError):
         os.write(os.open("/dev/cpu_dma_latency", os.O_WRONLY | os.O_CLOEXEC), struct.pack("i", 0))
-    if ctypes.CDLL(None, use_errno=True).mlockall(_MCL_CURRENT | _MCL_FUTURE) != 0:
+    if not _lock_memory():
         refused.append(NO_LOCKED_MEMORY)
     if "powersave" in governors():
         refused.append(POWER_SAVING)
@@ -89,6 +87,22 @@ def real_time(priority: int) -> Iterator[None]:
     finally:
         gc.enable()
         gc.unfreeze()
+
+
+def _lock_memory() -> bool:
+    """Lock all memory of this process, now and in the future, if no limit applies; return whether it is locked.
+
+    Under a finite limit, an allocation that exceeds it later would fail in the middle of a motion.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    unlimited = hard == resource.RLIM_INFINITY
+    # With a limit of 0, only a process that may exceed every limit can lock anything.
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY if unlimited else 0, hard))
+    try:
+        return bool(ctypes.CDLL(None, use_errno=True).mlockall(_MCL_CURRENT | _MCL_FUTURE) == 0)
+    finally:
+        if not unlimited:
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
 
 
 def _schedule(priority: int) -> None:
@@ -153,13 +167,11 @@ def _contents(paths: Iterable[Path]) -> set[str]:
 
 
 def main() -> None:
-    """Try to get real-time scheduling for a process as large as the control process; print as JSON what is missing."""
+    """Try to get real-time scheduling as the control process does; print as JSON what is missing."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--priority", type=int, default=PRIORITY, help="SCHED_FIFO priority; 0: none [%(default)s]")
     options = parser.parse_args()
-    # The limit is on the address space; pages without access take no memory.
-    with mmap.mmap(-1, _ADDRESS_SPACE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, 0):
-        missing = prefer_real_time(options.priority)
+    missing = prefer_real_time(options.priority)
     sys.stdout.write(json.dumps([asdict(problem) for problem in missing]) + "\n")
 
 

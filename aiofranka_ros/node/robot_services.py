@@ -143,11 +143,16 @@ class RobotServices:
             raise CommandRefused(f"the arm did not stop as requested: {trouble.message}")
         if self._node.client is None or self._node.active_client is not None:
             raise CommandRefused("another client has changed the state of the node")
+        refused: Exception | None = None
         try:
             self._node.set_robot(*change)
-        finally:
-            if self._node.trigger_activate() != TransitionCallbackReturn.SUCCESS:
-                raise CommandRefused(f"the arm could not be activated again{self._node.why_inactive}")
+        except Exception as error:
+            refused = error
+        if self._node.trigger_activate() != TransitionCallbackReturn.SUCCESS:
+            also = f"the arm could not be activated again{self._node.why_inactive}"
+            raise CommandRefused(f"{refused}; {also}" if refused else also) from refused
+        if refused is not None:
+            raise refused
 
 
 # From requests to changes.

@@ -15,7 +15,6 @@ import collections
 import ipaddress
 import logging
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import IO
 
 from aiofranka_ros.errors import SimulationError
-from aiofranka_ros.processes import start_child
+from aiofranka_ros.processes import readable, start_child
 
 logger = logging.getLogger(__name__)
 
@@ -157,8 +156,7 @@ class SimulatedArm:
         deadline = time.monotonic() + START_TIMEOUT
         said = b""
         while READY.encode() not in said:
-            readable, _, _ = select.select([output], [], [], max(0.0, deadline - time.monotonic()))
-            if not readable:
+            if not readable(output, max(0.0, deadline - time.monotonic())):
                 raise SimulationError(f"the simulated arm at {self._host} was not ready after {START_TIMEOUT:.0f} s")
             chunk = os.read(output.fileno(), 4096)
             if not chunk:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aiofranka_ros.processes import readable
 from aiofranka_ros.testing import Child, Failed
 
 #: How long a helper may take to start, and to answer [s]; a busy computer explains most of it.
@@ -65,7 +65,7 @@ class Helper(Child):
         deadline = time.monotonic() + timeout
         while b"\n" not in self._said:
             left = deadline - time.monotonic()
-            if left <= 0.0 or not select.select([self.process.stdout], [], [], left)[0]:
+            if left <= 0.0 or not readable(self.process.stdout, left):
                 raise Failed(f"the {self._name} does not answer within {timeout:.0f} s")
             part = os.read(self.process.stdout.fileno(), 65536)
             if not part:

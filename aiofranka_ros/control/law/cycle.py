@@ -166,9 +166,10 @@ def _asked_or_pushed(commands: Record, measured: Record, memory: Record) -> int:
     f = measured.external_wrench
     force = math.sqrt(f[0] ** 2 + f[1] ** 2 + f[2] ** 2)
     torque = math.sqrt(f[3] ** 2 + f[4] ** 2 + f[5] ** 2)
-    if commands.max_external_force > 0.0 and force > commands.max_external_force:
+    # Written so that NaN is too much: how hard the arm is pushed is unknown then.
+    if commands.max_external_force > 0.0 and not force <= commands.max_external_force:
         return _PUSHED
-    return _PUSHED if commands.max_external_torque > 0.0 and torque > commands.max_external_torque else 0
+    return _PUSHED if commands.max_external_torque > 0.0 and not torque <= commands.max_external_torque else 0
 
 
 @kernel

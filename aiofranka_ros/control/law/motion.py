@@ -13,7 +13,7 @@ import numpy as np
 
 from aiofranka_ros.control.records import MotionStatus
 from aiofranka_ros.kernels import Array, Record, kernel
-from aiofranka_ros.model.fr3 import ACCELERATION_LIMIT
+from aiofranka_ros.model.fr3 import ACCELERATION_LIMIT, VELOCITY_LIMIT
 
 #: Stopping a motion takes this long [s], and so does continuing after a pause: it slows down, or speeds up, along its
 #: own path. It takes longer if a joint is so fast that its deceleration, at most 1.5 times its velocity divided by this
@@ -21,6 +21,8 @@ from aiofranka_ros.model.fr3 import ACCELERATION_LIMIT
 STOP_DURATION = 0.4
 #: ...which counts as at least this share of the limit.
 _STOP_SHARE = 0.5
+#: The longest that it takes [s], for the fastest joint.
+LONGEST_STOP = max(STOP_DURATION, float((1.5 * VELOCITY_LIMIT / (_STOP_SHARE * ACCELERATION_LIMIT)).max()))
 #: An arm that is not where a motion begins is led onto it within this time [s]...
 OFFSET_DURATION = 0.5
 #: ...unless it is further away than this [rad]...
