@@ -159,7 +159,8 @@ def _robot_description(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             LogInfo(msg=f"no robot description is published, because these are not installed: {', '.join(missing)}")
         ]
     model = os.path.join(get_package_share_directory("franka_description"), "robots", "fr3", "fr3.urdf.xacro")
-    urdf = Command(["xacro ", model, " hand:=false arm_prefix:=", LaunchConfiguration("arm_prefix")])
+    arguments = [" hand:=", LaunchConfiguration("gripper"), " arm_prefix:=", LaunchConfiguration("arm_prefix")]
+    urdf = Command(["xacro ", model, *arguments])
     return [
         Node(
             package="robot_state_publisher",

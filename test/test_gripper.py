@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 import re
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +28,7 @@ from franka_sim.gripper.backend import GripperStateData
 from franka_sim.gripper.protocol import GripperCommand as GripperCommandName
 from franka_sim.gripper.protocol import GripperCommandHeader, GripperStatus, build_command_response
 from rcl_interfaces.srv import DescribeParameters
+from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import JointState
 from test_hand import served
 
@@ -35,7 +38,7 @@ from aiofranka_ros.simulation.hand import HandServer
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 from aiofranka_ros.testing import PATIENCE, Client, NodeClient, NodeProcess
 
-ARM, BARE = "127.0.0.60", "127.0.0.61"
+ARM, BARE, COUNTED = "127.0.0.60", "127.0.0.61", "127.0.0.64"
 OBJECT = 0.03
 SUCCEEDED, CANCELED, ABORTED = (
     GoalStatus.STATUS_SUCCEEDED,
@@ -74,16 +77,17 @@ class GripperClient(NodeClient):
         self.wait(action.server_is_ready, f"no {name}")
         self.feedback.clear()
 
-        def request() -> Any:
-            return action.send_goal_async(
-                goal, feedback_callback=lambda it: self.feedback.append((time.monotonic(), it.feedback))
-            )
-
         # DDS may receive the request before it knows where to send the answer, which is lost then.
-        answer = request()
+        answer = self.ask(name, goal)
         if not self.spin_until(answer.done, 5.0):
-            answer = request()
+            answer = self.ask(name, goal)
         return self.result(answer)
+
+    def ask(self, name: str, goal: Any) -> Any:
+        """Send a goal; return the future of its handle."""
+        return self._goals[name].send_goal_async(
+            goal, feedback_callback=lambda it: self.feedback.append((time.monotonic(), it.feedback))
+        )
 
     def end_of(self, handle: Any) -> tuple[int, Any]:
         """Status and result of an accepted goal."""
@@ -176,6 +180,19 @@ def test_each_finger_joint_has_half_of_the_width(hand: GripperClient) -> None:
     np.testing.assert_allclose(message.position, [0.04, 0.04])
 
 
+def test_the_finger_joints_are_on_the_topic_of_all_joints(hand: GripperClient) -> None:
+    received: list[JointState] = []
+    name = f"{hand.name.rpartition('/')[0]}/joint_states"
+    # As robot_state_publisher subscribes; MoveIt's request is the same, or reliable.
+    subscription = hand.node.create_subscription(JointState, name, received.append, qos_profile_sensor_data)
+    try:
+        assert hand.spin_until(lambda: received)
+    finally:
+        hand.node.destroy_subscription(subscription)
+    assert list(received[0].name) == ["fr3_finger_joint1", "fr3_finger_joint2"]
+    assert sum(received[0].position) == pytest.approx(0.08)
+
+
 def test_a_grasp_succeeds_if_the_object_has_the_requested_width(hand: GripperClient) -> None:
     goal = Grasp.Goal(width=OBJECT + 0.004, speed=0.1, force=30.0)
     assert hand.do("franka_gripper/grasp", goal)[0] == SUCCEEDED
@@ -253,9 +270,172 @@ def test_the_newest_goal_of_any_action_wins(hand: GripperClient) -> None:
 
 def test_the_last_of_many_goals_is_pursued_to_its_end(hand: GripperClient) -> None:
     handles = [hand.send("franka_gripper/move", Move.Goal(width=0.07 - 0.005 * turn)) for turn in range(5)]
-    statuses = [hand.end_of(handle)[0] for handle in handles]
-    assert statuses == [ABORTED] * 4 + [SUCCEEDED]
-    assert hand.width == pytest.approx(0.05)
+    ends = [hand.end_of(handle) for handle in handles]
+    assert ends[-1][0] == SUCCEEDED and hand.width == pytest.approx(0.05)
+    # One that waited may have reached its width before the next one arrived.
+    others = [(status, result.error) for status, result in ends[:-1]]
+    assert (ABORTED, "replaced by a newer goal before it began") in others
+    assert all(status == SUCCEEDED or error.startswith("replaced by a new") for status, error in others)
+
+
+class Counting(HandServer):
+    """A hand that remembers the commands it was sent."""
+
+    commands: ClassVar[list[GripperCommandName]] = []
+
+    def _dispatch_command(self, sock: socket.socket, header: GripperCommandHeader, payload: bytes) -> None:
+        self.commands.append(header.command)
+        super()._dispatch_command(sock, header, payload)
+
+
+HOMING, MOVE, GRASP, STOP = (
+    GripperCommandName.kHoming,
+    GripperCommandName.kMove,
+    GripperCommandName.kGrasp,
+    GripperCommandName.kStop,
+)
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Counting, GripperClient]]:
+    """A node on a hand that remembers its commands, with an object between its fingers."""
+    log = tmp_path_factory.mktemp("counted") / "log"
+    with served(OBJECT, COUNTED, Counting) as server, gripper(log, robot_ip=COUNTED) as (process, client):
+        assert client.spin_until(lambda: client.joint_states), process.log
+        assert isinstance(server, Counting)
+        yield server, client
+
+
+@pytest.fixture
+def wire(counted: tuple[Counting, GripperClient]) -> tuple[list[GripperCommandName], GripperClient]:
+    """The commands that the hand gets from now on, and the client of its node; the fingers are open."""
+    server, client = counted
+    server.backend._object_width = OBJECT
+    assert client.do("franka_gripper/move", Move.Goal(width=0.075))[0] == SUCCEEDED
+    assert client.do("franka_gripper/move", Move.Goal(width=0.08))[0] == SUCCEEDED
+    server.commands.clear()
+    return server.commands, client
+
+
+def stream(client: GripperClient, goals: Iterable[tuple[str, Any]], count: int) -> list[tuple[int, Any]]:
+    """Send ``goals`` in turns, ``count`` in all, 30 a second, without waiting for their ends; return these."""
+    ends: list[Any] = []
+    turns = itertools.cycle(goals)
+    for _ in range(count):
+        # As clients do: it asks for the result as soon as the goal is accepted.
+        client.ask(*next(turns)).add_done_callback(lambda answer: ends.append(answer.result().get_result_async()))
+        client.spin_for(1.0 / 30.0)
+    assert client.spin_until(lambda: len(ends) == count and all(end.done() for end in ends))
+    return [(end.result().status, end.result().result) for end in ends]
+
+
+def gripper_goal(position: float, effort: float) -> GripperCommand.Goal:
+    goal = GripperCommand.Goal()
+    goal.command.position, goal.command.max_effort = position, effort
+    return goal
+
+
+@pytest.mark.parametrize(
+    ("name", "goal", "command"),
+    [
+        ("franka_gripper/homing", Homing.Goal(), HOMING),
+        ("franka_gripper/move", Move.Goal(width=0.035), MOVE),
+        ("franka_gripper/grasp", Grasp.Goal(width=OBJECT, force=20.0), GRASP),
+        ("franka_gripper/gripper_action", gripper_goal(0.0, 20.0), GRASP),
+        ("fr3_gripper/gripper_action", gripper_goal(0.0175, 0.0), MOVE),
+    ],
+)
+def test_a_goal_that_is_sent_again_and_again_is_one_command_and_every_goal_gets_its_result(
+    wire: tuple[list[GripperCommandName], GripperClient], name: str, goal: Any, command: GripperCommandName,
+    counted: tuple[Counting, GripperClient],
+) -> None:  # fmt: skip
+    commands, client = wire
+    if command is HOMING:
+        counted[0].backend._object_width = None
+    # For two thirds of a second: closing takes half a second, homing, which is never done by another one, 1.6 s.
+    ends = stream(client, [(name, goal)], 20)
+    assert {status for status, _ in ends} == {SUCCEEDED}
+    assert commands == [command]
+
+
+def test_both_names_of_the_gripper_command_are_one_action(
+    wire: tuple[list[GripperCommandName], GripperClient],
+) -> None:
+    commands, client = wire
+    both = [(name, gripper_goal(0.0, 20.0)) for name in ("franka_gripper/gripper_action", "fr3_gripper/gripper_action")]
+    ends = stream(client, both, 30)
+    assert {(status, result.stalled) for status, result in ends} == {(SUCCEEDED, True)}
+    assert commands == [GRASP]
+
+
+def test_a_grasp_is_repeated_once_what_it_held_is_lost(
+    wire: tuple[list[GripperCommandName], GripperClient], counted: tuple[Counting, GripperClient]
+) -> None:
+    commands, client = wire
+    goal = Grasp.Goal(width=OBJECT, force=20.0)
+    assert client.do("franka_gripper/grasp", goal)[0] == SUCCEEDED
+    server, _ = counted
+    server.backend._course = dataclasses.replace(server.backend._course, holds=False)  # It slips.
+    assert client.spin_until(lambda: client.diagnostics("gripper")[1]["holds something"] == "False")
+    assert client.do("franka_gripper/grasp", goal)[0] == SUCCEEDED
+    assert commands == [GRASP, GRASP]
+
+
+def test_a_move_is_repeated_once_something_has_moved_the_fingers(
+    wire: tuple[list[GripperCommandName], GripperClient], counted: tuple[Counting, GripperClient]
+) -> None:
+    commands, client = wire
+    assert client.do("franka_gripper/move", Move.Goal(width=0.05))[0] == SUCCEEDED
+    counted[0].backend.move(0.07, 0.1)
+    assert client.spin_until(lambda: client.width == pytest.approx(0.07))
+    assert client.do("franka_gripper/move", Move.Goal(width=0.05))[0] == SUCCEEDED
+    assert client.width == pytest.approx(0.05)
+    assert commands == [MOVE, MOVE]
+
+
+def test_goals_that_alternate_do_not_starve_the_fingers(
+    wire: tuple[list[GripperCommandName], GripperClient],
+) -> None:
+    commands, client = wire
+    client.joint_states.clear()
+    goals = [("franka_gripper/move", Move.Goal(width=width)) for width in (0.035, 0.06, 0.04)]
+    ends = stream(client, [*goals, ("franka_gripper/grasp", Grasp.Goal(width=OBJECT))], 91)
+    widths = [sum(state.position) for state in client.joint_states]
+    # They travel at least a third of what they could: 0.1 m/s for 3 s. Each command runs for 0.3 s, and to stop and
+    # start takes 0.1 s, more on a busy machine.
+    assert np.abs(np.diff(widths)).sum() > 0.1
+    assert ends[-1][0] == SUCCEEDED
+    reasons = {result.error for status, result in ends if status == ABORTED}
+    assert reasons == {"replaced by a new goal", "replaced by a newer goal before it began"}
+    assert len(commands) < 40
+
+
+def test_a_cancelled_goal_does_not_stop_the_fingers_if_another_goal_wants_the_same(
+    wire: tuple[list[GripperCommandName], GripperClient],
+) -> None:
+    commands, client = wire
+    first, second = (client.send("franka_gripper/move", Move.Goal(width=0.05, speed=0.03)) for _ in range(2))
+    assert client.cancel(first).goals_canceling
+    assert client.end_of(first)[0] == CANCELED
+    assert client.end_of(second)[0] == SUCCEEDED
+    assert commands == [MOVE]
+    both = [client.send("franka_gripper/move", Move.Goal(width=0.08, speed=0.01)) for _ in range(2)]
+    for handle in both:
+        assert client.cancel(handle).goals_canceling
+    assert [client.end_of(handle)[0] for handle in both] == [CANCELED, CANCELED]
+    assert commands == [MOVE, MOVE, STOP] and client.width < 0.08
+
+
+def test_the_results_of_many_goals_at_once_all_arrive(
+    wire: tuple[list[GripperCommandName], GripperClient],
+) -> None:
+    """Of answers that come at once, DDS keeps ten."""
+    _, client = wire
+    goal = Move.Goal(width=0.05, speed=0.01)
+    results = [client.send("franka_gripper/move", goal).get_result_async() for _ in range(120)]
+    # Their program does something else while they end.
+    assert client.spin_until(lambda: client.joint_states and sum(client.joint_states[-1].position) < 0.06)
+    assert {client.result(result).status for result in results} == {SUCCEEDED}
 
 
 def test_a_cancelled_goal_gets_a_result_and_the_fingers_stop(hand: GripperClient) -> None:
@@ -447,6 +627,11 @@ def test_the_arms_node_tells_the_address_of_a_simulated_arms_hand(tmp_path: Path
             assert arm_client.change("configure"), arm.log
             assert process.says("connected to the gripper at 127."), process.log
             assert client.do("franka_gripper/move", Move.Goal(width=0.04))[0] == SUCCEEDED
+            # Both publish on one topic.
+            heard: list[JointState] = []
+            client.node.create_subscription(JointState, f"/{arm.namespace}/joint_states", heard.append, 10)
+            assert client.spin_until(lambda: {len(message.name) for message in heard} == {2, 7})
+            assert all(len(arm_client.q) == 7 for _ in range(20))
             assert arm_client.change("cleanup")
             assert client.says(DiagnosticStatus.WARN, "the arm's node has ended the simulated arm")
             assert process.end() == 0

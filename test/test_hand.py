@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import socket
 import struct
 import subprocess
@@ -96,6 +98,7 @@ class Recorder:
     def _serve(self) -> None:
         connection, (address, _) = self._listener.accept()
         with connection, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            udp.bind((self._listener.getsockname()[0], 0))
             stream = connection.makefile("rb")
             while header := stream.read(10):
                 command, number, size = struct.unpack("<HII", header)
@@ -295,3 +298,71 @@ def test_a_silent_gripper_counts_as_lost() -> None:
         server.client_address = None  # No more states, but the connection stays.
         with pytest.raises(ConnectionFailed, match="silent for 1 s"):
             poll_until(hand, lambda: False)
+
+
+def test_states_of_another_sender_are_ignored() -> None:
+    forged = struct.pack("<Idd?H", 9, 0.01, 0.02, True, 99)
+    with served() as server, connected() as hand:
+        # Another address, and another program at the same one.
+        for address in ("127.0.0.63", HOST):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+                other.bind((address, 0))
+                for _ in range(20):
+                    other.sendto(forged, (server.client_address, server.client_udp_port))
+                    poll_until(hand, lambda count=hand.states: hand.states > count)  # type: ignore[misc]
+                    assert hand.state is not None and hand.state.max_width == pytest.approx(0.08)
+
+
+@contextlib.contextmanager
+def greeted() -> Iterator[tuple[Hand, tuple[str, int]]]:
+    """A hand that was accepted and has no state yet, and where states go."""
+    with socket.create_server((HOST, PORT)) as listener:
+        hand = Hand(HOST)
+        try:
+            poll_until(hand, lambda: hand.busy)
+            connection, (address, _) = listener.accept()
+            with connection:
+                (port,) = struct.unpack_from("<H", connection.recv(256), 12)
+                connection.sendall(struct.pack("<HIIHH", 0, 0, 14, 0, 3))
+                poll_until(hand, lambda: not hand.busy)
+                yield hand, (address, port)
+        finally:
+            hand.close()
+
+
+def send_state(sender: str, receiver: tuple[str, int], width: float) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind((sender, 0))
+        udp.sendto(struct.pack("<Idd?H", 1, width, 0.08, False, 31), receiver)
+
+
+def test_a_forged_first_state_is_ignored() -> None:
+    with greeted() as (hand, receiver):
+        send_state("127.0.0.63", receiver, 0.01)
+        send_state(HOST, receiver, 0.02)
+        poll_until(hand, lambda: hand.state is not None)
+        assert (width_of(hand), hand.states) == (0.02, 1)
+
+
+def test_states_that_only_another_address_sends_are_reported() -> None:
+    with greeted() as (hand, receiver):
+        send_state("127.0.0.63", receiver, 0.01)
+        fails(hand, "sends no state, but 127.0.0.63 sends something instead")
+
+
+def test_descriptors_above_1023_can_be_waited_for() -> None:
+    """``select`` cannot; a policy with many cameras, files and sockets has that many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 2048), hard))
+    taken = []
+    try:
+        with open(os.devnull, "rb") as null:
+            while not taken or taken[-1] < 1100:
+                taken.append(os.dup(null.fileno()))
+        with served() as server, connected() as hand:
+            assert server.udp_socket is not None and server.udp_socket.fileno() > 1023
+            assert outcome(hand, hand.send(Request.MOVE, 0.06, 0.1)) is Status.SUCCESS
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,7 +1,7 @@
 """The gripper's actions, those of franka_ros2 and the one that MoveIt calls.
 
 Used by the gripper's node, in its process and its one thread: a goal is a coroutine of the executor, see
-:mod:`aiofranka_ros.gripper_node.gripper`. All actions share the one gripper: the newest goal of any of them wins.
+:mod:`aiofranka_ros.gripper_node.gripper`. All actions share the one gripper, see there for which goal wins.
 
 A value of 0 for speed, force or a tolerance means the default, because a goal that does not give it has a 0 there.
 """
@@ -77,10 +77,9 @@ class GripperActions:
         command, speed = goal.command, self._settings["default_speed"]
         # The position is that of one finger.
         width = _width(2.0 * command.position, state, f"twice the position, {command.position} m,")
-        force = self._force(command.max_effort, "max_effort")
-        closes = width < state.width - self._settings["goal_tolerance"]
-        if closes and (command.max_effort > 0.0 or width <= self._settings["goal_tolerance"]):
-            return Command(Request.GRASP, width, speed, force, inner=state.max_width, outer=state.max_width)
+        force, tolerance = self._force(command.max_effort, "max_effort"), state.max_width
+        if command.max_effort > 0.0 or width <= self._settings["goal_tolerance"]:
+            return Command(Request.GRASP, width, speed, force, inner=tolerance, outer=tolerance, may_open=True)
         return Command(Request.MOVE, width, speed)
 
     def _speed(self, speed: float) -> float:
@@ -127,7 +126,7 @@ class GripperActions:
         result.reached_goal = abs(outcome.width - command.width) <= self._settings["goal_tolerance"]
         result.stalled = not result.reached_goal and (outcome.end is End.BLOCKED or outcome.width > command.width)
         if result.stalled:
-            result.effort = command.force  # That the gripper was told to hold with; it does not measure one.
+            result.effort = outcome.force  # That the gripper was told to hold with; it does not measure one.
         if result.reached_goal or (result.stalled and self._settings["allow_stalling"]):
             return Ending(result)
         return Ending(result, f"the fingers stopped at {outcome.width:.4f} m instead of {command.width:.4f} m")

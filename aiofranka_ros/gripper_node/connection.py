@@ -33,6 +33,8 @@ PORT, VERSION = 1338, 3
 _HEADER = struct.Struct("<HII")
 #: Size of the largest message that a gripper sends [bytes].
 _MAX_SIZE = 64
+#: How many packets of each kind are read at a time: far more than a gripper sends between two ticks.
+_MOST_PACKETS = 256
 #: A state, by UDP: its number, width and largest width [m], whether something is grasped, temperature [°C].
 _STATE = struct.Struct("<Idd?H")
 
@@ -105,6 +107,7 @@ class Hand:
         self._sent = 0
         self._received = bytearray()
         self._accepted = False
+        self._stranger = ""
         self._udp: socket.socket | None = None
         self._tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._tcp.setblocking(False)
@@ -181,7 +184,7 @@ class Hand:
 
     def _read_answers(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while True:
+            for _ in range(_MOST_PACKETS):
                 part = self._tcp.recv(4096)
                 if not part:
                     raise ConnectionResetError(errno.ECONNRESET, "it closed the connection")
@@ -211,9 +214,13 @@ class Hand:
     def _read_states(self, udp: socket.socket) -> None:
         """Keep the newest state; states before the gripper has accepted the connection do not count."""
         with contextlib.suppress(BlockingIOError):
-            while True:
-                packet = udp.recv(256)
-                if self._accepted and len(packet) == _STATE.size:
+            for _ in range(_MOST_PACKETS):
+                packet, sender = udp.recvfrom(256)
+                if sender[0] != self._server[0]:
+                    self._stranger = sender[0]
+                elif self._accepted and len(packet) == _STATE.size:
+                    if self.state is None:
+                        udp.connect(sender)  # From now on, the system drops what others send.
                     self.state = HandState(*_STATE.unpack(packet)[1:])
                     self.states += 1
                     self._heard = time.monotonic()
@@ -227,6 +234,8 @@ class Hand:
             )
         if not self._accepted:
             return f"the gripper at {self.address} does not answer: is another program connected to it?"
+        if self._stranger:
+            return f"the gripper at {self.address} sends no state, but {self._stranger} sends something instead"
         return f"the gripper at {self.address} sends no state: does a firewall of this computer block UDP?"
 
     def _explain(self, error: BaseException) -> ConnectionFailed:

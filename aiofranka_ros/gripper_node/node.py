@@ -8,6 +8,7 @@ The arm's node publishes the address of the simulated arm that it has started on
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -42,11 +43,14 @@ class GripperNode(ExplainedParameters, Node):
         settings = GripperParameters(self)
         self._recent = Recent()
         self._joints = list(ArmNames(settings["arm_prefix"]).fingers)
-        self._joint_states = self.create_publisher(JointState, "~/joint_states", QoSProfile(depth=10))
+        # The second is for whoever puts the robot together from all its joints, as robot_state_publisher and MoveIt do.
+        self._joint_states = [
+            self.create_publisher(JointState, name, QoSProfile(depth=10)) for name in ("~/joint_states", "joint_states")
+        ]
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         # It waits for ticks: in the default group it would block the timer of the ticks.
         self.create_service(Trigger, "~/stop", self._on_stop, callback_group=ReentrantCallbackGroup())
-        self._gripper = Gripper(settings, self.get_logger())
+        self._gripper = Gripper(settings, self.get_logger(), self._start)
         self._actions = Actions(self)
         GripperActions(self._actions, settings, self._gripper)
         #: Full name of the topic with the simulated arm's address; empty for the gripper of a real robot.
@@ -71,6 +75,10 @@ class GripperNode(ExplainedParameters, Node):
         """Full name of the node whose simulated arm has the gripper; empty for the gripper of a real robot."""
         return self._address_topic.rpartition("/")[0]
 
+    def _start(self, work: Callable[[], Awaitable[None]]) -> Any:
+        assert self.executor is not None  # Goals arrive only while the node spins.
+        return self.executor.create_task(work)
+
     def _on_address(self, message: String) -> None:
         """The arm's node has started or ended a simulated arm."""
         address = message.data
@@ -86,7 +94,8 @@ class GripperNode(ExplainedParameters, Node):
         if state is not None:
             message = JointState(name=self._joints, position=[state.width / 2.0] * 2)
             message.header.stamp = self.get_clock().now().to_msg()
-            self._joint_states.publish(message)
+            for publisher in self._joint_states:
+                publisher.publish(message)
 
     async def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Stop the fingers, which release what they hold."""

@@ -7,17 +7,25 @@ Used by the arm's node and by the gripper's node, in their processes and their o
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.task import Future
 
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.ros.warnings import Warnings
+
+#: How many requests and answers DDS keeps for each action. By default it is ten; the rest is lost if they come at once.
+_KEPT = QoSProfile(depth=1000)
+#: At most this many goals end within a period [s]: the clients' DDS keeps ten answers, until their programs take them.
+_MOST_ENDS, _PERIOD = 5, 0.02
 
 #: What a goal is made into when it is checked: everything that is needed to pursue it.
 Checked = TypeVar("Checked")
@@ -42,6 +50,9 @@ class Actions:
         self._node = node
         self._servers: list[ActionServer] = []
         self._accepted = 0
+        self._ended = 0
+        self._ready: deque[Future] = deque()
+        self._period = node.create_timer(_PERIOD, self._next_ends, clock=Clock(clock_type=ClockType.STEADY_TIME))
         #: Refused goals by reason, since the node was started.
         self.rejected: Counter[str] = Counter()
         #: For goals that are refused or fail, which a client can send at any rate.
@@ -105,6 +116,7 @@ class Actions:
         async def execute(mine: Checked, handle: ServerGoalHandle) -> Any:
             try:
                 ending = await pursue(handle, mine)
+                await self._turn()
             finally:
                 self._accepted -= 1
             if ending.failure:
@@ -121,8 +133,26 @@ class Actions:
             server = ActionServer(
                 self._node, kind, name, execute,
                 goal_callback=on_goal, handle_accepted_callback=on_accepted, cancel_callback=on_cancel,
+                goal_service_qos_profile=_KEPT, result_service_qos_profile=_KEPT, cancel_service_qos_profile=_KEPT,
             )  # fmt: skip
             self._servers.append(server)
+
+    async def _turn(self) -> None:
+        """Wait until another goal may end."""
+        self._ended += 1
+        if self._ended > _MOST_ENDS:
+            self._ready.append(Future())
+            await self._ready[-1]
+        elif self._period.is_canceled():
+            self._period.reset()
+
+    def _next_ends(self) -> None:
+        """Begin the next period."""
+        self._ended = min(len(self._ready), _MOST_ENDS)
+        for _ in range(self._ended):
+            self._ready.popleft().set_result(None)
+        if not self._ended:
+            self._period.cancel()  # Until the next goal ends.
 
 
 def at_intervals(period: float, publish: Callable[..., None]) -> Callable[..., None]:

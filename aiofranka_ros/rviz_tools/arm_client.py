@@ -84,8 +84,10 @@ class ArmClient:
     # Measured state.
 
     def _on_joints(self, message: JointState) -> None:
-        self._joints = message
-        self._update()
+        # The names may have any prefix; those of a gripper, in messages of its own, end differently.
+        if sorted(name[-len(_JOINTS[0]) :] for name in message.name) == _JOINTS:
+            self._joints = message
+            self._update()
 
     def _on_pose(self, message: PoseStamped) -> None:
         self._pose = message
@@ -95,10 +97,7 @@ class ArmClient:
         """Keep positions and pose if they were measured at the same instant: together, they give the control frame."""
         if self._joints is None or self._pose is None or self._joints.header.stamp != self._pose.header.stamp:
             return
-        # The names may have any prefix; those of a gripper end differently.
         joints = sorted(zip(self._joints.name, self._joints.position, strict=False))
-        if [name[-len(_JOINTS[0]) :] for name, _ in joints] != _JOINTS:
-            return
         self.q = np.array([position for _, position in joints])
         self.pose = messages.pose_of(self._pose)
         self.frame = self._pose.header.frame_id

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 import time
 from dataclasses import dataclass
@@ -28,11 +29,15 @@ from franka_sim.gripper.protocol import (
 )
 from franka_sim.gripper.server import FrankaGripperServer
 
+from aiofranka_ros.processes import readable
+
 #: Largest distance of the fingers [m], and its largest speed [m/s].
 MAX_WIDTH, MAX_SPEED = 0.08, 0.1
 #: How long the hand tries to move against an object [s], about as long as the real one.
 _GIVES_UP = 100.0
 _TEMPERATURE = 30  # [°C]
+#: How soon a server notices that it must end while its client says nothing [s].
+_POLL_PERIOD = 0.5
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,8 @@ class HandServer(FrankaGripperServer):
     """Serves the hand to one client at a time, and reads a stop while a command runs."""
 
     backend: SimulatedHand
+    broadcast_thread: threading.Thread | None
+    udp_socket: socket.socket | None
 
     def __init__(self, host: str, hand: SimulatedHand) -> None:
         """Serve ``hand`` at the loopback address ``host``."""
@@ -131,13 +138,37 @@ class HandServer(FrankaGripperServer):
         self._running: tuple[threading.Timer, socket.socket, GripperCommandHeader] | None = None
 
     def handle_client(self, sock: socket.socket) -> None:
-        """Serve one client until it is gone; its command stops then, but an object that is held stays held."""
-        super().handle_client(sock)
+        """Serve one client until it is gone; its command stops then, but an object that is held stays held.
+
+        ``franka_sim`` would wait with ``select``, which cannot handle descriptors from 1024 on.
+        """
+        self.connection_running = True
+        with contextlib.closing(sock), contextlib.suppress(OSError, struct.error):  # The latter: it is no client.
+            while self.running and self.connection_running:
+                if not readable(sock, _POLL_PERIOD):
+                    continue
+                header, payload = self.receive_message(sock)
+                if header is None:
+                    break
+                connects = header.command == GripperCommand.kConnect
+                (self._handle_connect if connects else self._dispatch_command)(sock, header, payload)
+        self.connection_running = False
+        if self.broadcast_thread is not None:
+            self.broadcast_thread.join()
+        if self.udp_socket is not None:
+            self.udp_socket.close()
+        self.broadcast_thread = self.udp_socket = self.client_address = self.client_udp_port = None
         with self._lock:
             running, self._running = self._running, None
         if running is not None:
             running[0].cancel()
             self.backend.stop()
+
+    def _broadcast_state(self) -> None:
+        """Send the state from this address; unbound, the socket would have another one."""
+        assert self.udp_socket is not None
+        self.udp_socket.bind((self.host, 0))
+        super()._broadcast_state()
 
     def _dispatch_command(self, sock: socket.socket, header: GripperCommandHeader, payload: bytes) -> None:
         """Start a command, which is answered when it is over, and end the one before."""

@@ -48,9 +48,7 @@ class Client(NodeClient):
         self.feedback: list[Any] = []
         namespace, _, _ = name.rpartition("/")
         if measurements:
-            self.node.create_subscription(
-                JointState, f"{namespace}/joint_states", lambda message: self.joint_states.append(message), 10
-            )
+            self.node.create_subscription(JointState, f"{namespace}/joint_states", self._on_joint_state, 10)
             self.node.create_subscription(
                 PoseStamped, f"{name}/ee_pose", lambda message: self.poses.append(message), qos_profile_sensor_data
             )
@@ -63,6 +61,10 @@ class Client(NodeClient):
         self._follow = self.action(FollowJointTrajectory, f"{namespace}/fr3_arm_controller/follow_joint_trajectory")
 
     # Measured values.
+
+    def _on_joint_state(self, message: Any) -> None:
+        if len(message.name) == 7:  # A gripper publishes its joints there, too, in separate messages.
+            self.joint_states.append(message)
 
     @property
     def joint_state(self) -> Any:
