@@ -43,7 +43,7 @@ class GripperNode(ExplainedParameters, Node):
         settings = GripperParameters(self)
         self._recent = Recent()
         self._joints = list(ArmNames(settings["arm_prefix"]).fingers)
-        # The second is for whoever puts the robot together from all its joints, as robot_state_publisher and MoveIt do.
+        # The second is for programs that need all joints of the robot, such as robot_state_publisher and MoveIt.
         self._joint_states = [
             self.create_publisher(JointState, name, QoSProfile(depth=10)) for name in ("~/joint_states", "joint_states")
         ]

@@ -84,7 +84,7 @@ class ArmClient:
     # Measured state.
 
     def _on_joints(self, message: JointState) -> None:
-        # The names may have any prefix; those of a gripper, in messages of its own, end differently.
+        # The names may have any prefix; those of a gripper, in separate messages, end differently.
         if sorted(name[-len(_JOINTS[0]) :] for name in message.name) == _JOINTS:
             self._joints = message
             self._update()
