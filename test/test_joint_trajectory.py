@@ -237,6 +237,12 @@ def test_a_trajectory_that_begins_soon_is_entered_from_anywhere_near_within_the_
                 assert (velocity < high + 0.06).all() and (velocity > low - 0.06).all()
 
 
+def test_an_arm_that_has_time_to_reach_the_first_point_does_not_pass_it_late():
+    fast = later(positions_only(wave(60)), 1.0, 15)  # From rest to 0.3 rad/s within a segment.
+    with pytest.raises(InvalidTarget, match=r"would have to accelerate with 18.5 rad/s\^2; .* \(at 1.0"):
+        begun(fast, ArmState(fast.q[0], REST, REST))
+
+
 def test_an_arm_on_the_trajectory_enters_it_without_delay():
     there = JointTrajectory(np.array([0.0]), HOME[np.newaxis])
     assert join(there, AT_HOME, 0.0).duration <= fr3.CYCLE

@@ -44,8 +44,9 @@ _LONGEST_ENTRY = 6.0
 #: States that differ by less are the same: positions [rad], velocities [rad/s] and accelerations [rad/s²]. A tenth of
 #: what the checks of the limits treat as rounding, and less than an arm moves while its motion is planned.
 _SAME_STATE = (1e-4, 5e-3, 0.1)
-#: A first point that the arm cannot reach in time is passed late if it is no further away than this [rad].
-_NEAR = 0.1
+#: A first point that is due within this [s] and no further away than that [rad], but that the arm cannot reach in time,
+#: is passed late.
+_SOON, _NEAR = 0.25, 0.1
 #: Peak velocity and acceleration of a quintic from an offset of 1 to 0 within 1 s, and its peak acceleration from an
 #: offset rate of 1 to rest.
 _QUINTIC_VELOCITY, _QUINTIC_ACCELERATION, _QUINTIC_BRAKING = 1.875, 5.774, 3.94
@@ -210,7 +211,7 @@ def _through(points: JointTrajectory, state: ArmState, lead: float, begin: float
     """Through all points, from ``state`` and ``lead`` [s] before the first one on.
 
     :param begin: the time in the trajectory, for messages [s].
-    :returns: ``None`` if the arm cannot reach the first point in time, but is near.
+    :returns: ``None`` if the arm cannot reach the first point in time, but it is near in time and space.
     """
 
     def after(first: Array, values: Array | None) -> Array | None:
@@ -226,7 +227,7 @@ def _through(points: JointTrajectory, state: ArmState, lead: float, begin: float
         # With the next segment, because the velocity at the first point may depend on where the arm is.
         check_robot_limits(Motion(motion.times[:3], motion.coefficients[:2]), 0.0, begin, points.joints)
     except InvalidTarget:
-        if _distance(state, points.q[0], lead).max() <= _NEAR:
+        if lead <= _SOON and _distance(state, points.q[0], lead).max() <= _NEAR:
             return None
     return motion
 
