@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -147,3 +148,17 @@ def test_a_copy_of_the_control_frame_does_not_change_the_commands(client: Contro
 def test_commands_cannot_be_sent_without_a_control_process() -> None:
     with pytest.raises(ControlProcessDied, match="not running"):
         ControlClient().switch(Mode.OSC)
+
+
+def test_an_interruption_does_not_keep_the_control_process_from_being_closed() -> None:
+    closed = []
+    client = ControlClient()
+    with SharedMemory.create() as memory:
+        client._shared = memory
+        client._process = SimpleNamespace(close=lambda: closed.append(True))  # type: ignore[assignment]
+        client.update({"activation": 1})
+        interrupt_next_write(memory.commands)
+        with pytest.raises(Interruption):
+            client.close()
+        client.close()
+    assert closed == [True] and memory.descriptor == -1

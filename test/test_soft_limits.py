@@ -52,7 +52,7 @@ def watched(arm: Arm, cycles: int) -> tuple[float, float]:
 
 
 def check_rest(arm: Arm, distance: float) -> None:
-    fastest, furthest = watched(arm, 2000)
+    fastest, furthest = watched(arm, 1000)
     if distance >= 0.012:
         assert fastest < 1e-3 and furthest < 1e-4
     else:
@@ -60,7 +60,7 @@ def check_rest(arm: Arm, distance: float) -> None:
 
 
 @pytest.mark.parametrize(("joint", "side"), LIMITS)
-@pytest.mark.parametrize("mode", [Mode.OSC, Mode.IMPEDANCE, Mode.PID, Mode.TORQUE])
+@pytest.mark.parametrize("mode", [Mode.OSC, Mode.IMPEDANCE, Mode.TORQUE])
 @pytest.mark.parametrize("distance", [0.05, 0.022, 0.0])
 def test_an_arm_at_rest_near_a_limit_stays_at_rest_when_a_law_begins(joint, side, mode, distance):
     arm = Arm(q=near(joint, side, distance))

@@ -165,14 +165,17 @@ class ControlClient:
         self._running.request("set", timeout, setting=setting.value, values=numbers)
 
     def close(self) -> None:
-        """End the control process; an active arm stops first. Idempotent, never raises."""
-        process, self._process = self._process, None
-        if process is not None:
-            self.update({"activation": 0})
-            process.close()
-        shared, self._shared = self._shared, None
-        if shared is not None:
-            shared.close()
+        """End the control process; an active arm stops first. Idempotent, raises nothing but what interrupts it."""
+        try:
+            if self._process is not None:
+                self.update({"activation": 0})
+        finally:  # Without that command, the arm stops because there are no more heartbeats.
+            process, self._process = self._process, None
+            shared, self._shared = self._shared, None
+            if process is not None:
+                process.close()
+            if shared is not None:
+                shared.close()
 
     def beat(self) -> None:
         """Send a heartbeat; due several times within ``heartbeat_timeout`` while the arm is active."""

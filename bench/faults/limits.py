@@ -93,7 +93,7 @@ def _check_blocked(rig: Rig, findings: Findings) -> None:
 
         return rig.spin_until(reported, until, period=0.02)
 
-    findings.check(stream(beyond, 10.0, True), f"the diagnostics: {rig.message('targets')}")
+    findings.check(stream(beyond, 10.0, True), f"the diagnostics: {rig.statuses['targets'].message}")
     findings.check(JOINT_NAMES[joint] in rig.log[said:], "the log names the joint")
     rig.spin_for(0.5)
     closest = float((rig.steps(since)["q"][:, joint] - POSITION_LOWER[joint]).min())
