@@ -1,18 +1,22 @@
-"""Child processes and signals: no exception can make a started process go unnoticed, and Ctrl-C ends programs in order.
+"""Processes and signals: no exception can make a started process go unnoticed, and Ctrl-C ends programs in order.
 
 :func:`start_child` is used by everything that starts the control process or the simulated arm. :class:`StopRequest` is
 used by the main threads of nodes, tools, demo and benchmarks; Python handles signals in main threads only.
+:func:`identity_of` lets a node watch the process of a client.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import select
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -71,6 +75,29 @@ def readable(source: HasFileno, timeout: float) -> bool:
     poller = select.poll()
     poller.register(source.fileno(), select.POLLIN)
     return bool(poller.poll(1e3 * timeout))
+
+
+@functools.cache
+def _kernel() -> str:
+    """What the processes have in common whose ids mean the same as here: a boot of a computer, a namespace of ids."""
+    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{os.readlink('/proc/self/ns/pid')}"
+
+
+def identity_of(pid: int) -> str:
+    """What identifies a process among all that ever ran, on any computer; empty if it has ended, or is hidden here."""
+    try:
+        # After the name of its program, which may contain anything; proc_pid_stat(5) has the fields.
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if state in "ZX" else f"{_kernel()} {pid} {fields[18]}"
+    except OSError:
+        return ""
+
+
+def is_running(identity: str) -> bool:
+    """Whether the process with this :func:`identity_of` exists on this computer; it may be stopped, or hang."""
+    _, _, rest = identity.partition(" ")
+    pid, _, _ = rest.partition(" ")
+    return pid.isdecimal() and identity_of(int(pid)) == identity
 
 
 class StopRequest:

@@ -40,6 +40,7 @@ from aiofranka_ros.errors import (
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.ros.cdr import SerializedMessage
+from aiofranka_ros.ros.clients import Presence
 from aiofranka_ros.ros.messages import header_of
 
 #: How long discovery may take [s].
@@ -229,6 +230,7 @@ class NodeConnection(RosClient):
         self._change_state = node.create_client(ChangeState, f"{name}/change_state")
         self._get_parameters = node.create_client(GetParameters, f"{name}/get_parameters")
         self._move = ActionClient(node, PTPMotion, f"{name}/move")
+        self._presence = Presence(node, name)
         self.parameters = ParameterQueue(self, name, on_settled)
         self.diagnostics = NodeDiagnostics(name)
         self._targets = {
@@ -339,7 +341,8 @@ class NodeConnection(RosClient):
         await self.parameters.wait()
         request = PTPMotion.Goal(goal_joint_configuration=goal.tolist())
         name = f"{self._name}/move"
-        handle = await self.prompt_answer(name, lambda: self._move.send_goal_async(request))
+        goal_id = self._presence.goal_id()
+        handle = await self.prompt_answer(name, lambda: self._move.send_goal_async(request, goal_uuid=goal_id))
         if not handle.accepted:
             raise MoveFailed(f"the node {self._name} rejected the goal: see its log")
         result = asyncio.ensure_future(self._result(handle))

@@ -96,6 +96,7 @@ class _Run:
     number: int  #: number of the motion in the control process
     owner: str  #: the client or interface that asked for it
     cancelled: Callable[[], bool]
+    why_abandoned: Callable[[], str]
     replaced: bool = False
     interrupted: str = ""  #: why it must stop; empty: it continues
 
@@ -145,6 +146,7 @@ class Mover:
         planned: Plan[Any] | None = None,
         owner: str = "a move",
         cancelled: Callable[[], bool] = lambda: False,
+        why_abandoned: Callable[[], str] = lambda: "",
         on_tick: OnTick = lambda state, asked: None,
     ) -> None:
         """Pursue ``task`` to its end. However it ends, the arm then holds and the mode controls it again.
@@ -153,20 +155,28 @@ class Mover:
             have changed, since.
         :param owner: name of the client or interface, for messages.
         :param cancelled: asked at every tick; once it is true, the arm slows down on its path and holds.
+        :param why_abandoned: asked at every tick; once it gives a reason, the arm stops likewise, and the task fails.
         :param on_tick: called with the state, and what was asked for then, at every tick until the arm has arrived.
         :raises MoveCancelled: it was cancelled.
         :raises PathViolated, GoalMissed: it violated one of the task's tolerances.
         :raises MoveReplaced: another task replaced it.
         :raises MoveFailed: it did not arrive for another reason.
         """
-        run = self._begin(task, planned, owner, cancelled)
+        run = self._begin(task, planned, owner, cancelled, why_abandoned)
         try:
             end = await self._until_done(run, on_tick)
             await self._until_settled(run, end, on_tick)
         finally:
             await self._give_back(run)
 
-    def _begin(self, task: Task, planned: Plan[Any] | None, owner: str, cancelled: Callable[[], bool]) -> _Run:
+    def _begin(
+        self,
+        task: Task,
+        planned: Plan[Any] | None,
+        owner: str,
+        cancelled: Callable[[], bool],
+        why_abandoned: Callable[[], str],
+    ) -> _Run:
         """Start a motion, which ends the one before; ``MoveFailed`` if that is not possible and the other continues."""
         client = self._owner.active_client
         if client is None:
@@ -180,7 +190,7 @@ class Mover:
             except InvalidTarget as error:
                 raise MoveFailed(str(error)) from error
         before, number = self._run, client.start_motion(planned.motion, start=departure.start)
-        self._run = run = _Run(task, planned.motion, number, owner, cancelled)
+        self._run = run = _Run(task, planned.motion, number, owner, cancelled, why_abandoned)
         if before is not None:
             before.replaced = True
         self._on_begin(planned.motion, client.flange_to_tcp)
@@ -251,9 +261,9 @@ class Mover:
             raise MoveCancelled
         if run.replaced:
             raise MoveReplaced(f"replaced by a new goal of {self.owner}")
-        if run.interrupted:
+        if reason := run.interrupted or run.why_abandoned():
             await self._stop(run)
-            raise MoveFailed(run.interrupted)
+            raise MoveFailed(reason)
         return client.state()
 
     async def _client_at_next_tick(self) -> ControlClient:

@@ -34,6 +34,7 @@ class GripperActions:
     """Serves all actions with ``actions``: checks their goals, and pursues them with ``gripper``."""
 
     def __init__(self, actions: Actions, settings: GripperParameters, gripper: Gripper) -> None:
+        self._actions = actions
         self._settings = settings
         self._gripper = gripper
         parsers: list[tuple[Any, str, Callable[[Any, HandState], Command]]] = [
@@ -110,7 +111,11 @@ class GripperActions:
     async def _run(self, handle: ServerGoalHandle, command: Command, feedback: Callable[[HandState], Any]) -> Outcome:
         """Run the command of a goal, with the feedback message for each state."""
         on_state = at_intervals(_FEEDBACK_PERIOD, lambda state: handle.publish_feedback(feedback(state)))
-        return await self._gripper.run(command, lambda: handle.is_cancel_requested, on_state)
+        abandoned = partial(self._actions.why_abandoned, handle)
+        outcome = await self._gripper.run(command, lambda: handle.is_cancel_requested or bool(abandoned()), on_state)
+        if outcome.end is End.CANCELLED and not handle.is_cancel_requested:
+            return outcome._replace(end=End.FAILED, failure=abandoned())
+        return outcome
 
     async def _pursue(self, kind: Any, handle: ServerGoalHandle, command: Command) -> Ending:
         """Pursue a goal of franka_msgs, whose result is the gripper's own verdict."""

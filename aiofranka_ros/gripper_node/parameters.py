@@ -61,6 +61,10 @@ GRIPPER_SETTINGS: tuple[Setting, ...] = (
     Setting(
         "allow_stalling", True, "Whether gripper_action succeeds if an object stops the fingers.",
     ),
+    Setting(
+        "goals_outlive_clients", False,
+        "Whether commands continue to their end if their client is gone; false: the gripper stops.",
+    ),
     # Timeouts.
     Setting(
         "stall_timeout", 1.0, "Time without progress after which a move counts as blocked.",

@@ -34,6 +34,7 @@ class MoveAction:
 
     def __init__(self, node: FrankaNode, actions: Actions, mover: Mover, names: ArmNames) -> None:
         self._node = node
+        self._actions = actions
         self._mover = mover
         self._names = names
         actions.serve(PTPMotion, NAMES, self._check, self._pursue)
@@ -74,7 +75,8 @@ class MoveAction:
         try:
             await self._mover.move(
                 plan.task, planned=plan, owner="~/move",
-                cancelled=lambda: handle.is_cancel_requested, on_tick=publish,
+                cancelled=lambda: handle.is_cancel_requested,
+                why_abandoned=lambda: self._actions.why_abandoned(handle), on_tick=publish,
             )  # fmt: skip
         except MoveFailed as failure:
             return Ending(_result(TargetStatus.ABORTED, str(failure)), failure=str(failure))

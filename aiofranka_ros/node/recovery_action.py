@@ -29,6 +29,7 @@ class RecoveryAction:
 
     def __init__(self, node: FrankaNode, actions: Actions) -> None:
         self._node = node
+        self._actions = actions
         # Not cancellable: recovery is over before a request to cancel it could be read.
         actions.serve(ErrorRecovery, NAMES, self._check, self._pursue, cancellable=False)
 
@@ -39,6 +40,8 @@ class RecoveryAction:
 
     async def _pursue(self, handle: ServerGoalHandle, checked: None) -> Ending:
         await self._node.next_tick()  # After it, the node knows whether the robot has just stopped.
+        if reason := self._actions.why_abandoned(handle):
+            return Ending(ErrorRecovery.Result(), failure=reason)
         if self._node.active_client is None and not self._activate():
             failure = f"the arm could not be activated{self._node.why_inactive}"
             return Ending(ErrorRecovery.Result(), failure=failure)

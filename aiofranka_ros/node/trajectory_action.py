@@ -2,7 +2,8 @@
 
 Used by the node, in its process and its one thread. They have the names that franka_ros2's MoveIt configuration uses,
 so that MoveIt works unchanged: ``fr3_arm_controller/follow_joint_trajectory``, with a result, and
-``fr3_arm_controller/joint_trajectory``, without one. A trajectory is a coroutine of the executor, see
+``fr3_arm_controller/joint_trajectory``, without one: its clients may leave at once, as ``ros2 topic pub --once`` does,
+and the trajectory continues. A trajectory is a coroutine of the executor, see
 :mod:`aiofranka_ros.arm.moves`; :mod:`aiofranka_ros.arm.joint_trajectory` describes the motion between its points.
 
 Differences from joint_trajectory_controller: what the arm cannot do is refused before it moves, and so is a trajectory
@@ -81,7 +82,8 @@ class TrajectoryAction:
         try:
             await self._mover.move(
                 plan.task, planned=plan, owner=_ACTION,
-                cancelled=lambda: handle.is_cancel_requested, on_tick=self._feedback(handle, plan.task),
+                cancelled=lambda: handle.is_cancel_requested,
+                why_abandoned=lambda: self._actions.why_abandoned(handle), on_tick=self._feedback(handle, plan.task),
             )  # fmt: skip
         except MoveFailed as failure:
             return Ending(_Result(error_code=_code(failure), error_string=str(failure)), failure=str(failure))

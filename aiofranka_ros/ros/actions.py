@@ -20,6 +20,7 @@ from rclpy.qos import QoSProfile
 from rclpy.task import Future
 
 from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.ros.clients import GoalClients
 from aiofranka_ros.ros.warnings import Warnings
 
 #: How many requests and answers DDS keeps for each action. By default it is ten; the rest is lost if they come at once.
@@ -49,7 +50,8 @@ class Actions:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._servers: list[ActionServer] = []
+        self._servers: list[_Server] = []
+        self._clients = GoalClients(node)
         self._accepted = 0
         self._ended = 0
         self._ready: deque[Future] = deque()
@@ -68,6 +70,14 @@ class Actions:
         """Serve no more goals."""
         for server in self._servers:
             server.destroy()
+
+    def why_abandoned(self, handle: ServerGoalHandle) -> str:
+        """Why a goal must end because its client is gone, in a sentence; empty if it may continue.
+
+        With the node's parameter ``goals_outlive_clients`` it may always. May be called often.
+        """
+        reason = self._clients.why_gone(_id_of(handle))
+        return "" if reason and self._node.get_parameter("goals_outlive_clients").value else reason
 
     def refuse(self, what: str, error: InvalidTarget) -> None:
         """Count and log a refused goal, or another request for motion.
@@ -91,7 +101,7 @@ class Actions:
 
         :param kind: type of the action.
         :param check: makes a goal message into what ``pursue`` needs; raises ``InvalidTarget`` if the goal is refused.
-        :param pursue: pursues one goal. It looks at ``handle.is_cancel_requested`` by itself.
+        :param pursue: pursues one goal. It looks at ``handle.is_cancel_requested`` and :meth:`why_abandoned` by itself.
         :param title: what log messages call the action; by default its first name.
         :param cancellable: whether requests to cancel a goal are accepted.
         """
@@ -107,11 +117,12 @@ class Actions:
                 return GoalResponse.REJECT
             return GoalResponse.ACCEPT
 
-        def on_accepted(handle: ServerGoalHandle) -> None:
+        def on_accepted(name: str, handle: ServerGoalHandle) -> None:
             # rclpy calls this right after on_goal, before it looks at another goal.
             nonlocal checked
             mine, checked = checked, None
             self._accepted += 1
+            self._clients.begin(_id_of(handle), name)
             handle.execute(partial(execute, mine))
 
         async def execute(mine: Checked, handle: ServerGoalHandle) -> Any:
@@ -120,6 +131,7 @@ class Actions:
                 await self._turn()
             finally:
                 self._accepted -= 1
+                self._clients.end(_id_of(handle))
             if ending.failure:
                 self.warnings.warn(title, f"{title} was aborted: {ending.failure}")
             if handle.is_active:  # A client that is gone, or a node that ends, may have ended the goal already.
@@ -131,11 +143,12 @@ class Actions:
             return CancelResponse.ACCEPT if cancellable else CancelResponse.REJECT
 
         for name in names:
-            server = ActionServer(
-                self._node, kind, name, execute,
-                goal_callback=on_goal, handle_accepted_callback=on_accepted, cancel_callback=on_cancel,
+            server = _Server(
+                self._clients, self._node, kind, name, execute,
+                goal_callback=on_goal, handle_accepted_callback=partial(on_accepted, name), cancel_callback=on_cancel,
                 goal_service_qos_profile=_KEPT, result_service_qos_profile=_KEPT, cancel_service_qos_profile=_KEPT,
             )  # fmt: skip
+            self._clients.follow(server, kind, name)
             self._servers.append(server)
 
     async def _turn(self) -> None:
@@ -154,6 +167,25 @@ class Actions:
             self._ready.popleft().set_result(None)
         if not self._ended:
             self._period.cancel()  # Until the next goal ends.
+
+
+class _Server(ActionServer):
+    """An action server that reports every request to ``clients``: rclpy passes on only the goal."""
+
+    def __init__(self, clients: GoalClients, node: Node, kind: Any, name: str, *arguments: Any, **options: Any) -> None:
+        super().__init__(node, kind, name, *arguments, **options)
+        self._clients, self._name = clients, name
+
+    async def execute(self, taken_data: Any) -> None:
+        """Handle what was taken; called by the executor."""
+        if "goal" in taken_data:
+            header, request = taken_data["goal"]
+            self._clients.request(self._name, header.sequence_number, bytes(request.goal_id.uuid))
+        await super().execute(taken_data)
+
+
+def _id_of(handle: ServerGoalHandle) -> bytes:
+    return bytes(handle.goal_id.uuid)
 
 
 def at_intervals(period: float, publish: Callable[..., None]) -> Callable[..., None]:

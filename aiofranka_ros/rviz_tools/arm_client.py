@@ -27,6 +27,7 @@ from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.kinematics import control_frame
 from aiofranka_ros.model.names import CONTROLLER
 from aiofranka_ros.ros import messages
+from aiofranka_ros.ros.clients import Presence
 
 #: Endings of the names of the joints.
 _JOINTS = [f"joint{number}" for number in range(1, 8)]
@@ -69,6 +70,7 @@ class ArmClient:
         self._target = node.create_publisher(PoseStamped, f"{name}/ee_desired", QoSProfile(depth=1))
         self._move_action = ActionClient(node, PTPMotion, f"{name}/move")
         self._recovery = ActionClient(node, ErrorRecovery, f"{name}/error_recovery")
+        self._presence = Presence(node, name)
         # For goals of any client.
         self._cancel = [
             node.create_client(CancelGoal, f"{action}/_action/cancel_goal")
@@ -152,7 +154,8 @@ class ArmClient:
             raise MoveFailed(f"the arm's node {self.name} does not run")
         move = self._move = _Move(q, self.q.copy(), control_frame(q, self.flange_to_tcp))
         goal = PTPMotion.Goal(goal_joint_configuration=q.tolist())
-        self._move_action.send_goal_async(goal).add_done_callback(lambda future: self._on_answer(move, future.result()))
+        sent = self._move_action.send_goal_async(goal, goal_uuid=self._presence.goal_id())
+        sent.add_done_callback(lambda future: self._on_answer(move, future.result()))
 
     def check(self) -> None:
         """End the move if the arm's node is gone, which would never send a result; called regularly."""
@@ -223,4 +226,5 @@ class ArmClient:
             succeeded = future.result().status == GoalStatus.STATUS_SUCCEEDED
             on_end("" if succeeded else f"{self.name} could not recover; its log says why")
 
-        self._recovery.send_goal_async(ErrorRecovery.Goal()).add_done_callback(accepted)
+        sent = self._recovery.send_goal_async(ErrorRecovery.Goal(), goal_uuid=self._presence.goal_id())
+        sent.add_done_callback(accepted)

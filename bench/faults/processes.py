@@ -166,6 +166,38 @@ def torque_policy_killed(rig: Rig, findings: Findings) -> None:
         rig.set(mode="osc")
 
 
+def _lost_client(rig: Rig, findings: Findings, kind: str) -> None:
+    rig.ready()
+    velocity = rig.get("move_velocity")
+    try:
+        findings.check(not rig.set(move_velocity=[0.2] * 7), "move_velocity 0.2 rad/s")
+        client = rig.start_policy("--kind", kind, module="bench.faults.requester", begun="accepted")
+        rig.wait(lambda: rig.arm_speed() > 0.03, "the client does not move the arm")
+        said = len(rig.log)
+        rig.mark()
+        client.kill()
+        findings.within(rig.standstill(), 1.0, "the arm stood still")
+        reason = "its process has ended"
+        findings.check(reason in rig.log[said:], f"the node's log says that {reason}")
+        findings.check(rig.state == "active", f"the node is {rig.state}")
+        check_reflex(rig, findings)
+    finally:
+        rig.set(move_velocity=list(velocity))
+    check_ordinary_move(rig, findings, "the next client's move succeeds")
+
+
+@fault("within a second the arm slows down on its path and holds, and the node says why; the next move succeeds")
+def client_of_a_move_killed(rig: Rig, findings: Findings) -> None:
+    """SIGKILL of a ``RosInterface`` that waits for its move."""
+    _lost_client(rig, findings, "move")
+
+
+@fault("within a second the arm slows down on its path and holds, and the node says why; the next move succeeds")
+def client_of_a_trajectory_killed(rig: Rig, findings: Findings) -> None:
+    """SIGKILL of a client with a presence that waits for a trajectory of 20 s."""
+    _lost_client(rig, findings, "trajectory")
+
+
 def _lost_control(rig: Rig, findings: Findings, number: signal.Signals) -> None:
     rig.ready()
     result = rig.swing().get_result_async()

@@ -245,8 +245,8 @@ class Rig(Client):
         self._node.kill()
         self._node, self._parameters = None, {}
 
-    def start_policy(self, *options: str) -> Child:
-        """Start a policy and wait until it streams.
+    def start_policy(self, *options: str, module: str = "bench.faults.policy", begun: str = "streaming") -> Child:
+        """Start a policy, or another client, and wait until it streams, or says ``begun``.
 
         If policies are killed often, Fast DDS sometimes does not connect a new one for minutes
         (https://github.com/eProsima/Fast-DDS/issues/5469). That is not the fault under test, so the rig then starts
@@ -255,11 +255,9 @@ class Rig(Client):
         :raises Failed: no policy streams.
         """
         for _ in range(_POLICIES):
-            policy = Child(
-                ["-m", "bench.faults.policy", "--robot", self.name, *options], log=self.folder / "policy.log"
-            )
+            policy = Child(["-m", module, "--robot", self.name, *options], log=self.folder / "policy.log")
             self._policies.append(policy)
-            if self.spin_until(lambda policy=policy: "streaming" in policy.log, _POLICY_PATIENCE):
+            if self.spin_until(lambda policy=policy: begun in policy.log, _POLICY_PATIENCE):
                 return policy
             self.remarks.append(f"DDS did not connect a new policy within {_POLICY_PATIENCE:.0f} s")
             policy.kill()
