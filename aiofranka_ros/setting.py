@@ -23,6 +23,17 @@ Value: TypeAlias = "bool | str | int | float | tuple[float, ...]"
 Bound: TypeAlias = "float | tuple[float, ...]"
 
 
+def plain(value: Any) -> Any:
+    """``value`` as numbers and lists of numbers, if it is made of arrays; otherwise as it is.
+
+    For arrays and tensors of any library, on any device, of any type, with or without gradients; numpy cannot convert
+    all of them.
+    """
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return [plain(element) for element in value] if isinstance(value, (list, tuple)) else value
+
+
 class Stage(enum.IntEnum):
     """How far a node has come: from some stage on, some of its parameters can no longer change."""
 
@@ -114,6 +125,7 @@ class Setting:
 
         :raises ConfigurationError: it has the wrong type, size, sign or range.
         """
+        value = plain(value)
         if self.size:
             return self._parse_array(value)
         if isinstance(self.default, bool):

@@ -19,6 +19,7 @@ from aiofranka_ros.control.snapshot import Snapshot
 from aiofranka_ros.errors import ConfigurationError, InvalidTarget, NotStarted
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.kinematics import control_frame, quaternion_from_matrix
+from aiofranka_ros.setting import plain
 
 #: Largest deviation of a rotation matrix from an orthonormal one that counts as rounding.
 _ROTATION_TOLERANCE = 0.01
@@ -32,8 +33,8 @@ def array(name: str, value: Any, shape: tuple[int, ...] = (7,)) -> Array:
     :raises InvalidTarget: it has another shape, or is not finite.
     """
     try:
-        numbers = np.array(value, dtype=float, order="C")
-    except (TypeError, ValueError) as error:
+        numbers = np.array(value if isinstance(value, np.ndarray) else plain(value), dtype=float, order="C")
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidTarget(f"{name} is not an array of numbers: {error}", reason="wrong type") from error
     if numbers.shape != shape:
         raise InvalidTarget(f"{name} has the shape {numbers.shape}, but must have {shape}", reason="wrong size")
@@ -110,8 +111,7 @@ class SettingAttribute:
         return frozen(value) if isinstance(value, np.ndarray) else value
 
     def __set__(self, controller: Attributes, value: Any) -> None:
-        plain = value.tolist() if hasattr(value, "tolist") else value
-        checked = controller.robot.settings.check(self._name, plain)
+        checked = controller.robot.settings.check(self._name, value)
         with controller.state_lock:
             controller._changes[self._name] = checked
 
@@ -244,7 +244,7 @@ class Attributes:
         :raises ConfigurationError: it is neither.
         """
         try:
-            pose = np.eye(4)
+            pose, transform = np.eye(4), plain(transform)
             if np.shape(transform) == (3,):
                 pose[:3, 3] = array("the position", transform, (3,))
             else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.kinematics import control_frame
 from aiofranka_ros.offload.guard import Guard
+from aiofranka_ros.setting import plain
 from aiofranka_ros.text import unknown
 
 _T = TypeVar("_T")
@@ -167,9 +169,7 @@ class FrankaController(Attributes):
         :param freq: [Hz].
         :raises ConfigurationError: it is not a positive number.
         """
-        if not (np.isfinite(freq) and freq > 0.0):
-            raise ConfigurationError(f"the frequency is {freq!r}, but must be positive [Hz]")
-        self._frequency = float(freq)
+        self._frequency = _positive("the frequency", freq, "Hz")
         self._due.clear()
 
     async def set(self, attr: str, value: Any) -> None:
@@ -247,10 +247,12 @@ class FrankaController(Attributes):
         """Measure how well the control loop answers the robot; ``print`` the report, or read its figures.
 
         :param duration: [s].
+        :raises ConfigurationError: it is not a positive number.
         :raises FrankaError: what ended the control loop.
         """
         self._check()
-        return await self._unless_ended(self.robot.measure_connection(duration))
+        seconds = _positive("the duration", duration, "s")
+        return await self._unless_ended(self.robot.measure_connection(seconds))
 
     def _on_state(self) -> None:
         if self._running:  # Wakes the calls that wait now; later ones wait for the next state.
@@ -264,7 +266,10 @@ class FrankaController(Attributes):
         self._halt()
         _log.error("the control loop ended: %s", error)
         if self.error_callback is not None:
-            self.error_callback(str(error))
+            try:
+                self.error_callback(str(error))
+            except Exception:  # Of the user; what waits must still be told why the control loop ended.
+                _log.exception("error_callback failed")
 
     def _halt(self) -> None:
         """The arm does not run any more: wake everything that waits."""
@@ -309,6 +314,17 @@ def _no_attribute(name: str) -> str:
         f"{name} is a setting, not an attribute: give it to RobotInterface({name}=...), or set it in the node with "
         f"python3 -m aiofranka_ros.ctl set {name} VALUE"
     )
+
+
+def _positive(name: str, value: Any, unit: str) -> float:
+    """``value`` as a number.
+
+    :raises ConfigurationError: it is not a positive, finite number.
+    """
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0.0 < number < math.inf:
+        raise ConfigurationError(f"{name} is {number!r}, but must be a positive number [{unit}]")
+    return float(number)
 
 
 def _warm_up() -> None:

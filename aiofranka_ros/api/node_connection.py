@@ -280,7 +280,7 @@ class NodeConnection(RosClient):
         await self._change("activate")
         return True
 
-    async def deactivate(self, timeout: float = _TRANSITION_TIMEOUT) -> None:
+    async def deactivate(self, timeout: float) -> None:
         """Deactivate the node, if it is on the graph.
 
         :raises FrankaError: it could not be deactivated within ``timeout`` [s].

@@ -32,8 +32,8 @@ from aiofranka_ros.kernels import Array
 #: How long this process may be silent before the arm holds [s], unless the settings say otherwise. Longer than for the
 #: node, which runs nothing else: garbage collection in a large program can block every thread for this long.
 _HEARTBEAT_TIMEOUT = 1.0
-#: How often the heartbeat is sent [s].
-_BEAT_PERIOD = 0.02
+#: How often the heartbeat is sent, and the records of the cycles are read while they are evaluated [s].
+_BEAT_PERIOD, _READ_PERIOD = 0.02, 1.0
 
 
 class RobotInterface(Link):
@@ -125,19 +125,25 @@ class RobotInterface(Link):
 
     async def measure_connection(self, duration: float) -> ConnectionReport:
         """See :meth:`.Link.measure_connection`; from the records of all cycles."""
-        cycles = self._require_active().shared.cycles
-        first = cycles.count
-        await asyncio.sleep(duration)
-        records, _, missed = cycles.since(first)
-        response = 1e6 * records["response"]
-        p50, p99 = np.percentile(response, (50, 99))
+        ring, begin = self._require_active().shared.cycles, time.monotonic()
+        position, missed = ring.count, 0
+        # Read often, because the ring keeps only the last seconds.
+        parts: list[Array] = []
+        while (rest := begin + duration - time.monotonic()) > 0.0 or not parts:
+            await asyncio.sleep(min(max(rest, _BEAT_PERIOD), _READ_PERIOD))
+            records, position, more = ring.since(position)
+            missed += more
+            if len(records):
+                parts.append(np.array([records[name] for name in ("response", "lost", "success_rate")], dtype=float))
+        response, lost, success_rate = np.concatenate(parts, axis=1)
+        p50, p99, longest = 1e6 * np.percentile(response, (50, 99, 100))
         return ConnectionReport(
-            duration=duration,
-            cycles=len(records) + missed,
-            cycles_lost=int(records["lost"].sum()),
-            longest_gap=int(records["lost"].max()),
-            success_rate_min=float(records["success_rate"].min()),
-            response_us={"p50": float(p50), "p99": float(p99), "max": float(response.max())},
+            duration=time.monotonic() - begin,
+            cycles=len(response) + missed,
+            cycles_lost=int(lost.sum()),
+            longest_gap=int(lost.max()),
+            success_rate_min=float(success_rate.min()),
+            response_us={"p50": float(p50), "p99": float(p99), "max": float(longest)},
         )
 
     # What moves need of the arm's owner.
@@ -185,6 +191,7 @@ class RobotInterface(Link):
         self._driver.active = False
         self._stop_ticking()
         self._stop_heartbeat()
+        self._ticked.set()  # First: whatever else happens, a move must see that the arm is released.
         self._on_end(error)
 
     def _stop_ticking(self) -> None:

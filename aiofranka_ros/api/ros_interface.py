@@ -43,8 +43,8 @@ _NAMES = [setting.name for setting in SETTINGS]
 
 #: How long an active node may take to publish its state [s].
 _STATE_TIMEOUT = 10.0
-#: How long a lost node may take to deactivate the arm at the stop [s].
-_LAST_TIMEOUT = 3.0
+#: How long a node may take to deactivate the arm at the stop, and a lost node, which may be back or not [s].
+_STOP_TIMEOUT, _LAST_TIMEOUT = 10.0, 3.0
 #: An active node that is silent for this long is lost [s]; it publishes its state at 30 Hz or more.
 _SILENCE_TIMEOUT = 1.0
 #: How often to check for that [s].
@@ -101,10 +101,10 @@ class RosInterface(Link):
             return
         try:
             if self._activated:
-                # A node that was lost may be back, or not.
-                timeout = {} if was_live else {"timeout": _LAST_TIMEOUT}
-                with contextlib.suppress(FrankaError):
-                    await connection.deactivate(**timeout)
+                await connection.deactivate(_STOP_TIMEOUT if was_live else _LAST_TIMEOUT)
+        except FrankaError as error:
+            if was_live:
+                _log.warning("the arm of node %s may still be active: %s", self.name, error)
         finally:
             self._activated = self._arm_active = False
             connection.parameters.clear()
