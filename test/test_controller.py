@@ -21,6 +21,7 @@ import pytest
 from action_msgs.srv import CancelGoal
 from common import lose_packets
 from lifecycle_msgs.srv import GetState
+from std_srvs.srv import Trigger
 
 from aiofranka_ros import FrankaController, RobotInterface, RosInterface
 from aiofranka_ros.api.ros_client import RosClient
@@ -146,6 +147,11 @@ async def other_client(service: Any, name: str) -> AsyncIterator[Callable[[], Aw
         await other.close()
 
 
+async def set_again_and_again(controller: FrankaController) -> None:
+    while True:
+        await controller.set("ee_desired", controller.initial_ee)
+
+
 async def lifecycle_state(setup: Setup) -> str:
     async with other_client(GetState, f"{setup.node.name}/get_state") as ask:
         return str((await ask()).current_state.label)
@@ -187,6 +193,7 @@ async def test_the_state_is_complete_and_consistent(loop, controller):
     shapes = {name: np.shape(value) for name, value in state.items()}
     assert shapes == {
         "qpos": (7,), "qvel": (7,), "ee": (4, 4), "jac": (6, 7), "mm": (7, 7), "last_torque": (7,), "stamp": (),
+        "limited_targets": (),
     }  # fmt: skip
     np.testing.assert_allclose(state["ee"], control_frame(state["qpos"]), atol=1e-6)
     np.testing.assert_allclose(state["mm"], state["mm"].T, atol=1e-9)
@@ -294,6 +301,38 @@ async def test_a_move_that_another_client_cancels_fails(loop, controller, setup)
         with pytest.raises(MoveFailed, match="cancelled"):
             await moving
     assert speed(controller) < REST
+
+
+async def test_a_move_that_the_node_refuses_fails_with_its_reason(loop, controller, setup):
+    if setup.node is None:
+        pytest.skip("nothing refuses a move")
+    async with other_client(Trigger, f"{setup.node.name}/hold") as hold:
+        await hold()
+    try:
+        with pytest.raises(MoveFailed, match="the arm is held: a client called ~/hold"):
+            await controller.move(ELSEWHERE)
+    finally:
+        async with other_client(Trigger, f"{setup.node.name}/release") as release:
+            await release()
+
+
+async def test_a_second_client_that_sets_targets_is_told_who_controls_the_arm(loop, controller, setup):
+    if setup.node is None:
+        pytest.skip("there are no other clients")
+    second = FrankaController(RosInterface(setup.node.name))
+    await second.start()
+    policy = asyncio.ensure_future(set_again_and_again(controller))
+    try:
+        await until(lambda: controller._due)  # The policy has set its first target.
+        with pytest.raises(
+            InvalidTarget, match="aiofranka_client_.* controls the arm until it has been silent"
+        ) as told:
+            await asyncio.wait_for(set_again_and_again(second), PATIENCE)
+        assert told.value.reason == "another publisher"
+    finally:
+        policy.cancel()
+        await asyncio.gather(policy, return_exceptions=True)
+        await second.stop()
 
 
 async def test_a_move_is_not_disturbed_by_repeated_requests_for_its_result(loop, controller, monkeypatch):

@@ -20,6 +20,7 @@ from rclpy.serialization import serialize_message
 from aiofranka_ros.errors import TransformMissing
 from aiofranka_ros.model.names import FR3
 from aiofranka_ros.node.targets import TargetTopics
+from aiofranka_ros.ros.refusals import RefusalTopic
 
 pytestmark = pytest.mark.unit
 
@@ -63,7 +64,7 @@ def node() -> Iterator[LifecycleNode]:
 
 @pytest.fixture
 def targets(arm: Arm, node: LifecycleNode) -> TargetTopics:
-    return TargetTopics(node, arm, arm, arm, FR3)  # type: ignore[arg-type]
+    return TargetTopics(node, arm, arm, arm, FR3, RefusalTopic(node))  # type: ignore[arg-type]
 
 
 Send = Callable[..., None]

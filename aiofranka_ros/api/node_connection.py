@@ -42,6 +42,7 @@ from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.ros.cdr import SerializedMessage
 from aiofranka_ros.ros.clients import Presence
 from aiofranka_ros.ros.messages import header_of
+from aiofranka_ros.ros.refusals import Refusal, RefusalReader
 
 #: How long discovery may take [s].
 _DISCOVERY_TIMEOUT = 10.0
@@ -49,6 +50,8 @@ _DISCOVERY_TIMEOUT = 10.0
 _RESULT_PERIOD = 5.0
 #: A transition may have to compile the control process's kernels, which takes half a minute [s].
 _TRANSITION_TIMEOUT = 200.0
+#: How long the reason why a goal was refused may take to arrive [s].
+_REASON_TIMEOUT = 2.0
 #: How long the reason for a failure may take to arrive after the failure [s].
 REASON_DELAY = 0.1
 #: How long the error of a stopped robot may take to reach the caller of a move; it is better than the move's [s].
@@ -221,9 +224,10 @@ class NodeConnection(RosClient):
 
     :param name: full name of the node.
     :param on_settled: called in the event loop when the node has answered all changes of parameters.
+    :param on_refused_target: called in the event loop with refusals of targets, of any client.
     """
 
-    def __init__(self, name: str, on_settled: Callable[[], None]) -> None:
+    def __init__(self, name: str, on_settled: Callable[[], None], on_refused_target: Callable[[Refusal], None]) -> None:
         super().__init__("aiofranka_client")
         self._name, node = name, self.node
         self._get_state = node.create_client(GetState, f"{name}/get_state")
@@ -233,6 +237,7 @@ class NodeConnection(RosClient):
         self._presence = Presence(node, name)
         self.parameters = ParameterQueue(self, name, on_settled)
         self.diagnostics = NodeDiagnostics(name)
+        self.refusals = RefusalReader(on_refused_target)
         self._targets = {
             "ee_desired": node.create_publisher(PoseStamped, f"{name}/ee_desired", 1),
             "q_desired": node.create_publisher(JointState, f"{name}/q_desired", 1),
@@ -344,7 +349,9 @@ class NodeConnection(RosClient):
         goal_id = self._presence.goal_id()
         handle = await self.prompt_answer(name, lambda: self._move.send_goal_async(request, goal_uuid=goal_id))
         if not handle.accepted:
-            raise MoveFailed(f"the node {self._name} rejected the goal: see its log")
+            refused = bytes(goal_id.uuid)
+            await self.ready(lambda: self.refusals.why(refused) != "", timeout=_REASON_TIMEOUT)
+            raise MoveFailed(f"the node {self._name} refused the goal: {self.refusals.why(refused) or 'see its log'}")
         result = asyncio.ensure_future(self._result(handle))
         cancellation = asyncio.ensure_future(cancelled.wait())
         try:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State, TransitionEvent
 from rcl_interfaces.msg import ParameterEvent
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -22,6 +22,7 @@ from rclpy.qos import qos_profile_parameter_events, qos_profile_sensor_data
 from std_msgs.msg import Float64MultiArray
 
 from aiofranka_ros.api.attributes import position_and_quaternion
+from aiofranka_ros.api.competition import Competition
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted, until_stopped
 from aiofranka_ros.api.node_connection import REASON_DELAY, NodeConnection
 from aiofranka_ros.arm.planning import check_goal
@@ -36,7 +37,9 @@ from aiofranka_ros.errors import (
     NotStarted,
 )
 from aiofranka_ros.kernels import Array
+from aiofranka_ros.ros import refusals
 from aiofranka_ros.ros.messages import read_snapshot
+from aiofranka_ros.ros.warnings import Warnings
 
 _log = logging.getLogger(__name__)
 _NAMES = [setting.name for setting in SETTINGS]
@@ -74,6 +77,8 @@ class RosInterface(Link):
         self._heard = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self._changed_before_start: dict[str, Any] = {}
+        self._warnings = Warnings(_log.warning)
+        self._competition = Competition()
         #: The newest target, if changes of settings must be in force first.
         self._waiting_target: tuple[str, Array] | None = None
 
@@ -89,6 +94,7 @@ class RosInterface(Link):
             raise
         # Last, without a wait after it: the controller would miss an end that is reported before it continues.
         self._waiting_target, self._live, self._heard = None, self._connection, time.monotonic()
+        self._competition = Competition()
         self._check_silence(overdue=False)
 
     async def stop(self) -> None:
@@ -134,14 +140,19 @@ class RosInterface(Link):
     def set_target(self, name: str, values: Array) -> None:
         """See :meth:`.Link.set_target`; sent after changes of settings that the node has not confirmed yet."""
         self._waiting_target = name, values
+        self._competition.begun = True
         live = self._live
         if live is not None and live.parameters.settled:
             self._send_waiting_target()
 
     async def settled(self) -> None:
-        """See :meth:`.Link.settled`."""
+        """See :meth:`.Link.settled`.
+
+        :raises InvalidTarget: another client controls the arm, so the node refuses the targets that were set.
+        """
         if self._connection is not None:
             await self._connection.parameters.wait()
+            self._competition.check()
 
     async def move(self, goal: Array) -> None:
         """See :meth:`.Link.move`."""
@@ -153,10 +164,11 @@ class RosInterface(Link):
         return await self._require_connection().diagnostics.measure(duration)
 
     def _connect(self) -> NodeConnection:
-        connection = NodeConnection(self.name, self._send_waiting_target)
+        connection = NodeConnection(self.name, self._send_waiting_target, self._on_refused_target)
         subscribe, in_loop = connection.node.create_subscription, connection.in_loop
         subscribe(TransitionEvent, f"{self.name}/transition_event", in_loop(self._on_transition), 10)
         subscribe(DiagnosticArray, "/diagnostics", in_loop(connection.diagnostics.receive), 10)
+        subscribe(DiagnosticStatus, f"{self.name}/{refusals.TOPIC}", in_loop(connection.refusals.receive), refusals.QOS)
         on_parameters = in_loop(self._on_parameters)
         subscribe(ParameterEvent, "/parameter_events", on_parameters, qos_profile_parameter_events)
         announce = in_loop(self._on_snapshot)
@@ -204,6 +216,15 @@ class RosInterface(Link):
             live.publish_target(*target)
 
     # Messages from the node.
+
+    def _on_refused_target(self, refusal: refusals.Refusal) -> None:
+        """Of any client, since the node began."""
+        connection = self._live
+        if connection is not None and refusal.publisher == connection.node.get_fully_qualified_name():
+            message = f"the node {self.name} refused {refusal.what}: {refusal.message}"
+            self._warnings.warn(refusal.what, message)
+            if refusal.reason == "another publisher":
+                self._competition.refused(message)
 
     def _on_snapshot(self, _: None) -> None:
         if self._live is not None:

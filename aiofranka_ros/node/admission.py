@@ -93,7 +93,7 @@ class Admission:
         """Note that a target, which was checked, was passed on."""
         if stamp > self._newest.get(topic, 0):
             self._newest[topic] = stamp
-        self._sender, self._sender_topic, self._heard = _publisher_of(info), topic, self._clock()
+        self._sender, self._sender_topic, self._heard = publisher_of(info), topic, self._clock()
 
     def time_left(self, stamp: int) -> float:
         """How long a target that has just arrived may wait for a transform [s]."""
@@ -106,7 +106,7 @@ class Admission:
         if self._clock() - self._heard >= HANDOVER:
             return ""
         topic = f"{self._name}/{self._sender_topic}"
-        name = self._name_of(self._sender, topic)
+        name = self.name_of(self._sender, self._sender_topic)
         return f"{name} on {topic}" if name else topic
 
     def _now(self) -> int:
@@ -130,17 +130,17 @@ class Admission:
         return client
 
     def _check_sender(self, topic: str, info: Mapping[str, Any]) -> None:
-        publisher = _publisher_of(info)
+        publisher = publisher_of(info)
         if publisher != self._sender and self._clock() - self._heard < HANDOVER:
-            name = self._name_of(publisher, f"{self._name}/{topic}") or "its publisher"
+            name = self.name_of(publisher, topic) or "its publisher"
             raise InvalidTarget(
                 f"{name} has to wait: {self.sender} controls the arm until it has been silent for {HANDOVER:g} s",
                 reason="another publisher",
             )
 
-    def _name_of(self, publisher: bytes, topic: str) -> str:
-        """Full name of the node of ``publisher`` of ``topic`` (a full name); empty if it is unknown or gone."""
-        for found in self._node.get_publishers_info_by_topic(topic) if publisher else ():
+    def name_of(self, publisher: bytes, topic: str) -> str:
+        """Full name of the node of ``publisher`` of ``topic``, after ``~/``; empty if it is unknown or gone."""
+        for found in self._node.get_publishers_info_by_topic(f"{self._name}/{topic}") if publisher else ():
             if bytes(found.endpoint_gid) == publisher:
                 return f"{found.node_namespace.rstrip('/')}/{found.node_name}"
         return ""
@@ -175,7 +175,7 @@ def age_of(stamp: int, now: int, limit: float) -> float:
     )
 
 
-def _publisher_of(info: Mapping[str, Any]) -> bytes:
+def publisher_of(info: Mapping[str, Any]) -> bytes:
     """Identity of a message's publisher; empty if rclpy does not report it."""
     gid = info.get("publisher_gid") or {}
     return bytes(gid.get("data", b""))

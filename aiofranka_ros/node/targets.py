@@ -28,13 +28,14 @@ from aiofranka_ros.control.records import Limit
 from aiofranka_ros.errors import InvalidTarget, TransformMissing
 from aiofranka_ros.kernels import Record
 from aiofranka_ros.model.names import ArmNames
-from aiofranka_ros.node.admission import Admission
+from aiofranka_ros.node.admission import Admission, publisher_of
 from aiofranka_ros.node.frames import Frames
 from aiofranka_ros.node.limited import describe_blocked, describe_limited
 from aiofranka_ros.ros.cdr import JointValues, PoseValues, read_joints, read_pose
 from aiofranka_ros.ros.conditions import CONDITIONS
 from aiofranka_ros.ros.executor import with_info
 from aiofranka_ros.ros.messages import PoseTarget, by_joint, pose_target
+from aiofranka_ros.ros.refusals import RefusalTopic
 from aiofranka_ros.ros.warnings import Warnings
 
 #: Only the newest target counts, and a best-effort subscription matches reliable publishers as well.
@@ -81,7 +82,15 @@ class TargetTopics:
     ignored.
     """
 
-    def __init__(self, node: LifecycleNode, owner: ArmOwner, mover: Mover, frames: Frames, names: ArmNames) -> None:
+    def __init__(
+        self,
+        node: LifecycleNode,
+        owner: ArmOwner,
+        mover: Mover,
+        frames: Frames,
+        names: ArmNames,
+        refusals: RefusalTopic,
+    ) -> None:
         self._node = node
         self._owner = owner
         self._frames = frames
@@ -95,6 +104,7 @@ class TargetTopics:
         self._limited_before = np.zeros(len(Limit), dtype=np.uint64)
         self._newest: tuple[str, Any] = "", None  # Its topic and the target.
         self._warnings = Warnings(node.get_logger().warning)
+        self._refusals = refusals
         self._waiting: deque[_Waiting] = deque()
         self._admission = Admission(node, owner, mover)
         group = ReentrantCallbackGroup()  # Not the node's default group, whose callbacks can wait.
@@ -163,17 +173,20 @@ class TargetTopics:
             if now < until and len(self._waiting) < _MOST_WAITING:
                 self._waiting.append(_Waiting(topic, message, info, until, (client, client.mode_id)))
             else:
-                self._refuse(topic, error)
+                self._refuse(topic, error, info)
         except InvalidTarget as error:
-            self._refuse(topic, error)
+            self._refuse(topic, error, info)
         else:
             topic.send(client, target, stamp)
             self._admission.accepted(topic.name, stamp, info)
             self._newest = topic.name, target
             self.accepted += 1
 
-    def _refuse(self, topic: _Topic, error: InvalidTarget) -> None:
+    def _refuse(self, topic: _Topic, error: InvalidTarget, info: Mapping[str, Any]) -> None:
         self.refused[error.reason] += 1
+        sender = publisher_of(info)
+        name = partial(self._admission.name_of, sender, topic.name)
+        self._refusals.target(f"a target on ~/{topic.name}", error, sender, name)
         self._warnings.warn((topic.name, error.reason), f"refused a target on ~/{topic.name}: {error}")
 
     def _pose(self, content: PoseValues, client: ControlClient) -> PoseTarget:

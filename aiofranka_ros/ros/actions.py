@@ -21,6 +21,7 @@ from rclpy.task import Future
 
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.ros.clients import GoalClients
+from aiofranka_ros.ros.refusals import RefusalTopic
 from aiofranka_ros.ros.warnings import Warnings
 
 #: How many requests and answers DDS keeps for each action. By default it is ten; the rest is lost if they come at once.
@@ -58,6 +59,8 @@ class Actions:
         self._period = node.create_timer(_PERIOD, self._next_ends, clock=Clock(clock_type=ClockType.STEADY_TIME))
         #: Refused goals by reason, since the node was started.
         self.rejected: Counter[str] = Counter()
+        #: Tells clients why something was refused.
+        self.refusals = RefusalTopic(node)
         #: For goals that are refused or fail, which a client can send at any rate.
         self.warnings = Warnings(node.get_logger().warning)
 
@@ -79,12 +82,14 @@ class Actions:
         reason = self._clients.why_gone(_id_of(handle))
         return "" if reason and self._node.get_parameter("goals_outlive_clients").value else reason
 
-    def refuse(self, what: str, error: InvalidTarget) -> None:
-        """Count and log a refused goal, or another request for motion.
+    def refuse(self, what: str, error: InvalidTarget, goal_id: bytes = b"") -> None:
+        """Count, log and report a refused goal, or another request for motion.
 
         :param what: what was refused, e.g. ``a goal of ~/move``.
+        :param goal_id: empty for a request that has none.
         """
         self.rejected[error.reason] += 1
+        self.refusals.goal(what, error, goal_id)
         self.warnings.warn((what, error.reason), f"rejected {what}: {error}")
 
     def serve(
@@ -108,12 +113,12 @@ class Actions:
         title = title or names[0]
         checked: Any = None
 
-        def on_goal(goal: Any) -> GoalResponse:
+        def on_goal(name: str, goal: Any) -> GoalResponse:
             nonlocal checked
             try:
                 checked = check(goal)
             except InvalidTarget as error:
-                self.refuse(f"a goal of {title}", error)
+                self.refuse(f"a goal of {title}", error, self._clients.requested(name))
                 return GoalResponse.REJECT
             return GoalResponse.ACCEPT
 
@@ -144,8 +149,8 @@ class Actions:
 
         for name in names:
             server = _Server(
-                self._clients, self._node, kind, name, execute,
-                goal_callback=on_goal, handle_accepted_callback=partial(on_accepted, name), cancel_callback=on_cancel,
+                self._clients, self._node, kind, name, execute, cancel_callback=on_cancel,
+                goal_callback=partial(on_goal, name), handle_accepted_callback=partial(on_accepted, name),
                 goal_service_qos_profile=_KEPT, result_service_qos_profile=_KEPT, cancel_service_qos_profile=_KEPT,
             )  # fmt: skip
             self._clients.follow(server, kind, name)

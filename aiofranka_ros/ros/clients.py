@@ -130,6 +130,7 @@ class GoalClients:
         self._clients: dict[bytes, _Presence] = {}
         self._goals: dict[bytes, _Goal] = {}
         self._seen: dict[str, tuple[float, dict[bytes, str]]] = {}
+        self._last: dict[str, bytes] = {}
         # Requests by action: their numbers, which count those of one client, and the ids of their goals.
         self._requests: defaultdict[str, deque[tuple[int, bytes]]] = defaultdict(lambda: deque(maxlen=_REQUESTS))
         # A separate group, because messages of the default group make rclpy check everything that the node has.
@@ -156,11 +157,11 @@ class GoalClients:
         :param number: of the request, which counts those of one client.
         """
         self._requests[action].append((number, goal_id))
+        self._last[action] = goal_id
 
-    def name(self, goal_id: bytes) -> str:
-        """Name of the node that sent a goal; empty if it has no :class:`Presence`."""
-        client = self._clients.get(goal_id[:_HALF])
-        return "" if client is None else client.name
+    def requested(self, action: str) -> bytes:
+        """Id of the goal that was requested last."""
+        return self._last[action]
 
     def begin(self, goal_id: bytes, action: str) -> None:
         """A goal was accepted.

@@ -6,13 +6,15 @@ goes through the ROS graph. Nothing here waits: callbacks report results. The ne
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from action_msgs.msg import GoalStatus
 from action_msgs.srv import CancelGoal
+from diagnostic_msgs.msg import DiagnosticStatus
 from franka_msgs.action import ErrorRecovery, PTPMotion
 from geometry_msgs.msg import PoseStamped
 from rcl_interfaces.srv import GetParameters
@@ -26,9 +28,12 @@ from aiofranka_ros.errors import InvalidTarget, MoveFailed
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.kinematics import control_frame
 from aiofranka_ros.model.names import CONTROLLER
-from aiofranka_ros.ros import messages
+from aiofranka_ros.ros import messages, refusals
 from aiofranka_ros.ros.clients import Presence
+from aiofranka_ros.ros.refusals import RefusalReader
 
+#: How long the reason for a rejection may take to arrive [s].
+_REASON_TIMEOUT = 2.0
 #: Endings of the names of the joints.
 _JOINTS = [f"joint{number}" for number in range(1, 8)]
 
@@ -42,6 +47,14 @@ class _Move:
     pose: Array
     #: Whether to cancel it once it is accepted.
     stopped: bool = False
+
+
+class _Rejection(NamedTuple):
+    """A rejected goal whose reason may still arrive: until ``until`` [s, monotonic], ``on_reason`` waits for it."""
+
+    goal: bytes
+    until: float
+    on_reason: Callable[[str], None]
 
 
 class ArmClient:
@@ -71,6 +84,9 @@ class ArmClient:
         self._move_action = ActionClient(node, PTPMotion, f"{name}/move")
         self._recovery = ActionClient(node, ErrorRecovery, f"{name}/error_recovery")
         self._presence = Presence(node, name)
+        self._refusals = RefusalReader()
+        node.create_subscription(DiagnosticStatus, f"{name}/{refusals.TOPIC}", self._refusals.receive, refusals.QOS)
+        self._rejections: list[_Rejection] = []
         # For goals of any client.
         self._cancel = [
             node.create_client(CancelGoal, f"{action}/_action/cancel_goal")
@@ -154,13 +170,21 @@ class ArmClient:
             raise MoveFailed(f"the arm's node {self.name} does not run")
         move = self._move = _Move(q, self.q.copy(), control_frame(q, self.flange_to_tcp))
         goal = PTPMotion.Goal(goal_joint_configuration=q.tolist())
-        sent = self._move_action.send_goal_async(goal, goal_uuid=self._presence.goal_id())
-        sent.add_done_callback(lambda future: self._on_answer(move, future.result()))
+        goal_id = self._presence.goal_id()
+        sent = self._move_action.send_goal_async(goal, goal_uuid=goal_id)
+        sent.add_done_callback(lambda future: self._on_answer(move, bytes(goal_id.uuid), future.result()))
 
     def check(self) -> None:
         """End the move if the arm's node is gone, which would never send a result; called regularly."""
         if self._move is not None and not self._move_action.server_is_ready():
             self._end(self._move, f"the arm's node {self.name} is gone")
+        waiting, self._rejections = self._rejections, []
+        for rejection in waiting:
+            reason = self._refusals.why(rejection.goal)
+            if reason or time.monotonic() > rejection.until:
+                rejection.on_reason(reason or "its log says why")
+            else:
+                self._rejections.append(rejection)
 
     def stop(self) -> None:
         """Make the arm slow down and hold, whichever client moves it."""
@@ -170,9 +194,13 @@ class ArmClient:
             if client.service_is_ready():
                 client.call_async(CancelGoal.Request())  # An empty request cancels all goals.
 
-    def _on_answer(self, move: _Move, handle: Any) -> None:
+    def _rejected(self, goal: bytes, on_reason: Callable[[str], None]) -> None:
+        """Call ``on_reason`` with the reason why a goal was rejected: at a check, because it may arrive later."""
+        self._rejections.append(_Rejection(goal, time.monotonic() + _REASON_TIMEOUT, on_reason))
+
+    def _on_answer(self, move: _Move, goal: bytes, handle: Any) -> None:
         if not handle.accepted:
-            self._end(move, f"{self.name} rejected the move; its log says why")
+            self._rejected(goal, lambda reason: self._end(move, f"{self.name} rejected the move: {reason}"))
             return
         if move.stopped:
             handle.cancel_goal_async()
@@ -220,11 +248,13 @@ class ArmClient:
             if handle.accepted:
                 handle.get_result_async().add_done_callback(ended)
             else:
-                on_end(f"{self.name} rejected the recovery; its log says why")
+                self._rejected(goal, lambda reason: on_end(f"{self.name} rejected the recovery: {reason}"))
 
         def ended(future: Any) -> None:
             succeeded = future.result().status == GoalStatus.STATUS_SUCCEEDED
             on_end("" if succeeded else f"{self.name} could not recover; its log says why")
 
-        sent = self._recovery.send_goal_async(ErrorRecovery.Goal(), goal_uuid=self._presence.goal_id())
+        goal_id = self._presence.goal_id()
+        goal = bytes(goal_id.uuid)
+        sent = self._recovery.send_goal_async(ErrorRecovery.Goal(), goal_uuid=goal_id)
         sent.add_done_callback(accepted)
