@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from aiofranka_ros.api.competition import Setters
 from aiofranka_ros.api.link import Link
 from aiofranka_ros.control.records import Mode
 from aiofranka_ros.control.snapshot import Snapshot
@@ -145,6 +146,7 @@ class TargetAttribute:
             message = f"{name} is not a target of mode {controller.type}: {remedy} first"
             raise InvalidTarget(message, reason="another mode")
         with controller.state_lock:
+            controller._setters.check(name)
             controller._targets[name], controller._unsent[name] = target, sent
 
 
@@ -159,6 +161,7 @@ class Attributes:
     def __init__(self, robot: Link) -> None:
         self.robot = robot
         self.state_lock = StateLock(self._send)
+        self._setters = Setters()
         self._running = False
         self._failure: Exception | None = None
         self._moves = 0
@@ -184,7 +187,8 @@ class Attributes:
 
         ``qpos`` [rad] (7,), ``qvel`` [rad/s] (7,), ``ee`` pose of the control frame in the base (4, 4), ``jac`` its
         Jacobian in the base, translation then rotation (6, 7), ``mm`` mass matrix [kg m²] (7, 7), ``last_torque`` the
-        commanded torque, gravity excluded [Nm] (7,), ``stamp`` when it was measured [ns, as :func:`time.time_ns`].
+        commanded torque, gravity excluded [Nm] (7,), ``stamp`` when it was measured [ns, as :func:`time.time_ns`],
+        ``limited_targets`` how many targets were limited since the activation, by the setting that limited them.
 
         :raises NotStarted: nothing was measured yet.
         """

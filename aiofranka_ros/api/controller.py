@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from aiofranka_ros.api.attributes import ASSIGNABLE, Attributes, array, position_and_quaternion
+from aiofranka_ros.api.competition import PAUSE
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted
 from aiofranka_ros.arm.settings import SETTING_NAMES
 from aiofranka_ros.errors import ConfigurationError, FrankaError
@@ -32,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 #: Rate of :meth:`FrankaController.set` before :meth:`FrankaController.set_freq` is called [Hz].
 _DEFAULT_FREQUENCY = 50.0
+#: How often to check whether targets were limited [s].
+_LIMITS_PERIOD = 0.2
 #: How often progress is reported [s], and a distance that counts as none [rad].
 _PROGRESS_PERIOD, _NO_DISTANCE = 0.1, 1e-3
 
@@ -77,6 +80,10 @@ class FrankaController(Attributes):
         self._frequency = _DEFAULT_FREQUENCY
         self._due: dict[str, float] = {}
         self._lifecycle = asyncio.Lock()
+        # Targets that were limited, by the setting that did it, and of which settings the log has said so.
+        self._limited: dict[str, int] = {}
+        self._reported: set[str] = set()
+        self._limits_due = 0.0
         # Made by start(): done when the control loop ends, and set at every new state.
         self._ended: asyncio.Future[None]
         self._measured: asyncio.Event
@@ -117,6 +124,7 @@ class FrankaController(Attributes):
             self._running = True
             self._due.clear()
             self._begin()
+            self._limited, self._reported = self.robot.snapshot().limited_targets, set()
             if self.guard is not None:
                 self.guard.start()
 
@@ -170,6 +178,7 @@ class FrankaController(Attributes):
         :raises ConfigurationError: it is not a positive number.
         """
         self._frequency = _positive("the frequency", freq, "Hz")
+        self._setters.pause = max(PAUSE, 2.0 / self._frequency)
         self._due.clear()
 
     async def set(self, attr: str, value: Any) -> None:
@@ -180,7 +189,9 @@ class FrankaController(Attributes):
 
         :param attr: ``q_desired``, ``ee_desired``, ``torque``, or any other attribute that can be assigned.
         :raises AttributeError: there is no such attribute.
-        :raises InvalidTarget, ConfigurationError: the value cannot be used; the arm keeps the previous one.
+        :raises InvalidTarget, ConfigurationError: the value cannot be used, or something else sets the targets: another
+            task (``error.reason`` is ``another task``), or another client of the node (``another publisher``); the arm
+            keeps the previous one.
         :raises FrankaError: what ended the control loop.
         """
         self._check()
@@ -258,6 +269,21 @@ class FrankaController(Attributes):
         if self._running:  # Wakes the calls that wait now; later ones wait for the next state.
             self._measured.set()
             self._measured.clear()
+            now = asyncio.get_running_loop().time()
+            if now >= self._limits_due:
+                self._limits_due = now + _LIMITS_PERIOD
+                self._report_limits()
+
+    def _report_limits(self) -> None:
+        """Warn once of each setting that limits targets."""
+        limited = self.robot.snapshot().limited_targets
+        new = {name for name, count in limited.items() if count > self._limited.get(name, 0)} - self._reported
+        self._limited, self._reported = limited, self._reported | new
+        if new:
+            _log.warning(
+                "targets are limited by %s, so the arm does not do what they say; state['limited_targets'] counts them",
+                ", ".join(sorted(new)),
+            )
 
     def _on_end(self, error: Exception) -> None:
         if not self._running:

@@ -209,6 +209,7 @@ class RobotInterface(Link):
             jacobian=state["jacobian"].copy(),
             mass=state["mass"].copy(),
             tau=state["tau"].copy(),
+            limited=state["limited_targets"].copy(),
         )
 
     def _if_active(self, work: Callable[[ControlClient], object]) -> None:

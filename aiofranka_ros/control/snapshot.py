@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from aiofranka_ros.control.records import Limit
 from aiofranka_ros.kernels import Array
 
 
@@ -22,6 +23,12 @@ class Snapshot:
     jacobian: Array  #: of the control frame in the base, translation then rotation (6, 7)
     mass: Array  #: joint-space mass matrix [kg m²] (7, 7), without the motors' inertia, as libfranka's model has it
     tau: Array  #: torque that was commanded last, gravity excluded [Nm] (7,)
+    limited: Array  #: how many targets each :class:`.Limit` has limited since the activation (10,)
+
+    @property
+    def limited_targets(self) -> dict[str, int]:
+        """How many targets were limited, by the setting that limited them; those that limited none are left out."""
+        return {limit.name.lower(): int(self.limited[limit]) for limit in Limit if self.limited[limit] > 0}
 
     def as_state(self) -> dict[str, Any]:
         """The dictionary that scripts know as ``robot.state``, with copies of the arrays."""
@@ -33,4 +40,5 @@ class Snapshot:
             "mm": self.mass.copy(),
             "last_torque": self.tau.copy(),
             "stamp": self.stamp,
+            "limited_targets": self.limited_targets,
         }

@@ -22,6 +22,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, Header, MultiArrayDimension, MultiArrayLayout
 from tf2_msgs.msg import TFMessage
 
+from aiofranka_ros.control.records import Limit
 from aiofranka_ros.control.snapshot import Snapshot
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.kernels import Array, Numbers, Record
@@ -35,8 +36,8 @@ QUATERNION_TOLERANCE = 0.01
 
 #: The content of ``~/state``, matrices by rows. It is one message of numbers, because everything measured at one
 #: instant should arrive together, and because there is no message type for a Jacobian and a mass matrix.
-SNAPSHOT_FIELDS = "active sec nanosec q[7] dq[7] tau[7] ee[4,4] jacobian[6,7] mass[7,7]"
-_SNAPSHOT_ENDS = tuple(itertools.accumulate((3, 7, 7, 7, 16, 42, 49)))
+SNAPSHOT_FIELDS = "active sec nanosec q[7] dq[7] tau[7] ee[4,4] jacobian[6,7] mass[7,7] limited[10]"
+_SNAPSHOT_ENDS = tuple(itertools.accumulate((3, 7, 7, 7, 16, 42, 49, len(Limit))))
 
 #: Reason of refusals because of the joints that a message names.
 WRONG_JOINTS = "wrong joints"
@@ -215,7 +216,8 @@ def snapshot_message(state: Record, active: bool) -> Float64MultiArray:
     """
     matrices = (state[name].ravel() for name in ("tcp", "jacobian", "mass"))
     time = divmod(int(state["stamp"]), NANOSECONDS)
-    numbers = np.concatenate(((active, *time), state["q"], state["dq"], state["tau"], *matrices))
+    vectors = (state[name] for name in ("q", "dq", "tau"))
+    numbers = np.concatenate(((active, *time), *vectors, *matrices, state["limited_targets"]))
     dimension = MultiArrayDimension(label=SNAPSHOT_FIELDS, size=len(numbers), stride=len(numbers))
     return Float64MultiArray(layout=MultiArrayLayout(dim=[dimension]), data=array("d", numbers.tobytes()))
 
@@ -227,7 +229,7 @@ def read_snapshot(data: bytes) -> tuple[Snapshot, bool]:
     """
     numbers = read_numbers(data, _SNAPSHOT_ENDS[-1])
     _require_finite("its time", numbers[:3].tolist())
-    (active, seconds, rest), q, dq, tau, ee, jacobian, mass = np.split(numbers, _SNAPSHOT_ENDS[:-1])
+    (active, seconds, rest), q, dq, tau, ee, jacobian, mass, limited = np.split(numbers, _SNAPSHOT_ENDS[:-1])
     stamp = int(seconds) * NANOSECONDS + int(rest)
     shaped = {"ee": ee.reshape(4, 4), "jacobian": jacobian.reshape(6, 7), "mass": mass.reshape(7, 7)}
-    return Snapshot(stamp=stamp, q=q, dq=dq, tau=tau, **shaped), bool(active)
+    return Snapshot(stamp=stamp, q=q, dq=dq, tau=tau, limited=limited, **shaped), bool(active)
