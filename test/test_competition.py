@@ -63,7 +63,7 @@ def test_a_client_whose_targets_are_refused_all_the_time_is_told_by_whom(clock: 
     assert caught.value.reason == "another publisher"
 
 
-def test_a_client_may_go_on_once_the_other_is_silent(clock: Clock) -> None:
+def test_a_client_may_continue_once_the_other_is_silent(clock: Clock) -> None:
     competition = Competition(clock)
     with pytest.raises(InvalidTarget):
         contend(competition, clock, 2.0)

@@ -72,7 +72,7 @@ def test_a_stream_of_refused_targets_is_reported_rarely_but_for_each_publisher_a
     ] * 2  # fmt: skip
 
 
-def test_a_client_is_told_of_refused_targets(node: Node) -> None:
+def test_a_client_is_told_that_its_targets_were_refused(node: Node) -> None:
     told: list[Refusal] = []
     node.topic.target("a target on ~/ee_desired", ERROR, b"1", lambda: "/one")
     RefusalReader(told.append).receive(node.messages[0])

@@ -54,8 +54,8 @@ class Competition:
 class Setters:
     """Which task sets a target, or which thread outside of tasks; may be used from any thread, one at a time.
 
-    The first one may go on; one that sets the same target in between is refused, unless the first one has ended or sets
-    no more. A task that takes over from another is not refused.
+    The first one may continue; another one that sets targets in between is refused, unless the first one has ended or
+    sets no more. A task that takes over from another is not refused.
 
     :param clock: [s].
     """
