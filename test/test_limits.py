@@ -161,7 +161,7 @@ def test_a_joint_limit_that_the_arm_is_beyond_follows_it_inwards_without_a_push(
     q = fr3.HOME.copy()
     q[0] = 1.0
     commands, memory = in_force(q, joint_upper=upper)
-    for position, limit in ((1.0, 1.012), (0.7, 0.712), (0.9, 0.712), (0.49, 0.5), (0.3, 0.5), (0.45, 0.5)):
+    for position, limit in ((1.0, 1.015), (0.7, 0.715), (0.9, 0.715), (0.49, 0.5), (0.3, 0.5), (0.45, 0.5)):
         q[0] = position
         limits.tighten(commands[0], memory[0], q)
         limits.place_springs(memory[0], q, limits.SOFT_LIMIT_MARGIN, fr3.CYCLE)

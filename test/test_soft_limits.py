@@ -128,6 +128,20 @@ def test_a_joint_of_a_soft_arm_rests_inside_a_limit_that_was_set(mode):
         assert arm.measured["q"][0, 6] < 1.2
 
 
+@pytest.mark.parametrize("mode", [Mode.OSC, Mode.IMPEDANCE])
+def test_an_arm_beyond_a_limit_that_was_set_stays_where_it_is_although_its_measured_positions_are_noisy(mode):
+    rng = np.random.default_rng(0)
+    upper = fr3.POSITION_UPPER.copy()
+    upper[6] = 0.5
+    arm = Arm(q=READY)
+    arm.commands["joint_upper"], arm.commands["mode"] = upper, mode
+    for _ in range(3000):
+        arm._data.qpos[6] += (noise := rng.normal(0.0, 1e-4))
+        arm.run(1)
+        arm._data.qpos[6] -= noise
+    assert arm._data.qpos[6] == pytest.approx(READY[6], abs=2e-3)
+
+
 @pytest.mark.parametrize("change", ["gains", "mode"])
 def test_the_torque_continues_when_a_law_begins_while_springs_push(change):
     arm = Arm(q=near(6, 1, 0.3))

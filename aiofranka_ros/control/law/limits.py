@@ -82,7 +82,7 @@ def tighten(commands: Record, memory: Record, q: Array) -> None:
 
     :param q: measured joint positions [rad] (7,); ``memory.position`` is that of the control frame.
     """
-    room = _SPRING_END + _SPRING_RANGE  # With less, springs would push.
+    room = _SPRING_END + _SPRING_RANGE + _SPRING_SLACK  # With less, springs would push.
     for i in range(7):
         if q[i] > commands.joint_upper[i]:
             near = max(commands.joint_upper[i], min(memory.joint_upper[i], q[i] + room))
