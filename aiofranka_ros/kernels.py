@@ -19,6 +19,7 @@ import os
 import py_compile
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,10 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from numba import njit, typeof
+from numba.extending import is_jitted
+
+#: What a start says that takes long because :func:`compiled` is false.
+COMPILING = "compiling the control kernels, once after an installation or a change: this takes about 20 s"
 
 _PACKAGE = Path(__file__).parent
 #: Imports from this package, over several lines too: from where, and what. No module of it has imports of another form.
@@ -53,6 +58,19 @@ def kernel(function: Callable[..., Any]) -> Any:
         return njit(cache=True, error_model="numpy")(function)
     finally:
         numba.config.CACHE_DIR = configured
+
+
+def compiled() -> bool:
+    """Whether the cache has compiled code of every kernel of the modules that this process has imported."""
+    kernels = {
+        value
+        for name, module in list(sys.modules.items())
+        if name.startswith(f"{_PACKAGE.name}.")
+        for value in vars(module).values()
+        if is_jitted(value)
+    }
+    folders = ((Path(kernel.stats.cache_path or os.devnull), kernel.__qualname__) for kernel in kernels)
+    return all(any(folder.glob(f"*.{name}-*.nbi")) for folder, name in folders)
 
 
 def sources(module: str) -> dict[str, Path]:

@@ -8,28 +8,12 @@ after that. ``make setup`` calls this so that the first start of a node does not
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from pathlib import Path
-
-from numba.extending import is_jitted
 
 from aiofranka_ros.arm import limit_checks
 from aiofranka_ros.control import loop as control_loop
+from aiofranka_ros.kernels import compiled
 from aiofranka_ros.model import inverse_kinematics
-
-
-def compiled() -> bool:
-    """Whether the cache has the compiled code of every kernel."""
-    kernels = {
-        value
-        for name, module in sys.modules.items()
-        if name.startswith("aiofranka_ros.")
-        for value in vars(module).values()
-        if is_jitted(value)
-    }
-    folders = ((Path(kernel.stats.cache_path or os.devnull), kernel.__qualname__) for kernel in kernels)
-    return all(any(folder.glob(f"*.{name}-*.nbi")) for folder, name in folders)
 
 
 def main() -> int:

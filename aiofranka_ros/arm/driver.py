@@ -14,6 +14,7 @@ After each of them, successful or not, the arm is either held or released.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,16 +23,21 @@ from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.records import RobotSetting
 from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, FrankaError
+from aiofranka_ros.kernels import COMPILING
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm, cpu_for
 
 _log = logging.getLogger(__name__)
 
 
 class Driver:
-    """One arm and the processes that drive it."""
+    """One arm and the processes that drive it.
 
-    def __init__(self, settings: ArmSettings) -> None:
+    :param on_compiling: called if a start takes long, because kernels have to be compiled first.
+    """
+
+    def __init__(self, settings: ArmSettings, on_compiling: Callable[[], object] = lambda: None) -> None:
         self._settings = settings
+        self._on_compiling = on_compiling
         self.client: ControlClient | None = None  #: the control process; ``None`` if the arm is not configured
         self.address = ""  #: of the connected arm, also a simulated one; empty if none is connected
         self.cpu: int | None = None  #: CPU that only the control process uses; ``None`` if it may run on any
@@ -62,11 +68,11 @@ class Driver:
                 self._arm = arm = SimulatedArm()
                 with ThreadPoolExecutor(1, "simulated-arm") as pool:  # Each of the two takes seconds to start.
                     started = pool.submit(arm.start)
-                    client.start()
+                    client.start(on_compiling=self._report_compiling)
                 started.result()
                 address, cpu = arm.host, cpu_for(arm.host) if cpu is None else cpu
             else:
-                client.start()
+                client.start(on_compiling=self._report_compiling)
             limit_checks.load_kernels()
             answer = client.connect(address, cpu=cpu)
             client.update(self._settings.commands(client.state()["robot_tcp"]))
@@ -104,6 +110,11 @@ class Driver:
         note = " after clearing a reflex" if recovered else ""
         _log.info("active%s, the arm holds; mode %s", note, self._settings["mode"])
         return recovered
+
+    def _report_compiling(self) -> None:
+        # A warning, because scripts without a configured log see those alone, and wonder what takes so long.
+        _log.warning(COMPILING)
+        self._on_compiling()
 
     def set_robot(self, setting: RobotSetting, *values: Any) -> None:
         """Set something in the robot itself, see :meth:`.ControlClient.set_robot`."""

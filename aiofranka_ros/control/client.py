@@ -11,7 +11,7 @@ import contextlib
 import struct
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,8 @@ class ControlClient:
         self._commands: Record = commands[0]
         self._bytes, self._words = commands.view(np.uint8).data, commands.view(np.int64).data
         self._sent = bytes(self._bytes)  # What was written last; a write that an exception interrupted does not count.
+        #: Whether the control process starts, and has to compile its kernels first.
+        self.compiling = False
         self._activation = 0
         self._robot_states_seen = 0
 
@@ -84,9 +86,10 @@ class ControlClient:
         """Process id of the control process; ``None`` if it is not running."""
         return None if self._process is None else self._process.pid
 
-    def start(self, timeout: float = 180.0) -> None:
+    def start(self, timeout: float = 180.0, *, on_compiling: Callable[[], object] = lambda: None) -> None:
         """Start the control process and wait until it is ready, which takes long only if it must compile its kernels.
 
+        :param on_compiling: called if it has to; :attr:`compiling` is true until it is ready.
         :raises ControlProcessDied: it ended while it started.
         :raises TimeoutError: it was not ready in time.
         """
@@ -96,10 +99,16 @@ class ControlClient:
         self._send()
         try:
             self._process = ProcessHandle(self._shared, self._priority)
-            self._process.wait(lambda message: message.get("event") == "ready", timeout, "become ready")
+            ready = self._process.wait(_compiling_or_ready, timeout, "become ready")
+            if ready["event"] == "compiling":
+                self.compiling = True
+                on_compiling()
+                self._process.wait(_compiling_or_ready, timeout, "become ready")
         except BaseException:
             self.close()
             raise
+        finally:
+            self.compiling = False
 
     def connect(self, address: str, *, cpu: int | None = None, timeout: float = 30.0) -> Message:
         """Connect to the robot at ``address``.
@@ -355,6 +364,10 @@ class ControlClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _compiling_or_ready(message: Message) -> bool:
+    return message.get("event") in ("compiling", "ready")
 
 
 def _ended(message: Message) -> Ended:

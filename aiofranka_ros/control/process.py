@@ -6,7 +6,7 @@ through shared memory. The other side is :mod:`aiofranka_ros.control.client`.
 
 Messages are JSON objects over a Unix socket that keeps their boundaries, so nothing is unpickled. Requests are
 ``{"do": name, ...}``; each is answered by ``{"done": name, ...}`` or ``{"failed": name, "error": class, ...}``.
-Without a request it sends ``{"event": "ready" | "ended" | "warning", ...}``.
+Without a request it sends ``{"event": "compiling" | "ready" | "ended" | "warning", ...}``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from aiofranka_ros.control.loop import ControlLoop, load_kernels
 from aiofranka_ros.control.records import MESSAGE_SIZE, Phase, RobotSetting
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.errors import ConfigurationError, ConnectionFailed, FrankaError, Problem
+from aiofranka_ros.kernels import compiled
 from aiofranka_ros.model.kinematics import forward, quaternion_from_matrix
 
 #: How often the measured state is reported while the arm is not active [s].
@@ -50,6 +51,8 @@ class Server:
     def prepare(self, priority: int) -> None:
         """Do everything that takes time, and have the node log what prevents real-time scheduling."""
         self._publish_phase(Phase.STARTING)
+        if not compiled():
+            self._send(event="compiling")
         load_kernels()
         missing = realtime.prefer_real_time(priority)
         self._priority = 0 if realtime.NO_SCHEDULING in missing else priority

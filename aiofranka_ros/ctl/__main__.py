@@ -17,6 +17,7 @@ from rich.console import Console
 
 from aiofranka_ros.ctl import commands
 from aiofranka_ros.ctl.client import Failed, NodeClient
+from aiofranka_ros.kernels import COMPILING
 from aiofranka_ros.model.fr3 import HOME, READY
 from aiofranka_ros.processes import StopRequest
 
@@ -35,14 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop = StopRequest()
     stop.install()
     out, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
-    said: set[str] = set()
+    said: list[str] = []
 
     def on_wait() -> None:
         """Say what a node is busy with that does not answer yet."""
         loop = client.statuses.get("control loop")
-        if loop is not None and "compiling" in loop.message and loop.message not in said:
-            said.add(loop.message)
-            errors.print(loop.message, markup=False)
+        if loop is not None and loop.message == COMPILING and not said:
+            said.append(COMPILING)
+            errors.print(COMPILING)
 
     try:
         with (

@@ -26,7 +26,7 @@ from franka_msgs.msg import TargetStatus
 
 from aiofranka_ros.demo import evaluation
 from aiofranka_ros.demo.policy import RATE, Circle
-from aiofranka_ros.kernels import Array
+from aiofranka_ros.kernels import COMPILING, Array
 from aiofranka_ros.model.fr3 import HOME, READY
 from aiofranka_ros.testing import Child, Client, CycleRecorder, Failed, NodeProcess
 
@@ -85,7 +85,7 @@ def run(
         options = ["--duration", str(duration), "--robot", _ROBOT, "--report", str(targets)]
         arguments = ["-m", "aiofranka_ros.demo.policy", *options]
         policy = stack.enter_context(Child(arguments, log=output / "policy.log", label="policy"))
-        recorder = _attach(client, node)
+        recorder = _attach(client, node, say)
         stack.callback(recorder.close)
         system = _describe_system(client)
 
@@ -156,10 +156,15 @@ def _quote_log(node: NodeProcess) -> Iterator[None]:
         raise
 
 
-def _attach(client: Client, node: NodeProcess) -> CycleRecorder:
+def _attach(client: Client, node: NodeProcess, say: Callable[[str], None]) -> CycleRecorder:
     """Wait until the arm is active, and record its control cycles from the first one on."""
+    said: list[str] = []
 
     def active() -> bool:
+        loop = client.statuses.get("control loop")
+        if loop is not None and loop.message == COMPILING and not said:
+            said.append(COMPILING)
+            say(f"{COMPILING} ...")
         robot = client.statuses.get("robot")
         if robot is not None and robot.level == DiagnosticStatus.ERROR:
             raise Failed(f"the node reports: {robot.message}")

@@ -31,7 +31,7 @@ from aiofranka_ros.errors import (
     ControlStopped,
     SimulationError,
 )
-from aiofranka_ros.kernels import Record
+from aiofranka_ros.kernels import COMPILING, Record
 from aiofranka_ros.node.hold import HOLDER, HoldServices
 from aiofranka_ros.node.targets import TargetTopics
 from aiofranka_ros.ros.actions import Actions
@@ -102,6 +102,8 @@ class Diagnosis:
         if client is None or state is None:
             self._heard = time.monotonic()
             return status(OK, "not configured", {})
+        if client.compiling:
+            return status(OK, COMPILING, {})
         statistics = self._statistics(client.shared)
         lost = self._lost.update(Counter(cycles=int(state["cycles_lost"])))["cycles"]
         phase, hold = Phase(int(state["phase"])), Hold(int(state["hold"]))

@@ -69,7 +69,7 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         self.configured = False
         self._ticked: Future = Future()
         self._settings = Parameters(self, self._reached)
-        self._driver = Driver(self._settings)
+        self._driver = Driver(self._settings, on_compiling=lambda: self._diagnostics.publish())
         names = self._settings.names
         self._state = StateTopics(self, names)
         # For the gripper's node: only this node knows the address of a simulated arm. Late subscribers get it too.
