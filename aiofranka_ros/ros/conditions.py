@@ -118,6 +118,8 @@ REFUSALS = {
     "frame not known at that time": "publish the frame on /tf or /tf_static, also for the time of the target's stamp",
     "wrong joints": "name fr3_joint1 to fr3_joint7, each once",
     "wrong size": "give seven values",
+    "too far away": "plan the trajectory from where the arm is, or move the arm to its first point before",
+    "too many points": "use fewer points, or send the trajectory in parts",
 }
 #: For all other reasons.
 OTHER_REFUSALS = "see the node's log"
