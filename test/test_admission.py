@@ -62,6 +62,10 @@ class ActiveClient:
     """The control process; ``mode_id`` counts activations and switches of the mode."""
 
     mode_id = 1
+    streams = 0
+
+    def begin_stream(self) -> None:
+        self.streams += 1
 
 
 class Arm:
@@ -92,7 +96,7 @@ class Arm:
         """Send a target that is passed on unless it is refused."""
         info = {"publisher_gid": {"data": sender}}
         assert self.admission.check(topic, (mode,), stamp, info) is self.active_client
-        self.admission.accepted(topic, stamp, info)
+        self.admission.accepted(self.active_client, topic, stamp, info)
 
     def refusal(self, *arguments: Any, **options: Any) -> InvalidTarget:
         with pytest.raises(InvalidTarget) as refusal:
@@ -130,6 +134,17 @@ def test_the_order_and_the_sender_start_again_after_an_activation_or_a_switch_of
     arm.send(now - SECOND // 10, b"b")
     arm.active_client = ActiveClient()
     arm.send(now - SECOND // 5, b"a")
+
+
+@pytest.mark.unit
+def test_the_control_process_learns_that_another_sender_begins_its_stream() -> None:
+    arm = Arm()
+    begun = []
+    for sender in (b"a", b"a", b"b", b"b", b"a"):
+        arm.send(sender=sender)
+        arm.now += HANDOVER if sender == b"b" or len(begun) == 1 else 0.02
+        begun.append(arm.active_client.streams)
+    assert begun == [1, 1, 2, 2, 3]
 
 
 @pytest.mark.unit

@@ -398,6 +398,43 @@ async def test_pose_targets_move_the_arm(loop, controller):
     await until(lambda: np.abs(controller.state["ee"][:3, 3] - target[:3, 3]).max() < 0.005)
 
 
+async def test_the_first_target_after_a_switch_is_approached_slowly_if_it_is_far_away(loop, controller, caplog):
+    """Also after a switch to the present mode."""
+    with caplog.at_level(logging.WARNING):
+        for mode in ("osc", "osc"):
+            controller.switch(mode)
+            target = controller.initial_ee.copy()
+            target[1, 3] += 0.08
+            fastest, left = 0.0, []
+            while np.abs(controller.state["ee"][:3, 3] - target[:3, 3]).max() > 0.005:
+                await controller.set("ee_desired", target)
+                state = await controller.next_state()
+                fastest = max(fastest, float(np.linalg.norm((state["jac"] @ state["qvel"])[:3])))
+                left.append(float(state["approach"][0]))
+            assert fastest < 0.12
+            assert max(left) == pytest.approx(0.08, abs=0.01)
+            await until(lambda: controller.state["approach"].max() == 0.0)
+    warnings = [record.getMessage() for record in caplog.records if "approaches it slowly" in record.getMessage()]
+    assert len(warnings) == 2 and "0.08 m away" in warnings[0]
+
+
+async def test_the_log_says_if_a_target_far_away_is_refused(loop, controller, caplog):
+    settings = {"approach_far_streams": False}
+    controller.robot.apply(settings)
+    try:
+        controller.switch("impedance")
+        await controller.robot.settled()
+        where = controller.initial_qpos
+        with caplog.at_level(logging.WARNING):
+            controller.q_desired = where + 0.2
+            await until(lambda: "the target is 0.20 rad away and refused" in caplog.text)
+        await controller.set("q_desired", where + 0.03)
+        await until(lambda: np.abs(controller.state["qpos"] - where - 0.03).max() < 0.01)
+    finally:
+        controller.robot.apply({"approach_far_streams": True})
+        await controller.robot.settled()
+
+
 async def test_torques_move_the_arm_and_it_holds_when_they_end(loop, controller):
     controller.switch("torque")
     controller.set_freq(100)

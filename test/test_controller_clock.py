@@ -12,7 +12,7 @@ import pytest
 
 from aiofranka_ros import FrankaController
 from aiofranka_ros.arm.settings import ArmSettings
-from aiofranka_ros.control.records import Limit
+from aiofranka_ros.control.records import Approach, Limit
 from aiofranka_ros.control.snapshot import Snapshot
 
 pytestmark = [pytest.mark.unit, pytest.mark.timing]
@@ -32,8 +32,8 @@ class Recorder:
     async def stop(self) -> None: ...
 
     def snapshot(self) -> Snapshot:
-        zeros, counts = np.zeros(7), np.zeros(len(Limit))
-        return Snapshot(0, zeros, zeros, np.eye(4), np.zeros((6, 7)), np.eye(7), zeros, counts)
+        arrays = np.zeros(7), np.zeros(7), np.eye(4), np.zeros((6, 7)), np.eye(7), np.zeros(7)
+        return Snapshot(0, *arrays, np.zeros(len(Limit)), Approach.FOLLOWING, np.zeros(2))
 
     def switch(self, mode: str) -> None:
         self.settings.update({"mode": mode})

@@ -20,7 +20,7 @@ from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.records import Hold, Limit, Phase
 from aiofranka_ros.errors import ControlStopped
-from aiofranka_ros.node.diagnostics import Diagnosis, Trouble
+from aiofranka_ros.node.diagnostics import Diagnosis, Progress, Trouble
 from aiofranka_ros.ros.conditions import CONDITIONS, CTL, LIMITS, OTHER_REFUSALS, Recent, limit_remedy, refusal_remedy
 from aiofranka_ros.testing import Client, NodeProcess, descendant
 
@@ -225,6 +225,14 @@ def test_counting_starts_again_when_counts_shrink() -> None:
     recent = Recent(clock(0.0, 1.0, 2.0))
     assert recent.update(Counter(lost=5)) == {"lost": 5}
     assert recent.update(Counter(lost=2)) == {"lost": 2}
+
+
+def test_an_approach_that_gets_no_nearer_for_some_seconds_is_stalled() -> None:
+    far, nearer = np.array([0.3, 1.0]), np.array([0.3, 0.9])
+    progress = Progress(clock(0.0, 2.9, 5.0, 5.9, 6.0, 6.1))
+    said = [progress.stalled(number, left) for number, left in [(1, far), (1, nearer), (1, far), (1, nearer), (1, far)]]
+    assert said == [False, False, False, True, True]
+    assert not progress.stalled(2, far), "another approach"
 
 
 def test_the_layout_for_foxglove_shows_only_values_that_exist(robot: Client) -> None:

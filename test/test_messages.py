@@ -148,7 +148,7 @@ def test_a_snapshot_without_a_finite_time_is_refused(time: float) -> None:
 
 
 def test_a_snapshot_of_another_size_is_refused() -> None:
-    with pytest.raises(InvalidTarget, match="it has 3 numbers instead of 141"):
+    with pytest.raises(InvalidTarget, match="it has 3 numbers instead of 144"):
         messages.read_snapshot(serialize_message(Float64MultiArray(data=[1.0, 2.0, 3.0])))
 
 

@@ -144,6 +144,14 @@ def test_a_change_is_used_only_once_the_node_asks_for_it(node: Node, parameters:
     parameters.changes()
 
 
+def test_a_mode_that_is_set_again_counts_as_changed(node: Node, parameters: Parameters) -> None:
+    """Its targets then start from where the arm is."""
+    assert change(node, mode="osc") == ""
+    assert parameters.changes() == {"mode"}
+    assert change(node, max_linear_step=0.15) == ""
+    assert parameters.changes() == set()
+
+
 def test_a_parameter_that_cannot_change_now_says_what_to_do(
     node: Node, parameters: Parameters, reached: list[Stage]
 ) -> None:

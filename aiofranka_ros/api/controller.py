@@ -20,6 +20,8 @@ from aiofranka_ros.api.attributes import ASSIGNABLE, Attributes, array, position
 from aiofranka_ros.api.competition import PAUSE
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted
 from aiofranka_ros.arm.settings import SETTING_NAMES
+from aiofranka_ros.control.records import Approach
+from aiofranka_ros.control.snapshot import distance_text
 from aiofranka_ros.errors import ConfigurationError, FrankaError
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.fr3 import HOME
@@ -77,6 +79,7 @@ class FrankaController(Attributes):
     def __init__(self, robot: Link) -> None:
         super().__init__(robot)
         self.guard = Guard()
+        self._approach = Approach.FOLLOWING
         self._frequency = _DEFAULT_FREQUENCY
         self._due: dict[str, float] = {}
         self._lifecycle = asyncio.Lock()
@@ -267,6 +270,7 @@ class FrankaController(Attributes):
 
     def _on_state(self) -> None:
         if self._running:  # Wakes the calls that wait now; later ones wait for the next state.
+            self._warn_of_approach()
             self._measured.set()
             self._measured.clear()
             now = asyncio.get_running_loop().time()
@@ -284,6 +288,18 @@ class FrankaController(Attributes):
                 "targets are limited by %s, so the arm does not do what they say; state['limited_targets'] counts them",
                 ", ".join(sorted(new)),
             )
+
+    def _warn_of_approach(self) -> None:
+        """Log once if the arm begins to approach a target that is far away, or refuses it."""
+        state = self.robot.snapshot()
+        before, self._approach = self._approach, state.approach
+        if state.approach == before:
+            return
+        left = distance_text(state.approach_left)
+        if state.approach == Approach.APPROACHING:
+            _log.warning("the target is %s away: the arm approaches it slowly, see approach_linear_velocity", left)
+        elif state.approach == Approach.REFUSED:
+            _log.warning("the target is %s away and refused: begin where the arm is, see approach_far_streams", left)
 
     def _on_end(self, error: Exception) -> None:
         if not self._running:

@@ -25,6 +25,7 @@ from aiofranka_ros.arm.planning import check_goal
 from aiofranka_ros.arm.settings import SETTING_NAMES, ArmSettings
 from aiofranka_ros.arm.tasks import Goal, Tolerance
 from aiofranka_ros.control.client import ControlClient
+from aiofranka_ros.control.records import Approach
 from aiofranka_ros.control.snapshot import Snapshot
 from aiofranka_ros.errors import ConfigurationError, ControlProcessDied, ControlStopped, FrankaError, NotStarted
 from aiofranka_ros.kernels import Array
@@ -210,6 +211,8 @@ class RobotInterface(Link):
             mass=state["mass"].copy(),
             tau=state["tau"].copy(),
             limited=state["limited_targets"].copy(),
+            approach=Approach(int(state["approach"])),
+            approach_left=state["approach_left"].copy(),
         )
 
     def _if_active(self, work: Callable[[ControlClient], object]) -> None:

@@ -21,7 +21,6 @@ from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import qos_profile_parameter_events, qos_profile_sensor_data
 from std_msgs.msg import Float64MultiArray
 
-from aiofranka_ros.api.attributes import position_and_quaternion
 from aiofranka_ros.api.competition import Competition
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted, until_stopped
 from aiofranka_ros.api.node_connection import REASON_DELAY, NodeConnection
@@ -118,15 +117,8 @@ class RosInterface(Link):
 
     def switch(self, mode: str) -> None:
         """See :meth:`.Link.switch`."""
-        same = mode == self.settings["mode"]
         self._waiting_target = None  # It is older than the switch.
         self.apply({"mode": mode})
-        if same and self._newest is not None and mode != "torque":
-            # For the node nothing changes, so its target must be set to where the arm is.
-            if mode == "osc":
-                self.set_target("ee_desired", position_and_quaternion("the measured pose", self._newest.ee))
-            else:
-                self.set_target("q_desired", self._newest.q)
 
     def apply(self, changes: Mapping[str, Any]) -> None:
         """See :meth:`.Link.apply`; :meth:`settled` raises if the node refuses them."""

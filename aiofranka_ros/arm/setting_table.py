@@ -37,6 +37,7 @@ _EXAMPLE = (
 _LIMITS = "the arm's own limits, FCI documentation"
 _UNLIMITED = "out of reach: no limit"
 _REFLEX = "below collision_force_thresholds the arm stops before the robot's own reflex"
+_APPROACH = "slow enough to step aside: less than half of the 0.25 m/s of ISO 10218-1's manual mode"
 _MOTION_EXAMPLE = "libfranka examples/generate_joint_position_motion.cpp"
 
 
@@ -141,6 +142,14 @@ SETTINGS: tuple[Setting, ...] = (
     _command("max_joint_acceleration", _joints(8.0), "Largest accelerations of the joint reference.",
              "rad/s^2", 0.01, _joints(fr3.ACCELERATION_LIMIT),
              source="0.8 of kMaxJointAcceleration, libfranka rate_limiting.h"),
+    _command("approach_far_streams", True,
+             "Approach a stream that begins far from the arm slowly, until it is met; false: refuse its targets."),
+    _command("approach_linear_velocity", 0.1, "Largest velocity of the reference until it meets its stream.",
+             "m/s", 0.001, 3.0, source=_APPROACH),
+    _command("approach_angular_velocity", 0.3, "Largest angular velocity of the reference until it meets its stream.",
+             "rad/s", 0.001, 2.5, source=_APPROACH),
+    _command("approach_joint_velocity", 0.3, "Largest velocity of the joint reference until it meets its stream.",
+             "rad/s", 0.001, 5.26, source=_APPROACH),
     _command("max_linear_step", 0.15, "Largest distance of a target from the reference; the rest is cut off.",
              "m", 0.001, 1.0),
     _command("max_angular_step", 0.5, "Largest angle between a target and the reference; the rest is cut off.",

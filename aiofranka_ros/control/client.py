@@ -32,7 +32,9 @@ _POSITION, _ORIENTATION, _Q, _TORQUE = (
 )
 _PACK_3, _PACK_4, _PACK_7 = (struct.Struct(f"{size}d").pack_into for size in (3, 4, 7))
 #: Words of the fields that go with it.
-_STAMP, _TARGET, _TARGET_MODE, _MODE = map(command_word, ("target_stamp", "target_id", "target_mode_id", "mode_id"))
+_STAMP, _STREAM, _TARGET, _TARGET_MODE, _MODE = map(
+    command_word, ("target_stamp", "stream_id", "target_id", "target_mode_id", "mode_id")
+)
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,11 @@ class ControlClient:
         with self._lock:
             _PACK_7(self._bytes, _TORQUE, *tau)
             return self._send_target(stamp)
+
+    def begin_stream(self) -> None:
+        """The next target is another sender's: unless it is near, the arm approaches it slowly."""
+        with self._lock:
+            self._words[_STREAM] += 1
 
     def hold(self, asked: bool = True) -> None:
         """Stop and hold, ignoring targets and motions; with ``asked=False``, follow them again."""

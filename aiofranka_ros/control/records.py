@@ -131,6 +131,15 @@ class RobotSetting(enum.Enum):
     COLLISION_BEHAVIOR = "set_collision_behavior"
 
 
+class Approach(enum.IntEnum):
+    """Whether the reference has met the stream of targets, see :mod:`aiofranka_ros.control.law.approach`."""
+
+    FOLLOWING = 0  # It has.
+    WAITING = 1  # There was no target since a client lost or gained control.
+    APPROACHING = 2  # It moves there slowly.
+    REFUSED = 3  # The stream began far away, and such streams are refused.
+
+
 def _fields(kind: str, names: str, *shape: int) -> list[tuple[str, str, tuple[int, ...]]]:
     """Adjacent fields of one kind and shape."""
     return [(name, kind, shape) for name in names.split()]
@@ -157,6 +166,9 @@ COMMANDS = np.dtype(
         *_fields("f8", "max_linear_velocity max_linear_acceleration"),  # [m/s], [m/s²], of the reference
         *_fields("f8", "max_angular_velocity max_angular_acceleration"),  # [rad/s], [rad/s²]
         *_fields("f8", "max_joint_velocity max_joint_acceleration", 7),  # [rad/s], [rad/s²]
+        ("approach_far_streams", "i8"),  # 0: refuse the targets of a stream that begins far from the reference
+        # Of the reference until it meets its stream [m/s], [rad/s], [rad/s].
+        *_fields("f8", "approach_linear_velocity approach_angular_velocity approach_joint_velocity"),
         # Largest distances of a target from the reference [m], [rad], [rad].
         *_fields("f8", "max_linear_step max_angular_step max_joint_step"),
         *_fields("f8", "joint_lower joint_upper", 7),  # [rad], soft limits inside of the arm's own
@@ -166,6 +178,7 @@ COMMANDS = np.dtype(
         ("hold", "i8"),  # 1: ignore targets and motions
         ("release_id", "u8"),  # counts releases of an arm that was pushed
         *_fields("f8", "torque_timeout heartbeat_timeout"),  # [s]
+        ("stream_id", "u8"),  # counts senders of targets
         ("target_id", "u8"),  # counts targets
         ("target_mode_id", "u8"),  # mode_id that it was made for; dropped if another one is in force
         ("target_stamp", "i8"),  # when its sender made it [ns, system clock]
@@ -237,6 +250,7 @@ MEMORY = np.dtype(
         ("target_orientation", "f8", (4,)),
         *_fields("f8", "target_q target_torque", 7),
         ("target_count", "i8"),  # targets since the reference was seeded
+        ("target_cut", "i8"),  # whether it was further from the reference than a step may be
         ("raw_position", "f8", (3,)),  # before limits: two of them give a velocity
         ("raw_orientation", "f8", (4,)),
         ("raw_q", "f8", (7,)),
@@ -244,6 +258,9 @@ MEMORY = np.dtype(
         ("slope_q", "f8", (3, 7)),
         *_fields("f8", "target_linear target_angular", 3),  # their median
         ("target_dq", "f8", (7,)),
+        ("stream_id", "u8"),
+        ("approach", "i8"),  # Approach
+        ("approach_left", "f8", (2,)),  # how far the stream is, unless it is followed [m], [rad]
         ("believed", "f8", (2,)),  # how far the target is extrapolated, see reference._coast
         ("scratch", "f8", (2, 3)),
         # The smooth reference that the laws follow.
@@ -271,7 +288,7 @@ MEMORY = np.dtype(
         ("blocked_time", "f8"),  # how long springs have kept the hand from its target [s]
         ("limited_targets", "u8", (len(Limit),)),
         ("limited_torques", "u8", (len(TorqueLimit),)),
-        *_fields("u8", "not_finite silent_holds"),
+        *_fields("u8", "approaches far_targets not_finite silent_holds"),
     ]
 )
 
@@ -300,6 +317,7 @@ _CYCLE: list[Any] = [
     ("target_stamp", "i8"),
     ("motion_id", "u8"),
     ("motion_status", "i8"),
+    ("approach", "i8"),
     *_fields("f8", "q dq tau", 7),  # tau: sent in this cycle
     ("position", "f8", (3,)),  # of the control frame
     ("orientation", "f8", (4,)),
@@ -328,13 +346,14 @@ STATE = np.dtype(
         ("hold", "i8"),
         ("release_id", "u8"),
         ("target_age", "f8"),  # [s]; infinite before the first one
+        ("approach_left", "f8", (2,)),
         ("motion_time", "f8"),
         # Joints whose limits keep the hand from its target: a bit for each lower limit, then for each upper one.
         ("blocked", "i8"),
         *_fields("f8", "behind_linear behind_angular"),  # from the hand to its target in mode osc [m], [rad]
         ("limited_targets", "u8", (len(Limit),)),
         ("limited_torques", "u8", (len(TorqueLimit),)),
-        *_fields("u8", "not_finite silent_holds"),
+        *_fields("u8", "approaches far_targets not_finite silent_holds"),
         *_fields("u8", "cycles cycles_lost"),  # since activation
         ("longest_gap", "u8"),  # most cycles lost in a row
         ("success_rate_min", "f8"),  # since 100 cycles after activation

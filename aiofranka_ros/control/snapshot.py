@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from aiofranka_ros.control.records import Limit
+from aiofranka_ros.control.records import Approach, Limit
 from aiofranka_ros.kernels import Array
 
 
@@ -24,6 +24,8 @@ class Snapshot:
     mass: Array  #: joint-space mass matrix [kg m²] (7, 7), without the motors' inertia, as libfranka's model has it
     tau: Array  #: torque that was commanded last, gravity excluded [Nm] (7,)
     limited: Array  #: how many targets each :class:`.Limit` has limited since the activation (10,)
+    approach: Approach  #: whether the arm follows its stream of targets
+    approach_left: Array  #: how far the stream is, unless it is followed [m], [rad] (2,)
 
     @property
     def limited_targets(self) -> dict[str, int]:
@@ -39,6 +41,17 @@ class Snapshot:
             "jac": self.jacobian.copy(),
             "mm": self.mass.copy(),
             "last_torque": self.tau.copy(),
+            "approach": self.approach_left.copy(),
             "stamp": self.stamp,
             "limited_targets": self.limited_targets,
         }
+
+
+def distance_text(left: Array) -> str:
+    """A distance for people: ``0.35 m``, ``1.20 rad`` or both.
+
+    :param left: [m], [rad] (2,).
+    """
+    linear, angular = (round(float(value), 2) for value in left)
+    parts = [f"{linear:.2f} m"] * (linear > 0.0) + [f"{angular:.2f} rad"] * (angular > 0.0)
+    return " and ".join(parts) or "0.00 m"

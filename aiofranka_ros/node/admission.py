@@ -89,8 +89,10 @@ class Admission:
             )
         return client
 
-    def accepted(self, topic: str, stamp: int, info: Mapping[str, Any]) -> None:
-        """Note that a target, which was checked, was passed on."""
+    def accepted(self, client: ControlClient, topic: str, stamp: int, info: Mapping[str, Any]) -> None:
+        """Note that a target, which was checked, is passed on to ``client``."""
+        if publisher_of(info) != self._sender:
+            client.begin_stream()
         if stamp > self._newest.get(topic, 0):
             self._newest[topic] = stamp
         self._sender, self._sender_topic, self._heard = publisher_of(info), topic, self._clock()

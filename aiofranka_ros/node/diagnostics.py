@@ -8,8 +8,10 @@ about it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +23,10 @@ from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.arm.moves import Mover
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.client import ControlClient
-from aiofranka_ros.control.records import Hold, Phase, TorqueLimit
+from aiofranka_ros.control.law.approach import NEAR_ANGULAR, NEAR_LINEAR
+from aiofranka_ros.control.records import Approach, Hold, Phase, TorqueLimit
 from aiofranka_ros.control.shared_memory import SharedMemory
+from aiofranka_ros.control.snapshot import distance_text
 from aiofranka_ros.errors import (
     ArmInUse,
     CommandRefused,
@@ -31,7 +35,7 @@ from aiofranka_ros.errors import (
     ControlStopped,
     SimulationError,
 )
-from aiofranka_ros.kernels import COMPILING, Record
+from aiofranka_ros.kernels import COMPILING, Array, Record
 from aiofranka_ros.node.hold import HOLDER, HoldServices
 from aiofranka_ros.node.targets import TargetTopics
 from aiofranka_ros.ros.actions import Actions
@@ -51,6 +55,8 @@ from aiofranka_ros.ros.conditions import (
 _SLOW_RESPONSE = 0.5e-3
 #: The robot reports its state in every cycle; if none arrives for this long, the robot or the network has failed [s].
 _SILENT = 0.3
+#: An approach is stalled if the stream has not become nearer for this long [s], by this share of what counts as near.
+_STALLED, _PROGRESS = 3.0, 0.1
 #: ``franka::RobotMode``, libfranka ``robot_state.h``.
 _ROBOT_MODES = ("other", "idle", "move", "guiding", "reflex", "user stopped", "automatic error recovery")
 
@@ -83,6 +89,27 @@ class Trouble(NamedTuple):
         return cls(str(error) or kind, remedy, kind, names)
 
 
+class Progress:
+    """Whether the arm gets nearer to the stream that it approaches."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._approach = 0
+        self._nearest, self._since = math.inf, 0.0
+
+    def stalled(self, approach: int, left: Array) -> bool:
+        """Whether it has not become nearer for a while.
+
+        :param approach: number of the approach.
+        :param left: how far the stream is [m], [rad] (2,).
+        """
+        # In units of what counts as near, so that position and orientation can be added.
+        distance, now = float(left[0]) / NEAR_LINEAR + float(left[1]) / NEAR_ANGULAR, self._clock()
+        if approach != self._approach or distance < self._nearest - _PROGRESS:
+            self._approach, self._nearest, self._since = approach, distance, now
+        return now - self._since > _STALLED
+
+
 class Diagnosis:
     """The statuses of one node, by its full name, and the history that they need."""
 
@@ -92,6 +119,7 @@ class Diagnosis:
         self._position = 0  # In the ring of cycles.
         self._lost, self._refused, self._limited, self._rejected = Recent(), Recent(), Recent(), Recent()
         self._stamp, self._heard = 0, time.monotonic()
+        self._progress = Progress()
 
     def loop(self, client: ControlClient | None, state: Record | None, address: str) -> DiagnosticStatus:
         """Status of the control loop.
@@ -160,6 +188,10 @@ class Diagnosis:
         values |= {f"refused: {reason}": count for reason, count in sorted(refused.items())}
         values |= {f"goal rejected: {reason}": count for reason, count in sorted(rejected.items())}
         recently = {"refused": self._refused.update(refused), "rejected": self._rejected.update(rejected)}
+        if state is not None and active and state["approach"] == Approach.APPROACHING:
+            left = state["approach_left"]
+            name = "out of reach" if self._progress.stalled(int(state["approaches"]), left) else "approaching"
+            return condition(name, values, left=distance_text(left))
         for name, counts in recently.items():
             if counts:
                 remedy = refusal_remedy(sorted(counts), self._node)

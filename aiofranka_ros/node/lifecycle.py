@@ -309,6 +309,7 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         self._targets.check_blocked(state)
         if self._driver.active:
             self._targets.check_limited(state)
+            self._targets.check_approach(state)
             self._hold.follow(state)
             self._targets.try_again()
 

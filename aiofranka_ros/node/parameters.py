@@ -37,6 +37,7 @@ class Parameters(ArmSettings):
         self._node = node
         self._reached = reached
         self._declaring = True
+        self._restart = False  # Whether the mode was set, perhaps to the present one.
         node.add_on_set_parameters_callback(self._on_set)
         for setting in SETTINGS:
             default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
@@ -49,10 +50,12 @@ class Parameters(ArmSettings):
     def changes(self) -> set[str]:
         """Use the values that were set since the last call.
 
-        :returns: the names whose values the control process does not know yet.
+        :returns: the names whose values the control process does not know yet, and ``mode`` if it was set: then its
+            targets start from where the arm is, even if it is the same mode.
         """
         self.dirty = False
-        return self.update({name: self._node.get_parameter(name).value for name in _SETTINGS})
+        restart, self._restart = {"mode"} if self._restart else set(), False
+        return restart | self.update({name: self._node.get_parameter(name).value for name in _SETTINGS})
 
     def adopt(self, **values: Any) -> None:
         """Set ``values`` that the robot already uses; they need not be applied."""
@@ -73,4 +76,5 @@ class Parameters(ArmSettings):
         except ConfigurationError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self.dirty = True
+        self._restart |= any(change.name == "mode" for change in ours) and not self._declaring
         return SetParametersResult(successful=True)

@@ -24,7 +24,9 @@ from sensor_msgs.msg import JointState
 
 from aiofranka_ros.arm.moves import ArmOwner, Mover
 from aiofranka_ros.control.client import ControlClient
-from aiofranka_ros.control.records import Limit
+from aiofranka_ros.control.law.approach import NEAR_ANGULAR, NEAR_LINEAR
+from aiofranka_ros.control.records import Approach, Limit
+from aiofranka_ros.control.snapshot import distance_text
 from aiofranka_ros.errors import InvalidTarget, TransformMissing
 from aiofranka_ros.kernels import Record
 from aiofranka_ros.model.names import ArmNames
@@ -40,6 +42,8 @@ from aiofranka_ros.ros.warnings import Warnings
 
 #: Only the newest target counts, and a best-effort subscription matches reliable publishers as well.
 TARGET_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
+#: Reason of refusals by the control process.
+FAR_AWAY = "far away"
 #: Most targets that may wait for transforms: each of them is tried again at every tick.
 _MOST_WAITING = 100
 
@@ -102,7 +106,9 @@ class TargetTopics:
         #: Which joint limits keep the hand from its target, as a sentence; empty if none do.
         self.blocked = ""
         self._limited_before = np.zeros(len(Limit), dtype=np.uint64)
+        self._approaches, self._far_targets = 0, 0
         self._newest: tuple[str, Any] = "", None  # Its topic and the target.
+        self._source: tuple[_Topic, Mapping[str, Any]] | None = None  # Its topic and rclpy's info about it.
         self._warnings = Warnings(node.get_logger().warning)
         self._refusals = refusals
         self._waiting: deque[_Waiting] = deque()
@@ -147,6 +153,27 @@ class TargetTopics:
                 self._warnings.warn(("limited", name), message)
         self._limited_before = counts
 
+    def check_approach(self, state: Record) -> None:
+        """Log if the control process approaches a stream slowly, or refuses it; called with every new ``state``."""
+        topic, left = self._newest[0], distance_text(state["approach_left"])
+        approaches, far_targets = int(state["approaches"]), int(state["far_targets"])
+        if approaches > self._approaches and state["approach"] == Approach.APPROACHING:
+            self._warnings.warn(
+                ("approach", topic),
+                f"approaching the targets on ~/{topic}, which begin {left} from the arm; until it has met them, "
+                "approach_linear_velocity, approach_angular_velocity and approach_joint_velocity keep it slow",
+            )
+        if (far := far_targets - self._far_targets) > 0 and self._source is not None:
+            error = InvalidTarget(
+                f"it is {left} from the arm; with approach_far_streams false, a stream must begin within "
+                f"{NEAR_LINEAR:g} m and {NEAR_ANGULAR:g} rad",
+                reason=FAR_AWAY,
+            )
+            self._refuse(*self._source, error)
+            self.refused[FAR_AWAY] += far - 1  # This was one.
+            self.accepted -= far
+        self._approaches, self._far_targets = approaches, far_targets  # They start again at an activation.
+
     def check_blocked(self, state: Record) -> None:
         """Log when joint limits begin to keep the hand from its target, and when they no longer do; for every state."""
         blocked, log = describe_blocked(state, self._owner.parameter, self._joints), self._node.get_logger()
@@ -173,16 +200,16 @@ class TargetTopics:
             if now < until and len(self._waiting) < _MOST_WAITING:
                 self._waiting.append(_Waiting(topic, message, info, until, (client, client.mode_id)))
             else:
-                self._refuse(topic, error, info)
+                self._refuse(topic, info, error)
         except InvalidTarget as error:
-            self._refuse(topic, error, info)
+            self._refuse(topic, info, error)
         else:
+            self._admission.accepted(client, topic.name, stamp, info)
             topic.send(client, target, stamp)
-            self._admission.accepted(topic.name, stamp, info)
-            self._newest = topic.name, target
+            self._newest, self._source = (topic.name, target), (topic, info)
             self.accepted += 1
 
-    def _refuse(self, topic: _Topic, error: InvalidTarget, info: Mapping[str, Any]) -> None:
+    def _refuse(self, topic: _Topic, info: Mapping[str, Any], error: InvalidTarget) -> None:
         self.refused[error.reason] += 1
         sender = publisher_of(info)
         name = partial(self._admission.name_of, sender, topic.name)

@@ -73,6 +73,16 @@ CONDITIONS = {
         "targets", WARN, "targets refused recently: {reasons}",
         "depends on the reason, see below; the log has the details"
     ),
+    "approaching": Condition(
+        "targets", WARN, "approaching its stream: {left} away",
+        "wait, or let streams begin where the arm is (~/ee_pose, joint_states); until it has met its stream, "
+        "approach_linear_velocity, approach_angular_velocity, approach_joint_velocity keep it slow",
+    ),
+    "out of reach": Condition(
+        "targets", WARN, "cannot catch up with its stream: {left} away",
+        "slow the stream down until the arm has met it, remove what blocks the arm, or raise approach_linear_velocity, "
+        "approach_angular_velocity, approach_joint_velocity",
+    ),
     "limited": Condition(
         "targets", WARN, "targets limited recently: {reasons}",
         "depends on the limit, see below; the log has the values"
@@ -120,6 +130,7 @@ REFUSALS = {
     "wrong size": "give seven values",
     "too far away": "plan the trajectory from where the arm is, or move the arm to its first point before",
     "too many points": "use fewer points, or send the trajectory in parts",
+    "far away": "begin where the arm is (~/ee_pose, joint_states), or: ros2 param set {node} approach_far_streams true",
 }
 #: For all other reasons.
 OTHER_REFUSALS = "see the node's log"

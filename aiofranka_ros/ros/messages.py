@@ -22,7 +22,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, Header, MultiArrayDimension, MultiArrayLayout
 from tf2_msgs.msg import TFMessage
 
-from aiofranka_ros.control.records import Limit
+from aiofranka_ros.control.records import Approach, Limit
 from aiofranka_ros.control.snapshot import Snapshot
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.kernels import Array, Numbers, Record
@@ -36,8 +36,11 @@ QUATERNION_TOLERANCE = 0.01
 
 #: The content of ``~/state``, matrices by rows. It is one message of numbers, because everything measured at one
 #: instant should arrive together, and because there is no message type for a Jacobian and a mass matrix.
-SNAPSHOT_FIELDS = "active sec nanosec q[7] dq[7] tau[7] ee[4,4] jacobian[6,7] mass[7,7] limited[10]"
-_SNAPSHOT_ENDS = tuple(itertools.accumulate((3, 7, 7, 7, 16, 42, 49, len(Limit))))
+SNAPSHOT_FIELDS = (
+    "active sec nanosec q[7] dq[7] tau[7] ee[4,4] jacobian[6,7] mass[7,7] limited[10] approach approach_left[2]"
+)
+_SNAPSHOT_PARTS = "q dq tau tcp jacobian mass limited_targets approach approach_left".split()
+_SNAPSHOT_ENDS = tuple(itertools.accumulate((3, 7, 7, 7, 16, 42, 49, len(Limit), 1, 2)))
 
 #: Reason of refusals because of the joints that a message names.
 WRONG_JOINTS = "wrong joints"
@@ -214,10 +217,8 @@ def snapshot_message(state: Record, active: bool) -> Float64MultiArray:
 
     :param active: whether the arm is under torque control.
     """
-    matrices = (state[name].ravel() for name in ("tcp", "jacobian", "mass"))
     time = divmod(int(state["stamp"]), NANOSECONDS)
-    vectors = (state[name] for name in ("q", "dq", "tau"))
-    numbers = np.concatenate(((active, *time), *vectors, *matrices, state["limited_targets"]))
+    numbers = np.concatenate(((active, *time), *(state[name].ravel() for name in _SNAPSHOT_PARTS)))
     dimension = MultiArrayDimension(label=SNAPSHOT_FIELDS, size=len(numbers), stride=len(numbers))
     return Float64MultiArray(layout=MultiArrayLayout(dim=[dimension]), data=array("d", numbers.tobytes()))
 
@@ -229,7 +230,20 @@ def read_snapshot(data: bytes) -> tuple[Snapshot, bool]:
     """
     numbers = read_numbers(data, _SNAPSHOT_ENDS[-1])
     _require_finite("its time", numbers[:3].tolist())
-    (active, seconds, rest), q, dq, tau, ee, jacobian, mass, limited = np.split(numbers, _SNAPSHOT_ENDS[:-1])
-    stamp = int(seconds) * NANOSECONDS + int(rest)
-    shaped = {"ee": ee.reshape(4, 4), "jacobian": jacobian.reshape(6, 7), "mass": mass.reshape(7, 7)}
-    return Snapshot(stamp=stamp, q=q, dq=dq, tau=tau, limited=limited, **shaped), bool(active)
+    head, q, dq, tau, ee, jacobian, mass, limited, approach, left = np.split(numbers, _SNAPSHOT_ENDS[:-1])
+    active, seconds, rest = head
+    if approach[0] not in tuple(Approach):
+        raise InvalidTarget(f"its approach is {approach[0]:g}", reason="unknown number")
+    snapshot = Snapshot(
+        stamp=int(seconds) * NANOSECONDS + int(rest),
+        q=q,
+        dq=dq,
+        ee=ee.reshape(4, 4),
+        jacobian=jacobian.reshape(6, 7),
+        mass=mass.reshape(7, 7),
+        tau=tau,
+        limited=limited,
+        approach=Approach(int(approach[0])),
+        approach_left=left,
+    )
+    return snapshot, bool(active)

@@ -375,6 +375,8 @@ def report(
     s.hold, s.release_id = r.hold, r.release_id
     s.target_id, s.target_stamp = r.target_id, r.target_stamp
     s.target_age = m.time - r.target_seen if r.target_count > 0 else math.inf
+    s.approach, s.approach_left[:] = r.approach, r.approach_left
+    s.approaches, s.far_targets = r.approaches, r.far_targets
     s.motion_id, s.motion_status, s.motion_time = r.motion_id, r.motion_status, r.motion_time
     s.limited_targets[:], s.limited_torques[:] = r.limited_targets, r.limited_torques
     s.not_finite, s.silent_holds = r.not_finite, r.silent_holds

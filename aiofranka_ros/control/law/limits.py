@@ -136,6 +136,18 @@ def place_springs(memory: Record, q: Array, margin: float, dt: float) -> None:
 
 
 @kernel
+def inside(coordinate: float, memory: Record, axis: int) -> float:
+    """A coordinate [m] of the control frame, limited to the workspace."""
+    return min(max(coordinate, memory.workspace_lower[axis]), memory.workspace_upper[axis])
+
+
+@kernel
+def allowed(position: float, memory: Record, joint: int) -> float:
+    """A joint position [rad], limited to what its limits allow."""
+    return min(max(position, memory.spring_lower[joint]), memory.spring_upper[joint])
+
+
+@kernel
 def keep_inside(memory: Record, force: Array, tau: Array) -> None:
     """Add a damped spring at each wall to ``tau`` [Nm] (7,), which keeps the control frame inside the workspace.
 

@@ -12,6 +12,8 @@ Compiled kernels, called by the control cycle in the control process. Three step
    (ArduPilot's "square root controller"). The target's velocity is fed forward, so a target of constant velocity is
    followed without lag, whatever the damping of the law that follows the reference.
 
+Until the reference has met its stream of targets, it is slow: :mod:`aiofranka_ros.control.law.approach`.
+
 ``dt`` is the time since the last cycle [s]; it is longer than 1 ms if robot cycles were lost.
 """
 
@@ -19,12 +21,13 @@ from __future__ import annotations
 
 import math
 
-from aiofranka_ros.control.records import Limit
+from aiofranka_ros.control.law import approach
+from aiofranka_ros.control.law.limits import allowed, inside
+from aiofranka_ros.control.law.vectors import length, limit_norm, median
+from aiofranka_ros.control.records import Approach, Limit
 from aiofranka_ros.kernels import Array, Record, kernel
 from aiofranka_ros.model.kinematics import forward, rotate, rotation_between
 
-#: Targets further apart than this are not one movement, so they give no velocity [s].
-_LONGEST_GAP = 0.5
 #: Stamps closer together than this share of the time between the arrivals are ignored: the velocity would be too high
 #: by the inverse of that share.
 _STAMP_TRUST = 0.25
@@ -43,22 +46,6 @@ _SINGULAR_LEASH = 0.9
 _BRAKING_SHARE = 0.7
 #: Time constant that keeps the reference's acceleration continuous [s].
 _ACCELERATION_SMOOTHING = 4e-3
-
-
-@kernel
-def _median(a: float, b: float, c: float) -> float:
-    return max(min(a, b), min(max(a, b), c))
-
-
-@kernel
-def _limit_norm(vector: Array, limit: float) -> bool:
-    """Shorten ``vector`` (3,), in place, to at most ``limit``; returns whether it was longer."""
-    norm = math.sqrt(vector[0] ** 2 + vector[1] ** 2 + vector[2] ** 2)
-    longer = norm > limit
-    if longer:
-        for i in range(3):
-            vector[i] *= limit / norm
-    return longer
 
 
 @kernel
@@ -96,6 +83,7 @@ def _coast(age: float, duration: float, believed: Array) -> None:
 def seed(memory: Record, q: Array) -> None:
     """Set target and reference to the measured pose and ``q`` [rad] (7,), at rest; forget all velocities."""
     memory.target_count = 0
+    approach.lose(memory)
     memory.singularity = 0.0
     memory.pace_linear = math.inf
     memory.pace_angular = math.inf
@@ -128,6 +116,7 @@ def seed(memory: Record, q: Array) -> None:
 def freeze(memory: Record) -> None:
     """Stop the reference as if the newest target were where it is now."""
     memory.target_count = 0
+    approach.lose(memory)
     for i in range(3):
         memory.target_linear[i] = 0.0
         memory.target_angular[i] = 0.0
@@ -148,25 +137,27 @@ def freeze(memory: Record) -> None:
 def _elapsed_between_targets(memory: Record, stamp: int, now: float) -> float:
     """Time between this target and the last [s], by their stamps or else by arrival; 0: they are not one movement."""
     elapsed = now - memory.target_seen
-    if memory.target_count == 0 or elapsed > _LONGEST_GAP:
+    if memory.target_count == 0 or elapsed > approach.LONGEST_GAP:
         return 0.0
     by_stamp = 1e-9 * (stamp - memory.target_stamp)
     # If stamps and arrivals differ by more than a late message explains, the stamps are not trusted.
-    if stamp != 0 and memory.target_stamp != 0 and _STAMP_TRUST * elapsed < by_stamp < _LONGEST_GAP:
+    if stamp != 0 and memory.target_stamp != 0 and _STAMP_TRUST * elapsed < by_stamp < approach.LONGEST_GAP:
         elapsed = by_stamp
     return elapsed if elapsed >= _SHORTEST_GAP else 0.0
 
 
 @kernel
-def _inside(coordinate: float, memory: Record, axis: int) -> float:
-    """A coordinate [m] of the control frame, limited to the workspace."""
-    return min(max(coordinate, memory.workspace_lower[axis]), memory.workspace_upper[axis])
-
-
-@kernel
 def accept_pose(memory: Record, commands: Record, now: float) -> None:
-    """Use the pose in ``commands`` as the newest target; ``now`` is robot time [s]."""
-    elapsed = _elapsed_between_targets(memory, commands.target_stamp, now)
+    """Use the pose in ``commands`` as the newest target, unless it begins a stream that is refused.
+
+    :param now: robot time [s].
+    """
+    first = approach.begins_stream(memory, commands, now)
+    if memory.approach != Approach.FOLLOWING:
+        distance = approach.distance(memory, commands.target_position)
+        if not approach.admit(memory, commands, distance, approach.angle(memory, commands.target_orientation)):
+            return
+    elapsed = 0.0 if first else _elapsed_between_targets(memory, commands.target_stamp, now)
     slot = memory.target_count % 3
     if elapsed == 0.0:
         memory.target_count = 0
@@ -183,29 +174,32 @@ def accept_pose(memory: Record, commands: Record, now: float) -> None:
             memory.slope_angular[slot, i] /= elapsed
     for i in range(3):
         memory.raw_position[i] = commands.target_position[i]
-        memory.target_linear[i] = _median(
+        memory.target_linear[i] = median(
             memory.slope_linear[0, i], memory.slope_linear[1, i], memory.slope_linear[2, i]
         )
-        memory.target_angular[i] = _median(
+        memory.target_angular[i] = median(
             memory.slope_angular[0, i], memory.slope_angular[1, i], memory.slope_angular[2, i]
         )
     for i in range(4):
         memory.raw_orientation[i] = commands.target_orientation[i]
     limited = memory.limited_targets
-    limited[Limit.MAX_LINEAR_VELOCITY] += _limit_norm(memory.target_linear, commands.max_linear_velocity)
-    limited[Limit.MAX_ANGULAR_VELOCITY] += _limit_norm(memory.target_angular, commands.max_angular_velocity)
+    limited[Limit.MAX_LINEAR_VELOCITY] += limit_norm(memory.target_linear, commands.max_linear_velocity)
+    limited[Limit.MAX_ANGULAR_VELOCITY] += limit_norm(memory.target_angular, commands.max_angular_velocity)
 
     step = memory.target_position
     _count_outside(commands.target_position, memory)
     for i in range(3):
-        step[i] = _inside(commands.target_position[i], memory, i) - memory.ref_position[i]
-    limited[Limit.MAX_LINEAR_STEP] += _limit_norm(step, commands.max_linear_step)
+        step[i] = inside(commands.target_position[i], memory, i) - memory.ref_position[i]
+    cut = limit_norm(step, commands.max_linear_step)
+    limited[Limit.MAX_LINEAR_STEP] += cut
     for i in range(3):
         step[i] += memory.ref_position[i]
 
     turn = memory.scratch[0]
     rotation_between(commands.target_orientation, memory.ref_orientation, turn)
-    limited[Limit.MAX_ANGULAR_STEP] += _limit_norm(turn, commands.max_angular_step)
+    turned = limit_norm(turn, commands.max_angular_step)
+    limited[Limit.MAX_ANGULAR_STEP] += turned
+    memory.target_cut = cut or turned
     for i in range(4):
         memory.target_orientation[i] = memory.ref_orientation[i]
     rotate(memory.target_orientation, turn, 1.0)
@@ -234,17 +228,10 @@ def behind_pose(memory: Record) -> tuple[float, float]:
         return 0.0, 0.0
     apart = memory.scratch[0]
     rotation_between(memory.raw_orientation, memory.orientation, apart)
-    angle = math.sqrt(apart[0] ** 2 + apart[1] ** 2 + apart[2] ** 2)
-    distance = 0.0
+    angle = length(apart)
     for i in range(3):
-        distance += (memory.raw_position[i] - memory.position[i]) ** 2
-    return math.sqrt(distance), angle
-
-
-@kernel
-def _allowed(position: float, memory: Record, joint: int) -> float:
-    """A joint position [rad], limited to what its limits allow."""
-    return min(max(position, memory.spring_lower[joint]), memory.spring_upper[joint])
+        apart[i] = memory.raw_position[i] - memory.position[i]
+    return length(apart), angle
 
 
 @kernel
@@ -261,13 +248,19 @@ def _leads_outside(memory: Record, commands: Record, scratch: Record) -> bool:
 
 @kernel
 def accept_joints(memory: Record, commands: Record, scratch: Record, now: float) -> None:
-    """Use the joint positions in ``commands`` as the newest target; ``now`` is robot time [s].
+    """Use the joint positions in ``commands`` as the newest target, unless it begins a stream that is refused.
 
     A target that puts the control frame outside the workspace is ignored.
+
+    :param now: robot time [s].
     """
     if _leads_outside(memory, commands, scratch):
         return
-    elapsed = _elapsed_between_targets(memory, commands.target_stamp, now)
+    first = approach.begins_stream(memory, commands, now)
+    if memory.approach != Approach.FOLLOWING:
+        if not approach.admit(memory, commands, 0.0, approach.joint_distance(memory, commands.target_q)):
+            return
+    elapsed = 0.0 if first else _elapsed_between_targets(memory, commands.target_stamp, now)
     slot = memory.target_count % 3
     if elapsed == 0.0:
         memory.target_count = 0
@@ -280,17 +273,18 @@ def accept_joints(memory: Record, commands: Record, scratch: Record, now: float)
         else:
             memory.slope_q[slot, i] = (commands.target_q[i] - memory.raw_q[i]) / elapsed
         memory.raw_q[i] = commands.target_q[i]
-        velocity = _median(memory.slope_q[0, i], memory.slope_q[1, i], memory.slope_q[2, i])
+        velocity = median(memory.slope_q[0, i], memory.slope_q[1, i], memory.slope_q[2, i])
         limit = commands.max_joint_velocity[i]
         memory.target_dq[i] = min(max(velocity, -limit), limit)
         fast = fast or abs(velocity) > limit
-        allowed = _allowed(commands.target_q[i], memory, i)
-        below = below or commands.target_q[i] < allowed
-        above = above or commands.target_q[i] > allowed
+        nearest = allowed(commands.target_q[i], memory, i)
+        below = below or commands.target_q[i] < nearest
+        above = above or commands.target_q[i] > nearest
         step = commands.target_q[i] - memory.ref_q[i]
         far = far or abs(step) > commands.max_joint_step
         step = min(max(step, -commands.max_joint_step), commands.max_joint_step)
-        memory.target_q[i] = _allowed(memory.ref_q[i] + step, memory, i)
+        memory.target_q[i] = allowed(memory.ref_q[i] + step, memory, i)
+    memory.target_cut = far
     memory.limited_targets[Limit.MAX_JOINT_STEP] += far
     memory.limited_targets[Limit.MAX_JOINT_VELOCITY] += fast
     memory.limited_targets[Limit.JOINT_LOWER] += below
@@ -303,25 +297,29 @@ def accept_joints(memory: Record, commands: Record, scratch: Record, now: float)
 @kernel
 def _follow(
     error: Array, target_velocity: Array, velocity: Array, acceleration: Array,
-    bandwidth: float, max_velocity: float, max_acceleration: float, dt: float,
-) -> None:  # fmt: skip
+    bandwidth: float, max_velocity: float, pace: float, max_acceleration: float, dt: float,
+) -> bool:  # fmt: skip
     """One step of the reference's ``velocity`` and ``acceleration`` (3,), in place.
 
     :param error: the way to the target (3,); overwritten.
+    :param pace: highest speed until the reference meets its stream.
+    :returns: whether it is slow enough without that limit.
     """
-    distance = math.sqrt(error[0] ** 2 + error[1] ** 2 + error[2] ** 2)
+    distance = length(error)
     speed = _approach_speed(distance, bandwidth, max_acceleration, max_velocity)
     scale = speed / distance if distance > 1e-12 else 0.0
     for i in range(3):
         error[i] = target_velocity[i] + scale * error[i]
-    _limit_norm(error, max_velocity)
+    slow = not limit_norm(error, pace)
+    limit_norm(error, max_velocity)
     for i in range(3):
         error[i] = (error[i] - velocity[i]) * 2.0 * bandwidth
-    _limit_norm(error, max_acceleration)
+    limit_norm(error, max_acceleration)
     share = dt / (_ACCELERATION_SMOOTHING + dt)
     for i in range(3):
         acceleration[i] += share * (error[i] - acceleration[i])
         velocity[i] += acceleration[i] * dt
+    return slow
 
 
 @kernel
@@ -332,13 +330,13 @@ def _keep_near_pose(memory: Record) -> None:
     linear, angular = slack * _LEASH_LINEAR, slack * _LEASH_ANGULAR
     for i in range(3):
         apart[i] = memory.ref_position[i] - memory.position[i]
-    if _limit_norm(apart, linear):
+    if limit_norm(apart, linear):
         for i in range(3):
             memory.ref_position[i] = memory.position[i] + apart[i]
             memory.ref_linear[i] = memory.twist[i]
             memory.ref_linear_acceleration[i] = 0.0
     rotation_between(memory.ref_orientation, memory.orientation, apart)
-    if _limit_norm(apart, angular):
+    if limit_norm(apart, angular):
         for i in range(4):
             memory.ref_orientation[i] = memory.orientation[i]
         rotate(memory.ref_orientation, apart, 1.0)
@@ -361,7 +359,8 @@ def keep_near_joints(memory: Record, q: Array, dq: Array) -> None:
 @kernel
 def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> None:
     """Advance the reference of the control frame by ``dt``, but only as far as the arm can follow."""
-    if commands.smooth_targets == 0:
+    approaching = memory.approach == Approach.APPROACHING
+    if commands.smooth_targets == 0 and not approaching:
         for i in range(3):
             memory.ref_position[i] = memory.target_position[i]
             memory.ref_linear[i] = 0.0
@@ -377,33 +376,45 @@ def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> Non
     error, velocity = memory.scratch[0], memory.scratch[1]
     for i in range(3):
         believed_position = memory.target_position[i] + believed[0] * memory.target_linear[i]
-        goal = _inside(believed_position, memory, i)
+        goal = inside(believed_position, memory, i)
         error[i] = goal - memory.ref_position[i]
         velocity[i] = believed[1] * memory.target_linear[i] if goal == believed_position else 0.0
-    _follow(
+    near = length(error) <= approach.NEAR_LINEAR
+    pace = approach.pace(memory, commands.approach_linear_velocity, near, length(velocity))
+    met = _follow(
         error, velocity, memory.ref_linear, memory.ref_linear_acceleration,
-        commands.reference_bandwidth, min(commands.max_linear_velocity, memory.pace_linear),
+        commands.reference_bandwidth, min(commands.max_linear_velocity, memory.pace_linear), pace,
         commands.max_linear_acceleration, dt,
     )  # fmt: skip
     for i in range(3):
         memory.ref_position[i] += memory.ref_linear[i] * dt
+    met = met and near
     rotation_between(memory.target_orientation, memory.ref_orientation, error)
     for i in range(3):
         error[i] += believed[0] * memory.target_angular[i]
         velocity[i] = believed[1] * memory.target_angular[i]
-    _follow(
+    near = length(error) <= approach.NEAR_ANGULAR
+    pace = approach.pace(memory, commands.approach_angular_velocity, near, length(velocity))
+    turned = _follow(
         error, velocity, memory.ref_angular, memory.ref_angular_acceleration,
-        commands.reference_bandwidth, min(commands.max_angular_velocity, memory.pace_angular),
+        commands.reference_bandwidth, min(commands.max_angular_velocity, memory.pace_angular), pace,
         commands.max_angular_acceleration, dt,
     )  # fmt: skip
     rotate(memory.ref_orientation, memory.ref_angular, dt)
     _keep_near_pose(memory)
+    if approaching:
+        left = memory.approach_left
+        left[0] = approach.distance(memory, memory.raw_position)
+        left[1] = approach.angle(memory, memory.raw_orientation)
+        if met and turned and near:
+            approach.arrive(memory)
 
 
 @kernel
 def advance_joints(memory: Record, commands: Record, smooth: bool, now: float, dt: float) -> None:
-    """Advance the joint reference by ``dt``; without ``smooth`` it is the target."""
-    if not smooth:
+    """Advance the joint reference by ``dt``; without ``smooth`` it is the target, once it has met its stream."""
+    approaching = memory.approach == Approach.APPROACHING
+    if not smooth and not approaching:
         for i in range(7):
             memory.ref_q[i] = memory.target_q[i]
             memory.ref_dq[i] = 0.0
@@ -412,15 +423,25 @@ def advance_joints(memory: Record, commands: Record, smooth: bool, now: float, d
     believed = memory.believed
     _coast(now - memory.target_seen, commands.extrapolation_time, believed)
     share = dt / (_ACCELERATION_SMOOTHING + dt)
+    met = True
     for i in range(7):
-        goal = _allowed(memory.target_q[i] + believed[0] * memory.target_dq[i], memory, i)
+        goal = allowed(memory.target_q[i] + believed[0] * memory.target_dq[i], memory, i)
         left = goal - memory.ref_q[i]
         limit = commands.max_joint_acceleration[i]
         speed = _approach_speed(abs(left), commands.reference_bandwidth, limit, commands.max_joint_velocity[i])
-        wanted = believed[1] * memory.target_dq[i] + math.copysign(speed, left)
-        wanted = min(max(wanted, -commands.max_joint_velocity[i]), commands.max_joint_velocity[i])
+        velocity = believed[1] * memory.target_dq[i]
+        wanted = velocity + math.copysign(speed, left)
+        near = abs(left) <= approach.NEAR_ANGULAR
+        pace = approach.pace(memory, commands.approach_joint_velocity, near, abs(velocity))
+        met = met and near and abs(wanted) <= pace
+        pace = min(pace, commands.max_joint_velocity[i])
+        wanted = min(max(wanted, -pace), pace)
         wanted = (wanted - memory.ref_dq[i]) * 2.0 * commands.reference_bandwidth
         wanted = min(max(wanted, -limit), limit)
         memory.ref_ddq[i] += share * (wanted - memory.ref_ddq[i])
         memory.ref_dq[i] += memory.ref_ddq[i] * dt
         memory.ref_q[i] += memory.ref_dq[i] * dt
+    if approaching:
+        memory.approach_left[1] = approach.joint_distance(memory, memory.raw_q)
+        if met:
+            approach.arrive(memory)
