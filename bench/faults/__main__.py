@@ -33,6 +33,7 @@ for _module in (
     "network",
     "system",
     "owners",
+    "lunge",
     "limits",
     "interruption",
     "storm",
