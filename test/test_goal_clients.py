@@ -210,6 +210,20 @@ def test_requests_with_equal_numbers_are_told_apart_by_their_order(graph: Graph)
     assert "has left" in graph.why_gone_after(0.2)
 
 
+def test_a_client_may_have_the_name_of_one_that_was_killed(graph: Graph, sleeper: subprocess.Popen[bytes]) -> None:
+    """DDS still lists the subscriptions of the killed one."""
+    ours, killed = b"A" * 12, b"K" * 12
+    graph.receive(String(data=f"{b'presence'.hex()} /client {identity_of(sleeper.pid)}"))
+    sleeper.kill()
+    graph.subscribers |= {killed + b"0001": "client", ours + b"0001": "client"}
+    graph.request(ours)
+    graph.begin()
+    graph.report_requests()
+    assert graph.why_gone_after(1.0) == ""
+    del graph.subscribers[ours + b"0001"]
+    assert "has left" in graph.why_gone_after(0.2)
+
+
 def test_a_client_that_leaves_before_the_middleware_names_it_is_gone(graph: Graph) -> None:
     ours, other = b"A" * 12, b"B" * 12
     graph.subscribers |= {ours + b"0001": "script", other + b"0001": "moveit"}

@@ -434,7 +434,7 @@ def test_a_goal_replaces_the_running_one_and_keeps_its_height(rviz: RViz, robot:
 def test_a_move_that_the_node_rejects_is_reported(rviz: RViz, robot: Client) -> None:
     assert robot.change("deactivate")
     rviz.click_point(0.5, 0.1, 0.4)
-    assert rviz.says(f"{rviz.arm} rejected the move; its log says why")
+    assert rviz.says(f"{rviz.arm} rejected the move: the node is not active")
     assert robot.change("activate")
     assert rviz.marker_is_on_the_gripper()
 

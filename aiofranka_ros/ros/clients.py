@@ -105,14 +105,14 @@ class _Goal:
 
     :ivar client: the first half of its id, which is the id of a client that has a :class:`Presence`.
     :ivar participant: what the identities of its subscriptions begin with; empty: not known.
-    :ivar subscribers: the subscribers of the action's feedback that may be this client.
+    :ivar seen: the subscribers of the action's feedback when the goal began, and the names of their nodes.
     """
 
     action: str
     client: bytes
     accepted: float
     participant: bytes = b""
-    subscribers: set[bytes] = field(default_factory=set)
+    seen: dict[bytes, str] = field(default_factory=dict)
     due: float = 0.0
     why_gone: str = ""
 
@@ -197,17 +197,17 @@ class GoalClients:
 
         :param name: of the client's node; empty if it is not known.
         """
-        others = {client.name for client in self._clients.values()}
-        subscribers = self._subscribers(goal.action, now).items()
-        present = {one for one, found in subscribers if found == name or (not name and found not in others)}
+        found = self._subscribers(goal.action, now)
         discovering = now < goal.accepted + _DISCOVERY
         if discovering:
-            goal.subscribers |= present
-        if goal.participant:
-            its = {one for one in goal.subscribers if one.startswith(goal.participant)}
-            goal.subscribers = its or goal.subscribers  # Not every middleware's identities begin like this.
-        undiscovered = discovering and not goal.subscribers
-        return "" if undiscovered or goal.subscribers & present else "it has left the ROS graph"
+            goal.seen |= found
+        # Not every middleware's identities begin like this.
+        its = {one for one in goal.seen if goal.participant and one.startswith(goal.participant)}
+        if not its:
+            others = {client.name for client in self._clients.values() if not client.why_gone(now)}
+            its = {one for one, node in goal.seen.items() if (node == name if name else node not in others)}
+        undiscovered = discovering and not its
+        return "" if undiscovered or its & found.keys() else "it has left the ROS graph"
 
     def _subscribers(self, action: str, now: float) -> dict[bytes, str]:
         """The subscribers of the action's feedback, and the names of their nodes; all its goals share one look."""

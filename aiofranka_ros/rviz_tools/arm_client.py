@@ -175,7 +175,7 @@ class ArmClient:
         sent.add_done_callback(lambda future: self._on_answer(move, bytes(goal_id.uuid), future.result()))
 
     def check(self) -> None:
-        """End the move if the arm's node is gone, which would never send a result; called regularly."""
+        """End the move if the arm's node is gone, which would send no result, and report rejections; called often."""
         if self._move is not None and not self._move_action.server_is_ready():
             self._end(self._move, f"the arm's node {self.name} is gone")
         waiting, self._rejections = self._rejections, []

@@ -220,6 +220,7 @@ class RvizTools(ExplainedParameters, Node):
         return self._follow and not self._arm.moving and time.monotonic() - self._felt < _FOLLOW_ON
 
     def _tick(self) -> None:
+        self._arm.check()
         if not self._arm.frame:
             return
         if self._unreachable is None:
@@ -227,7 +228,6 @@ class RvizTools(ExplainedParameters, Node):
         if self._streaming and self._placed:
             self._arm.stream(self._reachable)
         if self._ticks % _SHOW_EVERY == 0:
-            self._arm.check()
             self._show()
         self._ticks += 1
 
