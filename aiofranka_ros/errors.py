@@ -20,6 +20,7 @@ failure and has its data as attributes, so that callers never match the text of 
      │    └── MoveReplaced        another move replaced it
      ├── GripperFailed            the gripper could not execute a command
      ├── ControlProcessDied       the control process is gone or does not answer
+     ├── Interrupted              the program was asked to end, so a start or a wait was given up
      ├── SimulationError          the simulated arm could not be started or died
      ├── Superseded               a newer call replaced this one, which had not begun
      ├── NotPicklable             something that cannot be sent to or from an isolated object's process
@@ -137,6 +138,10 @@ class ControlProcessDied(FrankaError):
     def __init__(self, message: str, *, exit_code: int | None = None) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class Interrupted(FrankaError):
+    """The program was asked to end, so a start or a wait was given up; what it had taken is released."""
 
 
 class SimulationError(FrankaError):

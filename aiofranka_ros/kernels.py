@@ -61,16 +61,20 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 
 def compiled() -> bool:
-    """Whether the cache has compiled code of every kernel of the modules that this process has imported."""
-    kernels = {
-        value
-        for name, module in list(sys.modules.items())
-        if name.startswith(f"{_PACKAGE.name}.")
-        for value in vars(module).values()
-        if is_jitted(value)
-    }
-    folders = ((Path(kernel.stats.cache_path or os.devnull), kernel.__qualname__) for kernel in kernels)
-    return all(any(folder.glob(f"*.{name}-*.nbi")) for folder, name in folders)
+    """Whether the cache has compiled code of every kernel of the modules that are loaded."""
+    return all(folder is not None and any(folder.glob(f"*.{name}-*.nbi")) for folder, name in _cached_kernels())
+
+
+def cacheable() -> bool:
+    """Whether compiled code can be kept for later processes."""
+    return all(folder is not None for folder, _ in _cached_kernels())
+
+
+def _cached_kernels() -> Iterator[tuple[Path | None, str]]:
+    """Folder of the compiled code, if it can be kept, and name of each kernel of the modules that are loaded."""
+    modules = [module for name, module in sys.modules.items() if name.startswith(f"{_PACKAGE.name}.")]
+    for found in {value for module in modules for value in vars(module).values() if is_jitted(value)}:
+        yield found.stats.cache_path and Path(found.stats.cache_path), found.__qualname__
 
 
 def sources(module: str) -> dict[str, Path]:

@@ -2,26 +2,34 @@
 
 :func:`start_child` is used by everything that starts the control process or the simulated arm. :class:`StopRequest` is
 used by the main threads of nodes, tools, demo and benchmarks; Python handles signals in main threads only.
-:func:`identity_of` lets a node watch the process of a client.
+:func:`identity_of` lets a node watch the process of a client; :func:`end_with_parent` is used by processes that must not
+outlive the one that started them.
 """
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import functools
 import os
 import select
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-#: How long to wait before sending a signal again that interrupted a finalizer [s].
-_AGAIN = 0.01
+from aiofranka_ros.errors import Interrupted
+
+#: The signals that ask a program to end.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: How long a wait may take before it checks whether the program was asked to end [s].
+WAIT_STEP = 0.05
+#: How often a process checks that its parent still lives [s].
+_PARENT_POLL_PERIOD = 0.2
 
 
 class HasFileno(Protocol):
@@ -100,72 +108,105 @@ def is_running(identity: str) -> bool:
     return pid.isdecimal() and identity_of(int(pid)) == identity
 
 
+def end_with_parent(parent: int, grace: float = 0.0) -> None:
+    """End this process once ``parent`` is no longer its parent: send it SIGTERM, and kill it after ``grace``.
+
+    A pipe would not do, because a fork of the parent would keep it open; nor would PR_SET_PDEATHSIG, which fires when
+    the *thread* of the parent ends that started this process.
+
+    :param grace: how long the process may take to end in order [s].
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_POLL_PERIOD)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace)
+        os._exit(1)  # The main thread is stuck, and no parent is left to kill this process.
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
 class StopRequest:
-    """Ctrl-C or SIGTERM: recorded for the main loop, and raised only inside :meth:`interrupts`.
+    """A request to end the program: Ctrl-C, SIGTERM, a closed terminal (SIGHUP), or :meth:`request`.
 
-    rclpy's own handlers would shut the context down before the node has stopped the arm.
+    A signal is only noted. An exception that its handler raises would land in whatever code runs at that moment: in a
+    finalizer, which drops it, or in a callback of a compiler, which crashes. Instead, everything that takes long waits
+    in steps and calls :meth:`check` between them.
 
-    :ivar number: the last signal, or 0.
+    rclpy's own handlers must be off: they shut its context down before a node has stopped its arm.
+
+    :ivar number: the first signal, or 0.
     """
 
     def __init__(self) -> None:
         self.number = 0
-        self._raise = False
+
+    def install(self) -> None:
+        """Note signals from now on; call it before slow imports, so that a signal is as quiet then as later.
+
+        Under ``nohup``, SIGHUP stays ignored.
+        """
+        for number in _SIGNALS:
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._note)
+        atexit.register(_ignore_signals)
 
     @property
     def requested(self) -> bool:
-        """Whether a signal has arrived."""
+        """Whether the program was asked to end."""
         return self.number != 0
 
     @property
     def exit_status(self) -> int:
-        """The exit status of a program that the signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+        """The exit status of a program that the signal ended: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
         return 128 + self.number
 
-    def install(self) -> None:
-        """Handle both signals from now on."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+    def request(self, number: int = signal.SIGTERM) -> None:
+        """Ask the program to end, as signal ``number`` does; from any thread."""
+        self.number = self.number or int(number)
 
-    @contextlib.contextmanager
-    def interrupts(self) -> Iterator[None]:
-        """Inside this context, the first signal raises ``KeyboardInterrupt``; later ones do not interrupt the cleanup.
+    def check(self) -> None:
+        """Do nothing, unless the program was asked to end.
 
-        :raises KeyboardInterrupt: also at once, if a signal has already arrived.
+        :raises Interrupted: it was.
         """
         if self.requested:
-            raise KeyboardInterrupt
-        self._raise = True
-        try:
-            yield
-        except Exception:
-            if self.requested:  # A library, for example a compiler, turned the interruption into its own exception.
-                raise KeyboardInterrupt from None
-            raise
-        finally:
-            self._raise = False
+            raise Interrupted(f"interrupted by {signal.Signals(self.number).name}")
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        if self._raise and not _in_finalizer(number, frame):
-            self._raise = False
-            raise KeyboardInterrupt
+    def sleep(self, duration: float) -> None:
+        """Wait for ``duration`` [s].
+
+        :raises Interrupted: the program was asked to end.
+        """
+        end = time.monotonic() + duration
+        while (left := end - time.monotonic()) > 0.0:
+            self.check()
+            time.sleep(min(left, WAIT_STEP))
+        self.check()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.request(number)
+        if number == signal.SIGHUP:
+            _forget_terminal()
 
 
-def _in_finalizer(number: int, frame: FrameType | None) -> bool:
-    """Whether a signal interrupted a finalizer; if so, send it again shortly.
+def _forget_terminal() -> None:
+    """If the terminal is closed, send the output nowhere: writing to it fails, and would fail again at the exit."""
+    poller = select.poll()
+    for descriptor in (1, 2):
+        poller.register(descriptor, 0)  # Asks for nothing but errors.
+    for descriptor, _ in poller.poll(0):
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
-    Python prints and drops an exception that a finalizer raises.
 
-    :param number: the signal.
-    :param frame: the frame that it interrupted.
-    """
-    while frame is not None and frame.f_code.co_name != "__del__":
-        frame = frame.f_back
-    main = threading.main_thread().ident
-    if frame is None or main is None:
-        return False
-    again = threading.Timer(_AGAIN, signal.pthread_kill, (main, number))
-    again.daemon = True
-    again.start()
-    return True
+def _ignore_signals() -> None:
+    """At the exit: the program has ended, and another signal must not change its exit status."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+#: A request that never comes, for calls that nothing interrupts.
+NEVER = StopRequest()

@@ -1,8 +1,8 @@
 """Compile the kernels ahead of time: ``python -m aiofranka_ros.warm_up``.
 
-The control process does the same before it is ready, which takes about half a minute the first time and one second
-after that. ``make setup`` calls this so that the first start of a node does not have to wait; the doctor checks with
-``--check`` whether it was done.
+It takes about half a minute the first time and one second after that. ``make setup`` calls this so that the first start
+of a node does not have to wait, and a node that finds nothing compiled starts it as a child
+(:mod:`aiofranka_ros.control.compilation`); the doctor checks with ``--check`` whether it was done.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from aiofranka_ros.arm import limit_checks
 from aiofranka_ros.control import loop as control_loop
 from aiofranka_ros.kernels import compiled
 from aiofranka_ros.model import inverse_kinematics
+from aiofranka_ros.processes import end_with_parent
 
 
 def main() -> int:
@@ -27,7 +28,11 @@ def main() -> int:
     parser.add_argument(
         "--check", action="store_true", help="compile nothing; exit with 1 if something is not compiled"
     )
-    if parser.parse_args().check:
+    parser.add_argument("--parent", type=int, metavar="PID", help="exit once this parent process is gone")
+    options = parser.parse_args()
+    if options.parent is not None:
+        end_with_parent(options.parent)
+    if options.check:
         return 0 if compiled() else 1
     control_loop.load_kernels()
     limit_checks.load_kernels()

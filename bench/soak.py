@@ -34,6 +34,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from aiofranka_ros.errors import Interrupted
 from aiofranka_ros.processes import StopRequest
 from aiofranka_ros.simulation.simulated_arm import cpu_for
 from aiofranka_ros.testing import Child, Failed, isolate, ros_arguments
@@ -54,9 +55,9 @@ _BEFORE = 2.0
 class Soak:
     """One run. A context manager: at its end, none of its processes is left."""
 
-    def __init__(self, output: Path, minutes: float, progress: Progress) -> None:
+    def __init__(self, output: Path, minutes: float, progress: Progress, stop: StopRequest) -> None:
         self._output, self._duration = output, 60.0 * minutes
-        self._bar = progress
+        self._bar, self._stop = progress, stop
         self._task = progress.add_task("starting", total=self._duration)
         self._rig = Rig(output, on_wait=self._look)
         self._gripper: Child | None = None
@@ -186,7 +187,8 @@ class Soak:
             rig.outcome(handle)
 
     def _look(self, *, last: bool = False) -> None:
-        """Add everything since the last call to the ledger."""
+        """Add everything since the last call to the ledger; raises ``Interrupted`` if a stop is requested."""
+        self._stop.check()
         rig, now = self._rig, time.monotonic()
         if self._begin == 0.0:
             return
@@ -401,6 +403,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     stop = StopRequest()
     stop.install()
+    return _run(options, stop)
+
+
+def _run(options: argparse.Namespace, stop: StopRequest) -> int:
+    """Run the soak and report; returns the exit status."""
     isolate(options.domain_id)
     output = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
@@ -409,16 +416,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # No automatic refresh: that would be a second thread.
         with (
-            stop.interrupts(),
             Progress(*columns, console=console, transient=True, auto_refresh=False) as bar,
-            Soak(output, options.minutes, bar) as soak,
+            Soak(output, options.minutes, bar, stop) as soak,
         ):
             report = soak.run()
             soak.write(report)
     except Failed as failure:
         Console(stderr=True).print(f"The soak failed: {failure}", markup=False)
         return 1
-    except KeyboardInterrupt:
+    except Interrupted:
         Console(stderr=True).print("Interrupted.")
         return stop.exit_status
     table = Table(show_edge=False, pad_edge=False, show_header=False)

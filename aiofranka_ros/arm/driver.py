@@ -21,9 +21,11 @@ from typing import Any
 from aiofranka_ros.arm import limit_checks
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.client import ControlClient
+from aiofranka_ros.control.compilation import compile_kernels
 from aiofranka_ros.control.records import RobotSetting
-from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, FrankaError
+from aiofranka_ros.errors import CommandRefused, ConnectionFailed, ControlProcessDied, ControlStopped, FrankaError
 from aiofranka_ros.kernels import COMPILING
+from aiofranka_ros.processes import NEVER, StopRequest
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm, cpu_for
 
 _log = logging.getLogger(__name__)
@@ -50,9 +52,10 @@ class Driver:
         """The control process while the arm is active, else ``None``."""
         return self.client if self.active else None
 
-    def configure(self) -> None:
+    def configure(self, stop: StopRequest = NEVER) -> None:
         """Start the processes and connect; after a failure nothing is left running.
 
+        :raises Interrupted: ``stop`` was requested.
         :raises ConnectionFailed: no robot answers, its FCI is not active, or it speaks another protocol version.
         :raises ArmInUse: another process on this machine already drives it.
         :raises CommandRefused: the robot does not accept the collision thresholds.
@@ -67,14 +70,15 @@ class Driver:
             if address == "sim":
                 self._arm = arm = SimulatedArm()
                 with ThreadPoolExecutor(1, "simulated-arm") as pool:  # Each of the two takes seconds to start.
-                    started = pool.submit(arm.start)
-                    client.start(on_compiling=self._report_compiling)
+                    started = pool.submit(arm.start, stop)
+                    client.start(stop=stop, on_compiling=self._report_compiling)
                 started.result()
                 address, cpu = arm.host, cpu_for(arm.host) if cpu is None else cpu
             else:
-                client.start(on_compiling=self._report_compiling)
+                client.start(stop=stop, on_compiling=self._report_compiling)
+            compile_kernels(stop)  # The control process has compiled its own.
             limit_checks.load_kernels()
-            answer = client.connect(address, cpu=cpu)
+            answer = client.connect(address, cpu=cpu, stop=stop)
             client.update(self._settings.commands(client.state()["robot_tcp"]))
             self._settings.apply_collision_behavior(client)
         except BaseException:
@@ -84,28 +88,35 @@ class Driver:
         self.versions = {"libfranka": answer["library_version"], "FCI protocol": answer["protocol_version"]}
         _log.info("connected to the robot at %s, libfranka %s", address, answer["library_version"])
 
-    def activate(self) -> bool:
+    def activate(self, stop: StopRequest = NEVER) -> bool:
         """Clear a reflex if there is one, take torque control and hold where the arm is.
 
         An arm that is not connected, or was lost since, is connected first.
 
         :returns: whether a reflex was cleared.
+        :raises Interrupted: ``stop`` was requested; the arm is disconnected.
         :raises FrankaError: see :meth:`configure` and :meth:`.ControlClient.activate`.
         """
         if self.client is not None:
             try:
-                return self._take_control(self.client)
+                return self._take_control(self.client, stop)
             except (ConnectionFailed, ControlProcessDied) as error:
                 _log.warning("%s: connecting again", error)
                 self.release()
-        self.configure()
-        return self._take_control(self._require_client())
+        self.configure(stop)
+        return self._take_control(self._require_client(), stop)
 
-    def _take_control(self, client: ControlClient) -> bool:
+    def _take_control(self, client: ControlClient, stop: StopRequest) -> bool:
         client.poll()  # Forget how the last activation ended.
         client.update(self._settings.commands(client.state()["robot_tcp"]))
-        recovered = client.activate()
-        self._settings.follow_robot(client)  # Desk may have changed it a moment ago.
+        try:
+            recovered = client.activate(stop=stop)
+            self._settings.follow_robot(client)  # Desk may have changed it a moment ago.
+        except BaseException as error:
+            # Refused, or stopped at once: the robot is not under control. After anything else it may be.
+            if not isinstance(error, (CommandRefused, ControlStopped)):
+                self.release()
+            raise
         self.active = True
         note = " after clearing a reflex" if recovered else ""
         _log.info("active%s, the arm holds; mode %s", note, self._settings["mode"])

@@ -23,8 +23,9 @@ from aiofranka_ros.control.process_handle import Message, ProcessHandle, excepti
 from aiofranka_ros.control.realtime import PRIORITY
 from aiofranka_ros.control.records import MOTION, STATE, Mode, Phase, RobotSetting, command_word, new
 from aiofranka_ros.control.shared_memory import SharedMemory, fill_motion, motion_size
-from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, ControlStopped, FrankaError
+from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, ControlStopped, FrankaError, Interrupted
 from aiofranka_ros.kernels import Array, Numbers, Record
+from aiofranka_ros.processes import NEVER, StopRequest
 
 #: A target is packed straight into the bytes of the commands: numpy takes some microseconds to look a field up.
 _POSITION, _ORIENTATION, _Q, _TORQUE = (
@@ -35,6 +36,10 @@ _PACK_3, _PACK_4, _PACK_7 = (struct.Struct(f"{size}d").pack_into for size in (3,
 _STAMP, _STREAM, _TARGET, _TARGET_MODE, _MODE = map(
     command_word, ("target_stamp", "stream_id", "target_id", "target_mode_id", "mode_id")
 )
+
+
+#: How long the control process may take to end before it is killed: with an active arm, and otherwise [s].
+_STOP_PATIENCE, _IDLE_PATIENCE = 5.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -88,31 +93,38 @@ class ControlClient:
         """Process id of the control process; ``None`` if it is not running."""
         return None if self._process is None else self._process.pid
 
-    def start(self, timeout: float = 180.0, *, on_compiling: Callable[[], object] = lambda: None) -> None:
+    def start(
+        self, timeout: float = 180.0, *, stop: StopRequest = NEVER, on_compiling: Callable[[], object] = lambda: None
+    ) -> None:
         """Start the control process and wait until it is ready, which takes long only if it must compile its kernels.
 
+        After a failure, nothing of it is left.
+
         :param on_compiling: called if it has to; :attr:`compiling` is true until it is ready.
+        :raises Interrupted: ``stop`` was requested.
         :raises ControlProcessDied: it ended while it started.
         :raises TimeoutError: it was not ready in time.
         """
-        self._shared = SharedMemory.create()
-        self._activation = self._robot_states_seen = 0
-        self._commands["activation"] = 0
-        self._send()
         try:
+            self._shared = SharedMemory.create()
+            self._activation = self._robot_states_seen = 0
+            self._commands["activation"] = 0
+            self._send()
             self._process = ProcessHandle(self._shared, self._priority)
-            ready = self._process.wait(_compiling_or_ready, timeout, "become ready")
+            ready = self._process.wait(_compiling_or_ready, timeout, "become ready", stop)
             if ready["event"] == "compiling":
                 self.compiling = True
                 on_compiling()
-                self._process.wait(_compiling_or_ready, timeout, "become ready")
+                self._process.wait(_compiling_or_ready, timeout, "become ready", stop)
         except BaseException:
             self.close()
             raise
         finally:
             self.compiling = False
 
-    def connect(self, address: str, *, cpu: int | None = None, timeout: float = 30.0) -> Message:
+    def connect(
+        self, address: str, *, cpu: int | None = None, timeout: float = 30.0, stop: StopRequest = NEVER
+    ) -> Message:
         """Connect to the robot at ``address``.
 
         :param cpu: the CPU to drive it on, if real-time scheduling is permitted; ``None``: any.
@@ -121,9 +133,13 @@ class ControlClient:
             another protocol version.
         :raises ArmInUse: another process on this machine already drives it.
         :raises ControlProcessDied: the control process is gone.
+        :raises Interrupted: ``stop`` was requested; the control process is gone, too.
         """
         try:
-            return self._running.request("connect", timeout, address=address, cpu=cpu)
+            return self._running.request("connect", timeout, stop, address=address, cpu=cpu)
+        except Interrupted:
+            self.close()
+            raise
         except TimeoutError:
             # libfranka waits for a minute if another client holds the robot; killing the process ends that.
             self.close()
@@ -131,12 +147,13 @@ class ControlClient:
                 f"no answer from the robot at {address} within {timeout:.0f} s: is another program connected to it?"
             ) from None
 
-    def activate(self, timeout: float = 10.0) -> bool:
+    def activate(self, timeout: float = 10.0, *, stop: StopRequest = NEVER) -> bool:
         """Clear a reflex if there is one, take torque control and hold where the arm is.
 
         :returns: whether a reflex was cleared.
         :raises CommandRefused: the robot did not allow it.
         :raises ControlStopped: it stopped at once.
+        :raises Interrupted: ``stop`` was requested; the control process is gone, and released the arm first.
         """
         with self._lock:
             self._activation += 1
@@ -147,7 +164,11 @@ class ControlClient:
             commands["motion_stop"] = commands["motion_release"] = commands["motion_id"]
             self.beat()
             self._send()
-        reply = self._running.request("activate", timeout, activation=self._activation)
+        try:
+            reply = self._running.request("activate", timeout, stop, activation=self._activation)
+        except Interrupted:
+            self.close()
+            raise
         return bool(reply["recovered"])
 
     def deactivate(self, timeout: float = 5.0) -> None:
@@ -177,6 +198,8 @@ class ControlClient:
 
     def close(self) -> None:
         """End the control process; an active arm stops first. Idempotent, raises nothing but what interrupts it."""
+        # Only an active arm needs time, to stop; a process that starts or connects may not hear of the end.
+        patience = _STOP_PATIENCE if self.activation else _IDLE_PATIENCE
         try:
             if self._process is not None:
                 self.update({"activation": 0})
@@ -184,7 +207,7 @@ class ControlClient:
             process, self._process = self._process, None
             shared, self._shared = self._shared, None
             if process is not None:
-                process.close()
+                process.close(patience)
             if shared is not None:
                 shared.close()
 

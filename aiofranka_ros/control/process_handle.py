@@ -21,7 +21,7 @@ from aiofranka_ros import errors
 from aiofranka_ros.control.records import MESSAGE_SIZE
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.errors import ControlProcessDied, FrankaError
-from aiofranka_ros.processes import readable, start_child
+from aiofranka_ros.processes import NEVER, StopRequest, readable, start_child
 
 _log = logging.getLogger(__name__)
 
@@ -61,9 +61,10 @@ class ProcessHandle:
             raise
         self.pid = self._process.pid
 
-    def request(self, name: str, timeout: float, **arguments: Any) -> Message:
+    def request(self, name: str, timeout: float, stop: StopRequest = NEVER, **arguments: Any) -> Message:
         """Send a request and wait for its answer.
 
+        :raises Interrupted: ``stop`` was requested.
         :raises FrankaError: the request failed, or (``ControlProcessDied``) the process is gone.
         :raises TimeoutError: no answer came in time.
         """
@@ -72,20 +73,24 @@ class ProcessHandle:
         except OSError:
             self._check_alive()
             raise ControlProcessDied("the control process closed its channel") from None
-        reply = self.wait(lambda message: name in (message.get("done"), message.get("failed")), timeout, name)
+        reply = self.wait(lambda message: name in (message.get("done"), message.get("failed")), timeout, name, stop)
         if "failed" in reply:
             raise exception_from(reply)
         return reply
 
-    def wait(self, wanted: Callable[[Message], object], timeout: float, what: str) -> Message:
+    def wait(
+        self, wanted: Callable[[Message], object], timeout: float, what: str, stop: StopRequest = NEVER
+    ) -> Message:
         """Wait for the first message that is ``wanted``, and keep the heartbeat going.
 
         :param what: what the process should do, for the error.
+        :raises Interrupted: ``stop`` was requested.
         :raises ControlProcessDied: the process is gone.
         :raises TimeoutError: no such message came in time.
         """
         deadline = time.monotonic() + timeout
         while (message := self._pop(wanted)) is None:
+            stop.check()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the control process did not {what} within {timeout:.0f} s")
             self._shared.beat()
@@ -102,14 +107,18 @@ class ProcessHandle:
             self._check_running()
         return message
 
-    def close(self) -> None:
-        """Close the channel, which makes the process end, and wait until it is gone."""
+    def close(self, patience: float) -> None:
+        """Close the channel, which makes the process end, and wait until it is gone.
+
+        :param patience: how long it may take before it is killed [s].
+        """
         self._channel.close()
         try:
-            self._process.wait(5.0)
+            self._process.wait(patience)
         except subprocess.TimeoutExpired:
-            _log.warning("the control process did not end by itself and is killed")
-            self._process.kill()
+            _log.warning("the control process did not end by itself within %g s and is killed", patience)
+        finally:
+            self._process.kill()  # Does nothing if it has ended.
             self._process.wait()
 
     def _pop(self, wanted: Callable[[Message], object]) -> Message | None:

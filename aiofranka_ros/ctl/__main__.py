@@ -17,6 +17,7 @@ from rich.console import Console
 
 from aiofranka_ros.ctl import commands
 from aiofranka_ros.ctl.client import Failed, NodeClient
+from aiofranka_ros.errors import Interrupted
 from aiofranka_ros.kernels import COMPILING
 from aiofranka_ros.model.fr3 import HOME, READY
 from aiofranka_ros.processes import StopRequest
@@ -37,26 +38,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop.install()
     out, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
     said: list[str] = []
+    interrupted = False
 
     def on_wait() -> None:
-        """Say what a node is busy with that does not answer yet."""
+        """Say what a node is busy with that does not answer yet; raise ``Interrupted`` once, at the first signal."""
+        nonlocal interrupted
+        if stop.requested and not interrupted:
+            interrupted = True  # A command that is interrupted may have to wait until the arm has stopped.
+            stop.check()
         loop = client.statuses.get("control loop")
         if loop is not None and loop.message == COMPILING and not said:
             said.append(COMPILING)
             errors.print(COMPILING)
 
     try:
-        with (
-            stop.interrupts(),
-            NodeClient(options.node, own_name=f"aiofranka_ctl_{os.getpid()}", on_wait=on_wait) as client,
-        ):
+        with NodeClient(options.node, own_name=f"aiofranka_ctl_{os.getpid()}", on_wait=on_wait) as client:
             commands.discover(client)
             _show(out, options, _run(client, options))
     except Failed as failure:
         errors.print("[bold red]failed:[/] ", end="")
         errors.print(str(failure), markup=False)
         return 1
-    except KeyboardInterrupt:
+    except Interrupted:
         errors.print("interrupted")
         return stop.exit_status
     return 0

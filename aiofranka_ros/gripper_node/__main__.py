@@ -1,6 +1,6 @@
-"""The process of the gripper's node, see :mod:`aiofranka_ros.gripper_node.node`.
+"""The gripper's node: ``python -m aiofranka_ros.gripper_node``, or ``ros2 run aiofranka_ros gripper_node``.
 
-``ros2 run aiofranka_ros gripper_node``, or ``python -m aiofranka_ros.gripper_node``.
+Handles signals before the imports of :mod:`aiofranka_ros.gripper_node.program`, which take a second.
 """
 
 from __future__ import annotations
@@ -8,36 +8,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rclpy.executors import SingleThreadedExecutor
-
-from aiofranka_ros.gripper_node.node import GripperNode
-from aiofranka_ros.gripper_node.parameters import GRIPPER_SETTINGS
 from aiofranka_ros.processes import StopRequest
-from aiofranka_ros.ros.arguments import checked, read
-from aiofranka_ros.ros.running import run, send_last_results
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the node until Ctrl-C or SIGTERM.
+    """Run the node until Ctrl-C, SIGTERM or the end of its terminal.
 
-    :returns: exit status: 0 after a signal, 1 if the node could not start or failed. A wrong command line exits with 2.
+    :returns: exit status: 0 after any of these signals, 1 if the node could not start or failed. A wrong command line
+        exits with 2.
     """
-    read(arguments, "aiofranka_ros.gripper_node", "Drive the Franka Hand of an arm.", GRIPPER_SETTINGS)
-    return run("franka_gripper", lambda stop: checked(GripperNode(), arguments), _spin, arguments)
+    stop = StopRequest()
+    stop.install()
+    from aiofranka_ros.gripper_node import program
 
-
-def _spin(node: GripperNode, stop: StopRequest) -> None:
-    """Run the node until a signal requests its end, then wait until the last results are sent."""
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        # The timer of the ticks ends every wait soon enough to notice a signal.
-        while not stop.requested:
-            executor.spin_once()
-        busy = node.abandon("the gripper's node ends")
-        send_last_results(busy, lambda: executor.spin_once(timeout_sec=0.01))
-    finally:
-        executor.shutdown()
+    return program.main(stop, arguments)
 
 
 if __name__ == "__main__":

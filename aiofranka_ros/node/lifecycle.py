@@ -28,7 +28,7 @@ from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.arm.moves import Mover
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.records import RobotSetting
-from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError
+from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError, Interrupted
 from aiofranka_ros.node.diagnostics import DiagnosticsTopic, Trouble
 from aiofranka_ros.node.frames import Frames
 from aiofranka_ros.node.hold import HoldServices
@@ -41,6 +41,7 @@ from aiofranka_ros.node.robot_state import RobotStateTopic
 from aiofranka_ros.node.state import StateTopics
 from aiofranka_ros.node.targets import TargetTopics
 from aiofranka_ros.node.trajectory_action import TrajectoryAction
+from aiofranka_ros.processes import NEVER, StopRequest
 from aiofranka_ros.ros.actions import Actions
 from aiofranka_ros.ros.descriptors import ExplainedParameters
 from aiofranka_ros.setting import Stage
@@ -53,17 +54,15 @@ ERROR = TransitionCallbackReturn.ERROR
 class FrankaNode(ExplainedParameters, LifecycleNode):
     """The node ``aiofranka``.
 
-    :param interruptible: a context in which a signal raises ``KeyboardInterrupt``, for transitions that take long.
+    :param stop: ends transitions that take long; by default nothing does.
     :raises rclpy.exceptions.ParameterException: a parameter from a file or the command line cannot be used.
     """
 
-    def __init__(
-        self, interruptible: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
-    ) -> None:
+    def __init__(self, stop: StopRequest = NEVER) -> None:
         self._patient = ReentrantCallbackGroup()
         super().__init__("aiofranka")
         self._guard_services()
-        self._interruptible = interruptible
+        self._stop = stop
         self._cpus = os.sched_getaffinity(0)
         #: Whether the node is inactive or active, even if the arm was lost since.
         self.configured = False
@@ -165,11 +164,16 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         """Start the other processes and connect; after a failure nothing of this remains."""
         outcome = self._attempt(self._configure, FAILURE, again="configure")
         self.configured = outcome == SUCCESS
+        if not self.configured:
+            self.release()  # Something may have failed after the driver had connected.
         return outcome
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Take torque control and hold; connect first if the arm was lost."""
-        return self._attempt(self._activate, FAILURE)
+        outcome = self._attempt(self._activate, FAILURE)
+        if outcome != SUCCESS and self._driver.active:
+            self.release()  # Something failed after the driver had taken control.
+        return outcome
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop smoothly and release; if that fails, end the control process."""
@@ -226,6 +230,9 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         """
         try:
             transition()
+        except Interrupted as error:  # Nothing is wrong, and nobody asks again.
+            self.get_logger().info(str(error))
+            return outcome
         except (FrankaError, TimeoutError) as error:
             # After a timeout, the state of the control process is unknown: it has to end, and the node unconfigures.
             lost = isinstance(error, TimeoutError)
@@ -239,16 +246,14 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
 
     def _configure(self) -> None:
         self._settings.changes()
-        with self._interruptible():
-            self._driver.configure()
+        self._driver.configure(self._stop)
         self._on_connected()
 
     def _activate(self) -> None:
         changed = self._settings.changes()
         if self._driver.client is not None:
             self._settings.apply(self._driver.client, changed)
-        with self._interruptible():
-            self._driver.activate()
+        self._driver.activate(self._stop)
         self._on_connected()
 
     def _on_connected(self) -> None:
@@ -277,7 +282,10 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         if self._driver.client is not None:  # A client has already configured the node.
             return
         if self.trigger_configure() != SUCCESS or self.trigger_activate() != SUCCESS:
-            self.get_logger().error(f"autostart failed; to try again: {self.trouble.remedy if self.trouble else ''}")
+            if not self._stop.requested:
+                self.get_logger().error(
+                    f"autostart failed; to try again: {self.trouble.remedy if self.trouble else ''}"
+                )
 
     # The tick.
 

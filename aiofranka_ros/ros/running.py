@@ -14,7 +14,7 @@ import rclpy
 from rclpy.exceptions import ParameterException
 from rclpy.signals import SignalHandlerOptions
 
-from aiofranka_ros.errors import ConfigurationError
+from aiofranka_ros.errors import ConfigurationError, Interrupted
 from aiofranka_ros.processes import StopRequest
 
 #: How long the results of ended goals may take to leave [s].
@@ -23,28 +23,30 @@ _LAST_RESULTS = 0.8
 
 def run(
     name: str,
+    stop: StopRequest,
     create: Callable[[StopRequest], Any],
     spin: Callable[[Any, StopRequest], None],
     arguments: Sequence[str] | None,
 ) -> int:
-    """Run a node until Ctrl-C or SIGTERM.
+    """Run a node until ``stop`` is requested.
 
     :param name: of the node, for the log if it could not be created.
-    :param create: creates the node, which has a method ``close``.
+    :param create: creates the node, which has a method ``close``; may raise ``Interrupted``.
     :param spin: runs it until a stop is requested.
     :param arguments: from the command line; ``None``: this process's.
     :returns: exit status: 0 after a signal, 1 if the node could not start or failed.
     """
-    stop = StopRequest()
     # Without rclpy's own handlers: they would shut the context down before the node could stop what it drives.
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    stop.install()
     try:
+        stop.check()
         node = create(stop)
         try:
             spin(node, stop)
         finally:
             node.close()
+    except Interrupted as error:
+        rclpy.logging.get_logger(name).info(str(error))
     except (ParameterException, ConfigurationError) as error:
         rclpy.logging.get_logger(name).fatal(f"cannot start: {error}")
         return 1

@@ -1,6 +1,6 @@
-"""The process of RViz's tools, see :mod:`aiofranka_ros.rviz_tools.node`.
+"""The process of RViz's tools: ``python -m aiofranka_ros.rviz_tools``, or ``ros2 run aiofranka_ros rviz_tools``.
 
-``ros2 run aiofranka_ros rviz_tools``, or ``python -m aiofranka_ros.rviz_tools``.
+Handles signals before the imports of :mod:`aiofranka_ros.rviz_tools.program`, which take a second.
 """
 
 from __future__ import annotations
@@ -9,28 +9,19 @@ import sys
 from collections.abc import Sequence
 
 from aiofranka_ros.processes import StopRequest
-from aiofranka_ros.ros.arguments import checked, read
-from aiofranka_ros.ros.executor import UrgentFirstExecutor
-from aiofranka_ros.ros.running import run
-from aiofranka_ros.rviz_tools.node import RVIZ_SETTINGS, RvizTools
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the node until Ctrl-C or SIGTERM.
+    """Run the node until Ctrl-C, SIGTERM or the end of its terminal.
 
-    :returns: exit status: 0 after a signal, 1 if the node could not start or failed. A wrong command line exits with 2.
+    :returns: exit status: 0 after any of these signals, 1 if the node could not start or failed. A wrong command line
+        exits with 2.
     """
-    read(arguments, "aiofranka_ros.rviz_tools", "Move the arm from RViz: a marker, clicks and a menu.", RVIZ_SETTINGS)
-    return run("rviz_tools", lambda stop: checked(RvizTools(), arguments), _spin, arguments)
+    stop = StopRequest()
+    stop.install()
+    from aiofranka_ros.rviz_tools import program
 
-
-def _spin(node: RvizTools, stop: StopRequest) -> None:
-    executor = UrgentFirstExecutor(node)
-    try:
-        while not stop.requested:
-            executor.spin_turn()
-    finally:
-        executor.shutdown()
+    return program.main(stop, arguments)
 
 
 if __name__ == "__main__":

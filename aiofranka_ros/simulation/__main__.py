@@ -15,15 +15,12 @@ import gc
 import ipaddress
 import logging
 import os
-import signal
 import struct
 import sys
-import threading
-import time
 from collections.abc import Sequence
 
 from aiofranka_ros.errors import SimulationError
-from aiofranka_ros.processes import StopRequest
+from aiofranka_ros.processes import StopRequest, end_with_parent
 from aiofranka_ros.simulation import remote
 from aiofranka_ros.simulation.simulated_arm import PORTS, PRIORITY, READY, STOP_TIMEOUT, cpu_for
 
@@ -31,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 #: How far the gripper opens [m].
 _MAX_OBJECT_WIDTH = 0.08
-#: How often the simulator checks that its parent still lives [s].
-_PARENT_POLL_PERIOD = 0.2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,18 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     stop = StopRequest()
     stop.install()  # Before the slow imports, so that a Ctrl-C during the start is as quiet as any other.
-    with contextlib.suppress(KeyboardInterrupt), stop.interrupts():
-        options = _parser().parse_args(arguments)
-        handler = logging.StreamHandler()
-        if options.log_level != "debug":
-            # franka_sim adds a traceback to ordinary events such as a client that goes away during the handshake.
-            handler.addFilter(_drop_traceback)
-        level = options.log_level.upper()
-        logging.basicConfig(level=level, format="%(levelname)s: %(message)s", handlers=[handler])
-        if options.parent is not None:
-            threading.Thread(target=_watch_parent, args=(options.parent,), name="parent-watch", daemon=True).start()
-        return _serve(options) if options.command is None else _ask(options)
-    return 0
+    options = _parser().parse_args(arguments)
+    handler = logging.StreamHandler()
+    if options.log_level != "debug":
+        # franka_sim adds a traceback to ordinary events such as a client that goes away during the handshake.
+        handler.addFilter(_drop_traceback)
+    level = options.log_level.upper()
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", handlers=[handler])
+    if options.parent is not None:
+        end_with_parent(options.parent, STOP_TIMEOUT)
+    return _serve(options, stop) if options.command is None else _ask(options)
 
 
 def _ask(options: argparse.Namespace) -> int:
@@ -75,7 +68,7 @@ def _drop_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-def _serve(options: argparse.Namespace) -> int:
+def _serve(options: argparse.Namespace, stop: StopRequest) -> int:
     host = options.host or "127.0.0.1"
     if options.viewer and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         logger.error("--viewer needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set")
@@ -96,7 +89,7 @@ def _serve(options: argparse.Namespace) -> int:
         sys.stdout.write(f"{READY} {host} (ports {PORTS[0]} and {PORTS[1]})\n")
         sys.stdout.flush()
 
-    physics = touched.TouchedPhysics(viewer=options.viewer, on_ready=announce)
+    physics = touched.TouchedPhysics(viewer=options.viewer, on_ready=announce, ended=lambda: stop.requested)
     server = touched.TouchedServer(host, physics, options.hand, options.object_width, options.protocol_version)
     try:
         server.claim()
@@ -125,19 +118,6 @@ def _ask_for_real_time(cpu: int) -> None:
         os.write(os.open("/dev/cpu_dma_latency", os.O_WRONLY | os.O_CLOEXEC), struct.pack("i", 0))
     except OSError:
         logger.debug("no permission to keep the cores awake (/dev/cpu_dma_latency); continuing without")
-
-
-def _watch_parent(parent: int) -> None:
-    """End this process once ``parent`` is no longer its parent; runs on a separate thread.
-
-    A pipe would not do, because a fork of the parent would keep it open; nor would PR_SET_PDEATHSIG, which fires when
-    the *thread* of the parent ends that started this process.
-    """
-    while os.getppid() == parent:
-        time.sleep(_PARENT_POLL_PERIOD)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(STOP_TIMEOUT)
-    os._exit(1)  # The main thread is stuck, and no parent is left to kill this process.
 
 
 def _loopback(text: str) -> str:

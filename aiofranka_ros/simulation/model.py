@@ -147,10 +147,19 @@ class ArmPhysics(MujocoFrankaSim):
 
     running: bool
 
-    def __init__(self, *, viewer: bool = False, on_ready: Callable[[], None] | None = None) -> None:
-        """Show MuJoCo's window if ``viewer``; call ``on_ready`` on the physics thread, just before the first step."""
+    def __init__(
+        self,
+        *,
+        viewer: bool = False,
+        on_ready: Callable[[], None] | None = None,
+        ended: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Show MuJoCo's window if ``viewer``; call ``on_ready`` on the physics thread, just before the first step.
+
+        :param ended: whether to stop, asked after each step.
+        """
         super().__init__(enable_vis=viewer)
-        self._on_ready = on_ready
+        self._on_ready, self._ended = on_ready, ended
         #: Protects everything that belongs to MuJoCo.
         self._stepping = threading.Lock()
         #: The thread whose states step the physics; None: the clock does.
@@ -179,7 +188,7 @@ class ArmPhysics(MujocoFrankaSim):
             self._on_ready()
         due = render = time.perf_counter()
         self._monitor = RealtimeFactorMonitor(logger, due)
-        while self.running:
+        while self.running and not self._ended():
             due += self.dt if self._step(None) else RENDER_PERIOD
             viewer = self.viewer  # On another thread, stop() sets it to None.
             if viewer is not None and time.perf_counter() >= render:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO
 
 from aiofranka_ros.errors import SimulationError
-from aiofranka_ros.processes import readable, start_child
+from aiofranka_ros.processes import NEVER, WAIT_STEP, StopRequest, readable, start_child
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +61,10 @@ class SimulatedArm:
         self._ready = False
         self._tail: collections.deque[str] = collections.deque(maxlen=20)
 
-    def start(self) -> None:
-        """Start the simulator and wait until it serves clients, about one second.
+    def start(self, stop: StopRequest = NEVER) -> None:
+        """Start the simulator and wait until it serves clients, about one second; on failure, nothing of it is left.
 
+        :raises Interrupted: ``stop`` was requested.
         :raises SimulationError: it ended before that (the message quotes its log), it took longer than
             ``START_TIMEOUT``, or it was started before.
         """
@@ -73,7 +74,7 @@ class SimulatedArm:
             if self._wanted is None and _taken(host):
                 continue
             try:
-                return self._start_at(host)
+                return self._start_at(host, stop)
             except SimulationError:
                 # If another process took the address in the meantime, try the next one.
                 if self._wanted is not None or not _taken(host):
@@ -120,7 +121,7 @@ class SimulatedArm:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _start_at(self, host: str) -> None:
+    def _start_at(self, host: str, stop: StopRequest) -> None:
         """Start the simulator at one address; on failure, nothing of it is left."""
         command = [sys.executable, "-m", "aiofranka_ros.simulation", "--host", host, "--parent", str(os.getpid())]
         # A separate session, because a terminal's Ctrl-C is meant for the parent, which then ends the arm in order.
@@ -134,21 +135,22 @@ class SimulatedArm:
         )
         assert process.stdout is not None and process.stderr is not None  # both are pipes
         self.process, self._owner, self._host = process, os.getpid(), host
-        self._ready = False
+        self._ready, self._reader = False, None
         self._tail.clear()
         # The pipe must never fill up: a simulator that blocks while it logs loses robot cycles.
-        self._reader = threading.Thread(
+        reader = threading.Thread(
             target=self._relay_log, args=(process.stderr, host), name="simulation-log", daemon=True
         )
-        self._reader.start()
         try:
-            self._wait_until_ready(process, process.stdout)
+            reader.start()
+            self._reader = reader
+            self._wait_until_ready(process, process.stdout, stop)
         except BaseException:
             self.close()
             self.process = self._host = None
             raise
 
-    def _wait_until_ready(self, process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
+    def _wait_until_ready(self, process: subprocess.Popen[bytes], output: IO[bytes], stop: StopRequest) -> None:
         """Wait for the simulator's line on its standard output.
 
         A connection attempt would not do: the arm serves one client at a time.
@@ -156,7 +158,10 @@ class SimulatedArm:
         deadline = time.monotonic() + START_TIMEOUT
         said = b""
         while READY.encode() not in said:
-            if not readable(output, max(0.0, deadline - time.monotonic())):
+            stop.check()
+            if not readable(output, WAIT_STEP):
+                if time.monotonic() < deadline:
+                    continue
                 raise SimulationError(f"the simulated arm at {self._host} was not ready after {START_TIMEOUT:.0f} s")
             chunk = os.read(output.fileno(), 4096)
             if not chunk:

@@ -19,6 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from aiofranka_ros.errors import Interrupted
 from aiofranka_ros.processes import StopRequest
 from aiofranka_ros.testing import isolate
 from bench.faults import system
@@ -47,7 +48,7 @@ _BEFORE, _AFTER = 0.4, 2.5
 
 
 def stage(rig: Rig, fault: Fault) -> Outcome:
-    """Cause one fault and check its outcome; any exception is an outcome, too."""
+    """Cause one fault and check its outcome; any exception is an outcome, too, except ``Interrupted``."""
     findings = Findings()
     outcome = Outcome(fault, "", False)
     rig.marked, rig.stop_ms = 0, None
@@ -58,6 +59,8 @@ def stage(rig: Rig, fault: Fault) -> Outcome:
     except Skipped as reason:
         outcome.skipped = True
         findings.check(False, f"skipped: {reason}")
+    except Interrupted:
+        raise
     except Exception as error:  # It is a finding, and the next fault must still run.
         findings.check(False, f"{type(error).__name__}: {error}")
     for violation in torque_violations(rig.take()):
@@ -85,9 +88,10 @@ def run(
     options: Options,
     console: Console,
     *,
+    stop: StopRequest,
     quiet: bool,
 ) -> None:
-    """Stage ``faults``, one after the other, and show the progress.
+    """Stage ``faults``, one after the other, and show the progress; raises ``Interrupted`` if a stop is requested.
 
     :param outcomes: each outcome is appended to this list.
     """
@@ -97,7 +101,12 @@ def run(
         *columns, console=console, transient=True, auto_refresh=False, disable=quiet or not console.is_terminal
     ) as bar:
         task = bar.add_task("", total=len(faults))
-        with Rig(output, options, on_wait=bar.refresh) as rig:
+
+        def on_wait() -> None:
+            stop.check()
+            bar.refresh()
+
+        with Rig(output, options, on_wait=on_wait) as rig:
             for number, fault in enumerate(faults):
 
                 def show(share: float, number: int = number) -> None:
@@ -168,6 +177,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     system.enter_namespace(arguments)
     stop = StopRequest()
     stop.install()
+    return _run(options, stop)
+
+
+def _run(options: argparse.Namespace, stop: StopRequest) -> int:
+    """Stage the faults and report; returns the exit status."""
+    console = Console()
     isolate(options.domain_id)
     output = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
@@ -177,9 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     faults = [FAULTS[name] for name in options.only] if options.only else list(FAULTS.values())
     outcomes: list[Outcome] = []
     try:
-        with stop.interrupts():
-            run(faults, outcomes, output, amounts, console, quiet=options.quiet)
-    except KeyboardInterrupt:
+        run(faults, outcomes, output, amounts, console, stop=stop, quiet=options.quiet)
+    except Interrupted:
         write(output, outcomes, amounts)
         Console(stderr=True).print(
             f"Interrupted; the outcomes of the first {len(outcomes)} faults are in {options.output}."

@@ -414,6 +414,7 @@ class Rig(Client):
                 self._observer.fetch()
 
     def __exit__(self, *error: object) -> None:
+        self._on_pause = lambda: None  # It may raise, but this must not be interrupted.
         for policy in self._policies:
             policy.kill()
         self.stop_node()

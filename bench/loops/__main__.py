@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from aiofranka_ros.errors import SimulationError
-from aiofranka_ros.processes import StopRequest
+from aiofranka_ros.errors import Interrupted, SimulationError
+from aiofranka_ros.processes import WAIT_STEP, StopRequest
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm, cpu_for
 from aiofranka_ros.testing import isolate
 from bench.loops import environment, figures
@@ -51,13 +52,14 @@ class Bench:
 
     :param output: folder for the results.
     :param python: the interpreter of the other project's environment.
+    :param stop: ends it.
     """
 
-    def __init__(self, output: Path, python: Path, seconds: float) -> None:
-        self._output, self._python, self._seconds = output, python, seconds
+    def __init__(self, output: Path, python: Path, seconds: float, stop: StopRequest) -> None:
+        self._output, self._python, self._seconds, self._stop = output, python, seconds, stop
 
     def measure(self, subject: str, mode: str, load: str, number: int) -> dict[str, Any]:
-        """Measure one subject on a fresh arm."""
+        """Measure one subject on a fresh arm; raises ``Interrupted`` if a stop is requested."""
         name = f"{subject}-{mode}-{load}-{number}"
         found = self._output / "measurements" / f"{name}.npz"
         found.unlink(missing_ok=True)
@@ -83,10 +85,10 @@ class Bench:
                 env=environment.variables(own, **more),
                 start_new_session=True,
             )  # fmt: skip
+            deadline = time.monotonic() + self._seconds + _MARGIN
             try:
-                process.wait(self._seconds + _MARGIN)
-            except subprocess.TimeoutExpired:
-                pass
+                while process.poll() is None and time.monotonic() < deadline:
+                    self._stop.sleep(WAIT_STEP)
             finally:
                 environment.end(process)
         if not found.exists():
@@ -169,19 +171,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     loads = options.loads or (QUICK_LOADS if options.quick else tuple(LOADS))
     stop = StopRequest()
     stop.install()
+    return _run(options, rounds, seconds, loads, stop)
+
+
+def _run(options: argparse.Namespace, rounds: int, seconds: float, loads: Sequence[str], stop: StopRequest) -> int:
+    """Measure, judge and report; returns the exit status."""
     isolate()
     output = options.output.resolve()
     (output / "measurements").mkdir(parents=True, exist_ok=True)
     console = Console()
     try:
-        with stop.interrupts():
-            console.print("installing aiofranka ...", highlight=False)
-            bench = Bench(output, environment.make(output / "aiofranka"), seconds)
-            entries = bench.run(options.subjects, options.modes, loads, rounds, console)
+        console.print("installing aiofranka ...", highlight=False)
+        bench = Bench(output, environment.make(output / "aiofranka"), seconds, stop)
+        entries = bench.run(options.subjects, options.modes, loads, rounds, console)
     except (SimulationError, subprocess.CalledProcessError) as error:
         Console(stderr=True).print(f"The bench failed: {error}", markup=False)
         return 1
-    except KeyboardInterrupt:
+    except Interrupted:
         Console(stderr=True).print("Interrupted.")
         return stop.exit_status
     subjects: dict[str, Any] = {name: {} for name in options.subjects}

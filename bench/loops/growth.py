@@ -26,6 +26,7 @@ from rich.progress import track
 
 from aiofranka_ros.control.records import STATE, Phase, new
 from aiofranka_ros.control.shared_memory import SharedMemory
+from aiofranka_ros.errors import Interrupted
 from aiofranka_ros.processes import StopRequest
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm, cpu_for
 from aiofranka_ros.testing import Child, isolate, ros_arguments
@@ -51,34 +52,23 @@ _HEAD = (
 )
 
 
-def _wait(condition: Callable[[], Any], what: str) -> Any:
-    """The value of ``condition`` once it is true.
-
-    :raises TimeoutError: it does not become true.
-    """
-    deadline = time.monotonic() + _PATIENCE
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} (waited for {_PATIENCE:.0f} s)")
-        time.sleep(0.05)
-    return found
-
-
 class Growth:
     """One run.
 
     :param output: folder for the results.
     :param seconds: how long each measurement takes.
+    :param stop: ends it.
     """
 
-    def __init__(self, output: Path, seconds: float) -> None:
+    def __init__(self, output: Path, seconds: float, stop: StopRequest) -> None:
         self._folder = output / "growth"
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._seconds = seconds
+        self._seconds, self._stop = seconds, stop
 
     def measure(self, rates: dict[str, float], subscribers: int, arms: int) -> dict[str, Any]:
         """The figures of one setting; of two arms, the worse ones.
 
+        :raises Interrupted: a stop was requested.
         :raises RuntimeError: an arm stopped; the message includes its node's last log line.
         :raises TimeoutError: a node or a subscriber does not start.
         """
@@ -90,8 +80,8 @@ class Growth:
             for name, address in zip(_NAMES[:arms], _ADDRESSES, strict=False):
                 arm = stack.enter_context(SimulatedArm(address))
                 node = stack.enter_context(self._start_node(name, arm.host, rates)).process
-                memories.append(stack.enter_context(_wait(lambda node=node: _memory(node.pid), f"no {name} arm")))
-                _wait(lambda memory=memories[-1]: _active(memory), f"the {name} arm does not become active")
+                memories.append(stack.enter_context(self._wait(lambda node=node: _memory(node.pid), f"no {name} arm")))
+                self._wait(lambda memory=memories[-1]: _active(memory), f"the {name} arm does not become active")
                 controls.append(control_process(node.pid))
                 meters.append({"cpu_node": Cpu(node.pid), "cpu": Cpu(controls[-1])})
                 for number in range(subscribers):
@@ -101,13 +91,13 @@ class Growth:
                     words = ["-m", "bench.loops.subscribers", "--node", name, "--output", str(heard[-1])]
                     stack.enter_context(Child(words, log=log))
                     ready = heard[-1].with_suffix(".ready")
-                    _wait(ready.exists, f"a subscriber of the {name} arm receives nothing")
+                    self._wait(ready.exists, f"a subscriber of the {name} arm receives nothing")
                     ready.unlink()
-            time.sleep(SETTLING)
+            self._stop.sleep(SETTLING)
             self._require_active(controls, memories)
             begin, before = time.monotonic(), [{k: meter.used() for k, meter in one.items()} for one in meters]
             positions = [memory.cycles.count for memory in memories]
-            time.sleep(self._seconds)
+            self._stop.sleep(self._seconds)
             passed = time.monotonic() - begin
             self._require_active(controls, memories)
             shares = [
@@ -129,6 +119,19 @@ class Growth:
             else None,
             "cycles_lost": sum(int(one["lost"].sum()) for one in cycles),
         }
+
+    def _wait(self, condition: Callable[[], Any], what: str) -> Any:
+        """The value of ``condition`` once it is true.
+
+        :raises Interrupted: a stop was requested.
+        :raises TimeoutError: it does not become true.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        while not (found := condition()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{what} (waited for {_PATIENCE:.0f} s)")
+            self._stop.sleep(0.05)
+        return found
 
     def _require_active(self, controls: Sequence[int], memories: Sequence[SharedMemory]) -> None:
         """Raise RuntimeError if an arm is not active, or if its control process has vanished."""
@@ -210,17 +213,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     stop = StopRequest()
     stop.install()
+    return _run(options, stop)
+
+
+def _run(options: argparse.Namespace, stop: StopRequest) -> int:
+    """Measure, judge and report; returns the exit status."""
     isolate()
     console = Console()
-    growth = Growth(options.output.resolve(), options.seconds)
+    growth = Growth(options.output.resolve(), options.seconds, stop)
     settings = [(DEFAULT, count, 1) for count in SUBSCRIBERS]
     settings += [(DEFAULT, 1, arms) for arms in ARMS[1:]]
     settings += [({"state_rate": float(rate), "robot_state_rate": float(rate)}, 1, 1) for rate in RATES]
     try:
-        with stop.interrupts():
-            shown = track(settings, "measuring", console=console, transient=True)
-            rows = [growth.measure(*setting) for setting in shown]
-    except KeyboardInterrupt:
+        shown = track(settings, "measuring", console=console, transient=True)
+        rows = [growth.measure(*setting) for setting in shown]
+    except Interrupted:
         Console(stderr=True).print("Interrupted.")
         return stop.exit_status
     except (RuntimeError, TimeoutError) as error:

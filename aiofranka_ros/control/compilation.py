@@ -1,0 +1,39 @@
+"""Compiles kernels in a child process, which can be ended at any moment, unlike a compiler in this one.
+
+Used by programs that need compiled kernels, in their main threads, before they load them from the cache.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+
+from aiofranka_ros import kernels
+from aiofranka_ros.control.law import cycle  # noqa: F401 - with the next line, the modules that have kernels
+from aiofranka_ros.model import dynamics, inverse_kinematics  # noqa: F401
+from aiofranka_ros.processes import NEVER, WAIT_STEP, StopRequest, start_child
+
+_log = logging.getLogger(__name__)
+
+
+def compile_kernels(stop: StopRequest = NEVER) -> None:
+    """Compile all kernels that are not in the cache; does nothing if it has them all, or if there is no place for one.
+
+    If it fails, the kernels are compiled when they are first used.
+
+    :raises Interrupted: ``stop`` was requested; the compiler is gone.
+    """
+    stop.check()
+    if kernels.compiled() or not kernels.cacheable():
+        return
+    _log.info("compiling the control laws, once after an installation: about half a minute")
+    command = [sys.executable, "-m", "aiofranka_ros.warm_up", "--parent", str(os.getpid())]
+    compiler = start_child(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        while compiler.poll() is None:
+            stop.sleep(WAIT_STEP)
+    finally:
+        compiler.kill()
+        compiler.wait()
