@@ -15,6 +15,8 @@ from aiofranka_ros.ros.running import run, send_last_results
 
 pytestmark = pytest.mark.unit
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class FakeNode:
     closed = False
@@ -26,14 +28,21 @@ class FakeNode:
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """Restores the handlers of signals."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_node_with_exit_status_0(number: signal.Signals) -> None:
+@pytest.fixture
+def stop() -> StopRequest:
+    stop = StopRequest()
+    stop.install()
+    return stop
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_the_node_with_exit_status_0(stop: StopRequest, number: signal.Signals) -> None:
     node = FakeNode()
 
     def spin(node: FakeNode, stop: StopRequest) -> None:
@@ -41,28 +50,49 @@ def test_a_signal_ends_the_node_with_exit_status_0(number: signal.Signals) -> No
         signal.raise_signal(number)
         assert rclpy.ok() and stop.requested, "the context must outlive the signal"
 
-    assert run("fake", lambda stop: node, spin, []) == 0
+    assert run("fake", stop, lambda stop: node, spin, []) == 0
     assert node.closed and not rclpy.ok()
 
 
-def test_a_node_that_fails_is_closed_and_its_exit_status_is_1(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_node_that_fails_is_closed_and_its_exit_status_is_1(
+    stop: StopRequest, capfd: pytest.CaptureFixture[str]
+) -> None:
     node = FakeNode()
 
     def spin(node: FakeNode, stop: StopRequest) -> None:
         raise RuntimeError("broken")
 
-    assert run("fake", lambda stop: node, spin, []) == 1
+    assert run("fake", stop, lambda stop: node, spin, []) == 1
     assert node.closed and not rclpy.ok()
     assert "the node failed" in (said := capfd.readouterr().err) and "RuntimeError: broken" in said
 
 
-def test_a_node_with_a_wrong_parameter_does_not_start_and_says_why(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_node_with_a_wrong_parameter_does_not_start_and_says_why(
+    stop: StopRequest, capfd: pytest.CaptureFixture[str]
+) -> None:
     def create(stop: StopRequest) -> FakeNode:
         raise ParameterException("kp is -1", ["kp"])
 
-    assert run("fake", create, lambda node, stop: None, []) == 1
+    assert run("fake", stop, create, lambda node, stop: None, []) == 1
     assert not rclpy.ok()
     assert "cannot start: kp is -1" in capfd.readouterr().err
+
+
+def test_a_signal_during_the_imports_ends_the_node_before_it_exists(stop: StopRequest) -> None:
+    signal.raise_signal(signal.SIGTERM)
+    assert run("fake", stop, lambda stop: pytest.fail("created"), lambda node, stop: None, []) == 0
+    assert not rclpy.ok()
+
+
+def test_a_start_that_is_interrupted_is_no_failure(stop: StopRequest, capfd: pytest.CaptureFixture[str]) -> None:
+    def create(stop: StopRequest) -> FakeNode:
+        signal.raise_signal(signal.SIGTERM)
+        stop.check()
+        return FakeNode()
+
+    assert run("fake", stop, create, lambda node, stop: None, []) == 0
+    assert not rclpy.ok()
+    assert "interrupted by SIGTERM" in (said := capfd.readouterr().err) and "Traceback" not in said
 
 
 def test_without_a_goal_the_executor_does_not_run_longer() -> None:

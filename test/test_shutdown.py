@@ -33,9 +33,12 @@ def is_free(address: str) -> bool:
 
 @pytest.mark.parametrize(
     ("state", "number"),
-    [(state, number) for state in STATES for number in (signal.SIGINT, signal.SIGTERM)],
+    [(state, number) for state in STATES for number in (signal.SIGINT, signal.SIGTERM)]
+    + [("configuring", signal.SIGHUP), ("moving", signal.SIGHUP)],
 )
-def test_a_signal_ends_the_node_in_every_state(tmp_path: Path, state: str, number: signal.Signals) -> None:
+def test_a_signal_ends_the_node_in_every_state_and_others_change_nothing(
+    tmp_path: Path, state: str, number: signal.Signals
+) -> None:
     autostart = state in ("configuring", "active", "moving")
     with started(tmp_path, autostart=autostart) as (process, client):
         if state == "configuring":
@@ -49,9 +52,13 @@ def test_a_signal_ends_the_node_in_every_state(tmp_path: Path, state: str, numbe
             assert client.send_goal(HOME + 0.3).accepted
             assert client.spin_until(lambda: client.speed() > 0.3)
         children = descendants(process.process.pid)
+        process.process.send_signal(number)
+        for other in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            process.process.send_signal(other)
         assert process.end(number) == 0, process.log
         assert not [pid for pid in children if alive(pid)]
         assert "Traceback" not in process.log
+        assert "is killed" not in process.log
         if state in ("inactive", "active", "moving"):
             assert is_free(served_address(process))
 

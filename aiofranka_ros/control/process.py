@@ -204,8 +204,8 @@ def main() -> None:
     options = parser.parse_args()
     # Ctrl-C in a terminal reaches every process of the group, and so may a service manager's SIGTERM. The node decides
     # when this process ends: the arm must stop first, and that takes time.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     np.seterr(all="ignore")
     channel = socket.socket(fileno=options.channel)
     with SharedMemory(options.shared_memory) as shared:

@@ -1,4 +1,7 @@
-"""What the process of the gripper's node does, in its one thread; see :mod:`aiofranka_ros.gripper_node.node`."""
+"""What the process of the gripper's node does, in its one thread; see :mod:`aiofranka_ros.gripper_node.node`.
+
+Called by :mod:`aiofranka_ros.gripper_node.__main__`, which handles signals before it imports this module.
+"""
 
 from __future__ import annotations
 

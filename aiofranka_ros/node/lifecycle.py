@@ -230,7 +230,7 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         """
         try:
             transition()
-        except Interrupted as error:  # Nothing is wrong, and nobody asks again.
+        except Interrupted as error:  # Nothing is wrong.
             self.get_logger().info(str(error))
             return outcome
         except (FrankaError, TimeoutError) as error:

@@ -1,4 +1,7 @@
-"""What the process of RViz's tools does, in its one thread; see :mod:`aiofranka_ros.rviz_tools.node`."""
+"""What the process of RViz's tools does, in its one thread; see :mod:`aiofranka_ros.rviz_tools.node`.
+
+Called by :mod:`aiofranka_ros.rviz_tools.__main__`, which handles signals before it imports this module.
+"""
 
 from __future__ import annotations
 
