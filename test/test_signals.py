@@ -146,6 +146,7 @@ def children_of_this_process() -> set[int]:
 def test_a_stop_request_ends_the_compiler_and_leaves_no_process(tmp_path: Path) -> None:
     code = (
         "import threading, time\n"
+        "from aiofranka_ros.arm import limit_checks\n"
         "from aiofranka_ros.control.compilation import compile_kernels\n"
         "from aiofranka_ros.errors import Interrupted\n"
         "from aiofranka_ros.processes import StopRequest\n"
@@ -184,7 +185,11 @@ def test_nothing_is_compiled_ahead_if_everything_is_or_if_it_could_not_be_kept(
 
 
 def test_the_compiler_of_a_killed_program_ends_too(tmp_path: Path) -> None:
-    code = "from aiofranka_ros.control.compilation import compile_kernels; compile_kernels()"
+    code = (
+        "from aiofranka_ros.arm import limit_checks\n"
+        "from aiofranka_ros.control.compilation import compile_kernels\n"
+        "compile_kernels()\n"
+    )
     child = Child(["-c", code], log=tmp_path / "log", env={"NUMBA_CACHE_DIR": str(tmp_path / "empty")})
     assert wait_until(lambda: descendants(child.process.pid))
     compilers = descendants(child.process.pid)

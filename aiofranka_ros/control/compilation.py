@@ -1,6 +1,6 @@
 """Compiles kernels in a child process, which can be ended at any moment, unlike a compiler in this one.
 
-Used by programs that need compiled kernels, in their main threads, before they load them from the cache.
+Used by what drives an arm and by RViz's tools, in their threads, before they load their kernels from the cache.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ import subprocess
 import sys
 
 from aiofranka_ros import kernels
-from aiofranka_ros.control.law import cycle  # noqa: F401 - with the next line, the modules that have kernels
-from aiofranka_ros.model import dynamics, inverse_kinematics  # noqa: F401
 from aiofranka_ros.processes import NEVER, WAIT_STEP, StopRequest, start_child
 
 _log = logging.getLogger(__name__)
 
 
 def compile_kernels(stop: StopRequest = NEVER) -> None:
-    """Compile all kernels that are not in the cache; does nothing if it has them all, or if there is no place for one.
+    """Fill the cache with all kernels; does nothing if it has those of the loaded modules, or if nothing can be kept.
 
     If it fails, the kernels are compiled when they are first used.
 
