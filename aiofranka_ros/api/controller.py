@@ -105,7 +105,8 @@ class FrankaController(Attributes):
         """Take torque control and hold where the arm is; does nothing if the controller runs.
 
         The log says once what this computer lacks for real time (scheduling, locked memory, a processor that does not
-        save power). If cancelled, it finishes first and then undoes everything, which takes at most several seconds.
+        save power). If it fails or is cancelled, everything that it took is released when the exception reaches the
+        caller, which takes at most several seconds; a connection from an earlier start stays until :meth:`stop`.
 
         :raises ConnectionFailed: no arm or node answers.
         :raises ArmInUse: another process on this machine already drives the arm.
@@ -117,19 +118,20 @@ class FrankaController(Attributes):
                 return
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(None, _warm_up)
+            await self.robot.start(self._on_state, self._on_end)
             try:
-                await self.robot.start(self._on_state, self._on_end)
-            except asyncio.CancelledError:
+                self._failure = None
+                self._ended, self._measured = loop.create_future(), asyncio.Event()
+                self._running = True
+                self._due.clear()
+                self._begin()
+                self._limited, self._reported = self.robot.snapshot().limited_targets, set()
+                if self.guard is not None:
+                    self.guard.start()
+            except BaseException:
+                self._halt()
                 await uninterrupted(self.robot.stop())
                 raise
-            self._failure = None
-            self._ended, self._measured = loop.create_future(), asyncio.Event()
-            self._running = True
-            self._due.clear()
-            self._begin()
-            self._limited, self._reported = self.robot.snapshot().limited_targets, set()
-            if self.guard is not None:
-                self.guard.start()
 
     async def stop(self) -> None:
         """Stop smoothly and release the arm; idempotent. If cancelled, it finishes first.

@@ -56,7 +56,8 @@ class Link(abc.ABC):
     """A way to an arm.
 
     Coroutines run in the event loop that called :meth:`start`. One that is cancelled leaves the link usable, and the
-    arm held; :meth:`start` finishes first, and :meth:`stop` must not be cancelled, see :func:`uninterrupted`. Plain
+    arm held, except for :meth:`start`, which undoes everything; :meth:`stop` must not be cancelled, see
+    :func:`uninterrupted`. Plain
     methods return at once and may be called from any thread, one at a time.
 
     :param name: the arm's name in messages.
@@ -90,6 +91,8 @@ class Link(abc.ABC):
     @abc.abstractmethod
     async def start(self, on_state: Callable[[], None], on_end: Callable[[Exception], None]) -> None:
         """Take torque control, with everything that this requires, and hold where the arm is.
+
+        If it fails or is cancelled, everything that it took is released when the exception reaches the caller.
 
         :param on_state: called in the event loop after every new state.
         :param on_end: called in the event loop if the control loop ends without a request; the arm is then
@@ -163,8 +166,11 @@ class Data:
         return self._link.snapshot().tau.copy()
 
 
-async def uninterrupted(work: Awaitable[_T]) -> _T:
-    """Await ``work`` to its end, even if the caller is cancelled while it runs; then raise the cancellation."""
+async def uninterrupted(work: Awaitable[_T], on_cancelled: Callable[[], object] = lambda: None) -> _T:
+    """Await ``work`` to its end, even if the caller is cancelled while it runs; then raise the cancellation.
+
+    :param on_cancelled: called at each cancellation; may make ``work`` end sooner.
+    """
     task = asyncio.ensure_future(work)
     cancellation: asyncio.CancelledError | None = None
     while not task.done():
@@ -172,6 +178,7 @@ async def uninterrupted(work: Awaitable[_T]) -> _T:
             await asyncio.wait([task])
         except asyncio.CancelledError as error:
             cancellation = error
+            on_cancelled()
     if cancellation is None:
         return task.result()
     if not task.cancelled():

@@ -29,6 +29,7 @@ from aiofranka_ros.control.records import Approach
 from aiofranka_ros.control.snapshot import Snapshot
 from aiofranka_ros.errors import ConfigurationError, ControlProcessDied, ControlStopped, FrankaError, NotStarted
 from aiofranka_ros.kernels import Array
+from aiofranka_ros.processes import StopRequest
 
 #: How long this process may be silent before the arm holds [s], unless the settings say otherwise. Longer than for the
 #: node, which runs nothing else: garbage collection in a large program can block every thread for this long.
@@ -69,7 +70,14 @@ class RobotInterface(Link):
         loop = asyncio.get_running_loop()
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, "aiofranka_ros-robot")
-        await uninterrupted(loop.run_in_executor(self._worker, self._start))
+        stop = StopRequest()
+        try:
+            await uninterrupted(loop.run_in_executor(self._worker, self._start, stop), on_cancelled=stop.request)
+        except BaseException as error:
+            # A connection from an earlier start stays: the user may try again while a reflex cannot be cleared yet.
+            if isinstance(error, asyncio.CancelledError) or self._driver.client is None:
+                await uninterrupted(self.stop())
+            raise
         self._ticked = asyncio.Event()
         self._schedule_tick(loop, loop.time())
 
@@ -230,15 +238,20 @@ class RobotInterface(Link):
 
     # In the thread that may block.
 
-    def _start(self) -> None:
-        self._driver.activate()
-        client = self._require_active()
-        self._read(client)
-        self._silence.clear()
-        self._heartbeat = threading.Thread(
-            target=self._beat, args=(client,), name="aiofranka_ros-heartbeat", daemon=True
-        )
-        self._heartbeat.start()
+    def _start(self, stop: StopRequest) -> None:
+        connected = self._driver.client is not None
+        try:
+            self._driver.activate(stop)
+            client = self._require_active()
+            self._read(client)
+            self._silence.clear()
+            heartbeat = threading.Thread(target=self._beat, args=(client,), name="aiofranka_ros-heartbeat", daemon=True)
+            heartbeat.start()
+            self._heartbeat = heartbeat
+        except BaseException:
+            if self._driver.active or not connected:
+                self._stop()
+            raise
 
     def _stop(self) -> None:
         try:

@@ -42,9 +42,13 @@ class RosClient:
         self._loop = asyncio.get_running_loop()
         self._context = Context()
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        self.node = rclpy.create_node(
-            f"{name}_{os.getpid()}_{next(_number)}", context=self._context, use_global_arguments=False
-        )
+        try:
+            self.node = rclpy.create_node(
+                f"{name}_{os.getpid()}_{next(_number)}", context=self._context, use_global_arguments=False
+            )
+        except BaseException:
+            self._context.try_shutdown()
+            raise
         self._executor = UrgentFirstExecutor(self.node)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._spin, name="aiofranka_ros-rclpy", daemon=True)
@@ -58,9 +62,11 @@ class RosClient:
         """Leave the graph, for good; calls that wait for an answer, and later ones, raise :class:`.NotStarted`."""
         self._stopping.set()
         self.abandon(NotStarted(_CLOSED))
-        await self._loop.run_in_executor(None, self._close)
+        await self._loop.run_in_executor(None, self.discard)
 
-    def _close(self) -> None:
+    def discard(self) -> None:
+        """Leave the graph; blocks. Also for a client that was never started, or whose constructor fails."""
+        self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
         self._executor.shutdown()

@@ -157,6 +157,16 @@ class RosInterface(Link):
 
     def _connect(self) -> NodeConnection:
         connection = NodeConnection(self.name, self._send_waiting_target, self._on_refused_target)
+        try:
+            self._listen(connection)
+            connection.start()
+        except BaseException:
+            connection.discard()
+            raise
+        return connection
+
+    def _listen(self, connection: NodeConnection) -> None:
+        """Subscribe to what the node publishes."""
         subscribe, in_loop = connection.node.create_subscription, connection.in_loop
         subscribe(TransitionEvent, f"{self.name}/transition_event", in_loop(self._on_transition), 10)
         subscribe(DiagnosticArray, "/diagnostics", in_loop(connection.diagnostics.receive), 10)
@@ -176,8 +186,6 @@ class RosInterface(Link):
         # A separate callback group, because policies wait for the state.
         options = {"callback_group": ReentrantCallbackGroup(), "raw": True}
         subscribe(Float64MultiArray, f"{self.name}/state", receive, qos_profile_sensor_data, **options)
-        connection.start()
-        return connection
 
     async def _bring_up(self, connection: NodeConnection) -> None:
         """:raises FrankaError: the arm is not active; the cause."""

@@ -8,6 +8,7 @@ be called from any thread.
 from __future__ import annotations
 
 import contextlib
+import logging
 import struct
 import threading
 import time
@@ -26,6 +27,8 @@ from aiofranka_ros.control.shared_memory import SharedMemory, fill_motion, motio
 from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, ControlStopped, FrankaError, Interrupted
 from aiofranka_ros.kernels import Array, Numbers, Record
 from aiofranka_ros.processes import NEVER, StopRequest
+
+_log = logging.getLogger(__name__)
 
 #: A target is packed straight into the bytes of the commands: numpy takes some microseconds to look a field up.
 _POSITION, _ORIENTATION, _Q, _TORQUE = (
@@ -199,7 +202,7 @@ class ControlClient:
     def close(self) -> None:
         """End the control process; an active arm stops first. Idempotent, raises nothing but what interrupts it."""
         # Only an active arm needs time, to stop; a process that starts or connects may not hear of the end.
-        patience = _STOP_PATIENCE if self.activation else _IDLE_PATIENCE
+        active = self.activation != 0
         try:
             if self._process is not None:
                 self.update({"activation": 0})
@@ -207,7 +210,8 @@ class ControlClient:
             process, self._process = self._process, None
             shared, self._shared = self._shared, None
             if process is not None:
-                process.close(patience)
+                if not process.close(_STOP_PATIENCE if active else _IDLE_PATIENCE) and active:
+                    _log.warning("the control process did not stop the arm within %g s: killed it", _STOP_PATIENCE)
             if shared is not None:
                 shared.close()
 

@@ -107,16 +107,19 @@ class ProcessHandle:
             self._check_running()
         return message
 
-    def close(self, patience: float) -> None:
+    def close(self, patience: float) -> bool:
         """Close the channel, which makes the process end, and wait until it is gone.
 
         :param patience: how long it may take before it is killed [s].
+        :returns: whether it ended by itself.
         """
         self._channel.close()
         try:
             self._process.wait(patience)
         except subprocess.TimeoutExpired:
-            _log.warning("the control process did not end by itself within %g s and is killed", patience)
+            return False
+        else:
+            return True
         finally:
             self._process.kill()  # Does nothing if it has ended.
             self._process.wait()

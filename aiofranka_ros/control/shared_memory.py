@@ -229,7 +229,11 @@ class SharedMemory:
     def __init__(self, descriptor: int, *, writable: bool = True) -> None:
         self.descriptor = descriptor
         access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-        memory = memoryview(mmap.mmap(descriptor, _total(), access=access))
+        try:
+            memory = memoryview(mmap.mmap(descriptor, _total(), access=access))
+        except BaseException:
+            self.close()
+            raise
         self._words = memory[: 3 * _LINE].cast("Q")
         if self._words[0] != LAYOUT:
             self.close()
@@ -252,9 +256,13 @@ class SharedMemory:
         :raises OSError: the system has no memory for it.
         """
         descriptor = os.memfd_create("aiofranka_ros")
-        os.fchmod(descriptor, 0o600)
-        os.ftruncate(descriptor, _total())
-        os.pwrite(descriptor, LAYOUT.to_bytes(8, sys.byteorder), 0)
+        try:
+            os.fchmod(descriptor, 0o600)
+            os.ftruncate(descriptor, _total())
+            os.pwrite(descriptor, LAYOUT.to_bytes(8, sys.byteorder), 0)
+        except BaseException:
+            os.close(descriptor)
+            raise
         return cls(descriptor)
 
     @classmethod

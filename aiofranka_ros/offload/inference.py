@@ -77,8 +77,12 @@ class CudaInferenceThread:
                 return
             if self._workers is not None and self._workers.alive:
                 raise NotStarted("the thread cannot start again while a call from before stop() still runs")
-            self._workers = Workers("cuda-inference", 1, patience=None)
-            self._workers.add_thread()
+            self._workers = workers = Workers("cuda-inference", 1, patience=None)
+            try:
+                workers.add_thread()
+            except BaseException:
+                workers.close("the inference thread could not start")
+                raise
 
     def stop(self, timeout: float | None = None) -> bool:
         """Fail the calls that have not begun with :exc:`NotStarted`, and wait for the running one. Idempotent.

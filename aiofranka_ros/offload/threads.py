@@ -187,8 +187,13 @@ class Workers:
         """Start one more thread."""
         with self._change:
             thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            thread.start()
-            self._threads.add(thread)
+            self._threads.add(thread)  # First: a thread that runs although the start was interrupted must end, too.
+            try:
+                thread.start()
+            except BaseException:
+                if not thread.is_alive():
+                    self._threads.discard(thread)
+                raise
 
     def _work(self) -> None:
         while (call := self._next()) is not None:

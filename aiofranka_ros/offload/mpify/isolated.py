@@ -207,14 +207,17 @@ class Mpify:
             ``if __name__ == "__main__":``.
         :raises Exception: whatever the factory raised, with the remote traceback as its ``__cause__``.
         """
-        process = self._start(factory, args, kwargs)
-        with ThreadPoolExecutor(1) as thread:  # An event loop may run in this one.
+        # In a thread, because an event loop may run in this one, and because signals interrupt only main threads.
+        with ThreadPoolExecutor(1) as thread:
+            starting = thread.submit(self._start, factory, args, kwargs)
             try:
+                process = starting.result()
                 thread.submit(asyncio.run, process.made(self.start_timeout)).result()
+                return Proxy(process, self.timeout)
             except BaseException:
-                process.stop()
+                if starting.exception() is None:
+                    starting.result().stop()
                 raise
-        return Proxy(process, self.timeout)
 
     async def create(self, factory: Callable[..., Any], *args: Any, **kwargs: Any) -> Proxy:
         """The same without blocking the event loop: ``policy = await mpify.create(make_policy, "checkpoint.pt")``.

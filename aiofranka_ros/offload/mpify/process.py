@@ -76,13 +76,19 @@ class RemoteProcess:
         )
         try:
             process.start()
+            assert process.pid is not None
+            pidfd = os.pidfd_open(process.pid)
         except RuntimeError as error:
             raise RuntimeError(
                 "no process for an isolated object can be started here. Its process imports the script that starts it, "
                 'so a script has to call mpify under `if __name__ == "__main__":`, not while it is imported'
             ) from error
-        assert process.pid is not None
-        return process, os.pidfd_open(process.pid)
+        except BaseException:
+            if process.pid is not None:
+                process.kill()
+                process.join()
+            raise
+        return process, pidfd
 
     # --- Calls
 

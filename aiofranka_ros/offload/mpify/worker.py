@@ -40,8 +40,9 @@ def main(connection: socket.socket, threshold: int, parent: int, log_levels: dic
     :param log_levels: the log levels set in that process, by the logger's name.
     :raises SystemExit: raised by the object; the process ends with that status.
     """
-    # Ctrl-C in a terminal reaches every process of the group, but the user's process decides what it means.
+    # Ctrl-C in a terminal, and its end, reach every process in it, but the user's process decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if sys.stderr is not None:
         faulthandler.enable()
     if isinstance(sys.stdout, io.TextIOWrapper):
