@@ -2,8 +2,8 @@
 
 :func:`start_child` is used by everything that starts the control process or the simulated arm. :class:`StopRequest` is
 used by the main threads of nodes, tools, demo and benchmarks; Python handles signals in main threads only.
-:func:`identity_of` lets a node watch the process of a client; :func:`end_with_parent` is used by processes that must not
-outlive the one that started them.
+:func:`identity_of` lets a node watch the process of a client. :func:`end_with_parent` is used by processes that must
+not outlive the one that started them.
 """
 
 from __future__ import annotations

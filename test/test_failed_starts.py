@@ -14,8 +14,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import rclpy
+from rclpy.context import Context
+from rclpy.exceptions import InvalidServiceNameException
+from rclpy.signals import SignalHandlerOptions
 
-from aiofranka_ros import CudaInferenceThread, FrankaController, RobotInterface, mpify
+from aiofranka_ros import CudaInferenceThread, FrankaController, RobotInterface, RosInterface, mpify
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.errors import CommandRefused, ConnectionFailed, FrankaError
@@ -144,6 +148,26 @@ def test_an_inference_thread_whose_start_is_interrupted_ends(monkeypatch: pytest
     with infer:  # And it can be started again.
         assert infer.running
     assert wait_until(lambda: not before.since())
+
+
+@pytest.mark.unit
+def test_a_client_of_a_node_with_an_impossible_name_leaves_the_graph() -> None:
+    async def start() -> None:
+        with pytest.raises(InvalidServiceNameException):
+            await RosInterface("a name").start(lambda: None, lambda error: None)
+
+    context = Context()
+    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+    observer = rclpy.create_node("observer", context=context, use_global_arguments=False)
+    try:
+        before = Taken()
+        for _ in range(3):
+            asyncio.run(start())
+            assert wait_until(lambda: not before.processes_and_threads())
+        assert wait_until(lambda: [name for name in observer.get_node_names() if "client" in name] == [])
+    finally:
+        observer.destroy_node()
+        context.try_shutdown()
 
 
 def interrupted(number: int, frame: object) -> None:

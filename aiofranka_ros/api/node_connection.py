@@ -229,22 +229,25 @@ class NodeConnection(RosClient):
 
     def __init__(self, name: str, on_settled: Callable[[], None], on_refused_target: Callable[[Refusal], None]) -> None:
         super().__init__("aiofranka_client")
-        self._name, node = name, self.node
-        self._get_state = node.create_client(GetState, f"{name}/get_state")
-        self._change_state = node.create_client(ChangeState, f"{name}/change_state")
-        self._get_parameters = node.create_client(GetParameters, f"{name}/get_parameters")
-        self._move = ActionClient(node, PTPMotion, f"{name}/move")
-        self._presence = Presence(node, name)
-        self.parameters = ParameterQueue(self, name, on_settled)
-        self.diagnostics = NodeDiagnostics(name)
-        self.refusals = RefusalReader(on_refused_target)
-        self._targets = {
-            "ee_desired": node.create_publisher(PoseStamped, f"{name}/ee_desired", 1),
-            "q_desired": node.create_publisher(JointState, f"{name}/q_desired", 1),
-            "torque": node.create_publisher(JointState, f"{name}/torque_desired", 1),
-        }
-        self._target_messages: dict[str, SerializedMessage] = {}
-        self._simulated_time = False
+        with contextlib.ExitStack() as failed:
+            failed.callback(self.discard)
+            self._name, node = name, self.node
+            self._get_state = node.create_client(GetState, f"{name}/get_state")
+            self._change_state = node.create_client(ChangeState, f"{name}/change_state")
+            self._get_parameters = node.create_client(GetParameters, f"{name}/get_parameters")
+            self._move = ActionClient(node, PTPMotion, f"{name}/move")
+            self._presence = Presence(node, name)
+            self.parameters = ParameterQueue(self, name, on_settled)
+            self.diagnostics = NodeDiagnostics(name)
+            self.refusals = RefusalReader(on_refused_target)
+            self._targets = {
+                "ee_desired": node.create_publisher(PoseStamped, f"{name}/ee_desired", 1),
+                "q_desired": node.create_publisher(JointState, f"{name}/q_desired", 1),
+                "torque": node.create_publisher(JointState, f"{name}/torque_desired", 1),
+            }
+            self._target_messages: dict[str, SerializedMessage] = {}
+            self._simulated_time = False
+            failed.pop_all()
 
     async def discover(self) -> None:
         """Wait until the node is on the graph.

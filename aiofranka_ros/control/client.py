@@ -209,11 +209,12 @@ class ControlClient:
         finally:  # Without that command, the arm stops because there are no more heartbeats.
             process, self._process = self._process, None
             shared, self._shared = self._shared, None
-            if process is not None:
-                if not process.close(_STOP_PATIENCE if active else _IDLE_PATIENCE) and active:
+            try:
+                if process is not None and not process.close(_STOP_PATIENCE if active else _IDLE_PATIENCE) and active:
                     _log.warning("the control process did not stop the arm within %g s: killed it", _STOP_PATIENCE)
-            if shared is not None:
-                shared.close()
+            finally:
+                if shared is not None:
+                    shared.close()
 
     def beat(self) -> None:
         """Send a heartbeat; due several times within ``heartbeat_timeout`` while the arm is active."""

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import math
 import numbers
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Coroutine, Generator
@@ -207,16 +208,25 @@ class Mpify:
             ``if __name__ == "__main__":``.
         :raises Exception: whatever the factory raised, with the remote traceback as its ``__cause__``.
         """
-        # In a thread, because an event loop may run in this one, and because signals interrupt only main threads.
+        started: list[RemoteProcess] = []
+        given_up = threading.Event()
+
+        def start() -> None:
+            started.append(self._start(factory, args, kwargs))
+            if given_up.is_set():  # Before there was a process to stop.
+                started[0].stop()
+            else:
+                asyncio.run(started[0].made(self.start_timeout))
+
+        # In a thread, because an event loop may run in this one, and because a signal interrupts only main threads.
         with ThreadPoolExecutor(1) as thread:
-            starting = thread.submit(self._start, factory, args, kwargs)
             try:
-                process = starting.result()
-                thread.submit(asyncio.run, process.made(self.start_timeout)).result()
-                return Proxy(process, self.timeout)
+                thread.submit(start).result()
+                return Proxy(started[0], self.timeout)
             except BaseException:
-                if starting.exception() is None:
-                    starting.result().stop()
+                given_up.set()
+                for process in started:
+                    process.stop()
                 raise
 
     async def create(self, factory: Callable[..., Any], *args: Any, **kwargs: Any) -> Proxy:
