@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python3.x selects the interpreter; ARGS="..." goes to the program of the target.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast faults soak bench bench-quick bench-growth bench-offload bench-two-arms lint format clean
+.PHONY: help setup demo test test-fast stress faults soak bench bench-quick bench-growth bench-offload bench-two-arms lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,11 @@ test: ## lint, types and all tests
 test-fast: ## tests that need neither an arm nor a node, in less than a minute; ARGS=test/test_laws.py
 	@tools/set_up
 	@tools/run tools/check --fast $(ARGS)
+
+COUNT ?= 5
+stress: ## repeat the tests COUNT (5) times and count what fails; ARGS=test/test_shutdown.py; logs in build/stress
+	@tools/set_up
+	@tools/run python -u tools/stress.py --count $(COUNT) $(ARGS)
 
 faults: ## cause faults and check the outcome of each; results in build/faults
 	@tools/set_up

@@ -26,7 +26,7 @@ def compile_kernels(stop: StopRequest = NEVER) -> None:
     stop.check()
     if kernels.compiled() or not kernels.cacheable():
         return
-    _log.info("compiling the control laws, once after an installation: about half a minute")
+    _log.info(kernels.COMPILING)
     command = [sys.executable, "-m", "aiofranka_ros.warm_up", "--parent", str(os.getpid())]
     compiler = start_child(command, stdin=subprocess.DEVNULL, start_new_session=True)
     try:

@@ -30,6 +30,7 @@ from bench.faults.walk import torque_violations
 
 for _module in (
     "processes",
+    "starts",
     "robot",
     "network",
     "system",
@@ -152,6 +153,9 @@ def _parser() -> argparse.ArgumentParser:
         "--messages", type=int, default=defaults.messages, help="how many messages the fuzz test sends [%(default)s]"
     )
     parser.add_argument(
+        "--starts", type=int, default=defaults.starts, help="how many starts are interrupted, e.g. 300 [%(default)s]"
+    )
+    parser.add_argument(
         "--minutes", type=float, default=defaults.minutes, help="how long the random walk takes [%(default)s]"
     )
     parser.add_argument(
@@ -188,7 +192,7 @@ def _run(options: argparse.Namespace, stop: StopRequest) -> int:
     output.mkdir(parents=True, exist_ok=True)
     for log in output.glob("*.node.log"):  # of failures in an earlier run
         log.unlink()
-    amounts = Options(options.seed, options.transitions, options.messages, options.minutes)
+    amounts = Options(options.seed, options.transitions, options.messages, options.minutes, options.starts)
     faults = [FAULTS[name] for name in options.only] if options.only else list(FAULTS.values())
     outcomes: list[Outcome] = []
     try:

@@ -61,12 +61,14 @@ class Options:
     :ivar transitions: how many transitions the lifecycle storm requests.
     :ivar messages: how many messages the fuzz test sends.
     :ivar minutes: how long the random walk takes.
+    :ivar starts: how many starts of a node are interrupted.
     """
 
     seed: int = 1
     transitions: int = 1000
     messages: int = 100_000
     minutes: float = 2.0
+    starts: int = 30
 
 
 class Findings:
