@@ -167,7 +167,7 @@ def test_a_stream_that_begins_far_away_is_refused_if_the_user_prefers_that(
         assert robot.spin_until(lambda: log(text))
         level, values = robot.diagnostics("targets")
         assert level == b"\x01" and "approach_far_streams true" in values["what to do"]
-        assert values["refused: far away"] == "1"
+        assert values["refused: begins far away"] == "1"
         assert np.abs(robot.position - where).max() < 2e-3
         target.pose.position.y += 0.015 - FAR
         robot.publish("ee_desired", target)

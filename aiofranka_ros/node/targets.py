@@ -43,7 +43,7 @@ from aiofranka_ros.ros.warnings import Warnings
 #: Only the newest target counts, and a best-effort subscription matches reliable publishers as well.
 TARGET_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
 #: Reason of refusals by the control process.
-FAR_AWAY = "far away"
+FAR_AWAY = "begins far away"
 #: Most targets that may wait for transforms: each of them is tried again at every tick.
 _MOST_WAITING = 100
 

@@ -130,7 +130,9 @@ REFUSALS = {
     "wrong size": "give seven values",
     "too far away": "plan the trajectory from where the arm is, or move the arm to its first point before",
     "too many points": "use fewer points, or send the trajectory in parts",
-    "far away": "begin where the arm is (~/ee_pose, joint_states), or: ros2 param set {node} approach_far_streams true",
+    "begins far away": "begin where the arm is (~/ee_pose, joint_states), or: "
+    + CTL
+    + " set approach_far_streams true --node {node}",
 }
 #: For all other reasons.
 OTHER_REFUSALS = "see the node's log"
