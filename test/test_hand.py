@@ -20,7 +20,7 @@ from aiofranka_ros.gripper_node.connection import PORT, Hand, Request, SentComma
 from aiofranka_ros.simulation.hand import HandServer, SimulatedHand
 from aiofranka_ros.testing import PATIENCE
 
-HOST = "127.0.0.62"
+HOST = "127.0.0.69"
 OBJECT = 0.03
 
 #: Every request of the protocol, with a different number in each field.

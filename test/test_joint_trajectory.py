@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from time import perf_counter, thread_time
+from time import thread_time
 
 import numpy as np
 import pytest
@@ -536,8 +536,10 @@ def test_a_trajectory_that_lasts_for_years_is_checked_at_once() -> None:
     took = {}
     for duration in (10.0, 2.0**31):
         trajectory = JointTrajectory(np.array([duration]), HOME[np.newaxis] + 0.1)
-        join(trajectory, AT_HOME, 0.0)  # Compiled from now on.
-        begin = perf_counter()
-        assert join(trajectory, AT_HOME, 0.0).duration >= duration
-        took[duration] = perf_counter() - begin
+        times = []
+        for _ in range(5):  # The first one may include a compilation.
+            begin = thread_time()  # Without the time in which this thread does not run.
+            assert join(trajectory, AT_HOME, 0.0).duration >= duration
+            times.append(thread_time() - begin)
+        took[duration] = min(times)
     assert took[2.0**31] < 100.0 * took[10.0], "without a bound, it would be a hundred million times"

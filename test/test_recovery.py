@@ -20,7 +20,7 @@ from aiofranka_ros.node.recovery_action import NAMES
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 from aiofranka_ros.testing import Child, Client, NodeProcess, started, wait_until
 
-ARM = "127.0.0.33"
+ARM = "127.0.0.29"
 #: A simulated arm whose user stop is pressed by one signal and released by another: franka_sim has none.
 SIMULATION = """
 import signal, sys

@@ -134,9 +134,9 @@ def test_processes_are_connected_by_sockets_without_names() -> None:
 
 
 def test_the_lock_of_an_arm_accepts_no_connection() -> None:
-    lock = claim("127.0.0.99")
+    lock = claim("127.0.0.98")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other, pytest.raises(ConnectionRefusedError):
-            other.connect("\0aiofranka_ros/arm/127.0.0.99")
+            other.connect("\0aiofranka_ros/arm/127.0.0.98")
     finally:
         lock.close()

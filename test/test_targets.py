@@ -103,7 +103,7 @@ def test_a_target_that_waited_too_long_is_refused_with_what_was_missing(
     arm: Arm, targets: TargetTopics, send: Send, stamped: bool
 ) -> None:
     send(1, stamped=stamped)
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 60.0
     while not targets.refused and time.monotonic() < deadline:
         targets.try_again()
     assert targets.refused == {"unknown frame": 1}
