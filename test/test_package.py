@@ -368,3 +368,13 @@ def test_no_finally_raises_or_returns_and_so_hides_what_happened(module: str) ->
         if isinstance(inner, kinds)
     ]
     assert lines == []
+
+
+def test_no_two_modules_of_tests_serve_arms_at_the_same_address() -> None:
+    """They may run at the same time, and what one leaves for a moment must not disturb the other."""
+    users: dict[str, set[str]] = {}
+    for path in (ROOT / "test").glob("*.py"):
+        for address in re.findall(r"\b127\.0\.0\.\d+\b", path.read_text()):
+            users.setdefault(address, set()).add(path.name)
+    default = "127.0.0.1"
+    assert not {address: names for address, names in users.items() if len(names) > 1 and address != default}
