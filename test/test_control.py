@@ -21,6 +21,7 @@ from aiofranka_ros.control.records import Mode, MotionStatus, Phase
 from aiofranka_ros.errors import ArmInUse, CommandRefused, ConnectionFailed, ControlProcessDied
 from aiofranka_ros.model import fr3
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm, cpu_for
+from bench.faults.interruption import Interruption
 
 #: Generous: a busy machine makes the simulated arm slower than real time.
 TIMEOUT = 20.0
@@ -120,6 +121,23 @@ def test_the_arm_can_be_activated_any_number_of_times(client):
         run_cycles(client, 50)
         client.deactivate()
     assert client.poll() is None
+
+
+def test_an_activation_that_is_interrupted_is_undone_and_the_next_one_is_not_mistaken_for_it(client, monkeypatch):
+    def interrupt(timeout: float) -> bool:
+        raise Interruption
+
+    with monkeypatch.context() as patched:
+        patched.setattr(client._process, "_receive", interrupt)
+        with pytest.raises(Interruption):
+            client.activate()
+    ended = wait_for_end(client)
+    assert (ended.reason, ended.error) == ("asked", None)
+    assert client.phase is Phase.CONNECTED and client.state()["activation"] == 1
+    client.activate()
+    assert client.phase is Phase.ACTIVE and client.state()["activation"] == client.activation == 2
+    client.deactivate()
+    assert client.phase is Phase.CONNECTED
 
 
 def test_a_move_arrives_and_the_mode_continues_from_there(client):

@@ -172,6 +172,11 @@ class ControlClient:
         except Interrupted:
             self.close()
             raise
+        except BaseException:
+            # The process may still carry the request out; the arm must then be released at once.
+            with contextlib.suppress(ControlProcessDied):
+                self.update({"activation": 0})
+            raise
         return bool(reply["recovered"])
 
     def deactivate(self, timeout: float = 5.0) -> None:
@@ -181,9 +186,12 @@ class ControlClient:
         :raises ControlProcessDied: the control process is gone.
         :raises TimeoutError: the arm was not released in time.
         """
-        if self.phase is not Phase.ACTIVE:
+        if self._shared is None:
             return
-        self.update({"activation": 0})
+        active = self.phase is Phase.ACTIVE
+        self.update({"activation": 0})  # Also for an activation that was interrupted and is still to begin.
+        if not active:
+            return
         ended = {"event": "ended", "activation": self._activation}
         message = self._running.wait(lambda message: ended.items() <= message.items(), timeout, "release the arm")
         if (error := _ended(message).error) is not None:

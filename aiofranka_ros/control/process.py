@@ -5,7 +5,7 @@ state a hundred times a second. While the arm is active, the same thread runs th
 through shared memory. The other side is :mod:`aiofranka_ros.control.client`.
 
 Messages are JSON objects over a Unix socket that keeps their boundaries, so nothing is unpickled. Requests are
-``{"do": name, ...}``; each is answered by ``{"done": name, ...}`` or ``{"failed": name, "error": class, ...}``.
+``{"do": name, "number": n, ...}``; each is answered by ``{"answers": n, ...}``, with ``"error": class`` if it failed.
 Without a request it sends ``{"event": "compiling" | "ready" | "ended" | "warning", ...}``.
 """
 
@@ -46,6 +46,7 @@ class Server:
         self._parent = parent
         self._loop = ControlLoop(shared, parent)
         self._arm: RobotConnection | None = None
+        self._request = 0  # The number of the one that is carried out.
         self._priority = 0  # SCHED_FIFO priority while the arm is active; 0: none, or none was granted.
 
     def prepare(self, priority: int) -> None:
@@ -84,17 +85,17 @@ class Server:
             self._arm.close()
 
     def _answer(self, request: dict[str, Any]) -> None:
-        name = request.pop("do")
+        name, self._request = request.pop("do"), request.pop("number")
         handlers: dict[str, Callable[..., dict[str, Any] | None]] = {
             "connect": self._connect, "activate": self._activate, "set": self._set,
         }  # fmt: skip
         try:
             result = handlers[name](**request)
         except FrankaError as error:
-            self._send(failed=name, **describe(error))
+            self._send(answers=self._request, **describe(error))
         else:
             if result is not None:
-                self._send(done=name, **result)
+                self._send(answers=self._request, **result)
 
     def _connect(self, address: str, cpu: int | None) -> dict[str, Any]:
         self._disconnect()
@@ -136,7 +137,7 @@ class Server:
         def started() -> None:
             nonlocal running
             running = True
-            self._send(done="activate", recovered=recovered)
+            self._send(answers=self._request, recovered=recovered)
 
         try:
             with realtime.real_time(self._priority):

@@ -41,6 +41,7 @@ class ProcessHandle:
     def __init__(self, shared: SharedMemory, priority: int) -> None:
         self._shared = shared
         self._inbox: list[Message] = []
+        self._requests = 0
         self._seen = (0, 0.0)  # The newest version of the state, and when it was first seen [s, monotonic].
         #: See :attr:`.ControlClient.missing`; complete once the process is ready.
         self.missing: list[str] = []
@@ -68,13 +69,16 @@ class ProcessHandle:
         :raises FrankaError: the request failed, or (``ControlProcessDied``) the process is gone.
         :raises TimeoutError: no answer came in time.
         """
+        self._requests = number = self._requests + 1
+        # An answer to a request that was interrupted has no waiter any more.
+        self._inbox = [message for message in self._inbox if "answers" not in message]
         try:
-            self._channel.send(json.dumps({"do": name, **arguments}).encode())
+            self._channel.send(json.dumps({"do": name, "number": number, **arguments}).encode())
         except OSError:
             self._check_alive()
             raise ControlProcessDied("the control process closed its channel") from None
-        reply = self.wait(lambda message: name in (message.get("done"), message.get("failed")), timeout, name, stop)
-        if "failed" in reply:
+        reply = self.wait(lambda message: message.get("answers") == number, timeout, name, stop)
+        if "error" in reply:
             raise exception_from(reply)
         return reply
 
