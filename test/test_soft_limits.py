@@ -110,6 +110,23 @@ def test_an_arm_that_a_target_pushes_against_a_limit_rests_inside_and_never_pass
         assert inside(arm, joint, side) < 0.01, "it was not pushed against its limit"
 
 
+@pytest.mark.parametrize(("payload", "delay"), [(3.0, 0), (0.0, 2), (3.0, 2)])
+@pytest.mark.parametrize(("joint", "side"), LIMITS[:3])
+def test_springs_do_not_oscillate_where_they_are_stiffest(joint, side, payload, delay):
+    arm = Arm(q=near(joint, side, 0.005), payload=payload, delay=delay)
+    arm.commands["mode"], arm.commands["torque_timeout"] = Mode.TORQUE, 10.0
+    arm.run(1)
+    torque = np.zeros(7)
+    torque[joint] = side * fr3.TORQUE_LIMIT[joint]
+    arm.target(target_torque=torque)
+    arm.run(500)
+    fastest = 0.0
+    for _ in range(30):
+        arm.run(10)
+        fastest = max(fastest, abs(float(arm.measured["dq"][0, joint])))
+    assert fastest < 0.02 and inside(arm, joint, side) > 0.0
+
+
 @pytest.mark.parametrize("mode", [Mode.TORQUE, Mode.OSC])
 def test_a_joint_of_a_soft_arm_rests_inside_a_limit_that_was_set(mode):
     upper = fr3.POSITION_UPPER.copy()
