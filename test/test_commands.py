@@ -155,7 +155,7 @@ def test_an_interruption_does_not_keep_the_control_process_from_being_closed() -
     client = ControlClient()
     with SharedMemory.create() as memory:
         client._shared = memory
-        client._process = SimpleNamespace(close=lambda: closed.append(True))  # type: ignore[assignment]
+        client._process = SimpleNamespace(close=lambda patience: not closed.append(True))  # type: ignore[assignment]
         client.update({"activation": 1})
         interrupt_next_write(memory.commands)
         with pytest.raises(Interruption):

@@ -210,7 +210,7 @@ class ControlClient:
     def close(self) -> None:
         """End the control process; an active arm stops first. Idempotent, raises nothing but what interrupts it."""
         # Only an active arm needs time, to stop; a process that starts or connects may not hear of the end.
-        active = self.activation != 0
+        active = self.activation != 0 or self.phase is Phase.ACTIVE
         try:
             if self._process is not None:
                 self.update({"activation": 0})
