@@ -32,6 +32,8 @@ from launch.substitutions import Command, LaunchConfiguration, PythonExpression
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from aiofranka_ros.arm.setting_table import SETTINGS
+from aiofranka_ros.ros.launch_arguments import check
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 SHARE = get_package_share_directory("aiofranka_ros")
@@ -45,6 +47,7 @@ def generate_launch_description() -> LaunchDescription:
     """Entry point of ``ros2 launch``."""
     return LaunchDescription(
         [
+            OpaqueFunction(function=_check_arguments),
             DeclareLaunchArgument(
                 "robot_ip",
                 default_value="sim",
@@ -122,6 +125,12 @@ def generate_launch_description() -> LaunchDescription:
             ),
         ]
     )
+
+
+def _check_arguments(context: LaunchContext) -> None:
+    """Refuse arguments that do not exist, which launch would ignore."""
+    declared = [argument.name for argument in generate_launch_description().get_launch_arguments()]
+    check(__file__, context.launch_configurations, declared, [setting.name for setting in SETTINGS])
 
 
 def _node(context: LaunchContext) -> list[LaunchDescriptionEntity]:

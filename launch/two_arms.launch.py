@@ -12,18 +12,31 @@ from __future__ import annotations
 import os
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription
+from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 
-from launch import LaunchDescription, LaunchDescriptionEntity
+from aiofranka_ros.arm.setting_table import SETTINGS
+from aiofranka_ros.ros.launch_arguments import check
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
+#: Arguments that each arm has, with its side's name before them.
+_OF_ONE_ARM = ("robot_ip", "namespace", "arm_prefix")
 BRINGUP = os.path.join(get_package_share_directory("aiofranka_ros"), "launch", "bringup.launch.py")
 
 
 def generate_launch_description() -> LaunchDescription:
     """Entry point of ``ros2 launch``."""
-    return LaunchDescription([*_arm("left"), *_arm("right")])
+    return LaunchDescription([OpaqueFunction(function=_check_arguments), *_arm("left"), *_arm("right")])
+
+
+def _check_arguments(context: LaunchContext) -> None:
+    """Refuse arguments that do not exist, which launch would ignore."""
+    one_arm = PythonLaunchDescriptionSource(BRINGUP).get_launch_description(context)
+    # Those of both arms; the others are in _arm, with the side's name.
+    shared = {argument.name for argument in one_arm.get_launch_arguments()} - set(_OF_ONE_ARM)
+    own = [f"{side}_{name}" for side in ("left", "right") for name in _OF_ONE_ARM]
+    check(__file__, context.launch_configurations, [*own, *sorted(shared)], [setting.name for setting in SETTINGS])
 
 
 def _arm(side: str) -> list[LaunchDescriptionEntity]:

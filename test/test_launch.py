@@ -7,6 +7,7 @@ other tests of this package start the same nodes without launch files.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -19,6 +20,9 @@ import pytest
 import yaml
 from common import ROOT
 
+from aiofranka_ros.arm.setting_table import SETTINGS
+from aiofranka_ros.errors import ConfigurationError
+from aiofranka_ros.ros.launch_arguments import check
 from aiofranka_ros.testing import PATIENCE, Child, Client, alive, descendants, wait_until
 
 LAUNCH_FILE = ROOT / "launch" / "bringup.launch.py"
@@ -87,6 +91,41 @@ def test_the_launch_file_of_two_arms_passes_arguments_that_the_file_of_one_arm_d
     )
     names = {ast.literal_eval(key) for key in own.keys if key is not None}
     assert names == {"robot_ip", "namespace", "arm_prefix"} and names <= declared().keys()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("file", "given", "message"),
+    [
+        (
+            "bringup.launch.py",
+            "robt_ip",
+            "there is no argument of bringup.launch.py called 'robt_ip'; did you mean 'robot_ip'",
+        ),
+        ("bringup.launch.py", "colour", "there is no argument of bringup.launch.py called 'colour'; there are: "),
+        ("bringup.launch.py", "kp", "kp is a parameter of the node, not an argument of bringup.launch.py"),
+        # The file is included by another one, whose arguments it does not know.
+        ("my_cell.launch.py", "robt_ip", "did you mean 'robot_ip'"),
+        ("my_cell.launch.py", "kp", ""),
+        ("my_cell.launch.py", "colour", ""),
+        ("two_arms.launch.py", "left_robot_ip", ""),
+        ("bringup.launch.py", "mode", ""),
+    ],
+)
+def test_an_argument_that_does_not_exist_is_refused_with_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, file: str, given: str, message: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ros2", "launch", "aiofranka_ros", file, f"{given}:=1"])
+    parameters = [setting.name for setting in SETTINGS]
+    refused = contextlib.nullcontext() if not message else pytest.raises(ConfigurationError, match=message)
+    with refused:
+        check(str(LAUNCH_FILE), [given], ARGUMENTS, parameters)
+
+
+@pytest.mark.unit
+def test_no_argument_of_the_launch_files_is_taken_for_one_of_another() -> None:
+    others = [f"{side}_{name}" for side in ("left", "right") for name in ("robot_ip", "namespace", "arm_prefix")]
+    check(str(LAUNCH_FILE), [*others, *ARGUMENTS], ARGUMENTS, [])
 
 
 @pytest.mark.unit
@@ -164,6 +203,17 @@ def test_launching_brings_up_an_active_node_in_its_namespace_and_ctrl_c_ends_it(
         os.kill(pid, signal.SIGINT)
     assert launch.process.wait(PATIENCE) == 0, launch.log
     assert not [pid for pid in children if alive(pid)]
+
+
+@needs_launch
+@pytest.mark.parametrize("argument", ["robt_ip:=sim", "move_velocity:=[0.3]"])
+def test_a_launch_with_an_argument_that_does_not_exist_starts_nothing(prefix: Path, argument: str) -> None:
+    launch = Launch(prefix, argument)
+    try:
+        assert launch.process.wait(PATIENCE) == 1, launch.log
+        assert "argument" in launch.log and "connecting" not in launch.log
+    finally:
+        launch.close()
 
 
 @needs_launch
