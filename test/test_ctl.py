@@ -135,7 +135,7 @@ def test_an_arm_that_is_held_refuses_a_move_until_it_is_released_and_then_arrive
     status, printed = ctl("hold")
     assert status == 0 and "held" in printed
     status, printed = ctl("move", "home")
-    assert status == 1 and "rejected the move" in printed and "ctl release" in printed
+    assert status == 1 and "refused it: the arm is held" in printed and "ctl release" in printed
     status, printed = ctl("status")
     assert status == 0 and "the arm holds: asked" in printed and "ctl release" in printed
     assert ctl("release")[0] == 0

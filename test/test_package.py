@@ -192,6 +192,22 @@ def test_library_code_neither_prints_nor_exits() -> None:
     assert not calls
 
 
+def test_messages_name_no_command_that_only_a_distribution_has() -> None:
+    """``ros2 run`` and ``ros2 launch`` start this package's programs; ``ctl`` does the rest everywhere."""
+    found = []
+    for module in MODULES:
+        tree = tree_of(module)
+        documented = [node for node in ast.walk(tree) if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))]
+        docstrings = {ast.get_docstring(node, clean=False) for node in documented}
+        for node in ast.walk(tree):
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            if text not in docstrings and re.search(
+                r"\bros2 (param|lifecycle|service|action|topic|node|doctor)\b", text
+            ):
+                found.append(f"{module}: {text}")
+    assert not found
+
+
 # --- What it installs
 
 

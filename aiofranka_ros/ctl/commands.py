@@ -17,6 +17,8 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from franka_msgs.action import ErrorRecovery, PTPMotion
 
 from aiofranka_ros.ctl.client import Failed, NodeClient
+from aiofranka_ros.ros.clients import Presence
+from aiofranka_ros.ros.refusals import QOS, TOPIC, RefusalReader
 from aiofranka_ros.text import unknown
 
 #: The state that each transition begins in, and the one it leads to.
@@ -105,11 +107,9 @@ def get_parameters(client: NodeClient, names: Sequence[str]) -> dict[str, Any]:
 
 def recover(client: NodeClient) -> str:
     """Clear a reflex and activate the arm where it is."""
-    action = client.action(ErrorRecovery, f"{client.name}/error_recovery")
-    client.wait(action.server_is_ready, f"{client.name} has no action error_recovery", _DISCOVERY)
     client.statuses.clear()
-    handle = client.result(action.send_goal_async(ErrorRecovery.Goal()), "no answer from error_recovery")
-    if not handle.accepted or client.outcome(handle).status != GoalStatus.STATUS_SUCCEEDED:
+    handle = _send(client, ErrorRecovery, "error_recovery", ErrorRecovery.Goal())
+    if client.outcome(handle).status != GoalStatus.STATUS_SUCCEEDED:
         raise Failed(f"{client.name} could not recover: {_trouble(client)}")
     return f"{client.name} is active and holds"
 
@@ -120,16 +120,11 @@ def move(client: NodeClient, q: Sequence[float], velocity: float | None) -> str:
     :param q: goal [rad] (7,).
     :param velocity: largest velocity of every joint [rad/s]; ``None``: that of the node.
     """
-    action = client.action(PTPMotion, f"{client.name}/move")
-    client.wait(action.server_is_ready, f"{client.name} has no action move", _DISCOVERY)
     goal = PTPMotion.Goal(
         goal_joint_configuration=[float(value) for value in q],
         maximum_joint_velocities=[] if velocity is None else [velocity] * 7,
     )
-    client.statuses.clear()
-    handle = client.result(action.send_goal_async(goal), "no answer from move")
-    if not handle.accepted:
-        raise Failed(f"{client.name} rejected the move: {_refusal(client)}")
+    handle = _send(client, PTPMotion, "move", goal)
     try:
         outcome = client.outcome(handle, _LONGEST_MOVE)
     except BaseException:
@@ -139,6 +134,21 @@ def move(client: NodeClient, q: Sequence[float], velocity: float | None) -> str:
     if outcome.status != GoalStatus.STATUS_SUCCEEDED:
         raise Failed(f"the move did not arrive: {outcome.result.error_message or 'the node gave no reason'}")
     return "arrived"
+
+
+def _send(client: NodeClient, kind: Any, name: str, goal: Any) -> Any:
+    """The handle of a goal that the node has accepted; it ends with this process."""
+    action = client.action(kind, f"{client.name}/{name}")
+    client.wait(action.server_is_ready, f"{client.name} has no action {name}", _DISCOVERY)
+    presence, refusals = Presence(client.node, client.name), RefusalReader()
+    client.node.create_subscription(DiagnosticStatus, f"{client.name}/{TOPIC}", refusals.receive, QOS)
+    goal_id = presence.goal_id()
+    handle = client.result(action.send_goal_async(goal, goal_uuid=goal_id), f"no answer from {name}")
+    if not handle.accepted:
+        number = bytes(goal_id.uuid)
+        client.spin_until(lambda: refusals.why(number), _DIAGNOSTICS)
+        raise Failed(f"{client.name} refused it: {refusals.why(number) or 'its log says why'}")
+    return handle
 
 
 def status(client: NodeClient) -> dict[str, Any]:
@@ -173,19 +183,14 @@ LEVELS = {
 
 def _trouble(client: NodeClient) -> str:
     """What the node reports as wrong with its robot, and what to do about it."""
-    return _wrong(client, "robot", lambda level: level != DiagnosticStatus.OK)
 
+    def reported() -> bool:
+        return "robot" in client.statuses and client.statuses["robot"].level != DiagnosticStatus.OK
 
-def _refusal(client: NodeClient) -> str:
-    """Why the node has refused a goal, and what to do about it."""
-    return _wrong(client, "targets", lambda level: level != DiagnosticStatus.OK)
-
-
-def _wrong(client: NodeClient, name: str, is_wrong: Any) -> str:
-    if not client.spin_until(lambda: name in client.statuses and is_wrong(client.statuses[name].level), _DIAGNOSTICS):
+    if not client.spin_until(reported, _DIAGNOSTICS):
         return "its log says why"
-    remedy = client.value(name, "what to do")
-    return client.statuses[name].message + (f" ({remedy})" if remedy else "")
+    remedy = client.value("robot", "what to do")
+    return client.statuses["robot"].message + (f" ({remedy})" if remedy else "")
 
 
 def parsed(text: str) -> Any:

@@ -15,6 +15,7 @@ from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.arm.moves import Mover
 from aiofranka_ros.control.records import Hold
 from aiofranka_ros.kernels import Record
+from aiofranka_ros.ros.conditions import CTL
 
 #: What controls an arm that is held, for the diagnostics.
 HOLDER = "~/hold"
@@ -27,6 +28,7 @@ class HoldServices:
         self._node = node
         self._driver = driver
         self._mover = mover
+        self._name = node.get_fully_qualified_name()
         self._cause = ""
         node.create_service(Trigger, "~/hold", self._on_hold)
         node.create_service(Trigger, "~/release", self._on_release)
@@ -34,7 +36,7 @@ class HoldServices:
     @property
     def reason(self) -> str:
         """Why the arm is held, as a sentence; empty if it is not."""
-        return f"the arm is held: {self._cause}; to end it, call ~/release" if self._cause else ""
+        return f"the arm is held: {self._cause}; to end it: {CTL} release --node {self._name}" if self._cause else ""
 
     def apply(self) -> None:
         """Pass the present hold on to the control process, which may be a new one."""

@@ -2,9 +2,7 @@
 
 ROS tells the client of a refused goal nothing but that, and the publisher of a refused target nothing at all. The nodes
 publish the reason here, in their one thread: for every goal, and for targets rarely. ``RosInterface`` and RViz's tools
-read it with :class:`RefusalReader`. A person can, too, also later::
-
-    ros2 topic echo --qos-durability transient_local /aiofranka/refusals
+read it with :class:`RefusalReader`, and so does ``ctl``. The last ones remain readable.
 """
 
 from __future__ import annotations
