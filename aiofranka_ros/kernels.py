@@ -32,9 +32,6 @@ import numpy.typing as npt
 from numba import njit, typeof
 from numba.extending import is_jitted
 
-#: What a start says that takes long because :func:`compiled` is false.
-COMPILING = "compiling the control kernels, once after an installation or a change: this takes about 20 s"
-
 _PACKAGE = Path(__file__).parent
 #: Imports from this package, over several lines too: from where, and what. No module of it has imports of another form.
 _IMPORT = re.compile(rf"^[ \t]*from ({_PACKAGE.name}[\w.]*) import (\((?:[^)#]|#.*)*\)|.*)", re.MULTILINE)

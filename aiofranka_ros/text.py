@@ -10,6 +10,8 @@ import difflib
 import itertools
 from collections.abc import Iterable
 
+#: What a start reports that takes long because :func:`.kernels.compiled` is false; clients look for it in diagnostics.
+COMPILING = "compiling the control kernels, once after an installation or a change: this takes about 20 s"
 #: Characters of one text, and number of texts, that a message quotes.
 _LONGEST, _MOST = 60, 5
 

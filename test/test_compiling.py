@@ -13,8 +13,9 @@ from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.law import cholesky
 from aiofranka_ros.errors import ConnectionFailed
-from aiofranka_ros.kernels import COMPILING, _places
+from aiofranka_ros.kernels import _places
 from aiofranka_ros.node.diagnostics import Diagnosis
+from aiofranka_ros.text import COMPILING
 
 
 @pytest.fixture

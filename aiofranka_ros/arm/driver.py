@@ -24,9 +24,9 @@ from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.compilation import compile_kernels
 from aiofranka_ros.control.records import RobotSetting
 from aiofranka_ros.errors import CommandRefused, ConnectionFailed, ControlProcessDied, ControlStopped, FrankaError
-from aiofranka_ros.kernels import COMPILING
 from aiofranka_ros.processes import NEVER, StopRequest
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm, cpu_for
+from aiofranka_ros.text import COMPILING
 
 _log = logging.getLogger(__name__)
 

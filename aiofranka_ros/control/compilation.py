@@ -12,6 +12,7 @@ import sys
 
 from aiofranka_ros import kernels
 from aiofranka_ros.processes import NEVER, WAIT_STEP, StopRequest, start_child
+from aiofranka_ros.text import COMPILING
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ def compile_kernels(stop: StopRequest = NEVER) -> None:
     stop.check()
     if kernels.compiled() or not kernels.cacheable():
         return
-    _log.info(kernels.COMPILING)
+    _log.info(COMPILING)
     command = [sys.executable, "-m", "aiofranka_ros.warm_up", "--parent", str(os.getpid())]
     compiler = start_child(command, stdin=subprocess.DEVNULL, start_new_session=True)
     try:

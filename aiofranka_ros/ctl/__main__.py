@@ -18,13 +18,12 @@ from rich.console import Console
 from aiofranka_ros.ctl import commands
 from aiofranka_ros.ctl.client import Failed, NodeClient
 from aiofranka_ros.errors import Interrupted
-from aiofranka_ros.kernels import COMPILING
-from aiofranka_ros.model.fr3 import HOME, READY
 from aiofranka_ros.processes import StopRequest
+from aiofranka_ros.text import COMPILING
 
 #: Colours of the levels of diagnostics.
 _COLOURS = {"OK": "green", "WARN": "yellow", "ERROR": "bold red", "STALE": "magenta"}
-_POSES = {"home": HOME, "ready": READY}
+_POSES = ("home", "ready")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -131,7 +130,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _goal(parser: argparse.ArgumentParser, words: list[str]) -> list[float]:
     """The joint positions [rad] (7,) that were written as numbers or as a name."""
     if len(words) == 1 and words[0] in _POSES:
-        return [float(value) for value in _POSES[words[0]]]
+        from aiofranka_ros.model import fr3  # Takes a second, which no other command needs.
+
+        return list(map(float, getattr(fr3, words[0].upper())))
     try:
         goal = [float(word) for word in words]
     except ValueError:

@@ -35,7 +35,7 @@ from aiofranka_ros.errors import (
     ControlStopped,
     SimulationError,
 )
-from aiofranka_ros.kernels import COMPILING, Array, Record
+from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.node.hold import HOLDER, HoldServices
 from aiofranka_ros.node.targets import TargetTopics
 from aiofranka_ros.ros.actions import Actions
@@ -50,6 +50,7 @@ from aiofranka_ros.ros.conditions import (
     robot_error_remedy,
     status,
 )
+from aiofranka_ros.text import COMPILING
 
 #: Slower responses than this leave the robot's network too little of the millisecond [s].
 _SLOW_RESPONSE = 0.5e-3
