@@ -11,6 +11,7 @@ import pytest
 from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.client import ControlClient
+from aiofranka_ros.control.compilation import report_compiling
 from aiofranka_ros.control.law import cycle
 from aiofranka_ros.errors import ConnectionFailed
 from aiofranka_ros.kernels import _places
@@ -46,6 +47,7 @@ def test_a_start_that_has_to_compile_says_so_in_log_and_diagnostics_and_the_next
         messages.append(Diagnosis("/arm").loop(client, client.state(), "").message)
 
     # Nothing listens at that address, so the start ends after the compilation.
+    report_compiling.cache_clear()
     driver = Driver(ArmSettings(robot_ip="127.9.9.9", realtime_priority=0), on_compiling=on_compiling)
     for _ in range(2):
         with caplog.at_level(logging.WARNING), pytest.raises(ConnectionFailed):

@@ -20,10 +20,11 @@ from aiofranka_ros.api.attributes import ASSIGNABLE, Attributes, array, position
 from aiofranka_ros.api.competition import PAUSE
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted
 from aiofranka_ros.arm.settings import SETTING_NAMES
+from aiofranka_ros.control.compilation import report_compiling
 from aiofranka_ros.control.records import Approach
 from aiofranka_ros.control.snapshot import distance_text
 from aiofranka_ros.errors import ConfigurationError, FrankaError
-from aiofranka_ros.kernels import Array
+from aiofranka_ros.kernels import Array, compiled
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.kinematics import control_frame
 from aiofranka_ros.offload.guard import Guard
@@ -373,6 +374,8 @@ def _positive(name: str, value: Any, unit: str) -> float:
 
 def _warm_up() -> None:
     """Load or compile the kernels that targets need; in the event loop, that would block it for seconds."""
+    if not compiled():
+        report_compiling()
     control_frame(HOME)
     position_and_quaternion("a pose", np.eye(4))
 

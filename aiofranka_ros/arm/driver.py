@@ -21,12 +21,11 @@ from typing import Any
 from aiofranka_ros.arm import limit_checks
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.client import ControlClient
-from aiofranka_ros.control.compilation import compile_kernels
+from aiofranka_ros.control.compilation import compile_kernels, report_compiling
 from aiofranka_ros.control.records import RobotSetting
 from aiofranka_ros.errors import CommandRefused, ConnectionFailed, ControlProcessDied, ControlStopped, FrankaError
 from aiofranka_ros.processes import NEVER, StopRequest
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm, cpu_for
-from aiofranka_ros.text import COMPILING
 
 _log = logging.getLogger(__name__)
 
@@ -123,8 +122,7 @@ class Driver:
         return recovered
 
     def _report_compiling(self) -> None:
-        # A warning, because scripts without a configured log see those alone, and wonder what takes so long.
-        _log.warning(COMPILING)
+        report_compiling()
         self._on_compiling()
 
     def set_robot(self, setting: RobotSetting, *values: Any) -> None:

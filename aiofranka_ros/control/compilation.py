@@ -5,6 +5,7 @@ Used by what drives an arm and by RViz's tools, in their threads, before they lo
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import subprocess
@@ -17,6 +18,12 @@ from aiofranka_ros.text import COMPILING
 _log = logging.getLogger(__name__)
 
 
+@functools.cache
+def report_compiling() -> None:
+    """Log, once in a process, why the start takes long; a warning, because scripts without a configured log see it."""
+    _log.warning(COMPILING)
+
+
 def compile_kernels(stop: StopRequest = NEVER) -> None:
     """Fill the cache with all kernels; does nothing if it has those of the loaded modules, or if nothing can be kept.
 
@@ -27,7 +34,7 @@ def compile_kernels(stop: StopRequest = NEVER) -> None:
     stop.check()
     if kernels.compiled() or not kernels.cacheable():
         return
-    _log.info(COMPILING)
+    report_compiling()
     command = [sys.executable, "-m", "aiofranka_ros.warm_up", "--parent", str(os.getpid())]
     compiler = start_child(command, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
