@@ -80,7 +80,9 @@ class Actions:
         With the node's parameter ``goals_outlive_clients`` it may always. May be called often.
         """
         reason = self._clients.why_gone(_id_of(handle))
-        return "" if reason and self._node.get_parameter("goals_outlive_clients").value else reason
+        if not reason or self._node.get_parameter("goals_outlive_clients").value:
+            return ""
+        return f"{reason}; the parameter goals_outlive_clients would let its goals continue"
 
     def refuse(self, what: str, error: InvalidTarget, goal_id: bytes = b"") -> None:
         """Count, log and report a refused goal, or another request for motion.
