@@ -9,14 +9,17 @@ from __future__ import annotations
 import enum
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from aiofranka_ros.errors import ConfigurationError
-from aiofranka_ros.text import nearest
+from aiofranka_ros.text import brief, nearest
+
+#: Most elements of a wrong value that are looked at for a message.
+_MOST_QUOTED = 100
 
 Value: TypeAlias = "bool | str | int | float | tuple[float, ...]"
 #: A bound for a scalar or for all elements of an array, or one bound for each element.
@@ -136,7 +139,7 @@ class Setting:
             valid = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not valid:
             near = nearest(value, self.choices) if isinstance(value, str) else None
-            raise self._refusal(f"is {value!r}" + (f" (did you mean {near!r}?)" if near else ""))
+            raise self._refusal(f"is {_quoted(value)}" + (f" (did you mean {near!r}?)" if near else ""))
         if isinstance(self.default, (bool, str)):
             return value
         if not math.isfinite(value) or not self.low <= value <= self.high:  # type: ignore[operator]
@@ -151,13 +154,13 @@ class Setting:
         return bool(text.strip()) and (not self.choices or text in self.choices)
 
     def _parse_array(self, value: Any) -> np.ndarray:
-        if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-            raise self._refusal(f"is {value!r}")
+        if isinstance(value, (str, bytes)) or not isinstance(value, Sized) or not isinstance(value, Iterable):
+            raise self._refusal(f"is {_quoted(value)}")
+        if len(value) != self.size:
+            raise self._refusal(f"has {len(value)} values")
         elements = list(value)
         if any(isinstance(element, bool) or not isinstance(element, (int, float)) for element in elements):
-            raise self._refusal(f"is {elements!r}")
-        if len(elements) != self.size:
-            raise self._refusal(f"has {len(elements)} values")
+            raise self._refusal(f"is {_quoted(elements)}")
         array = np.array(elements, dtype=float)
         low, high = np.broadcast_to(self.low, self.size), np.broadcast_to(self.high, self.size)
         for index in np.flatnonzero(~np.isfinite(array) | (array < low) | (array > high)):
@@ -166,6 +169,13 @@ class Setting:
 
     def _refusal(self, what: str) -> ConfigurationError:
         return ConfigurationError(f"{self.name} {what}; allowed: {self.range}")
+
+
+def _quoted(value: Any) -> str:
+    """What it is, for a message; brief, whatever a client has sent."""
+    if isinstance(value, str):
+        return repr(brief(value))
+    return brief(repr(value[:_MOST_QUOTED] if isinstance(value, (bytes, Sequence)) else value))
 
 
 def _bound(value: Bound) -> str:

@@ -31,6 +31,8 @@ def listed(texts: Iterable[str], most: int = _MOST) -> str:
 
 def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str | None:
     """The one of ``known`` that is most similar to ``name``, at least by ``similarity`` (0 to 1); ``None``: none is."""
+    if len(name) > _LONGEST:  # Finding out takes the longer, the longer it is.
+        return None
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=similarity)), None)
 
 

@@ -22,6 +22,7 @@ from aiofranka_ros.control.records import COMMANDS, Mode
 from aiofranka_ros.errors import ConfigurationError
 from aiofranka_ros.model import kinematics
 from aiofranka_ros.node.parameters import Parameters
+from aiofranka_ros.ros.descriptors import ExplainedParameters
 from aiofranka_ros.setting import Effect, Setting, Stage
 
 pytestmark = pytest.mark.unit
@@ -205,3 +206,28 @@ def test_every_parameter_describes_itself(node: Node, parameters: Parameters) ->
         assert descriptor.description == setting.text
         assert setting.range.lower() in descriptor.additional_constraints.lower()
         assert descriptor.read_only == (setting.locked_from is Stage.STARTED)
+
+
+def test_all_values_can_be_sent_back_unchanged_also_those_that_cannot_change_now() -> None:
+    """As ``ros2 param load`` does with a dump of all parameters."""
+    context = Context()
+    rclpy.init(context=context)
+    node = ExplainedParameters("dump", context=context, use_global_arguments=False)
+    try:
+        Parameters(node, lambda: Stage.ACTIVE)
+        dump = {name: node.get_parameter(name).value for name in (*BY_NAME, "use_sim_time")}
+        assert change(node, **dump) == ""
+        assert not [name for name, value in dump.items() if change(node, **{name: value})]
+        locked = [setting for setting in SETTINGS if setting.locked_from is not None and setting.choices == ()]
+        assert locked
+        for setting in locked:
+            value = setting.default
+            other = {bool: lambda v: not v, str: lambda v: f"{v}x", int: lambda v: v + 1, float: lambda v: v * 1.01}
+            if isinstance(value, tuple):
+                value = [*value[:-1], value[-1] * 0.5 + 1e-3]
+            else:
+                value = other[type(value)](value)
+            assert "can be" in change(node, **{**dump, setting.name: value}), setting.name
+    finally:
+        node.destroy_node()
+        context.try_shutdown()

@@ -18,7 +18,7 @@ from rclpy.parameter import Parameter
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.arm.settings import RANGES, ArmSettings
 from aiofranka_ros.errors import ConfigurationError
-from aiofranka_ros.ros.descriptors import describe
+from aiofranka_ros.ros.descriptors import describe, same
 from aiofranka_ros.setting import Stage
 
 _SETTINGS = {setting.name: setting for setting in SETTINGS}
@@ -71,7 +71,8 @@ class Parameters(ArmSettings):
             self.check_together(values | {change.name: change.value for change in ours})
             for change in ours if not self._declaring else ():
                 setting = _SETTINGS[change.name]
-                if setting.locked_from is not None and self._reached() >= setting.locked_from:
+                locked = setting.locked_from is not None and self._reached() >= setting.locked_from
+                if locked and not same(change.value, self._node.get_parameter(change.name).value):
                     raise ConfigurationError(f"{change.name} can be changed {setting.changeable}")
         except ConfigurationError as error:
             return SetParametersResult(successful=False, reason=str(error))

@@ -35,6 +35,7 @@ from aiofranka_ros.errors import GoalMissed, InvalidTarget, MoveFailed, MoveRepl
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.names import CONTROLLER, ArmNames
 from aiofranka_ros.ros.actions import Actions, Ending, at_intervals
+from aiofranka_ros.ros.bounded import bounded
 from aiofranka_ros.ros.cdr import NANOSECONDS, nanoseconds
 from aiofranka_ros.ros.messages import WRONG_JOINTS, joint_order
 from aiofranka_ros.text import brief
@@ -61,9 +62,13 @@ class TrajectoryAction:
         self._actions = actions
         self._mover = mover
         self._names = names
-        actions.serve(FollowJointTrajectory, [_ACTION], self._check, self._pursue, title="follow_joint_trajectory")
+        actions.serve(
+            FollowJointTrajectory, [_ACTION], self._check, self._pursue,
+            title="follow_joint_trajectory", longest_list=MOST_POINTS,
+        )  # fmt: skip
         # Reliable, because a trajectory is sent once. Depth 1: only the newest one counts.
-        node.create_subscription(TrajectoryMessage, _TOPIC, self._on_message, QoSProfile(depth=1))
+        message = bounded(TrajectoryMessage, MOST_POINTS)
+        node.create_subscription(message, _TOPIC, self._on_message, QoSProfile(depth=1))
 
     def _check(self, goal: FollowJointTrajectory.Goal) -> Plan[TrajectoryGoal]:
         """:raises InvalidTarget: the goal is refused."""

@@ -20,6 +20,7 @@ from rclpy.qos import QoSProfile
 from rclpy.task import Future
 
 from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.ros.bounded import bounded_action
 from aiofranka_ros.ros.clients import GoalClients
 from aiofranka_ros.ros.refusals import RefusalTopic
 from aiofranka_ros.ros.warnings import Warnings
@@ -103,6 +104,7 @@ class Actions:
         *,
         title: str = "",
         cancellable: bool = True,
+        longest_list: int = 100,
     ) -> None:
         """Serve an action under each of ``names``.
 
@@ -111,6 +113,8 @@ class Actions:
         :param pursue: pursues one goal. It looks at ``handle.is_cancel_requested`` and :meth:`why_abandoned` by itself.
         :param title: what log messages call the action; by default its first name.
         :param cancellable: whether requests to cancel a goal are accepted.
+        :param longest_list: how long lists of a goal may be; ``check`` refuses longer ones, which are cut, see
+            :mod:`aiofranka_ros.ros.bounded`.
         """
         title = title or names[0]
         checked: Any = None
@@ -149,9 +153,10 @@ class Actions:
         def on_cancel(handle: ServerGoalHandle) -> CancelResponse:
             return CancelResponse.ACCEPT if cancellable else CancelResponse.REJECT
 
+        bounded_kind = bounded_action(kind, longest_list)
         for name in names:
             server = _Server(
-                self._clients, self._node, kind, name, execute, cancel_callback=on_cancel,
+                self._clients, self._node, bounded_kind, name, execute, cancel_callback=on_cancel,
                 goal_callback=partial(on_goal, name), handle_accepted_callback=partial(on_accepted, name),
                 goal_service_qos_profile=_KEPT, result_service_qos_profile=_KEPT, cancel_service_qos_profile=_KEPT,
             )  # fmt: skip

@@ -34,6 +34,8 @@ _LITTLE_ENDIAN, _BODY = b"\x00\x01", 4
 #: their length, aligned to four bytes.
 _FRAME, _COUNT = 12, struct.Struct("<I")
 _TIME_AND_COUNT, _POSE = struct.Struct("<iII"), struct.Struct("<7d")
+#: Most bytes of a target: ten times what one with long names has.
+_LARGEST = 10_000
 #: What reading a damaged message raises.
 _UNREADABLE = (struct.error, RuntimeError, UnicodeDecodeError, MemoryError)
 
@@ -77,8 +79,9 @@ class JointValues(NamedTuple):
 def read_pose(data: bytes) -> PoseValues:
     """Read a serialized ``PoseStamped``.
 
-    :raises InvalidTarget: it is something else.
+    :raises InvalidTarget: it is something else, or too large.
     """
+    _check_size(data)
     try:
         if data[:2] == _LITTLE_ENDIAN:
             seconds, rest, length = _TIME_AND_COUNT.unpack_from(data, _BODY)
@@ -97,8 +100,9 @@ def read_pose(data: bytes) -> PoseValues:
 def read_joints(data: bytes) -> JointValues:
     """Read a serialized ``JointState``.
 
-    :raises InvalidTarget: it is something else.
+    :raises InvalidTarget: it is something else, or too large.
     """
+    _check_size(data)
     try:
         if data[:2] == _LITTLE_ENDIAN:
             seconds, rest, length = _TIME_AND_COUNT.unpack_from(data, _BODY)
@@ -126,6 +130,11 @@ def read_numbers(data: bytes, count: int) -> Array:
     if len(numbers) != count:
         raise InvalidTarget(f"it has {len(numbers)} numbers instead of {count}", reason="wrong size")
     return numbers
+
+
+def _check_size(data: bytes) -> None:
+    if len(data) > _LARGEST:
+        raise InvalidTarget(f"it has {len(data)} bytes; at most {_LARGEST} are read", reason="too large")
 
 
 def _unreadable(error: Exception) -> InvalidTarget:

@@ -6,9 +6,11 @@ The parts, from the bottom up:
     helper     processes that carry out requests from their standard input
     arm        the simulated arm, recorded, that can be pushed and stopped (``arm_process`` is its process)
     proxy      a network between libfranka and the arm that loses, delays and corrupts packets
+    hand       the simulated hand without an arm, recorded
     policy     a policy that streams targets until it is killed, stopped or out of memory
     node       the node, in an interpreter that can be made to hang
+    heartbeats watches how long the node is silent
     rig        all of them together, with a client of the node; the faults below use it
-    processes, robot, network, system, owners, limits, interruption, storm, fuzz, walk    the faults
+    processes, robot, network, system, owners, limits, interruption, gripper, sizes, storm, fuzz, walk    the faults
     report     the outcomes, as a table and a page
 """

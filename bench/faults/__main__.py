@@ -38,6 +38,8 @@ for _module in (
     "lunge",
     "limits",
     "interruption",
+    "gripper",
+    "sizes",
     "storm",
     "walk",
     "fuzz",
@@ -52,7 +54,7 @@ def stage(rig: Rig, fault: Fault) -> Outcome:
     """Cause one fault and check its outcome; any exception is an outcome, too, except ``Interrupted``."""
     findings = Findings()
     outcome = Outcome(fault, "", False)
-    rig.marked, rig.stop_ms = 0, None
+    rig.marked, rig.stop_ms, rig.draw = 0, None, None
     rig.take()
     begin, said = time.monotonic(), len(rig.log)
     try:
@@ -74,7 +76,8 @@ def stage(rig: Rig, fault: Fault) -> Outcome:
     outcome.duration_s = time.monotonic() - begin
     if not (outcome.passed or outcome.skipped):
         (rig.folder / f"{fault.name}.node.log").write_text(rig.log[said:])
-    if rig.marked:
+    outcome.draw = rig.draw
+    if rig.marked and outcome.draw is None:
         stop = 1e-3 * (rig.stop_ms or 0.0)
         steps = rig.steps(rig.marked - int(1e9 * _BEFORE))
         shown = steps["stamp"] <= rig.marked + int(1e9 * max(_AFTER, stop + 1.0))

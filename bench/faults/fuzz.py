@@ -32,6 +32,8 @@ _MOST_ASKED = 8
 _NUMBERS = (float("nan"), float("inf"), -float("inf"), 1e308, -1e308, 5e-324, -5e-324, 0.0, -0.0, 1e-9, 1.0, -1.0, 1e6)
 _TEXTS = ("", " ", "fr3_joint1", "fr3_link0", "base", "elbow", "camera", "/", "~", "ä" * 50, "x" * 1000, "osc", "-1")
 _SIZES = (0, 1, 6, 7, 8, 100)
+#: Numbers of elements of long lists, characters of long texts, and their share. Other faults send even larger ones.
+_LONG_LISTS, _LONG_TEXT, _LONG = (1000, 10_000), 1_000_000, 0.004
 #: Offsets from the current time [s].
 _STAMPS = (0.0, -0.05, -1.0, -3600.0, 1.0, 3600.0)
 _INTEGER = re.compile(r"(u?)int(\d+)|byte|octet|char")
@@ -52,11 +54,12 @@ class Fuzzer:
     """Corrupts messages.
 
     :param base: plausible messages of a type, by its name.
+    :param long: share of lists and texts that are very long.
     """
 
-    def __init__(self, seed: int, base: dict[str, Callable[[], Any]]) -> None:
+    def __init__(self, seed: int, base: dict[str, Callable[[], Any]], long: float = 0.0) -> None:
         self.random = random.Random(seed)
-        self._base = base
+        self._base, self._long = base, long
 
     def message(self, kind: Any, name: str) -> Any:
         """A message of class ``kind``, with up to three corrupted fields, sometimes with none."""
@@ -90,6 +93,8 @@ class Fuzzer:
         if array := re.fullmatch(r"(.+)\[(\d+)\]", type_name):
             return [self.value(array[1]) for _ in range(int(array[2]))]
         if sequence := re.fullmatch(r"sequence<(.+?)(?:, (\d+))?>", type_name):
+            if not sequence[2] and self._is_long():
+                return [self.value(sequence[1])] * draw.choice(_LONG_LISTS)
             if sequence[1].startswith("string") and draw.random() < 0.5:
                 names = list(JOINT_NAMES)
                 return draw.choice((names, names[:6], names[::-1], [*names, "elbow"], [*names, names[2]]))
@@ -105,7 +110,7 @@ class Fuzzer:
         if type_name == "boolean":
             return draw.random() < 0.5
         if type_name.startswith(("string", "wstring")):
-            return draw.choice(_TEXTS)
+            return "x" * _LONG_TEXT if self._is_long() else draw.choice(_TEXTS)
         if integer := _INTEGER.fullmatch(type_name):
             if type_name in ("byte", "octet"):
                 return bytes([draw.randrange(256)])
@@ -122,6 +127,9 @@ class Fuzzer:
             if owner is message and draw.random() < 0.5:
                 self._spoil(owner, field, part)
         return message
+
+    def _is_long(self) -> bool:
+        return self._long > 0.0 and self.random.random() < self._long
 
     def _stamp(self, kind: Any) -> Any:
         now = time.time_ns() + int(1e9 * self.random.choice(_STAMPS))
@@ -184,6 +192,7 @@ class Fuzz:
                 "franka_msgs/action/PTPMotion": plausible_goal,
                 "control_msgs/action/FollowJointTrajectory": plausible_follow,
             },
+            _LONG,
         )
         self._discover()
 

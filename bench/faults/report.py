@@ -8,8 +8,9 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class Outcome:
     :ivar stop_ms: from the fault to standstill; ``None`` if nothing had to stop, or nothing did.
     :ivar marked: when the fault happened [ns, system clock]; 0 if it did not.
     :ivar steps: the motion of the arm around it, see :data:`bench.faults.arm.STEP`.
+    :ivar draw: draws something else on a figure.
     """
 
     fault: Fault
@@ -48,6 +50,7 @@ class Outcome:
     duration_s: float = 0.0
     marked: int = 0
     steps: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0))
+    draw: Callable[[Any], None] | None = None
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def write_page(path: Path, outcomes: Sequence[Outcome], machine: str) -> None:
         stop = "" if outcome.stop_ms is None else f"{outcome.stop_ms:.0f}"
         how = html.escape((outcome.fault.stage.__doc__ or "").strip())
         picture = _plot(outcome)
-        image = f'<img alt="torque and joint velocity" src="data:image/png;base64,{picture}">' if picture else ""
+        image = f'<img alt="what was recorded" src="data:image/png;base64,{picture}">' if picture else ""
         rows.append(
             f"<tr><td class='mark {kind}'>{sign}</td><td><b>{outcome.fault.name}</b><br>"
             f"<span class=how>{how}</span><br><i>expected:</i> {html.escape(outcome.fault.expected)}</td>"
@@ -105,8 +108,9 @@ def write_page(path: Path, outcomes: Sequence[Outcome], machine: str) -> None:
     path.write_text(
         "<!doctype html><html lang=en><meta charset=utf-8><title>Faults</title>"
         f"<style>{_STYLE}</style><h1>Faults: {passed} of {len(outcomes)} as expected</h1>"
-        f"<p>{html.escape(machine)}</p><p>The curves show the seven joints, recorded by the arm's own physics: the "
-        "commanded torque as a share of its limit, and the velocity. The dashed line marks the fault.</p>"
+        f"<p>{html.escape(machine)}</p><p>Unless labelled otherwise, the curves show the seven joints, recorded by "
+        "the arm's own physics: the commanded torque as a share of its limit, and the velocity. The dashed line marks "
+        "the fault.</p>"
         "<table><tr><th></th><th>fault</th><th>seen</th><th>stop [ms]</th><th></th></tr>"
         + "".join(rows)
         + "</table></html>\n"
@@ -114,18 +118,25 @@ def write_page(path: Path, outcomes: Sequence[Outcome], machine: str) -> None:
 
 
 def _plot(outcome: Outcome) -> str:
-    """Torque and velocity around a fault as a PNG in base64; empty if nothing was recorded."""
-    steps = outcome.steps
-    if len(steps) < 2:
+    """A fault's own picture, or torque and velocity around it, as a PNG in base64; empty if nothing was recorded."""
+    if outcome.draw is None and len(outcome.steps) < 2:
         return ""
     from matplotlib.figure import Figure
 
+    figure = Figure(figsize=(5.6, 2.5), dpi=90, layout="constrained")
+    (outcome.draw or partial(_draw_motion, outcome))(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _draw_motion(outcome: Outcome, figure: Any) -> None:
     from aiofranka_ros.model.fr3 import TORQUE_LIMIT
 
+    steps = outcome.steps
     every = max(1, len(steps) // _POINTS)
     steps = steps[::every]
     since = 1e-9 * (steps["stamp"] - outcome.marked)
-    figure = Figure(figsize=(5.6, 2.5), dpi=90, layout="constrained")
     torque, velocity = figure.subplots(2, 1, sharex=True)
     torque.plot(since, 100.0 * steps["tau"] / TORQUE_LIMIT, linewidth=0.8)
     torque.set_ylabel("torque [%]", fontsize=8)
@@ -136,6 +147,3 @@ def _plot(outcome: Outcome) -> str:
         axes.axvline(0.0, color="black", linewidth=0.8, linestyle="--")
         axes.tick_params(labelsize=7)
         axes.margins(x=0.0)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()

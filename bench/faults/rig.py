@@ -124,6 +124,8 @@ class Rig(Client):
         number = 4 * (next(_rigs) % 60)
         # Of the same parity as the arm's default: two rigs, or a rig and a demo, may use different processors.
         self._arm_host, self._proxy_host = f"{net}.{number + 1}", f"{net}.{number + 2}"
+        #: Loopback address for a hand without an arm.
+        self.hand_host = f"{net}.{number + 3}"
         self._arm: FaultyArm | None = None
         self._tapes: list[Tape] = []
         self._proxy: Proxy | None = None
@@ -139,6 +141,8 @@ class Rig(Client):
         self.marked = 0
         #: Time from the fault to standstill [ms]; ``None`` if it was not measured, or if the arm keeps moving.
         self.stop_ms: float | None = None
+        #: Draws the fault on a figure, if not torques and velocities show it best; set by the fault.
+        self.draw: Callable[[Any], None] | None = None
         self._release = self.node.create_client(Trigger, f"{self.name}/release")
 
     # Its processes.
