@@ -83,9 +83,7 @@ def interrupted_starts(rig: Rig, findings: Findings) -> None:
         if handled and "Traceback" in node.log:
             wrong.append(f"{what}: a traceback in its log")
         if not wait_until(lambda children=children: not any(map(alive, children)), 5.0):
-            wrong.append(
-                f"{what}: processes are left"
-            )  # With them, their shared memory, too.
+            wrong.append(f"{what}: processes are left")  # With them, their shared memory, too.
         address = node.log.partition("connected to the robot at ")[2].partition(",")[0]
         if address and not wait_until(lambda address=address: _free(address), 5.0):
             wrong.append(f"{what}: the port at {address} is left")
