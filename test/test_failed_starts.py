@@ -28,7 +28,7 @@ from aiofranka_ros.simulation import remote
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 from aiofranka_ros.testing import descendants, wait_until
 
-ARM, NOTHING = "127.0.0.78", "127.0.0.79"
+ARM, NOTHING, BRIEF = "127.0.0.78", "127.0.0.79", "127.0.0.80"
 
 
 def descriptors() -> list[str]:
@@ -76,8 +76,8 @@ def answer() -> int:
 
 
 STARTS: dict[str, Callable[[], Any]] = {
-    "control process": lambda: ControlClient(priority=0).start(),
-    "simulated arm": lambda: SimulatedArm(ARM).start(),
+    "control process": lambda: ControlClient(priority=0).__enter__(),
+    "simulated arm": lambda: SimulatedArm(BRIEF).__enter__(),
     "isolated object": lambda: mpify(answer),
 }
 
@@ -106,8 +106,7 @@ def test_a_start_for_which_a_descriptor_is_missing_leaves_nothing(
             assert what == "isolated object" or not before.since(), f"with {count} descriptors: {error!r}"
         else:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            if started is not None:
-                started.stop()
+            started.__exit__(None, None, None)
             break
         gc.collect()
         assert not before.since()

@@ -54,7 +54,6 @@ def interrupted_starts(rig: Rig, findings: Findings) -> None:
     generator = random.Random(rig.options.seed)
     rig.stop_node()
     early, wrong = 0, []
-    rig.mark()
     count = rig.options.starts
     for number in range(count):
         rig.progress(number / count)
