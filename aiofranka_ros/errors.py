@@ -11,6 +11,7 @@ failure and has its data as attributes, so that callers never match the text of 
      ├── ConnectionFailed         no arm could be reached, or the connection was lost
      │    └── IncompatibleRobot   the robot speaks another version of the FCI protocol
      ├── ArmInUse                 another process on this machine already drives the arm
+     ├── NameTaken                another node on the ROS graph has the names of this one
      ├── ControlStopped           the 1 kHz loop ended: reflex, lost packets, user stop
      ├── NotStarted               used before start() or after stop()
      ├── CommandRefused           libfranka refused a command in the arm's present state
@@ -83,6 +84,10 @@ class IncompatibleRobot(ConnectionFailed):
 
 class ArmInUse(FrankaError):
     """Another process on this machine already drives the arm at this address."""
+
+
+class NameTaken(FrankaError):
+    """Another node on the ROS graph has this node's name, or serves the same actions: a goal would reach both."""
 
 
 class ControlStopped(FrankaError):

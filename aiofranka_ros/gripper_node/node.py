@@ -28,6 +28,7 @@ from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.ros.actions import Actions
 from aiofranka_ros.ros.conditions import OK, Recent, condition, status
 from aiofranka_ros.ros.descriptors import ExplainedParameters
+from aiofranka_ros.ros.identity import Identity
 
 _DIAGNOSTICS_PERIOD = 1.0
 
@@ -53,6 +54,12 @@ class GripperNode(ExplainedParameters, Node):
         self._gripper = Gripper(settings, self.get_logger(), self._start)
         self._actions = Actions(self)
         GripperActions(self._actions, settings, self._gripper)
+        self._identity = Identity(
+            self,
+            self._actions.names,
+            hardware=lambda: f"gripper of {settings['robot_ip']}",
+            on_change=self._on_identity,
+        )
         #: Full name of the topic with the simulated arm's address; empty for the gripper of a real robot.
         self._address_topic = ""
         address, arm = settings["robot_ip"], settings["arm_node"]
@@ -106,11 +113,16 @@ class GripperNode(ExplainedParameters, Node):
             response.success, response.message = False, str(error)
         return response
 
+    def _on_identity(self) -> None:
+        """Another node with the same names has appeared or left."""
+        self._actions.conflict = self._identity.conflict
+        self._publish_diagnostics()
+
     def _publish_diagnostics(self) -> None:
         gripper = self._status()
-        gripper.hardware_id = self._gripper.address or "sim"
+        gripper.hardware_id = f"{self._gripper.address or 'sim'} {self.get_fully_qualified_name()}"
         # With its namespace, because viewers distinguish statuses by name.
-        gripper.name = f"{self.get_fully_qualified_name().lstrip('/')}: gripper"
+        gripper.name = f"{self.get_fully_qualified_name().lstrip('/')}{self._identity.suffix}: gripper"
         message = DiagnosticArray(status=[gripper])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
@@ -121,6 +133,8 @@ class GripperNode(ExplainedParameters, Node):
         values: dict[str, Any] = {"robot_ip": gripper.address or "sim"}
         values |= {f"goal rejected: {reason}": count for reason, count in sorted(self._actions.rejected.items())}
         recently = self._recent.update(self._actions.rejected)
+        if self._identity.conflict:
+            return condition("gripper double", values, message=self._identity.conflict)
         if state is None:
             if not gripper.address:
                 return condition("no arm", values, message=gripper.why, arm=self._arm)

@@ -33,6 +33,7 @@ from aiofranka_ros.errors import (
     ConnectionFailed,
     ControlProcessDied,
     ControlStopped,
+    NameTaken,
     SimulationError,
 )
 from aiofranka_ros.kernels import Array, Record
@@ -50,6 +51,7 @@ from aiofranka_ros.ros.conditions import (
     robot_error_remedy,
     status,
 )
+from aiofranka_ros.ros.identity import REMEDY, Identity
 from aiofranka_ros.text import COMPILING
 
 #: Slower responses than this leave the robot's network too little of the millisecond [s].
@@ -80,6 +82,8 @@ class Trouble(NamedTuple):
         names = tuple(getattr(error, "errors", ()))
         if isinstance(error, ControlStopped):
             remedy = f"{robot_error_remedy(names, address) or 'remove the cause'}, then: {again}"
+        elif isinstance(error, NameTaken):
+            remedy = f"{REMEDY}; then: {again}"
         elif isinstance(error, (CommandRefused, TimeoutError)):
             remedy = f"see Desk for the robot's state, then: {again}"
         elif isinstance(error, (ConnectionFailed, ArmInUse, ControlProcessDied, SimulationError)):
@@ -173,12 +177,20 @@ class Diagnosis:
         return status(OK, "active", values)
 
     def targets(
-        self, state: Record | None, active: bool, *, owner: str, targets: TargetTopics, rejected: Counter[str]
+        self,
+        state: Record | None,
+        active: bool,
+        *,
+        owner: str,
+        targets: TargetTopics,
+        rejected: Counter[str],
+        conflict: str = "",
     ) -> DiagnosticStatus:
         """Status of targets and goals.
 
         :param owner: the client or interface that controls the arm.
         :param rejected: number of goals and trajectories that were rejected, by reason.
+        :param conflict: which other node has this node's names, if there is one.
         """
         refused = targets.refused
         values: dict[str, Any] = {"owner": owner, "accepted": targets.accepted, "limited": targets.limited.total()}
@@ -189,6 +201,8 @@ class Diagnosis:
         values |= {f"refused: {reason}": count for reason, count in sorted(refused.items())}
         values |= {f"goal rejected: {reason}": count for reason, count in sorted(rejected.items())}
         recently = {"refused": self._refused.update(refused), "rejected": self._rejected.update(rejected)}
+        if conflict:
+            return condition("double", values, message=conflict)
         if state is not None and active and state["approach"] == Approach.APPROACHING:
             left = state["approach_left"]
             name = "out of reach" if self._progress.stalled(int(state["approaches"]), left) else "approaching"
@@ -261,11 +275,12 @@ class DiagnosticsTopic:
         hold: HoldServices,
         mover: Mover,
         actions: Actions,
+        identity: Identity,
     ) -> None:
         self._node = node
         self._name = node.get_fully_qualified_name()
         self._driver, self._settings, self._targets = driver, settings, targets
-        self._hold, self._mover, self._actions = hold, mover, actions
+        self._hold, self._mover, self._actions, self._identity = hold, mover, actions, identity
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         self._diagnosis = Diagnosis(self._name)
         #: The last thing that went wrong since the arm was activated.
@@ -291,6 +306,7 @@ class DiagnosticsTopic:
                 owner=HOLDER if self._hold.reason else self._mover.owner or self._targets.sender or "no client",
                 targets=self._targets,
                 rejected=self._actions.rejected,
+                conflict=self._identity.conflict,
             ),
             "robot": self._diagnosis.robot(
                 state, address=settings["robot_ip"], versions=driver.versions, trouble=self.trouble
@@ -300,8 +316,8 @@ class DiagnosticsTopic:
         message.header.stamp = self._node.get_clock().now().to_msg()
         for name, said in statuses.items():
             # With the namespace, because viewers tell statuses apart by their names.
-            said.name = f"{self._name.lstrip('/')}: {name}"
-            said.hardware_id = settings["robot_ip"]
+            said.name = f"{self._name.lstrip('/')}{self._identity.suffix}: {name}"
+            said.hardware_id = f"{driver.address or settings['robot_ip']} {self._name}"
             message.status.append(said)
         self._publisher.publish(message)
 

@@ -30,18 +30,31 @@ class HoldServices:
         self._mover = mover
         self._name = node.get_fully_qualified_name()
         self._cause = ""
+        #: Why the arm must hold while this lasts, whatever clients want; empty: nothing. Set by :meth:`hold_while`.
+        self._condition = ""
         node.create_service(Trigger, "~/hold", self._on_hold)
         node.create_service(Trigger, "~/release", self._on_release)
 
     @property
     def reason(self) -> str:
         """Why the arm is held, as a sentence; empty if it is not."""
+        if self._condition:
+            return f"the arm is held: {self._condition}"
         return f"the arm is held: {self._cause}; to end it: {CTL} release --node {self._name}" if self._cause else ""
 
     def apply(self) -> None:
         """Pass the present hold on to the control process, which may be a new one."""
         if self._driver.client is not None:
-            self._driver.client.hold(bool(self._cause))
+            self._driver.client.hold(bool(self.reason))
+
+    def hold_while(self, condition: str) -> None:
+        """Hold the arm for ``condition`` until this is called again with another one, or without one."""
+        before, self._condition = self._condition, condition
+        if condition:
+            self.apply()
+            self._mover.interrupt(self.reason)
+        elif before and not self._cause and self._driver.client is not None:
+            self._driver.client.release()
 
     def follow(self, state: Record) -> None:
         """Keep holding an arm that was pushed and holds by itself; called with every ``state`` while it is active."""
@@ -65,7 +78,9 @@ class HoldServices:
         response.success = True
         response.message = "released" if self._cause else "it was not held"
         self._cause = ""
-        if self._driver.client is not None:
+        if self._condition:
+            response.success, response.message = False, self.reason
+        elif self._driver.client is not None:
             self._driver.client.release()
         self._node.get_logger().info(response.message)
         return response

@@ -44,6 +44,7 @@ from aiofranka_ros.node.trajectory_action import TrajectoryAction
 from aiofranka_ros.processes import NEVER, StopRequest
 from aiofranka_ros.ros.actions import Actions
 from aiofranka_ros.ros.descriptors import ExplainedParameters
+from aiofranka_ros.ros.identity import Identity
 from aiofranka_ros.setting import Stage
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
@@ -83,8 +84,15 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         TrajectoryAction(self, self._actions, self._mover, names)
         RecoveryAction(self, self._actions)
         self._robot_services = RobotServices(self)
+        self._identity = Identity(
+            self,
+            self._actions.names,
+            active=lambda: self._driver.active,
+            hardware=lambda: f"robot {self._settings['robot_ip']}",
+            on_change=self._on_identity,
+        )
         self._diagnostics = DiagnosticsTopic(
-            self, self._driver, self._settings, self._targets, self._hold, self._mover, self._actions
+            self, self._driver, self._settings, self._targets, self._hold, self._mover, self._actions, self._identity
         )
         # Not the node's clock: simulated time may stop, but the control process waits for heartbeats in real time.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -250,11 +258,13 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         self._on_connected()
 
     def _activate(self) -> None:
+        self._identity.require_alone()
         changed = self._settings.changes()
         if self._driver.client is not None:
             self._settings.apply(self._driver.client, changed)
         self._driver.activate(self._stop)
         self._on_connected()
+        self._identity.refresh()  # Others must know as soon as possible.
 
     def _on_connected(self) -> None:
         self._publish_address()
@@ -270,6 +280,13 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
             pass  # Then nothing drives the arm; the tick reports it.
         except ControlStopped as error:
             self._diagnostics.report(error)  # Not the requested stop, but the arm is released.
+
+    def _on_identity(self) -> None:
+        """Another node with the same names has appeared or left, or was activated."""
+        self._actions.conflict = self._identity.conflict
+        # Two active arms would both follow targets and trajectories, too.
+        self._hold.hold_while(self._identity.conflict if self._identity.both_active else "")
+        self._diagnostics.publish()
 
     def _reached(self) -> Stage:
         """The state of the node, as far as it decides which parameters may change."""

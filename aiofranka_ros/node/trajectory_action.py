@@ -119,6 +119,7 @@ class TrajectoryAction:
 
     def _on_message(self, message: TrajectoryMessage) -> None:
         try:
+            self._actions.require_alone()
             plan = self._check(FollowJointTrajectory.Goal(trajectory=message))
         except InvalidTarget as error:
             self._actions.refuse("a trajectory", error)

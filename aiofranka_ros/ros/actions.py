@@ -54,6 +54,10 @@ class Actions:
         self._node = node
         self._servers: list[_Server] = []
         self._clients = GoalClients(node)
+        #: Names of the actions that are served.
+        self.names: list[str] = []
+        #: Why every goal is refused; empty: goals are accepted. See :attr:`.Identity.conflict`.
+        self.conflict = ""
         self._accepted = 0
         self._ended = 0
         self._ready: deque[Future] = deque()
@@ -95,6 +99,11 @@ class Actions:
         self.refusals.goal(what, error, goal_id)
         self.warnings.warn((what, error.reason), f"rejected {what}: {error}")
 
+    def require_alone(self) -> None:
+        """:raises InvalidTarget: another node would get the same goals."""
+        if self.conflict:
+            raise InvalidTarget(self.conflict, reason="another node")
+
     def serve(
         self,
         kind: Any,
@@ -122,6 +131,7 @@ class Actions:
         def on_goal(name: str, goal: Any) -> GoalResponse:
             nonlocal checked
             try:
+                self.require_alone()
                 checked = check(goal)
             except InvalidTarget as error:
                 self.refuse(f"a goal of {title}", error, self._clients.requested(name))
@@ -162,6 +172,7 @@ class Actions:
             )  # fmt: skip
             self._clients.follow(server, kind, name)
             self._servers.append(server)
+            self.names.append(name)
 
     async def _turn(self) -> None:
         """Wait until another goal may end."""

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
+from aiofranka_ros.ros.identity import REMEDY
+
 OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
 
 #: How long a warning remains after its cause, so that users and slow viewers see it [s].
@@ -73,6 +75,7 @@ CONDITIONS = {
         "targets", WARN, "targets refused recently: {reasons}",
         "depends on the reason, see below; the log has the details"
     ),
+    "double": Condition("targets", ERROR, "goals are refused: {message}", REMEDY),
     "approaching": Condition(
         "targets", WARN, "approaching its stream: {left} away",
         "wait, or let streams begin where the arm is (~/ee_pose, joint_states); until it has met its stream, "
@@ -107,6 +110,7 @@ CONDITIONS = {
         "gripper", ERROR, "connection lost: {message}",
         "check the cable and Desk; the node tries again every second",
     ),
+    "gripper double": Condition("gripper", ERROR, "goals are refused: {message}", REMEDY),
     "goal rejected": Condition("gripper", WARN, "goals rejected recently: {reasons}", "see the node's log"),
 }  # fmt: skip
 
@@ -116,6 +120,7 @@ REFUSALS = {
     "another mode": CTL + " set mode MODE --node {node}, or publish on the topic of the mode",
     "during a move": "wait until the move or trajectory has ended, or cancel it",
     "another publisher": "use one sender at a time: end the other one, or wait until it is silent",
+    "another node": REMEDY,
     "held": _RELEASE,
     "unknown frame": "install tf2_ros, without which only the arm's own frames are known, or use fr3_link0",
     "old": _CLOCKS,

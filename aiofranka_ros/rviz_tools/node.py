@@ -31,6 +31,7 @@ from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.ros import messages
 from aiofranka_ros.ros.conditions import CTL
 from aiofranka_ros.ros.descriptors import ExplainedParameters, describe
+from aiofranka_ros.ros.identity import Identity
 from aiofranka_ros.rviz_tools.arm_client import ArmClient
 from aiofranka_ros.rviz_tools.marker import Choice, Look, gripper_marker, text_marker
 from aiofranka_ros.rviz_tools.marker_server import MarkerServer
@@ -93,6 +94,7 @@ class RvizTools(ExplainedParameters, Node):
         }
         self.create_subscription(PoseStamped, "goal_pose", self._on_goal_pose, _CLICKS)
         self.create_subscription(PointStamped, "clicked_point", self._on_clicked_point, _CLICKS)
+        self._identity = Identity(self)
         # Not the node's clock: simulated time may stop, users do not.
         self.create_timer(_PERIOD, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -126,6 +128,8 @@ class RvizTools(ExplainedParameters, Node):
         """Move to a pose (4, 4), by default to HOME, or show why not; in that case, a move that runs continues."""
         place = self._arm.destination
         try:
+            if self._identity.conflict:  # Both would send every move.
+                raise InvalidTarget(self._identity.conflict)
             if not self._arm.frame:
                 raise InvalidTarget(f"the arm's node {self._arm.name} does not run, or is not configured")
             if pose is not None:
@@ -175,10 +179,11 @@ class RvizTools(ExplainedParameters, Node):
 
     def _set_follow(self, mode: str) -> None:
         """Follow the marker if the mode allows it."""
-        self._follow = mode == "osc"
+        self._follow = mode == "osc" and not self._identity.conflict
         if not self._follow:
             now = f"it is {mode}: {CTL} set mode osc --node {self._arm.name}" if mode else "no arm's node answers"
-            self._refuse("Follow", InvalidTarget(f"mode osc is needed, but {now}"), self._arm.pose)
+            why = self._identity.conflict or f"mode osc is needed, but {now}"
+            self._refuse("Follow", InvalidTarget(why), self._arm.pose)
 
     # Dragging.
 

@@ -14,9 +14,10 @@ from rclpy.publisher import Publisher
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from aiofranka_ros.model.fr3 import JOINT_NAMES
+from aiofranka_ros.testing import NodeProcess
 from bench.faults.arm import STANDSTILL
 from bench.faults.catalogue import fault
-from bench.faults.processes import STOPPED, check_reflex
+from bench.faults.processes import STOPPED, check_ordinary_move, check_reflex
 from bench.faults.rig import SWING, Findings, Rig
 
 
@@ -92,6 +93,37 @@ def move_during_streaming(rig: Rig, findings: Findings) -> None:
         findings.check(more > 10, f"{more} targets refused")
         reason = rig.value("targets", "refused: during a move")
         findings.check(reason, f"the reason is in the diagnostics ({reason or 'not there'})")
+    check_reflex(rig, findings)
+
+
+@fault(
+    "the second node stays inactive and says why; a move that runs continues, and no goal is accepted until it is gone"
+)
+def two_nodes_of_one_name(rig: Rig, findings: Findings) -> None:
+    """A second node with the same name is started in the middle of a move; then one goal is sent."""
+    rig.ready()
+    result = rig.swing(0.2).get_result_async()
+    rig.mark()
+    with NodeProcess(rig.folder / "second.log", "", autostart=True) as second:
+        ended = rig.spin_until(lambda: "autostart failed" in second.log)
+        named = f"another node is called {rig.name} (process {rig.node_pid} on " in second.log
+        findings.check(ended and named, "the second node names the first one" if named else second.end_of_log)
+        findings.check("the arm holds" not in second.log, "it stays inactive")
+        status = rig.result(result, "the move has no result").status
+        findings.check(status == GoalStatus.STATUS_SUCCEEDED, f"the move of before ended with status {status}")
+        rig.settle()
+        where = rig.arm_q()
+        handle = rig.move(SWING[0], 0.4)
+        findings.check(not handle.accepted, "a goal is refused" if not handle.accepted else "a goal was accepted")
+        rig.spin_for(1.0)
+        moved = float(abs(rig.arm_q() - where).max())
+        findings.check(moved < 0.01, f"then the arm moves by {moved:.3f} rad")
+        rig.refresh("targets")
+        said = rig.statuses["targets"].message
+        findings.check("another node is called" in said, f"diagnostics: {said}")
+    alone = rig.spin_until(lambda: "no other node has" in rig.log, 10.0)
+    findings.check(alone, "the first node notices that it is alone" if alone else "the first node is never alone again")
+    check_ordinary_move(rig, findings)
     check_reflex(rig, findings)
 
 
