@@ -37,6 +37,8 @@ from aiofranka_ros.ros.launch_arguments import check
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 SHARE = get_package_share_directory("aiofranka_ros")
+#: With it, the nodes end when this launch does, also if it is killed. See aiofranka_ros/ros/running.py.
+END_WITH_LAUNCH = {"AIOFRANKA_ROS_LAUNCH": str(os.getpid())}
 #: Always a string: launch would read ``on`` as a boolean.
 ARM_PREFIX = ParameterValue(LaunchConfiguration("arm_prefix"), value_type=str)
 #: The frame that RViz shows everything in.
@@ -103,6 +105,7 @@ def generate_launch_description() -> LaunchDescription:
                     LaunchConfiguration("gripper_config_file"),
                     {"robot_ip": LaunchConfiguration("robot_ip"), "arm_prefix": ARM_PREFIX},
                 ],
+                additional_env=END_WITH_LAUNCH,
                 output="screen",
                 emulate_tty=True,
                 condition=IfCondition(LaunchConfiguration("gripper")),
@@ -119,6 +122,7 @@ def generate_launch_description() -> LaunchDescription:
                 package="aiofranka_ros",
                 executable="rviz_tools",
                 namespace=LaunchConfiguration("namespace"),
+                additional_env=END_WITH_LAUNCH,
                 output="screen",
                 emulate_tty=True,
                 condition=IfCondition(LaunchConfiguration("rviz")),
@@ -145,6 +149,7 @@ def _node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         name="aiofranka",
         namespace=LaunchConfiguration("namespace"),
         parameters=[LaunchConfiguration("config_file"), overrides],
+        additional_env=END_WITH_LAUNCH,
         output="screen",
         emulate_tty=True,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -11,7 +13,8 @@ import rclpy
 from rclpy.exceptions import ParameterException
 
 from aiofranka_ros.processes import StopRequest
-from aiofranka_ros.ros.running import run, send_last_results
+from aiofranka_ros.ros.running import LAUNCH, run, send_last_results
+from aiofranka_ros.testing import wait_until
 
 pytestmark = pytest.mark.unit
 
@@ -93,6 +96,37 @@ def test_a_start_that_is_interrupted_is_no_failure(stop: StopRequest, capfd: pyt
     assert run("fake", stop, create, lambda node, stop: None, []) == 0
     assert not rclpy.ok()
     assert "interrupted by SIGTERM" in (said := capfd.readouterr().err) and "Traceback" not in said
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_node_that_a_launch_file_has_started_ends_with_the_launch(
+    monkeypatch: pytest.MonkeyPatch, stop: StopRequest, gone: bool
+) -> None:
+    launch = subprocess.Popen(["sleep", "60"])
+    monkeypatch.setenv(LAUNCH, str(launch.pid))
+
+    def kill() -> None:
+        launch.kill()
+        launch.wait()
+
+    def spin(node: FakeNode, stop: StopRequest) -> None:
+        if not gone:
+            assert not stop.requested
+            kill()
+        assert wait_until(lambda: stop.requested)
+
+    if gone:  # Before the node has started.
+        kill()
+    nodes: list[FakeNode] = []
+
+    def create(stop: StopRequest) -> FakeNode:
+        nodes.append(FakeNode())
+        return nodes[-1]
+
+    assert run("fake", stop, create, spin, []) == 0
+    assert LAUNCH not in os.environ and stop.requested
+    # If the launch is already gone, the node may end before it is created.
+    assert (gone or nodes) and all(node.closed for node in nodes)
 
 
 def test_without_a_goal_the_executor_does_not_run_longer() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from aiofranka_ros.model.fr3 import HOME
-from aiofranka_ros.testing import NodeProcess, alive, descendants, started, wait_until
+from aiofranka_ros.ros.running import LAUNCH
+from aiofranka_ros.testing import Child, Client, CycleRecorder, NodeProcess, alive, descendants, started, wait_until
 
 STATES = ("unconfigured", "configuring", "inactive", "active", "moving")
 
@@ -74,6 +75,44 @@ def test_the_other_processes_of_a_killed_node_end_too(tmp_path: Path) -> None:
         process.process.wait()
     assert wait_until(lambda: not [pid for pid in children if alive(pid)])
     assert is_free(served_address(process))
+
+
+#: Starts the nodes of arm and gripper as a launch file does, with their output in pipes that nothing reads any more
+#: once this process is gone.
+LAUNCHER = """
+import os, subprocess, sys
+environment = {**os.environ, sys.argv[1]: str(os.getpid())}
+words = ["--ros-args", "-r", "__ns:=/launched", "-p"]
+nodes = [
+    subprocess.Popen(
+        [sys.executable, "-m", f"aiofranka_ros.{name}", *words, setting],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+    )
+    for name, setting in (("node", "autostart:=true"), ("gripper_node", "robot_ip:=sim"))
+]
+for line in nodes[0].stdout:
+    sys.stdout.write(line)
+    sys.stdout.flush()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nodes_of_a_launch_that_is_gone_end_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    with Child(["-c", LAUNCHER, LAUNCH], log=tmp_path / "launch.log") as launch:
+        assert launch.says("the arm holds"), launch.log
+        children = descendants(launch.process.pid)
+        assert len(children) == 4
+        with Client("/launched/aiofranka") as client:
+            assert client.send_goal(HOME + 0.3).accepted
+            assert client.spin_until(lambda: client.speed() > 0.3)
+            client.refresh()
+            memory = CycleRecorder(client.value("control loop", "shared memory"))
+            launch.end(number)
+            assert wait_until(lambda: not [pid for pid in children if alive(pid)])
+        cycles = memory.take()
+        memory.close()
+        # The arm was stopped, not dropped in the middle of its move.
+        assert abs(cycles["dq"][-1]).max() < 0.05 < abs(cycles["dq"]).max()
 
 
 def test_the_node_does_not_start_with_a_parameter_that_cannot_be_used_and_says_why(tmp_path: Path) -> None:

@@ -5,6 +5,11 @@ Called by the ``main`` functions of the nodes, in the main thread of their proce
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,6 +22,8 @@ from rclpy.signals import SignalHandlerOptions
 from aiofranka_ros.errors import ConfigurationError, Interrupted
 from aiofranka_ros.processes import StopRequest
 
+#: Environment variable with the process id of the launch that started a node; set by the launch files.
+LAUNCH = "AIOFRANKA_ROS_LAUNCH"
 #: How long the results of ended goals may take to leave [s].
 _LAST_RESULTS = 0.8
 
@@ -38,6 +45,7 @@ def run(
     """
     # Without rclpy's own handlers: they would shut the context down before the node could stop what it drives.
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    _end_with_launch(name)
     try:
         stop.check()
         node = create(stop)
@@ -56,6 +64,30 @@ def run(
     finally:
         rclpy.try_shutdown()
     return 0
+
+
+def _end_with_launch(name: str) -> None:
+    """If a launch file has started this process, send it SIGTERM once the launch is gone, however that ended.
+
+    ``ros2 launch`` leaves its processes behind if it is terminated or killed. A node that was started in another way,
+    for example with ``nohup``, outlives whatever started it.
+    """
+    launch = os.environ.pop(LAUNCH, "")  # Not for the processes that the node starts.
+    if not launch.isdigit():
+        return
+    descriptor = -1
+    with contextlib.suppress(ProcessLookupError):  # It is already gone.
+        descriptor = os.pidfd_open(int(launch))
+
+    def watch() -> None:
+        if descriptor >= 0:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            poll.poll()
+        rclpy.logging.get_logger(name).warning(f"the launch (process {launch}) is gone: this node ends")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="launch-watch", daemon=True).start()
 
 
 def send_last_results(busy: bool, spin: Callable[[], None]) -> None:
