@@ -45,6 +45,7 @@ class Member:
             serves,
             active=lambda: self.active,
             hardware=lambda: "robot 172.16.0.2",
+            discovery_time=1.0,
             on_change=self._on_change,
         )
 
@@ -100,7 +101,7 @@ def test_two_nodes_of_one_name_refuse_goals_until_one_leaves(join: Join) -> None
         assert f"another node is called /lab/arm (process {os.getpid()} on " in conflict
         assert "robot 172.16.0.2" in conflict
     assert not first.identity.suffix and f"process {os.getpid()}" in second.identity.suffix
-    assert not (first.identity.both_active or second.identity.both_active)
+    assert not (first.identity.must_yield or second.identity.must_yield)
     second.close()
     assert becomes(lambda: not first.identity.conflict, first)
     assert first.changes == 2
@@ -133,12 +134,14 @@ def test_a_node_that_could_not_listen_for_a_while_still_notices_the_other_before
         second.activate()  # Nothing was received by its executor.
 
 
-def test_two_active_nodes_of_one_name_know_it(join: Join) -> None:
+def test_of_two_active_nodes_the_younger_must_yield_or_the_older_is_contested(join: Join) -> None:
     first, second = join("arm"), join("arm")
     first.active = second.active = True
-    assert becomes(lambda: first.identity.both_active and second.identity.both_active, first, second)
-    first.active = False
-    assert becomes(lambda: not (first.identity.both_active or second.identity.both_active), first, second)
+    assert becomes(lambda: second.identity.must_yield, first, second)
+    assert not (first.identity.must_yield or first.identity.contested)
+    assert becomes(lambda: first.identity.contested, first, second), "it does not yield"
+    second.active = False
+    assert becomes(lambda: not (second.identity.must_yield or first.identity.contested), first, second)
     assert first.identity.conflict and second.identity.conflict
 
 
@@ -238,7 +241,7 @@ def test_a_second_node_of_one_name_stays_inactive_and_one_goal_moves_at_most_one
 
     subscription = robot.node.create_subscription(DiagnosticArray, "/diagnostics", note, 20)
     where = robot.q
-    with NodeProcess(tmp_path / "second.log", process.namespace, autostart=True) as second:
+    with NodeProcess(tmp_path / "second.log", process.namespace, autostart=True, discovery_time=3.5) as second:
         assert second.says("autostart failed"), second.log
         assert f"another node is called {process.name} (process {process.process.pid} on " in second.log
         assert "__ns:=/left" in second.log and "the arm holds" not in second.log
@@ -256,3 +259,20 @@ def test_a_second_node_of_one_name_stays_inactive_and_one_goal_moves_at_most_one
     assert robot.spin_until(lambda: robot.diagnostics("targets")[0] != DiagnosticStatus.ERROR)
     assert robot.send_goal(robot.q).accepted
     robot.node.destroy_subscription(subscription)
+
+
+def test_of_two_nodes_that_start_at_once_only_the_older_stays_active(tmp_path: Path) -> None:
+    with (
+        NodeProcess(tmp_path / "one.log", "twins", autostart=True, discovery_time=0.0) as one,
+        NodeProcess(tmp_path / "other.log", "twins", autostart=True, discovery_time=0.0) as other,
+    ):
+        yielded = "; then: ros2 lifecycle set /twins/aiofranka activate"
+        nodes = (one, other)
+        assert wait_until(lambda: all("another node is called" in node.log for node in nodes))
+        assert wait_until(lambda: any(yielded in node.log for node in nodes)), one.log + other.log
+        # One of them is active, and stays so.
+        (stays,) = (node for node in nodes if yielded not in node.log)
+        assert stays.says("the arm holds")
+        with Client("/twins/aiofranka") as client:
+            assert not client.send_goal(HOME + 0.2).accepted
+        assert yielded not in stays.log

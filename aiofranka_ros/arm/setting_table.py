@@ -66,6 +66,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("mode", "osc", "Control law that turns targets into torques.",
             choices=("osc", "impedance", "pid", "torque"), effect=Effect.MODE),
     _at_start("autostart", False, "Configure and activate as soon as the node runs."),
+    _at_start("discovery_time", 3.5, "How long the node listens for others of its name before it becomes active.",
+              "s", 0.0, 60.0, source="Fast DDS announces a process every 3 s, should its first announcements be lost"),
     _at_start("state_rate", 100.0, "How often the state is published and the control process gets a heartbeat.",
               "Hz", 30.0, 1000.0, source="at least three heartbeats within the shortest heartbeat_timeout"),
     _at_start("robot_state_rate", 30.0, "How often ~/robot_state is published; at most 100 Hz while not active.",

@@ -28,7 +28,7 @@ from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.arm.moves import Mover
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.records import RobotSetting
-from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError, Interrupted
+from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError, Interrupted, NameTaken
 from aiofranka_ros.node.diagnostics import DiagnosticsTopic, Trouble
 from aiofranka_ros.node.frames import Frames
 from aiofranka_ros.node.hold import HoldServices
@@ -89,6 +89,7 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
             self._actions.names,
             active=lambda: self._driver.active,
             hardware=lambda: f"robot {self._settings['robot_ip']}",
+            discovery_time=self._settings["discovery_time"],
             on_change=self._on_identity,
         )
         self._diagnostics = DiagnosticsTopic(
@@ -258,13 +259,13 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         self._on_connected()
 
     def _activate(self) -> None:
-        self._identity.require_alone()
+        self._identity.require_alone(self._stop.sleep)
         changed = self._settings.changes()
         if self._driver.client is not None:
             self._settings.apply(self._driver.client, changed)
         self._driver.activate(self._stop)
         self._on_connected()
-        self._identity.refresh()  # Others must know as soon as possible.
+        self._identity.announce()
 
     def _on_connected(self) -> None:
         self._publish_address()
@@ -283,9 +284,12 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
 
     def _on_identity(self) -> None:
         """Another node with the same names has appeared or left, or was activated."""
-        self._actions.conflict = self._identity.conflict
-        # Two active arms would both follow targets and trajectories, too.
-        self._hold.hold_while(self._identity.conflict if self._identity.both_active else "")
+        identity = self._identity
+        self._actions.conflict = identity.conflict
+        # Of two active arms, which both follow targets, too, the younger one's node becomes inactive.
+        if identity.must_yield and self._driver.active:
+            self._fall_back(NameTaken(identity.conflict), disconnected=False)
+        self._hold.hold_while(identity.conflict if identity.contested else "")
         self._diagnostics.publish()
 
     def _reached(self) -> Stage:

@@ -29,10 +29,9 @@ REMEDY = (
     "stop one of the two nodes, or start one in another namespace: --ros-args -r __ns:=/left, or with the launch file "
     "namespace:=left"
 )
-#: How often a node announces itself, and how long another one counts after its last announcement [s].
-_PERIOD, _SILENCE = 0.5, 2.0
-#: How long a node listens before it may become active [s]: DDS needs a moment to discover the others.
-_LISTEN = 1.0
+#: How often a node announces itself, and how long another one counts after its last announcement [s]: longer than a
+#: node needs to start its processes and connect, when it announces nothing.
+_PERIOD, _SILENCE = 0.5, 4.0
 #: How long a node that announces nothing any more may stay on the graph before it counts again, as another program [s].
 #: One that was killed stays for less; one that starts may be busy compiling its kernels.
 _REMAINDER = 30.0
@@ -64,7 +63,8 @@ class Identity:
     :param serves: names of the actions that the node serves.
     :param active: whether it moves something now.
     :param hardware: what it drives, for the messages of the other nodes.
-    :param on_change: called when :attr:`conflict` or :attr:`both_active` has changed.
+    :param discovery_time: how long the node listens before it may become active [s].
+    :param on_change: called when another node with these names has appeared, changed or left.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Identity:
         *,
         active: Callable[[], bool] = lambda: False,
         hardware: Callable[[], str] = lambda: "",
+        discovery_time: float = 0.0,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._node, self._active, self._hardware, self._on_change = node, active, hardware, on_change
@@ -81,12 +82,15 @@ class Identity:
         suffix = "/_action/send_goal"  # Only services can be resolved.
         self._serves = {node.resolve_service_name(name + suffix).removesuffix(suffix) for name in serves}
         self._born = time.time_ns(), uuid.uuid4().hex
-        self._began, self._alone = time.monotonic(), time.monotonic()
+        self._began = self._alone = self._uncontested = time.monotonic()
+        self._discovery_time = discovery_time
         self._others: dict[str, _Other] = {}
         #: Why goals are refused; empty while no other node has one of this node's names.
         self.conflict = ""
-        #: Whether this node and another one of its names are active.
-        self.both_active = False
+        #: Whether this node and an older one of its names are active: this one must become inactive.
+        self.must_yield = False
+        #: Whether this node and a younger one of its names are active, and the younger does not yield.
+        self.contested = False
         #: Distinguishes the younger of two nodes with the same full name; empty for all others.
         self.suffix = ""
         # A node that starts later gets the last announcement at once.
@@ -95,14 +99,16 @@ class Identity:
         self._subscription = node.create_subscription(String, "presence", self._on_message, qos)
         # Not the node's clock: simulated time may stop.
         node.create_timer(_PERIOD, self.refresh, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._announce()  # Now, because a transition may block the timer.
+        self.announce()  # Now, because a transition may block the timer.
 
-    def require_alone(self) -> None:
+    def require_alone(self, sleep: Callable[[float], None] = time.sleep) -> None:
         """Check that this node may become active: no other one with its names is active, older, or of another program.
 
         :raises NameTaken: there is one.
         """
-        time.sleep(max(0.0, self._began + _LISTEN - time.monotonic()))
+        while (left := self._began + self._discovery_time - time.monotonic()) > 0.0:
+            time.sleep(min(left, _PERIOD))
+            self.announce()
         # The node may not have received anything for a while, because a transition blocks its thread.
         while (taken := self._subscription.handle.take_message(String, False)) is not None:
             self._on_message(taken[0])
@@ -112,24 +118,29 @@ class Identity:
             raise NameTaken(self.conflict)
 
     def refresh(self) -> None:
-        """Announce this node, and find out whether others have its names; call it when the node becomes active."""
-        announcement = self._announce()
+        """Announce this node, and find out whether others have its names."""
+        announcement, now = self.announce(), time.monotonic()
         rivals = self._rivals()
-        before = self.conflict, self.both_active
+        before = self.conflict, self.must_yield, self.contested
         strangers = self._strangers()
         messages = [*map(self._describe, rivals), *strangers]
         self.conflict = f"{'; '.join(messages)}: a goal would reach both" if messages else ""
-        self.both_active = self._active() and any(other.active for other in rivals)
+        active = [other.born < self._born for other in rivals if other.active and self._active()]
+        self.must_yield = any(active)
+        if not active:
+            self._uncontested = now
+        self.contested = now - self._uncontested > _SILENCE
         younger = any(other.node == self._name and other.born < self._born for other in rivals)
         self.suffix = f" ({_place(announcement)})" if younger else ""
-        if (self.conflict, self.both_active) != before:
-            if self.conflict:
+        if (self.conflict, self.must_yield, self.contested) != before:
+            if self.conflict and not before[0]:
                 self._node.get_logger().error(f"{self.conflict} (what to do: {REMEDY})")
-            else:
+            elif not self.conflict:
                 self._node.get_logger().info("no other node has this node's names any more")
             self._on_change()
 
-    def _announce(self) -> dict[str, Any]:
+    def announce(self) -> dict[str, Any]:
+        """Tell the others now, for example that this node has become active; returns what they are told."""
         started, identity = self._born
         announcement = {
             "id": identity, "node": self._name, "started": started, "active": self._active(),

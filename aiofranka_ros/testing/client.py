@@ -143,8 +143,8 @@ def started(folder: Path, **parameters: Any) -> Iterator[tuple[NodeProcess, Clie
     :param folder: for the node's log.
     :param parameters: parameters of the node.
     """
-    # A busy computer delays heartbeats. Tests about that choose another timeout.
-    parameters = {"heartbeat_timeout": 2.0} | parameters
+    # A busy computer delays heartbeats. Tests about that choose another timeout. Nodes of a test have different names.
+    parameters = {"heartbeat_timeout": 2.0, "discovery_time": 0.0} | parameters
     with NodeProcess(folder / f"node{time.monotonic_ns()}.log", **parameters) as process:
         try:
             with Client(process.name) as client:

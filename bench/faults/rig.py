@@ -226,6 +226,7 @@ class Rig(Client):
             "robot_ip": self._proxy_host,
             "realtime_cpu": cpu_for(self._arm_host),
             "diagnostics_rate": 20.0,
+            "discovery_time": 0.0,
         }
         self._node = NodeProcess(
             self._log, "", module=module, options=options, child=child, **{**defaults, **parameters}
