@@ -19,6 +19,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint, MultiDOFJ
 from aiofranka_ros.arm.joint_trajectory import MOST_POINTS
 from aiofranka_ros.control.records import MotionStatus
 from aiofranka_ros.control.shared_memory import SharedMemory
+from aiofranka_ros.control.stamps import offset_to
 from aiofranka_ros.model import fr3
 from aiofranka_ros.model.fr3 import HOME, JOINT_NAMES
 from aiofranka_ros.model.names import CONTROLLER
@@ -143,7 +144,7 @@ def arm(robot: Client, trajectories: Trajectories) -> Trajectories:
 
 
 class Recording:
-    """The control cycles since its creation, from the node's shared memory."""
+    """The control cycles since its creation, from the node's shared memory; stamps are those of the system's clock."""
 
     def __init__(self, robot: Client) -> None:
         address = robot.diagnostics("control loop")[1]["shared memory"]
@@ -159,6 +160,7 @@ class Recording:
     def cycles(self) -> Any:
         records, _, missed = self._memory.cycles.since(self._first)
         assert missed == 0
+        records["stamp"] += offset_to()
         return records
 
 

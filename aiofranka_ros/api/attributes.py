@@ -187,7 +187,8 @@ class Attributes:
 
         ``qpos`` [rad] (7,), ``qvel`` [rad/s] (7,), ``ee`` pose of the control frame in the base (4, 4), ``jac`` its
         Jacobian in the base, translation then rotation (6, 7), ``mm`` mass matrix [kg m²] (7, 7), ``last_torque`` the
-        commanded torque, gravity excluded [Nm] (7,), ``stamp`` when it was measured [ns, as :func:`time.time_ns`],
+        commanded torque, gravity excluded [Nm] (7,), ``stamp`` when it was measured [ns, as :func:`time.time_ns`, or by
+        the node's clock],
         ``limited_targets`` how many targets were limited since the activation, by the setting that limited them,
         ``approach`` how far the targets are that the arm still approaches slowly [m], [rad] (2,).
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from aiofranka_ros.arm.tasks import Goal, Tolerance
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.records import Approach
 from aiofranka_ros.control.snapshot import Snapshot
+from aiofranka_ros.control.stamps import Stamps
 from aiofranka_ros.errors import ConfigurationError, ControlProcessDied, ControlStopped, FrankaError, NotStarted
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.processes import StopRequest
@@ -63,6 +65,8 @@ class RobotInterface(Link):
         self._silence = threading.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._ticked = asyncio.Event()
+        self._stamps = Stamps()
+        self._owner = os.getpid()
 
     async def start(self, on_state: Callable[[], None], on_end: Callable[[Exception], None]) -> None:
         """See :meth:`.Link.start`; takes at most several seconds."""
@@ -82,7 +86,9 @@ class RobotInterface(Link):
         self._schedule_tick(loop, loop.time())
 
     async def stop(self) -> None:
-        """See :meth:`.Link.stop`; finishes even if the program cancels all of its tasks."""
+        """See :meth:`.Link.stop`; finishes even if the program cancels all of its tasks. Does nothing in a fork."""
+        if os.getpid() != self._owner:  # The arm is the parent's, and so are the threads that would stop it.
+            return
         self._stop_ticking()
         worker, self._worker = self._worker, None
         if worker is not None:
@@ -109,7 +115,7 @@ class RobotInterface(Link):
 
     def set_target(self, name: str, values: Array) -> None:
         """See :meth:`.Link.set_target`."""
-        stamp = time.time_ns()
+        stamp = time.monotonic_ns()
         if name == "ee_desired":
             self._if_active(lambda client: client.set_pose(values[:3], values[3:], stamp))
         elif name == "q_desired":
@@ -211,7 +217,7 @@ class RobotInterface(Link):
     def _read(self, client: ControlClient) -> None:
         state = client.state()
         self._newest = Snapshot(
-            stamp=int(state["stamp"]),
+            stamp=self._stamps.of(int(state["stamp"])),
             q=state["q"].copy(),
             dq=state["dq"].copy(),
             ee=state["tcp"].copy(),

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +62,8 @@ class ControlClient:
     :func:`~aiofranka_ros.control.defaults.default_commands`. Each method that changes some of them sends them all, and
     they take effect together at the beginning of the next cycle.
 
+    In a forked child, the client's copy has no control process: the arm belongs to the process that started it.
+
     :param priority: SCHED_FIFO priority of the control process; 0: none.
     """
 
@@ -78,12 +82,14 @@ class ControlClient:
         self.compiling = False
         self._activation = 0
         self._robot_states_seen = 0
+        self._why_gone = "the control process is not running"
+        _clients.add(self)
 
     @property
     def shared(self) -> SharedMemory:
         """The memory shared with the control process; ``ControlProcessDied`` if that is not running."""
         if self._shared is None:
-            raise ControlProcessDied("the control process is not running")
+            raise ControlProcessDied(self._why_gone)
         return self._shared
 
     @property
@@ -224,6 +230,17 @@ class ControlClient:
                 if shared is not None:
                     shared.close()
 
+    def _abandon(self) -> None:
+        """In a forked child: forget the control process, so that nothing here stops or moves the parent's arm."""
+        self._why_gone = "the arm belongs to the process that started it, and this is a fork of that process"
+        self._lock = threading.RLock()  # Another thread of the parent may have held it.
+        process, self._process = self._process, None
+        if process is not None:
+            process.abandon()
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            shared.close()
+
     def beat(self) -> None:
         """Send a heartbeat; due several times within ``heartbeat_timeout`` while the arm is active."""
         self.shared.beat()
@@ -286,7 +303,7 @@ class ControlClient:
     def set_pose(self, position: Numbers, orientation: Numbers, stamp: int = 0) -> int:
         """Set a new target for OSC: a pose of the control frame in the base, [m] (3,) and unit quaternion (x, y, z, w).
 
-        :param stamp: when its sender made it [ns, system clock]; 0: unknown.
+        :param stamp: when its sender made it [ns], for the time between targets; 0: unknown.
         :returns: the target's number.
         """
         with self._lock:
@@ -386,7 +403,7 @@ class ControlClient:
     @property
     def _running(self) -> ProcessHandle:
         if self._process is None:
-            raise ControlProcessDied("the control process is not running")
+            raise ControlProcessDied(self._why_gone)
         return self._process
 
     def _send(self) -> None:
@@ -411,6 +428,19 @@ class ControlClient:
 
 def _compiling_or_ready(message: Message) -> bool:
     return message.get("event") in ("compiling", "ready")
+
+
+#: All clients of this process.
+_clients: weakref.WeakSet[ControlClient] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client._abandon()
+    _clients.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _ended(message: Message) -> Ended:

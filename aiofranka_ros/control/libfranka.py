@@ -253,7 +253,7 @@ class RobotStateCopy:
         self._flags = attrgetter(*ERROR_NAMES)
 
     def fill(self, robot: Any, stamp: int) -> None:
-        """Copy libfranka's state ``robot``, which was measured at ``stamp`` [ns, system clock]."""
+        """Copy libfranka's state ``robot``, which was measured at ``stamp`` [ns, monotonic]."""
         record = self.record
         record["stamp"], record["robot_mode"], record["time"] = stamp, robot.robot_mode.value, robot.time.to_sec()
         self._pack(*self._scalars(robot), *chain.from_iterable(self._arrays(robot)))

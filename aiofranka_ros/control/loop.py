@@ -110,7 +110,7 @@ class ControlLoop:
             control = arm.start_torque_control(robot, views)
             while True:
                 robot, duration = control.read()
-                arrived = time.perf_counter_ns()
+                arrived = time.monotonic_ns()
                 control.measure(robot, duration)
                 if first:
                     control.model(robot)
@@ -126,12 +126,12 @@ class ControlLoop:
                     control.finish(tau.tolist())
                     return watch.end
                 control.write(tau.tolist())
-                departed, written = time.perf_counter_ns(), time.time_ns()
+                departed = time.monotonic_ns()
 
                 # The torque was sent; the rest of the millisecond is left for what follows. The next cycle uses the
                 # mass matrix of this one: within a millisecond a joint turns by at most a few thousandths of a radian.
                 control.model(robot)
-                self._report(robot, written, departed - arrived)
+                self._report(robot, departed, departed - arrived)
                 if self._reading:
                     self._read_motion()
                 if watch.end is None:
@@ -187,20 +187,20 @@ class ControlLoop:
         self._due = None
         self.motion, self._next_motion = self._next_motion, self.motion
 
-    def _report(self, robot: object, written: int, response: int) -> None:
+    def _report(self, robot: object, departed: int, response: int) -> None:
         shared = self._shared
         self.report_robot(robot)
         self._report_kernel(
             self.commands, self.measured, self.memory, self.state,
-            written, response * 1e-9, robot.control_command_success_rate,  # type: ignore[attr-defined]
+            departed, response * 1e-9, robot.control_command_success_rate,  # type: ignore[attr-defined]
         )  # fmt: skip
         shared.cycles.append(self._cycle_bytes)
         shared.state.write(self._state_bytes)
         if self._copies:
-            self.copy_all(robot, written)
+            self.copy_all(robot, departed)
 
     def copy_all(self, robot: object, stamp: int) -> None:
-        """Copy libfranka's state, measured at ``stamp`` [ns, system clock], if the node asks for it and it is due."""
+        """Copy libfranka's state, measured at ``stamp`` [ns, monotonic], if the node asks for it and it is due."""
         period = self.commands["robot_state_period"][0]
         if period == 0:
             return
@@ -262,7 +262,7 @@ class _Watch:
 
     def __init__(self, shared: SharedMemory, parent: int, activation: int) -> None:
         self._shared, self._parent, self._activation = shared, parent, activation
-        self._beat, self._silence, self._seen = shared.heartbeat, 0, time.perf_counter_ns()
+        self._beat, self._silence, self._seen = shared.heartbeat, 0, time.monotonic_ns()
         #: The activation that the node wants, and how long it may be silent [s].
         self.wanted, self.timeout = activation, 0.0
         self.end: End | None = None

@@ -164,7 +164,7 @@ class Server:
             self._send(event="ended", activation=0, reason="connection", **describe(error))
             return
         state, memory = self._loop.state, self._loop.memory
-        state["phase"], state["stamp"], state["time"] = Phase.CONNECTED, time.time_ns(), robot.time.to_sec()
+        state["phase"], state["stamp"], state["time"] = Phase.CONNECTED, time.monotonic_ns(), robot.time.to_sec()
         state["hold"] = state["motion_status"] = state["blocked"] = 0  # Those of the last activation are over.
         state["q"][0], state["dq"][0], state["tau"][0] = robot.q, robot.dq, 0.0
         state["robot_tcp"][0] = libfranka.matrix(robot.F_T_EE)

@@ -6,6 +6,7 @@ messages is :mod:`aiofranka_ros.control.process`, which describes them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -111,12 +112,19 @@ class ProcessHandle:
             self._check_running()
         return message
 
+    def abandon(self) -> None:
+        """In a forked child: close its copy of the channel, and leave the process to the one that started it."""
+        self._channel.close()
+
     def close(self, patience: float) -> bool:
         """Close the channel, which makes the process end, and wait until it is gone.
 
         :param patience: how long it may take before it is killed [s].
         :returns: whether it ended by itself.
         """
+        with contextlib.suppress(OSError):  # It has already ended.
+            # Closing alone would not do: a forked child may have a copy of the channel.
+            self._channel.shutdown(socket.SHUT_RDWR)
         self._channel.close()
         try:
             self._process.wait(patience)

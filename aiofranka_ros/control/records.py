@@ -181,7 +181,7 @@ COMMANDS = np.dtype(
         ("stream_id", "u8"),  # counts senders of targets
         ("target_id", "u8"),  # counts targets
         ("target_mode_id", "u8"),  # mode_id that it was made for; dropped if another one is in force
-        ("target_stamp", "i8"),  # when its sender made it [ns, system clock]
+        ("target_stamp", "i8"),  # when its sender made it [ns, any clock]; 0: unknown
         ("target_q", "f8", (7,)),
         ("target_position", "f8", (3,)),
         ("target_orientation", "f8", (4,)),
@@ -307,7 +307,7 @@ SCRATCH = np.dtype(
 
 _CYCLE: list[Any] = [
     ("activation", "u8"),
-    ("stamp", "i8"),  # when the torque was handed to the robot, or the idle arm was measured [ns, system clock]
+    ("stamp", "i8"),  # when the torque was handed to the robot, or the idle arm was measured [ns, monotonic]
     ("time", "f8"),  # robot time [s]
     ("lost", "u8"),  # cycles lost just before this one
     ("response", "f8"),  # readOnce returning to writeOnce returning [s]
@@ -364,7 +364,7 @@ STATE = np.dtype(
 #: names of ``franka::RobotState``, which documents them; matrices are column-major, as there.
 ROBOT_STATE = np.dtype(
     [
-        ("stamp", "i8"),  # when it was measured [ns, system clock]
+        ("stamp", "i8"),  # when it was measured [ns, monotonic]
         ("robot_mode", "i8"),  # franka::RobotMode
         ("time", "f8"),  # robot time [s]
         *_fields("f8", "m_ee m_load m_total control_command_success_rate"),

@@ -197,7 +197,7 @@ class Ring:
         return len(slots)
 
     def at(self, time: int) -> Record | None:
-        """A copy of the cycle nearest to ``time`` [ns, system clock]; ``None`` if there is none."""
+        """A copy of the cycle nearest to ``time`` [ns, monotonic]; ``None`` if there is none."""
         count, stamps = self.count, self._slots["record"]["stamp"]
         oldest = max(0, count - self._capacity + 1)
 

@@ -16,7 +16,7 @@ from aiofranka_ros.kernels import Array
 class Snapshot:
     """What was measured in one control cycle."""
 
-    stamp: int  #: when [ns, system clock, as :func:`time.time_ns`]
+    stamp: int  #: when [ns, system clock, as :func:`time.time_ns`; through a node: its clock]
     q: Array  #: joint positions [rad] (7,)
     dq: Array  #: joint velocities [rad/s] (7,)
     ee: Array  #: pose of the control frame in the base (4, 4)

@@ -44,7 +44,8 @@ class Admission:
         self._clock = clock
         self._node_clock = node.get_clock()
         self._name = node.get_fully_qualified_name()
-        self._simulated_time = True  # Until :meth:`follow` finds out, so that the clock is asked.
+        #: Whether the node's clock is simulated; true until :meth:`follow` finds out, so that the clock is asked.
+        self.simulated_time = True
         self._period: tuple[ControlClient, int] | None = None
         #: Stamp of the newest accepted target of each topic [ns].
         self._newest: dict[str, int] = {}
@@ -53,7 +54,7 @@ class Admission:
 
     def follow(self) -> None:
         """Note whether the node's clock is simulated; called at every tick."""
-        self._simulated_time = self._node_clock.ros_time_is_active
+        self.simulated_time = self._node_clock.ros_time_is_active
 
     def check(
         self, topic: str, modes: tuple[str, ...], stamp: int, info: Mapping[str, Any], *, waited: bool = False
@@ -113,7 +114,7 @@ class Admission:
 
     def _now(self) -> int:
         # Without rclpy if possible, because its clock takes longer than all other checks together.
-        return self._node_clock.now().nanoseconds if self._simulated_time else time.time_ns()
+        return self._node_clock.now().nanoseconds if self.simulated_time else time.time_ns()
 
     def _free_client(self, modes: tuple[str, ...]) -> ControlClient:
         client = self._owner.active_client

@@ -21,6 +21,7 @@ from aiofranka_ros.errors import InvalidTarget, TransformMissing
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.kinematics import link_pose, pose_matrix, quaternion_from_matrix
 from aiofranka_ros.model.names import ArmNames
+from aiofranka_ros.ros.clock import node_time
 from aiofranka_ros.ros.messages import PoseTarget
 
 #: The first cycle after the activation also counts for stamps that are this much older [s].
@@ -33,6 +34,7 @@ class Frames:
     def __init__(self, node: LifecycleNode, names: ArmNames) -> None:
         self._node = node
         self._names = names
+        self._now = node_time(node)
         try:
             # Not on PyPI, and needed only for targets in frames that are not the arm's. Imported now, because the
             # import would delay an active arm's heartbeat.
@@ -71,9 +73,9 @@ class Frames:
 
         :raises InvalidTarget: the arm was not active then, so its pose was not recorded.
         """
-        # By the age of the stamp, because the node's clock may be simulated and the control process's is not.
-        age = self._node.get_clock().now().nanoseconds - stamp if stamp else 0
-        then = time.time_ns() - age
+        # By the age of the stamp: nothing can set the clock of the control process.
+        age = self._now() - stamp if stamp else 0
+        then = time.monotonic_ns() - age
         cycle = client.shared.cycles.at(then)
         if cycle is None or cycle["activation"] != client.activation or int(cycle["stamp"]) - then > 1e9 * _SLACK:
             raise InvalidTarget(

@@ -20,11 +20,13 @@ from rclpy.qos import QoSProfile
 from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.control.records import ERROR_NAMES, ROBOT_STATE
 from aiofranka_ros.control.shared_memory import ROBOT_STATES
+from aiofranka_ros.control.stamps import Stamps
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.fr3 import CYCLE
 from aiofranka_ros.model.kinematics import quaternion_from_matrix
 from aiofranka_ros.model.names import FR3, ArmNames
 from aiofranka_ros.ros.cdr import SerializedMessage
+from aiofranka_ros.ros.clock import node_time
 from aiofranka_ros.ros.messages import header_of
 
 #: Names of the topic: this node's, and that of franka_ros2's broadcaster.
@@ -46,6 +48,7 @@ class RobotStateTopic:
         self._publishers = [node.create_publisher(FrankaRobotState, name, qos) for name in TOPICS]
         self._period = max(1, round(1.0 / (rate * CYCLE)))
         self._message = RobotStateMessage(names)
+        self._stamps = Stamps(node_time(node))
         # Twice as often as there is a new state, so that it does not wait long; but not so often that the node would do
         # nothing else: then several states are published at once.
         period = max(0.5 * self._period * CYCLE, _SHORTEST_PERIOD)
@@ -72,6 +75,7 @@ class RobotStateTopic:
             return
         publishers = [publisher for publisher in self._publishers if publisher.get_subscription_count() > 0]
         for state in client.robot_states():
+            state["stamp"] = self._stamps.of(int(state["stamp"]))
             data = self._message.of(state)
             for publisher in publishers:
                 publisher.publish(data)

@@ -18,9 +18,11 @@ from std_msgs.msg import Float64MultiArray
 from tf2_msgs.msg import TFMessage
 
 from aiofranka_ros.control.records import STATE
+from aiofranka_ros.control.stamps import Stamps
 from aiofranka_ros.kernels import Record
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.ros.cdr import SerializedMessage
+from aiofranka_ros.ros.clock import node_time
 from aiofranka_ros.ros.messages import control_frame, external_wrench, joint_state, measured_pose, snapshot_message
 
 #: Shortest time between two messages on TF [s]: every process that listens to TF has to handle all of them.
@@ -49,18 +51,20 @@ class StateTopics:
         self._snapshots = node.create_publisher(Float64MultiArray, "~/state", qos_profile_sensor_data)
         # TF's own quality of service; a broadcaster of tf2_ros has the same.
         self._frames, self._frame = topic(TFMessage, "/tf", QoSProfile(depth=100), control_frame)
-        self._frame_stamp = 0
+        self._stamps = Stamps(node_time(node))
+        self._frame_measured = self._frame_stamp = 0
 
     def publish(self, state: Record, active: bool) -> None:
-        """Publish ``state``, and whether the arm is under torque control."""
+        """Publish ``state``, and whether the arm is under torque control; its stamp is by the node's clock."""
+        measured, state = int(state["stamp"]), state.copy()
+        state["stamp"] = stamp = self._stamps.of(measured)
         for publisher, message in self._topics:
             if publisher.get_subscription_count() > 0:
                 publisher.publish(message.of(state))
         if self._snapshots.get_subscription_count() > 0:
             self._snapshots.publish(snapshot_message(state, active))
-        stamp = int(state["stamp"])
-        # Never the same state twice: TF's listeners complain about repeated data.
-        due = abs(stamp - self._frame_stamp) >= 0.9e9 * _TF_PERIOD
+        # Never the same stamp twice, even if simulated time stands still: TF's listeners complain about repeated data.
+        due = measured - self._frame_measured >= 0.9e9 * _TF_PERIOD and stamp != self._frame_stamp
         if due and self._frames.get_subscription_count() > 0:
-            self._frame_stamp = stamp
+            self._frame_measured, self._frame_stamp = measured, stamp
             self._frames.publish(self._frame.of(state))

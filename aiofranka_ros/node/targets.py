@@ -205,7 +205,8 @@ class TargetTopics:
             self._refuse(topic, info, error)
         else:
             self._admission.accepted(client, topic.name, stamp, info)
-            topic.send(client, target, stamp)
+            # Not a simulated time, which may be slow, or stand still: targets follow each other in the robot's time.
+            topic.send(client, target, 0 if self._admission.simulated_time else stamp)
             self._newest, self._source = (topic.name, target), (topic, info)
             self.accepted += 1
 

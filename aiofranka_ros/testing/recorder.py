@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from aiofranka_ros.control.records import COMMANDS, CYCLE_RECORD, STATE, new
 from aiofranka_ros.control.shared_memory import SharedMemory
+from aiofranka_ros.control.stamps import offset_to
 from aiofranka_ros.kernels import Record
 
 #: How long to wait for a block that is being written [s]; that takes some microseconds.
@@ -22,7 +23,7 @@ _TIMEOUT = 1.0
 
 
 class CycleRecorder:
-    """Keeps every control cycle from now on.
+    """Keeps every control cycle from now on. Their stamps are [ns, system clock].
 
     :param address: of the shared memory: ``shared memory`` of the status ``control loop`` in the node's diagnostics.
     :param history: keep the cycles before now, too, as far as the memory still has them.
@@ -47,6 +48,7 @@ class CycleRecorder:
         part, self._position, unread = self._memory.cycles.since(self._position)
         self.unread += unread
         if len(part):
+            part["stamp"] += offset_to()
             self._parts.append(part)
 
     def take(self) -> npt.NDArray[Any]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from aiofranka_ros import FrankaController, RobotInterface, RosInterface
 from aiofranka_ros.control.shared_memory import SharedMemory
+from aiofranka_ros.control.stamps import offset_to
 from aiofranka_ros.errors import FrankaError
 from bench.loops.subject import Cpu, keep_off, measure, run
 
@@ -83,14 +84,16 @@ async def main(options: Any) -> None:
                 if unread:
                     raise RuntimeError(f"{unread} cycles were overwritten before they were read")
                 names = ("time", "response", "success_rate")
+                # Cycles have the monotonic clock; targets, too, unless they are messages.
+                offset = offset_to()
                 fresh = np.flatnonzero(np.diff(found["target_id"].astype(np.int64)) > 0) + 1
                 return {
                     **{name: found[name].copy() for name in names},
-                    "written": 1e-9 * found["stamp"],
+                    "written": 1e-9 * (found["stamp"] + offset),
                     # From the start of the node's process, or of the policy's if there is no node, to torque control.
                     "start": start,
                     # From the policy's call to the first torque that was computed with its target.
-                    "latency": 1e-9 * (found["stamp"] - found["target_stamp"])[fresh],
+                    "latency": 1e-9 * (found["stamp"] - found["target_stamp"] + (offset if node else 0))[fresh],
                     # The age of the state that a policy gets at an arbitrary time.
                     "state_age": np.array(ages),
                 }

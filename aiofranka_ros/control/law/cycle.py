@@ -359,7 +359,7 @@ def report(
 ) -> None:
     """Write this cycle into ``state``, from which the next one gets the external wrench.
 
-    :param stamp: when the torque was handed to the robot [ns, system clock].
+    :param stamp: when the torque was handed to the robot [ns, monotonic].
     :param response: from the state's arrival to the torque's departure [s].
     :param success_rate: the robot's ``control_command_success_rate``.
     """
