@@ -45,7 +45,7 @@ class Member:
             serves,
             active=lambda: self.active,
             hardware=lambda: "robot 172.16.0.2",
-            discovery_time=1.0,
+            discovery_time=3.5,
             on_change=self._on_change,
         )
 
@@ -132,6 +132,18 @@ def test_a_node_that_could_not_listen_for_a_while_still_notices_the_other_before
     second = join("arm")
     with pytest.raises(NameTaken):
         second.activate()  # Nothing was received by its executor.
+
+
+def test_a_node_in_a_transition_counts_although_it_announces_nothing(join: Join) -> None:
+    first, second = join("arm"), join("arm")
+    assert becomes(lambda: first.identity.conflict, first, second)
+    transition = second.identity.transition()
+    transition.__enter__()
+    begin = time.monotonic()
+    assert becomes(lambda: time.monotonic() - begin > 3.0, first)
+    assert first.changes == 1 and first.identity.conflict
+    second.close()
+    assert becomes(lambda: not first.identity.conflict, first)
 
 
 def test_of_two_active_nodes_the_younger_must_yield_or_the_older_is_contested(join: Join) -> None:

@@ -238,7 +238,8 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         :param again: the transition to request once the cause is removed.
         """
         try:
-            transition()
+            with self._identity.transition():
+                transition()
         except Interrupted as error:  # Nothing is wrong.
             self.get_logger().info(str(error))
             return outcome
@@ -265,7 +266,6 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
             self._settings.apply(self._driver.client, changed)
         self._driver.activate(self._stop)
         self._on_connected()
-        self._identity.announce()
 
     def _on_connected(self) -> None:
         self._publish_address()

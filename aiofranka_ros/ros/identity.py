@@ -9,12 +9,13 @@ node is active, and lists a node that was killed for up to 20 s. But it reveals 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from rclpy.clock import Clock, ClockType
@@ -29,12 +30,11 @@ REMEDY = (
     "stop one of the two nodes, or start one in another namespace: --ros-args -r __ns:=/left, or with the launch file "
     "namespace:=left"
 )
-#: How often a node announces itself, and how long another one counts after its last announcement [s]: longer than a
-#: node needs to start its processes and connect, when it announces nothing.
-_PERIOD, _SILENCE = 0.5, 4.0
-#: How long a node that announces nothing any more may stay on the graph before it counts again, as another program [s].
-#: One that was killed stays for less; one that starts may be busy compiling its kernels.
-_REMAINDER = 30.0
+#: How often a node announces itself, and how long another one counts after its last announcement [s].
+_PERIOD, _SILENCE = 0.5, 2.0
+#: How long a node is remembered after its last announcement [s]: longer than a transition, during which it announces
+#: nothing, and than the graph lists a node that was killed.
+_MEMORY = 240.0
 #: How much later than the node itself its first announcement may arrive [s].
 _DISCOVERY = 2.0
 #: Longer announcements, and more announcers, are not from nodes of this package.
@@ -45,6 +45,7 @@ class _Other(NamedTuple):
     """Another node of the namespace, as it announced itself.
 
     :ivar born: when it started [ns, system clock], and its identity, for nodes that started at once.
+    :ivar busy: whether it may announce nothing for a while.
     :ivar serves: full names of its actions.
     :ivar heard: [s, monotonic].
     """
@@ -52,6 +53,7 @@ class _Other(NamedTuple):
     node: str
     born: tuple[int, str]
     active: bool
+    busy: bool
     serves: frozenset[str]
     place: str
     heard: float
@@ -85,6 +87,7 @@ class Identity:
         self._began = self._alone = self._uncontested = time.monotonic()
         self._discovery_time = discovery_time
         self._others: dict[str, _Other] = {}
+        self._busy = False
         #: Why goals are refused; empty while no other node has one of this node's names.
         self.conflict = ""
         #: Whether this node and an older one of its names are active: this one must become inactive.
@@ -101,13 +104,25 @@ class Identity:
         node.create_timer(_PERIOD, self.refresh, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.announce()  # Now, because a transition may block the timer.
 
+    @contextlib.contextmanager
+    def transition(self) -> Iterator[None]:
+        """During this context, in which this node may announce nothing, it counts as long as the graph lists it."""
+        self._busy = True
+        self.announce()
+        try:
+            yield
+        finally:
+            self._busy = False
+            self.announce()
+
     def require_alone(self, sleep: Callable[[float], None] = time.sleep) -> None:
         """Check that this node may become active: no other one with its names is active, older, or of another program.
 
+        :param sleep: waits [s]; may raise to give up.
         :raises NameTaken: there is one.
         """
         while (left := self._began + self._discovery_time - time.monotonic()) > 0.0:
-            time.sleep(min(left, _PERIOD))
+            sleep(min(left, _PERIOD))
             self.announce()
         # The node may not have received anything for a while, because a transition blocks its thread.
         while (taken := self._subscription.handle.take_message(String, False)) is not None:
@@ -144,7 +159,7 @@ class Identity:
         started, identity = self._born
         announcement = {
             "id": identity, "node": self._name, "started": started, "active": self._active(),
-            "serves": sorted(self._serves), "host": socket.gethostname(), "pid": os.getpid(),
+            "busy": self._busy, "serves": sorted(self._serves), "host": socket.gethostname(), "pid": os.getpid(),
             "hardware": self._hardware(),
         }  # fmt: skip
         self._publisher.publish(String(data=json.dumps(announcement)))
@@ -158,7 +173,7 @@ class Identity:
             found: dict[str, Any] = json.loads(message.data)
             identity = str(found["id"])
             other = _Other(
-                str(found["node"]), (int(found["started"]), identity), bool(found["active"]),
+                str(found["node"]), (int(found["started"]), identity), bool(found["active"]), bool(found["busy"]),
                 frozenset(map(str, found["serves"])), _place(found), time.monotonic(),
             )  # fmt: skip
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
@@ -169,11 +184,13 @@ class Identity:
     def _rivals(self) -> list[_Other]:
         """The nodes of this package that run now and have names in common with this one."""
         now = time.monotonic()
-        self._others = {key: other for key, other in self._others.items() if now - other.heard < _REMAINDER}
+        self._others = {key: other for key, other in self._others.items() if now - other.heard < _MEMORY}
+        rivals = [other for other in self._others.values() if other.node == self._name or other.serves & self._serves]
+        there = self._nodes() if rivals else []
         return [
             other
-            for other in self._others.values()
-            if now - other.heard < _SILENCE and (other.node == self._name or other.serves & self._serves)
+            for other in rivals
+            if now - other.heard < _SILENCE or (other.busy and there.count(other.node) > (other.node == self._name))
         ]
 
     def _strangers(self) -> list[str]:
@@ -191,12 +208,15 @@ class Identity:
             f"the node {name} serves {action}, too" for name, action in sorted(found - announced) if name != self._name
         ]
         now, twins = time.monotonic(), sum(other.node == self._name for other in self._others.values())
-        there = [f"{where.rstrip('/')}/{name}" for name, where in self._node.get_node_names_and_namespaces()]
-        if there.count(self._name) <= 1 + twins:
+        if self._nodes().count(self._name) <= 1 + twins:
             self._alone = now
         elif now - self._alone > _DISCOVERY:
             messages.append(f"another node is called {self._name}, and is not one of aiofranka_ros")
         return messages
+
+    def _nodes(self) -> list[str]:
+        """Full names of all nodes on the graph."""
+        return [f"{where.rstrip('/')}/{name}" for name, where in self._node.get_node_names_and_namespaces()]
 
     def _describe(self, other: _Other) -> str:
         if other.node == self._name:
