@@ -18,6 +18,7 @@ import numpy as np
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import GetParameters, ListParameters, SetParameters
 from rclpy.action import ActionClient, get_action_server_names_and_types_by_node
+from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from aiofranka_ros.model.fr3 import JOINT_NAMES
 from bench.faults.catalogue import fault
@@ -40,6 +41,8 @@ _INTEGER = re.compile(r"(u?)int(\d+)|byte|octet|char")
 #: After how many messages the mode changes, and the modes; empty: goals and trajectories, in any mode.
 _BLOCK = 250
 _MODES = ("", "osc", "impedance", "torque")
+#: Matches subscriptions of any durability.
+_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 #: The transitions requested here cannot succeed while the node is active; the storm tests the others.
 _HARMLESS = {0, 1, 8, 10, 60, 99, 255}
 
@@ -210,7 +213,7 @@ class Fuzz:
         rig.wait(lambda: (name, namespace) in ros.get_node_names_and_namespaces(), "the graph does not know the node")
         rig.wait(lambda: all(ask() for ask in known), "the graph does not know what the node offers")
         self._topics = [
-            (topic, kind, ros.create_publisher(kind_of(kind), topic, 1))
+            (topic, kind, ros.create_publisher(kind_of(kind), topic, _LATCHED))
             for topic, (kind, *_) in ros.get_subscriber_names_and_types_by_node(name, namespace)
             if not common.search(topic)
         ]
