@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,9 +21,11 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from aiofranka_ros.errors import NameTaken
 from aiofranka_ros.model.fr3 import HOME
+from aiofranka_ros.node.hold import HoldServices
 from aiofranka_ros.ros.identity import Identity
 from aiofranka_ros.testing import Child, Client, NodeProcess, wait_until
 
@@ -288,3 +291,27 @@ def test_of_two_nodes_that_start_at_once_only_the_older_stays_active(tmp_path: P
         with Client("/twins/aiofranka") as client:
             assert not client.send_goal(HOME + 0.2).accepted
         assert yielded not in stays.log
+
+
+@pytest.mark.unit
+def test_an_older_node_whose_arm_is_contested_holds_it_until_that_ends() -> None:
+    held: list[str] = []
+    client = SimpleNamespace(hold=lambda asked: held.append(f"hold {asked}"), release=lambda: held.append("release"))
+    mover = SimpleNamespace(owner="", interrupt=lambda reason: held.append(f"stop the move: {reason}"))
+    quiet = SimpleNamespace(info=lambda text: None)
+    services: dict[str, Any] = {}
+    node = SimpleNamespace(
+        create_service=lambda kind, name, callback: services.update({name: callback}), get_logger=lambda: quiet
+    )
+    hold = HoldServices(node, SimpleNamespace(client=client), mover)  # type: ignore[arg-type]
+    hold.hold_while("another node is active")
+    assert held == ["hold True", "stop the move: the arm is held: another node is active"]
+    answer = services["~/release"](Trigger.Request(), Trigger.Response())
+    assert not answer.success and "another node is active" in answer.message, "no client can end it"
+    hold.hold_while("")
+    assert held[2:] == ["release"] and not hold.reason
+    # A client that called ~/hold in the meantime keeps it.
+    hold.hold_while("another node is active")
+    services["~/hold"](Trigger.Request(), Trigger.Response())
+    hold.hold_while("")
+    assert held[-1] != "release" and "a client called ~/hold" in hold.reason
