@@ -39,6 +39,8 @@ from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 SHARE = get_package_share_directory("aiofranka_ros")
 #: With it, the nodes end when this launch does, also if it is killed. See aiofranka_ros/ros/running.py.
 END_WITH_LAUNCH = {"AIOFRANKA_ROS_LAUNCH": str(os.getpid())}
+#: The same for programs that do not look at it: the kernel sends them SIGTERM.
+END_OTHERS_WITH_LAUNCH = "setpriv --pdeathsig TERM" if shutil.which("setpriv") else None
 #: Always a string: launch would read ``on`` as a boolean.
 ARM_PREFIX = ParameterValue(LaunchConfiguration("arm_prefix"), value_type=str)
 #: The frame that RViz shows everything in.
@@ -114,6 +116,7 @@ def generate_launch_description() -> LaunchDescription:
             Node(
                 package="rviz2",
                 executable="rviz2",
+                prefix=END_OTHERS_WITH_LAUNCH,
                 namespace=LaunchConfiguration("namespace"),
                 arguments=["-d", os.path.join(SHARE, "config", "bringup.rviz"), "-f", BASE_FRAME],
                 condition=IfCondition(LaunchConfiguration("rviz")),
@@ -179,6 +182,7 @@ def _robot_description(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         Node(
             package="robot_state_publisher",
             executable="robot_state_publisher",
+            prefix=END_OTHERS_WITH_LAUNCH,
             namespace=LaunchConfiguration("namespace"),
             # Without ParameterValue, launch reads the URDF as YAML.
             parameters=[{"robot_description": ParameterValue(urdf, value_type=str)}],

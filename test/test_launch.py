@@ -161,11 +161,17 @@ def prefix(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / folder, share / "aiofranka_ros" / folder)
     executables = tmp_path / "lib" / "aiofranka_ros"
     executables.mkdir(parents=True)
-    for name in ("node", "gripper_node"):
+    for name in ("node", "gripper_node", "rviz_tools"):
         (executables / name).write_text(
             f'#!/bin/sh\nPYTHONPATH="{ROOT}:$PYTHONPATH" exec "{sys.executable}" -m aiofranka_ros.{name} "$@"\n'
         )
         (executables / name).chmod(0o755)
+    # In place of RViz.
+    (index / "rviz2").touch()
+    (share / "rviz2").mkdir()
+    (rviz := tmp_path / "lib" / "rviz2" / "rviz2").parent.mkdir()
+    rviz.write_text("#!/bin/sh\nexec sleep 600\n")
+    rviz.chmod(0o755)
     return tmp_path
 
 
@@ -212,6 +218,21 @@ def test_a_launch_with_an_argument_that_does_not_exist_starts_nothing(prefix: Pa
     try:
         assert launch.process.wait(PATIENCE) == 1, launch.log
         assert "argument" in launch.log and "connecting" not in launch.log
+    finally:
+        launch.close()
+
+
+@needs_launch
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_outlives_a_launch_that_is_terminated_or_killed(prefix: Path, number: signal.Signals) -> None:
+    launch = Launch(prefix, "namespace:=launched", "rviz:=true")
+    try:
+        assert launch.says("the arm holds"), launch.log
+        assert wait_until(lambda: len(descendants(launch.process.pid)) == 6), "the nodes and their processes, and RViz"
+        children = descendants(launch.process.pid)
+        os.kill(launch.process.pid, number)
+        launch.process.wait(PATIENCE)
+        assert wait_until(lambda: not [pid for pid in children if alive(pid)])
     finally:
         launch.close()
 
