@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import threading
 import time
 import traceback
@@ -45,7 +44,7 @@ def run(
     """
     # Without rclpy's own handlers: they would shut the context down before the node could stop what it drives.
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    _end_with_launch(name)
+    _end_with_launch(name, stop)
     try:
         stop.check()
         node = create(stop)
@@ -66,8 +65,8 @@ def run(
     return 0
 
 
-def _end_with_launch(name: str) -> None:
-    """If a launch file has started this process, send it SIGTERM once the launch is gone, however that ended.
+def _end_with_launch(name: str, stop: StopRequest) -> None:
+    """If a launch file has started this process, request its stop once the launch is gone, however that ended.
 
     ``ros2 launch`` leaves its processes behind if it is terminated or killed. A node that was started in another way,
     for example with ``nohup``, outlives whatever started it.
@@ -85,7 +84,7 @@ def _end_with_launch(name: str) -> None:
             poll.register(descriptor, select.POLLIN)
             poll.poll()
         rclpy.logging.get_logger(name).warning(f"the launch (process {launch}) is gone: this node ends")
-        os.kill(os.getpid(), signal.SIGTERM)
+        stop.request()
 
     threading.Thread(target=watch, name="launch-watch", daemon=True).start()
 
