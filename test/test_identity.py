@@ -301,7 +301,9 @@ def test_an_older_node_whose_arm_is_contested_holds_it_until_that_ends() -> None
     quiet = SimpleNamespace(info=lambda text: None)
     services: dict[str, Any] = {}
     node = SimpleNamespace(
-        create_service=lambda kind, name, callback: services.update({name: callback}), get_logger=lambda: quiet
+        create_service=lambda kind, name, callback: services.update({name: callback}),
+        get_logger=lambda: quiet,
+        get_fully_qualified_name=lambda: "/arm",
     )
     hold = HoldServices(node, SimpleNamespace(client=client), mover)  # type: ignore[arg-type]
     hold.hold_while("another node is active")
