@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import struct
 import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from aiofranka_ros.control.defaults import default_commands
+from aiofranka_ros.control.forks import belongs_to_this_process
 from aiofranka_ros.control.law.motion import Motion
 from aiofranka_ros.control.process_handle import Message, ProcessHandle, exception_from
 from aiofranka_ros.control.realtime import PRIORITY
@@ -83,7 +82,7 @@ class ControlClient:
         self._activation = 0
         self._robot_states_seen = 0
         self._why_gone = "the control process is not running"
-        _clients.add(self)
+        belongs_to_this_process(self)
 
     @property
     def shared(self) -> SharedMemory:
@@ -230,7 +229,7 @@ class ControlClient:
                 if shared is not None:
                     shared.close()
 
-    def _abandon(self) -> None:
+    def abandon(self) -> None:
         """In a forked child: forget the control process, so that nothing here stops or moves the parent's arm."""
         self._why_gone = "the arm belongs to the process that started it, and this is a fork of that process"
         self._lock = threading.RLock()  # Another thread of the parent may have held it.
@@ -428,19 +427,6 @@ class ControlClient:
 
 def _compiling_or_ready(message: Message) -> bool:
     return message.get("event") in ("compiling", "ready")
-
-
-#: All clients of this process.
-_clients: weakref.WeakSet[ControlClient] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for client in list(_clients):
-        client._abandon()
-    _clients.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def _ended(message: Message) -> Ended:
