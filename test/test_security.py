@@ -124,12 +124,13 @@ def test_processes_are_connected_by_sockets_without_names() -> None:
         for call in calls(path)
         if named.fullmatch(call)
     }
-    # The arm's lock, the hand's states, and the simulated arm at its loopback address.
+    # The arm's lock, the hand's states, and the simulated arm at its loopback address and for rehearsals.
     assert found == {
         "control.fci",
         "gripper_node.connection",
         "simulation.simulated_arm",
         "simulation.model",
+        "simulation.remote",
     }
 
 
