@@ -128,6 +128,7 @@ def test_processes_are_connected_by_sockets_without_names() -> None:
     assert found == {
         "control.fci",
         "gripper_node.connection",
+        "simulation.hand",
         "simulation.simulated_arm",
         "simulation.model",
         "simulation.remote",
