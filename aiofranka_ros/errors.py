@@ -1,4 +1,4 @@
-"""Every exception that this package raises on purpose.
+"""Every exception that this package raises on purpose, and what their messages are made of.
 
 Imported by many modules and by users, in every process; it imports nothing of this package. Each class is one kind of
 failure and has its data as attributes, so that callers never match the text of a message.
@@ -32,6 +32,9 @@ failure and has its data as attributes, so that callers never match the text of 
 
 from __future__ import annotations
 
+import difflib
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -195,3 +198,39 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.what}: {self.remedy}"
+
+
+# Text for messages: quotes only as long as a reader needs, so that a log line stays short whatever a client sends.
+
+#: What a start reports that takes long because :func:`.kernels.compiled` is false; clients look for it in diagnostics.
+COMPILING = "compiling the control kernels, once after an installation or a change: this takes about 20 s"
+#: Characters of one text, and number of texts, that a message quotes.
+_LONGEST, _MOST = 60, 5
+
+
+def brief(text: str, longest: int = _LONGEST) -> str:
+    """``text``, or its beginning and its length if it has more than ``longest`` characters."""
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
+
+
+def listed(texts: Iterable[str], most: int = _MOST) -> str:
+    """``texts``, brief and with commas between them: the first ``most``, and how many more there are."""
+    rest = iter(texts)
+    shown = ", ".join(brief(text) for text in itertools.islice(rest, most))
+    more = sum(1 for _ in rest)
+    return f"{shown} and {more} more" if more else shown
+
+
+def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str | None:
+    """The one of ``known`` that is most similar to ``name``, at least by ``similarity`` (0 to 1); ``None``: none is."""
+    if len(name) > _LONGEST:  # Finding out takes the longer, the longer it is.
+        return None
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=similarity)), None)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """A message about a name that does not exist: the nearest one first, then all that do."""
+    names = list(known)
+    near = nearest(name, names)
+    suggestion = f"did you mean {near!r}? There are" if near else "there are"
+    return f"there is no {kind} {brief(name)!r}; {suggestion}: {', '.join(names)}"

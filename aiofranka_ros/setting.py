@@ -15,8 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from aiofranka_ros.errors import ConfigurationError
-from aiofranka_ros.text import brief, nearest
+from aiofranka_ros.errors import ConfigurationError, brief, nearest
 
 #: Most elements of a wrong value that are looked at for a message.
 _MOST_QUOTED = 100

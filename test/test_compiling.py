@@ -13,10 +13,9 @@ from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.compilation import report_compiling
 from aiofranka_ros.control.law import cycle
-from aiofranka_ros.errors import ConnectionFailed
+from aiofranka_ros.errors import COMPILING, ConnectionFailed
 from aiofranka_ros.kernels import _places
 from aiofranka_ros.node.diagnostics import Diagnosis
-from aiofranka_ros.text import COMPILING
 
 #: The first one may have to compile everything, next to other programs.
 pytestmark = pytest.mark.timeout(300)

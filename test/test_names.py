@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from aiofranka_ros import FrankaController, RobotInterface
-from aiofranka_ros.errors import ConfigurationError
-from aiofranka_ros.text import nearest, unknown
+from aiofranka_ros.errors import ConfigurationError, nearest, unknown
 
 pytestmark = pytest.mark.unit
 

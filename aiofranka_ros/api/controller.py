@@ -23,13 +23,12 @@ from aiofranka_ros.arm.settings import SETTING_NAMES
 from aiofranka_ros.control.compilation import report_compiling
 from aiofranka_ros.control.records import Approach
 from aiofranka_ros.control.snapshot import distance_text
-from aiofranka_ros.errors import ConfigurationError, FrankaError
+from aiofranka_ros.errors import ConfigurationError, FrankaError, unknown
 from aiofranka_ros.kernels import Array, compiled
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.kinematics import control_frame
 from aiofranka_ros.offload.guard import Guard
 from aiofranka_ros.setting import plain
-from aiofranka_ros.text import unknown
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ import subprocess
 import sys
 
 from aiofranka_ros import kernels
+from aiofranka_ros.errors import COMPILING
 from aiofranka_ros.processes import NEVER, WAIT_STEP, StopRequest, start_child
-from aiofranka_ros.text import COMPILING
 
 _log = logging.getLogger(__name__)
 

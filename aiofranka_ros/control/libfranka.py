@@ -38,6 +38,11 @@ _LARGEST_DIFFERENCE = 1e-9
 #: Joint velocities [rad/s] and a load for the comparison: no number is zero, and no two are the same.
 _VELOCITIES = np.array([0.9, -0.4, 0.7, -1.1, 1.3, 0.5, -0.8])
 _LOAD = 1.7, [0.02, -0.03, 0.09], [0.02, 0.002, -0.003, 0.002, 0.03, 0.004, -0.003, 0.004, 0.015]
+#: Modes in which people keep the robot from moving, and what to do.
+_HELD = {
+    pylibfranka.RobotMode.UserStopped: "the user stop is pressed: release it, then activate again",
+    pylibfranka.RobotMode.Guiding: "the arm is guided by hand: let go of its buttons, then activate again",
+}
 _ERROR_NAMES = tuple(name for name, member in vars(pylibfranka.Errors).items() if isinstance(member, property))
 
 
@@ -93,18 +98,19 @@ class RobotConnection:
         :raises CommandRefused: the robot did not recover, e.g. because the user stop is pressed.
         """
         state = self.read()
-        mode = state.robot_mode
-        if mode == pylibfranka.RobotMode.UserStopped:
-            raise CommandRefused("the user stop is pressed: release it, then activate again")
-        if mode == pylibfranka.RobotMode.Guiding:
-            raise CommandRefused("the arm is guided by hand: let go of its buttons, then activate again")
-        if mode != pylibfranka.RobotMode.Reflex and not error_names(state.current_errors):
+        if state.robot_mode in _HELD:
+            raise CommandRefused(_HELD[state.robot_mode])
+        if state.robot_mode != pylibfranka.RobotMode.Reflex and not error_names(state.current_errors):
             return False
         try:
             self._robot.automatic_error_recovery()
         except LIBFRANKA_ERRORS as error:
-            raise CommandRefused(f"the robot did not recover: {error}") from error
+            raise self._refusal("the robot did not recover", error) from error
         return True
+
+    def _refusal(self, what: str, error: BaseException) -> CommandRefused:
+        """Why the robot refused a command: its mode, which may have changed since the last state, or its own words."""
+        return CommandRefused(_HELD.get(self.read().robot_mode, f"{what}: {error}"))
 
     def set(self, setting: RobotSetting, *values: Any) -> None:
         """Set something in the robot itself, while no motion runs; ``CommandRefused`` if it does not accept it."""
@@ -123,7 +129,7 @@ class RobotConnection:
         try:
             return TorqueControl(self._robot.start_torque_control(), model, state, views)
         except LIBFRANKA_ERRORS as error:
-            raise CommandRefused(f"the robot refused torque control: {error}") from error
+            raise self._refusal("the robot refused torque control", error) from error
 
     def stopped(self, error: BaseException) -> ControlStopped:
         """Ask the robot what stopped the control loop."""

@@ -17,9 +17,8 @@ from rich.console import Console
 
 from aiofranka_ros.ctl import commands
 from aiofranka_ros.ctl.client import Failed, NodeClient
-from aiofranka_ros.errors import Interrupted
+from aiofranka_ros.errors import COMPILING, Interrupted
 from aiofranka_ros.processes import StopRequest
-from aiofranka_ros.text import COMPILING
 
 #: Colours of the levels of diagnostics.
 _COLOURS = {"OK": "green", "WARN": "yellow", "ERROR": "bold red", "STALE": "magenta"}

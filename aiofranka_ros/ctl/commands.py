@@ -17,9 +17,9 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from franka_msgs.action import ErrorRecovery, PTPMotion
 
 from aiofranka_ros.ctl.client import Failed, NodeClient
+from aiofranka_ros.errors import unknown
 from aiofranka_ros.ros.clients import Presence
 from aiofranka_ros.ros.refusals import QOS, TOPIC, RefusalReader
-from aiofranka_ros.text import unknown
 
 #: The state that each transition begins in, and the one it leads to.
 TRANSITIONS = {

@@ -26,10 +26,10 @@ from franka_msgs.msg import TargetStatus
 
 from aiofranka_ros.demo import evaluation
 from aiofranka_ros.demo.policy import RATE, Circle
+from aiofranka_ros.errors import COMPILING
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.fr3 import HOME, READY
 from aiofranka_ros.testing import Child, Client, CycleRecorder, Failed, NodeProcess
-from aiofranka_ros.text import COMPILING
 
 _ROBOT = "/aiofranka"
 #: How long the node may take to become active: on the first run, its kernels are compiled [s].

@@ -28,6 +28,7 @@ from aiofranka_ros.control.records import Approach, Hold, Phase, TorqueLimit
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.control.snapshot import distance_text
 from aiofranka_ros.errors import (
+    COMPILING,
     ArmInUse,
     CommandRefused,
     ConnectionFailed,
@@ -52,7 +53,6 @@ from aiofranka_ros.ros.conditions import (
     status,
 )
 from aiofranka_ros.ros.identity import REMEDY, Identity
-from aiofranka_ros.text import COMPILING
 
 #: Slower responses than this leave the robot's network too little of the millisecond [s].
 _SLOW_RESPONSE = 0.5e-3

@@ -31,14 +31,13 @@ from trajectory_msgs.msg import JointTrajectoryPoint
 from aiofranka_ros.arm.joint_trajectory import MOST_POINTS, JointTrajectory
 from aiofranka_ros.arm.moves import Asked, MoveCancelled, Mover, OnTick, Plan
 from aiofranka_ros.arm.tasks import ENDED, REST_VELOCITY, Tolerance, TrajectoryGoal
-from aiofranka_ros.errors import GoalMissed, InvalidTarget, MoveFailed, MoveReplaced, PathViolated
+from aiofranka_ros.errors import GoalMissed, InvalidTarget, MoveFailed, MoveReplaced, PathViolated, brief
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.names import CONTROLLER, ArmNames
 from aiofranka_ros.ros.actions import Actions, Ending, at_intervals
 from aiofranka_ros.ros.bounded import bounded
 from aiofranka_ros.ros.cdr import NANOSECONDS, nanoseconds
 from aiofranka_ros.ros.messages import WRONG_JOINTS, joint_order
-from aiofranka_ros.text import brief
 
 if TYPE_CHECKING:
     from aiofranka_ros.node.lifecycle import FrankaNode

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 from rclpy.utilities import remove_ros_args
 
-from aiofranka_ros.errors import ConfigurationError
+from aiofranka_ros.errors import ConfigurationError, nearest
 from aiofranka_ros.setting import Setting
-from aiofranka_ros.text import nearest
 
 _ROS_ARGUMENTS = """\
 ROS arguments, after --ros-args:

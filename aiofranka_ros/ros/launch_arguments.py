@@ -9,8 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from aiofranka_ros.errors import ConfigurationError
-from aiofranka_ros.text import nearest, unknown
+from aiofranka_ros.errors import ConfigurationError, nearest, unknown
 
 #: How similar a name must be to an argument's to count as a misspelling if another launch file includes this one: then
 #: the name may be an argument of that file.

@@ -24,12 +24,11 @@ from tf2_msgs.msg import TFMessage
 
 from aiofranka_ros.control.records import Approach, Limit
 from aiofranka_ros.control.snapshot import Snapshot
-from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.errors import InvalidTarget, listed
 from aiofranka_ros.kernels import Array, Numbers, Record
 from aiofranka_ros.model.kinematics import pose_matrix, quaternion_from_matrix
 from aiofranka_ros.model.names import FR3, ArmNames
 from aiofranka_ros.ros.cdr import NANOSECONDS, read_numbers
-from aiofranka_ros.text import listed
 
 #: Largest deviation of a quaternion's norm from 1 that counts as rounding and is normalised away.
 QUATERNION_TOLERANCE = 0.01

@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Hashable
 
-from aiofranka_ros.text import brief
+from aiofranka_ros.errors import brief
 
 #: Shortest time between two log messages that say the same [s].
 LOG_PERIOD = 2.0

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.errors import InvalidTarget, brief, listed
 from aiofranka_ros.model.fr3 import JOINT_NAMES
 from aiofranka_ros.ros.messages import joint_order
 from aiofranka_ros.ros.warnings import LOG_PERIOD, Warnings
-from aiofranka_ros.text import brief, listed
 
 pytestmark = pytest.mark.unit
 
