@@ -26,6 +26,7 @@ from std_srvs.srv import Trigger
 from aiofranka_ros.errors import NameTaken
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.node.hold import HoldServices
+from aiofranka_ros.ros.conditions import CTL
 from aiofranka_ros.ros.identity import Identity
 from aiofranka_ros.testing import Child, Client, NodeProcess, wait_until
 
@@ -196,6 +197,7 @@ def test_another_program_that_serves_the_same_action_is_noticed(join: Join) -> N
 #: A node with an identity that announces itself until it is killed.
 _ALONE = """
 import rclpy
+from aiofranka_ros.ros.conditions import CTL
 from aiofranka_ros.ros.identity import Identity
 rclpy.init()
 node = rclpy.create_node("arm", namespace="lab")
@@ -281,7 +283,7 @@ def test_of_two_nodes_that_start_at_once_only_the_older_stays_active(tmp_path: P
         NodeProcess(tmp_path / "one.log", "twins", autostart=True, discovery_time=0.0) as one,
         NodeProcess(tmp_path / "other.log", "twins", autostart=True, discovery_time=0.0) as other,
     ):
-        yielded = "; then: ros2 lifecycle set /twins/aiofranka activate"
+        yielded = f"; then: {CTL} activate --node /twins/aiofranka"
         nodes = (one, other)
         assert wait_until(lambda: all("another node is called" in node.log for node in nodes))
         assert wait_until(lambda: any(yielded in node.log for node in nodes)), one.log + other.log
