@@ -232,10 +232,14 @@ class NodeClient:
         found = self.statuses[status]
         return found.level, {value.key: value.value for value in found.values}
 
-    def refresh(self, *names: str) -> None:
-        """Forget all statuses and wait for those called ``names``, published after this call; by default, for all."""
+    def forget(self) -> None:
+        """Forget all statuses, and ignore what was published before this call."""
         self.statuses.clear()
         self._asked = time.time_ns()
+
+    def refresh(self, *names: str) -> None:
+        """Forget all statuses and wait for those called ``names``, published after this call; by default, for all."""
+        self.forget()
         wanted = names or ("robot", "control loop", "targets")
         self.wait(lambda: all(name in self.statuses for name in wanted), f"no diagnostics of {', '.join(wanted)}")
 

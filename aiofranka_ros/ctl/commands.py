@@ -65,7 +65,6 @@ def change(client: NodeClient, transition: str) -> str:
     if state != begin:
         step = _STEPS.get((state, begin))
         raise Failed(f"{client.name} is {state}, but must be {begin}" + (f": {step} it first" if step else ""))
-    client.statuses.clear()
     if not client.change(transition):
         raise Failed(f"{client.name} could not {transition}: {_trouble(client)}")
     return f"{client.name} is {end}"
@@ -107,7 +106,6 @@ def get_parameters(client: NodeClient, names: Sequence[str]) -> dict[str, Any]:
 
 def recover(client: NodeClient) -> str:
     """Clear a reflex and activate the arm where it is."""
-    client.statuses.clear()
     handle = _send(client, ErrorRecovery, "error_recovery", ErrorRecovery.Goal())
     if client.outcome(handle).status != GoalStatus.STATUS_SUCCEEDED:
         raise Failed(f"{client.name} could not recover: {_trouble(client)}")
@@ -182,11 +180,12 @@ LEVELS = {
 
 
 def _trouble(client: NodeClient) -> str:
-    """What the node reports as wrong with its robot, and what to do about it."""
+    """What the node now reports as wrong with its robot, and what to do about it."""
 
     def reported() -> bool:
         return "robot" in client.statuses and client.statuses["robot"].level != DiagnosticStatus.OK
 
+    client.forget()  # An earlier trouble is not the reason.
     if not client.spin_until(reported, _DIAGNOSTICS):
         return "its log says why"
     remedy = client.value("robot", "what to do")

@@ -138,6 +138,8 @@ class TouchedServer(ArmServer):
         return True
 
     def _run_safety_velocity_check(self, sim_state: Any) -> None:
+        if self._pressed is not None:  # The end of a motion or of a recovery has set another mode.
+            self.robot_state.state["robot_mode"] = self._pressed
         self._run_collision_check()
         super()._run_safety_velocity_check(sim_state)
 
