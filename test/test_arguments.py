@@ -94,6 +94,12 @@ def test_an_argument_that_does_not_exist_exits_with_2_and_the_usage(module: str)
     assert ran.stdout == "" and ran.stderr.startswith("usage: ")
 
 
+def test_a_command_line_may_be_empty(context: Context) -> None:
+    node = FakeNode(context, [], "/")
+    assert checked(node, []) is node
+    node.close()
+
+
 @pytest.mark.parametrize("settings", [SETTINGS, GRIPPER_SETTINGS], ids=["arm", "gripper"])
 def test_help_explains_the_arguments_of_ros_and_every_parameter(settings: Any, capsys: Any) -> None:
     with pytest.raises(SystemExit) as exit_:

@@ -193,7 +193,7 @@ async def test_the_state_is_complete_and_consistent(loop, controller):
     shapes = {name: np.shape(value) for name, value in state.items()}
     assert shapes == {
         "qpos": (7,), "qvel": (7,), "ee": (4, 4), "jac": (6, 7), "mm": (7, 7), "last_torque": (7,), "stamp": (),
-        "limited_targets": (),
+        "limited_targets": (), "approach": (2,),
     }  # fmt: skip
     np.testing.assert_allclose(state["ee"], control_frame(state["qpos"]), atol=1e-6)
     np.testing.assert_allclose(state["mm"], state["mm"].T, atol=1e-9)

@@ -35,18 +35,19 @@ class FakeProcess:
         self.tool = np.eye(4)
         self._report()
 
-    def request(self, name: str, timeout: float, **arguments: Any) -> dict[str, Any]:
+    def request(self, name: str, timeout: float, *stop: Any, **arguments: Any) -> dict[str, Any]:
         self.requests.append(name)
         self._report()
         return {"recovered": False, "cpu": None, "library_version": "0", "protocol_version": 0}
 
-    def wait(self, *arguments: Any) -> None:
+    def wait(self, *arguments: Any) -> dict[str, Any]:
+        return {"event": "ready"}
+
+    def poll(self, wanted: Any) -> None:
         return None
 
-    poll = wait
-
-    def close(self) -> None:
-        return None
+    def close(self, patience: float) -> bool:
+        return True
 
     def _report(self) -> None:
         state = new(STATE)

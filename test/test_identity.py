@@ -56,9 +56,14 @@ class Member:
     def _on_change(self) -> None:
         self.changes += 1
 
-    def activate(self) -> None:
-        """Become active, as the arm's node does."""
-        self.identity.require_alone()
+    def activate(self, *others: Member) -> None:
+        """Become active, as the arm's node does, while ``others`` run."""
+
+        def sleep(duration: float) -> None:
+            for member in others:
+                member.executor.spin_once(timeout_sec=duration / len(others))
+
+        self.identity.require_alone(*([sleep] if others else []))
         self.active = True
         self.identity.refresh()
 
@@ -115,7 +120,7 @@ def test_the_younger_of_two_nodes_may_not_become_active_and_the_older_may(join: 
     first, second = join("arm"), join("arm")
     assert becomes(lambda: first.identity.conflict and second.identity.conflict, first, second)
     with pytest.raises(NameTaken, match="another node is called /lab/arm"):
-        second.activate()
+        second.activate(first)
     first.activate()
 
 

@@ -167,7 +167,7 @@ def test_a_stop_request_ends_the_compiler_and_leaves_no_process(tmp_path: Path) 
     )
     child = Child(["-c", code], log=tmp_path / "log", env={"NUMBA_CACHE_DIR": str(tmp_path / "empty")})
     assert child.process.wait(60.0) == 0, child.log
-    assert child.log.split() == ["interrupted", "0", "left"]
+    assert {"interrupted", "0 left"} <= set(child.log.splitlines()), child.log
 
 
 def test_nothing_is_compiled_ahead_if_everything_is_or_if_it_could_not_be_kept(

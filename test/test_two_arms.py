@@ -162,6 +162,8 @@ def test_names_in_messages_begin_with_the_prefix_of_the_arm(arms: dict[str, ArmN
     try:
         busy = [f"/{side}/{topic}" for side in SIDES for topic in ("joint_states", "franka_gripper/joint_states")]
         assert client.spin_until(lambda: all(named[topic] for topic in busy))
+        # The arm and its gripper publish on this one.
+        assert client.spin_until(lambda: all(len(named[f"/{side}/joint_states"]) > 9 for side in SIDES)), named
         # Both arms publish on these topics.
         assert client.spin_until(lambda: len(named["/tf"]) >= 4 and len(sides_in(named["/diagnostics"])) == 2), named
         client.spin_for(0.5)
@@ -170,7 +172,7 @@ def test_names_in_messages_begin_with_the_prefix_of_the_arm(arms: dict[str, ArmN
             client.node.destroy_subscription(subscription)
     arm_names = {side: ArmNames(side) for side in SIDES}
     for side, names in arm_names.items():
-        assert named[f"/{side}/joint_states"] == {names.base, *names.joints}
+        assert named[f"/{side}/joint_states"] == {names.base, *names.joints, *names.fingers}
         assert named[f"/{side}/franka_gripper/joint_states"] == set(names.fingers)
         of_the_arm = [topic for topic in named if topic.startswith(f"/{side}/")]
         assert not [name for topic in of_the_arm for name in named[topic] if not name.startswith(f"{side}_")]

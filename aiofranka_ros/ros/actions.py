@@ -29,7 +29,7 @@ from aiofranka_ros.ros.warnings import Warnings
 _KEPT = QoSProfile(depth=1000)
 #: At most this many goals end within a period [s]: the clients' DDS keeps ten answers until their programs take them.
 #: Each costs a client in Python up to ten milliseconds, because it comes with a list of all goals.
-_MOST_ENDS, _PERIOD = 3, 0.05
+_MOST_ENDS, _PERIOD = 2, 0.05
 
 #: What a goal is made into when it is checked: everything that is needed to pursue it.
 Checked = TypeVar("Checked")

@@ -8,6 +8,7 @@ declares, and parameter files for other nodes: a misspelt limit would leave the 
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -142,7 +143,7 @@ def _problems(node: Any, arguments: Sequence[str] | None) -> list[str]:
 def _sources(words: list[str]) -> Iterator[_Source]:
     """Everything on the command line that gives parameters, in its order."""
     ours = False
-    for word, value in zip(words, [*words[1:], ""], strict=True):
+    for word, value in itertools.pairwise([*words, ""]):
         if word in ("--ros-args", "--"):
             ours = word == "--ros-args"
         elif ours and word in ("-p", "--param"):

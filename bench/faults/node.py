@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 
 from aiofranka_ros.node import __main__ as node
+from aiofranka_ros.node import program as program  # Its imports take long, and minutes while threads spin.
 
 
 def _spin() -> None:
