@@ -52,12 +52,7 @@ def start_child(command: Sequence[str], **options: Any) -> subprocess.Popen[byte
 
     def start() -> None:
         try:
-            # Popen leaves its own open if it fails, in some versions of Python (seen in 3.11.2).
-            with open(os.devnull, "r+b") as null:
-                streams: dict[str, Any] = {
-                    name: null if value is subprocess.DEVNULL else value for name, value in options.items()
-                }
-                process = subprocess.Popen(command, **streams)
+            process = subprocess.Popen(command, **options)
         except OSError as error:
             started.set_exception(error)
             return

@@ -9,6 +9,7 @@ import gc
 import os
 import resource
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -102,8 +103,10 @@ def test_a_start_for_which_a_descriptor_is_missing_leaves_nothing(
             failed += 1
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             assert not before.processes_and_threads(), f"with {count} descriptors: {error!r}"
-            # multiprocessing closes its pipes when nothing refers to the exception any more.
-            assert what == "isolated object" or not before.since(), f"with {count} descriptors: {error!r}"
+            # multiprocessing closes its pipes when nothing refers to the exception any more; before Python 3.11.4,
+            # subprocess does not close its own at all.
+            leaks = what == "isolated object" or (what == "simulated arm" and sys.version_info < (3, 11, 4))
+            assert leaks or not before.since(), f"with {count} descriptors: {error!r}"
         else:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             started.__exit__(None, None, None)
