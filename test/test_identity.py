@@ -60,8 +60,10 @@ class Member:
         """Become active, as the arm's node does, while ``others`` run."""
 
         def sleep(duration: float) -> None:
-            for member in others:
-                member.executor.spin_once(timeout_sec=duration / len(others))
+            end = time.monotonic() + duration
+            while (left := end - time.monotonic()) > 0.0:
+                for member in others:
+                    member.executor.spin_once(timeout_sec=left / len(others))
 
         self.identity.require_alone(*([sleep] if others else []))
         self.active = True

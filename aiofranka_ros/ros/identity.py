@@ -99,7 +99,9 @@ class Identity:
         # A node that starts later gets the last announcement at once.
         qos = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._publisher = node.create_publisher(String, "presence", qos)
-        self._subscription = node.create_subscription(String, "presence", self._on_message, qos)
+        # All that the others announce while a transition blocks this node's thread.
+        kept = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._subscription = node.create_subscription(String, "presence", self._on_message, kept)
         # Not the node's clock: simulated time may stop.
         node.create_timer(_PERIOD, self.refresh, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.announce()  # Now, because a transition may block the timer.
