@@ -399,9 +399,7 @@ def test_goals_that_alternate_do_not_starve_the_fingers(
     commands, client = wire
     client.joint_states.clear()
     goals = [("franka_gripper/move", Move.Goal(width=width)) for width in (0.035, 0.06, 0.04)]
-    begin = time.monotonic()
     ends = stream(client, [*goals, ("franka_gripper/grasp", Grasp.Goal(width=OBJECT))], 91)
-    duration = time.monotonic() - begin  # More than 3 s on a busy machine.
     widths = [sum(state.position) for state in client.joint_states]
     # They travel at least a third of what they could: 0.1 m/s for 3 s. Each command runs for 0.3 s, and to stop and
     # start takes 0.1 s, more on a busy machine.
@@ -409,8 +407,7 @@ def test_goals_that_alternate_do_not_starve_the_fingers(
     assert ends[-1][0] == SUCCEEDED
     reasons = {result.error for status, result in ends if status == ABORTED}
     assert reasons == {"replaced by a new goal", "replaced by a newer goal before it began"}
-    # A command and a stop in each 0.3 s, and at the end.
-    assert len(commands) <= 2 * (duration / 0.3 + 2)
+    assert len(commands) < len(ends)  # Not a command and a stop for each goal.
 
 
 def test_a_cancelled_goal_does_not_stop_the_fingers_if_another_goal_wants_the_same(
