@@ -22,7 +22,7 @@ from aiofranka_ros.testing import wait_until
 
 pytestmark = pytest.mark.unit
 
-NOBODY = "another-computer 1 1"
+ELSEWHERE = "another-computer 1 1"
 CLIENT, GOAL = bytes(8), bytes(16)
 
 
@@ -126,10 +126,10 @@ def test_a_client_that_was_killed_here_is_gone_at_once(graph: Graph, sleeper: su
 
 def test_a_silent_client_on_another_computer_is_gone(graph: Graph) -> None:
     graph.subscribers[b"1"] = "client"
-    graph.hear(NOBODY)
+    graph.hear(ELSEWHERE)
     graph.begin()
     for _ in range(20):
-        graph.hear(NOBODY)
+        graph.hear(ELSEWHERE)
         assert graph.why_gone_after(0.9 * SILENCE) == ""
     assert "nothing was heard of it" in graph.why_gone_after(0.2 * SILENCE)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from pathlib import Path
 
 import pytest
 
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.ros.running import LAUNCH
+from aiofranka_ros.simulation.simulated_arm import is_taken
 from aiofranka_ros.testing import Child, Client, CycleRecorder, NodeProcess, alive, descendants, started, wait_until
 
 STATES = ("unconfigured", "configuring", "inactive", "active", "moving")
@@ -19,17 +19,6 @@ STATES = ("unconfigured", "configuring", "inactive", "active", "moving")
 def served_address(process: NodeProcess) -> str:
     """Address of the node's simulated arm."""
     return process.log.partition("connected to the robot at ")[2].partition(",")[0]
-
-
-def is_free(address: str) -> bool:
-    """Whether another simulated arm could use ``address``."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, 1337))
-        except OSError:
-            return False
-    return True
 
 
 @pytest.mark.parametrize(
@@ -61,7 +50,7 @@ def test_a_signal_ends_the_node_in_every_state_and_others_change_nothing(
         assert "Traceback" not in process.log
         assert "is killed" not in process.log
         if state in ("inactive", "active", "moving"):
-            assert is_free(served_address(process))
+            assert not is_taken(served_address(process))
 
 
 def test_the_other_processes_of_a_killed_node_end_too(tmp_path: Path) -> None:
@@ -74,7 +63,7 @@ def test_the_other_processes_of_a_killed_node_end_too(tmp_path: Path) -> None:
         process.process.kill()
         process.process.wait()
     assert wait_until(lambda: not [pid for pid in children if alive(pid)])
-    assert is_free(served_address(process))
+    assert not is_taken(served_address(process))
 
 
 #: Starts the nodes of arm and gripper as a launch file does, with their output in pipes that nothing reads any more

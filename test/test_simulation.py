@@ -218,7 +218,7 @@ def test_a_signal_ends_the_simulator_quietly_with_status_0(number: signal.Signal
         output, log = process.communicate(timeout=10)
     del robot
     assert (process.returncode, output, log) == (0, "", "")
-    assert not simulation._taken(SPARE)
+    assert not simulation.is_taken(SPARE)
 
 
 @pytest.mark.parametrize("forks", [False, True])
@@ -246,10 +246,10 @@ def test_the_arm_never_outlives_its_parent(forks: bool) -> None:
     ) as process:
         assert process.stdout is not None
         assert int(process.stdout.readline()) > 0
-        assert simulation._taken(SPARE)
+        assert simulation.is_taken(SPARE)
         process.kill()
         process.wait()
-        assert wait_until(lambda: not simulation._taken(SPARE))
+        assert wait_until(lambda: not simulation.is_taken(SPARE))
 
 
 def test_a_forked_copy_of_the_handle_leaves_the_arm_alone(arm: SimulatedArm) -> None:
@@ -272,7 +272,7 @@ def test_a_handle_can_be_started_once_and_closed_any_number_of_times() -> None:
             arm.start()
     arm.close()
     assert arm.process is not None and arm.process.returncode == 0
-    assert not simulation._taken(OTHER)
+    assert not simulation.is_taken(OTHER)
 
 
 def test_an_arm_that_dies_while_it_starts_says_why(caplog: pytest.LogCaptureFixture) -> None:

@@ -71,13 +71,13 @@ class SimulatedArm:
         if self.process is not None:
             raise SimulationError("a simulated arm can be started only once")
         for host in _LOOPBACK_HOSTS if self._wanted is None else (self._wanted,):
-            if self._wanted is None and _taken(host):
+            if self._wanted is None and is_taken(host):
                 continue
             try:
                 return self._start_at(host, stop)
             except SimulationError:
                 # If another process took the address in the meantime, try the next one.
-                if self._wanted is not None or not _taken(host):
+                if self._wanted is not None or not is_taken(host):
                     raise
         raise SimulationError("no loopback address is free for another simulated arm")
 
@@ -202,7 +202,7 @@ def cpu_for(host: str) -> int:
     return cpus[-int(ipaddress.IPv4Address(host)) % len(cpus)]
 
 
-def _taken(host: str) -> bool:
+def is_taken(host: str) -> bool:
     """Whether something listens at the arm's ports.
 
     Binding without listening disturbs no other process, not even one that looks for an address at the same time.

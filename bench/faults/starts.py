@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
-import socket
 import time
 from pathlib import Path
 
+from aiofranka_ros.simulation.simulated_arm import is_taken
 from aiofranka_ros.testing import Child, NodeProcess, alive, descendants, wait_until
 from bench.faults.catalogue import fault
 from bench.faults.rig import Findings, Rig
@@ -35,17 +35,6 @@ def _handles_signals(process: Child) -> bool:
         status = Path(f"/proc/{process.process.pid}/status").read_text()
     mask = status.partition(_CAUGHT)[2].partition("\n")[0].strip() or "0"
     return bool(int(mask, 16) >> (signal.SIGHUP - 1) & 1)
-
-
-def _free(host: str) -> bool:
-    """Whether another arm could be served at ``host``."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, 1337))
-        except OSError:
-            return False
-    return True
 
 
 @fault("each node ends with status 0, or by the signal if it came before the node's first lines, and leaves nothing")
@@ -84,7 +73,7 @@ def interrupted_starts(rig: Rig, findings: Findings) -> None:
         if not wait_until(lambda children=children: not any(map(alive, children)), 5.0):
             wrong.append(f"{what}: processes are left")  # With them, their shared memory, too.
         address = node.log.partition("connected to the robot at ")[2].partition(",")[0]
-        if address and not wait_until(lambda address=address: _free(address), 5.0):
+        if address and not wait_until(lambda address=address: not is_taken(address), 5.0):
             wrong.append(f"{what}: the port at {address} is left")
     findings.check(not wrong, f"{count - len(wrong)} of {count} starts ended as they must, {early} before any handler")
     for text in wrong[:5]:
