@@ -175,14 +175,14 @@ def test_without_an_address_the_first_free_one_is_taken(arm: SimulatedArm, monke
 def test_an_address_that_another_process_takes_during_the_start_is_skipped(
     arm: SimulatedArm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = simulation._taken
+    look = simulation.is_taken
     looks: list[str] = []
 
     def look_too_early(host: str) -> bool:
         looks.append(host)
         return len(looks) > 1 and look(host)  # the first look says "free", although the arm is there
 
-    monkeypatch.setattr(simulation, "_taken", look_too_early)
+    monkeypatch.setattr(simulation, "is_taken", look_too_early)
     monkeypatch.setattr(simulation, "_LOOPBACK_HOSTS", (arm.host, OTHER))
     with SimulatedArm() as chosen:
         assert chosen.host == OTHER
