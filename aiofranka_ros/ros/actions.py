@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+from action_msgs.msg import GoalInfo
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.clock import Clock, ClockType
@@ -23,6 +24,7 @@ from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.ros.bounded import bounded_action
 from aiofranka_ros.ros.clients import GoalClients
 from aiofranka_ros.ros.refusals import RefusalTopic
+from aiofranka_ros.ros.requests import goal_channel
 from aiofranka_ros.ros.warnings import Warnings
 
 #: How many requests and answers DDS keeps for each action. By default it is ten; the rest is lost if they come at once.
@@ -193,11 +195,24 @@ class Actions:
 
 
 class _Server(ActionServer):
-    """An action server that reports every request to ``clients``: rclpy passes on only the goal."""
+    """An action server that takes goals aside, and tells ``clients`` of each request: rclpy passes on only the goal."""
 
     def __init__(self, clients: GoalClients, node: Node, kind: Any, name: str, *arguments: Any, **options: Any) -> None:
         super().__init__(node, kind, name, *arguments, **options)
         self._clients, self._name = clients, name
+        self._is_goal_request_ready = False
+        self._channel = goal_channel(self._handle, kind)
+
+    def take_data(self) -> Any:
+        """Take what has arrived; called by the executor."""
+        taken: dict[str, Any] = {}
+        if self._is_goal_request_ready and self._channel is not None:
+            self._is_goal_request_ready = False
+            aside = getattr(self._node.executor, "aside", lambda function: function())
+            number, request = aside(self._channel.take)
+            if number is not None:
+                taken["goal"] = number, request
+        return {**super().take_data(), **taken}
 
     async def execute(self, taken_data: Any) -> None:
         """Handle what was taken; called by the executor."""
@@ -205,6 +220,24 @@ class _Server(ActionServer):
             header, request = taken_data["goal"]
             self._clients.request(self._name, header.sequence_number, bytes(request.goal_id.uuid))
         await super().execute(taken_data)
+
+    async def _execute_goal_request(self, request_header_and_message: Any) -> None:
+        """As in rclpy, except for how the answer is sent."""
+        if self._channel is None:
+            await super()._execute_goal_request(request_header_and_message)
+            return
+        number, request = request_header_and_message
+        info, key = GoalInfo(goal_id=request.goal_id), bytes(request.goal_id.uuid)
+        accepted = not self._handle.goal_exists(info) and self._goal_callback(request.goal) == GoalResponse.ACCEPT
+        if accepted:
+            info.stamp = self._node.get_clock().now().to_msg()
+            handle = ServerGoalHandle(self, info, request.goal)
+            self._goal_handles[key], self._result_futures[key] = handle, Future()
+            self.add_future(self._result_futures[key])
+        response = self._action_type.Impl.SendGoalService.Response(accepted=accepted, stamp=info.stamp)
+        if self._channel.answer(number, response) and accepted:
+            self._handle.publish_status()
+            self._handle_accepted_callback(handle)
 
 
 def _id_of(handle: ServerGoalHandle) -> bytes:

@@ -82,9 +82,7 @@ def bounded(kind: type, most: int) -> type:
     :param kind: a message, or the request of a service or an action.
     """
     metaclass: Any = type(kind)
-    metaclass.__import_type_support__()
-    layout = _layout_of(kind)
-    convert = _CONVERT(_pointer(metaclass._CONVERT_TO_PY, None))
+    convert, layout = _CONVERT(function_of(kind, "_CONVERT_TO_PY")), _layout_of(kind)
 
     def cut_and_convert(message: int) -> Any:
         cut = _Cut(most)
@@ -99,6 +97,14 @@ def bounded(kind: type, most: int) -> type:
     # The callback must live as long as the capsule.
     bounded_metaclass = type("Bounded", (metaclass,), {"_CONVERT_TO_PY": capsule, "callback": callback})
     return type.__new__(bounded_metaclass, kind.__name__, (kind,), {})
+
+
+def function_of(kind: Any, name: str) -> int:
+    """Address of the function that rclpy has as ``name`` for messages of ``kind``."""
+    metaclass: Any = type(kind)
+    if getattr(metaclass, name) is None:
+        metaclass.__import_type_support__()
+    return int(_pointer(getattr(metaclass, name), None))
 
 
 def bounded_service(kind: Any, most: int) -> Any:

@@ -16,6 +16,7 @@ from rclpy.parameter import Parameter
 
 from aiofranka_ros.errors import unknown
 from aiofranka_ros.ros.bounded import bounded_service
+from aiofranka_ros.ros.requests import service_channel
 from aiofranka_ros.setting import AT_THE_START, Setting, Stage
 
 #: Most parameters in one request: more than a node has. Each may take a millisecond.
@@ -72,6 +73,7 @@ class ExplainedParameters(Node):
         super().__init__(*arguments, **options)
         for service in self.services:
             service.srv_type = bounded_service(service.srv_type, _MOST)
+            service.channel = service_channel(service)
             service.callback = _for_few(service.callback)
 
     def set_parameters_atomically(self, parameter_list: Sequence[Parameter]) -> SetParametersResult:

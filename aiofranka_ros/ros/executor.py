@@ -12,12 +12,14 @@ rclpy if there is something to do.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
-from rclpy.executors import SingleThreadedExecutor, TimeoutException
+from rclpy.executors import SingleThreadedExecutor, TimeoutException, await_or_execute
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.subscription import Subscription
@@ -30,6 +32,10 @@ TURN_PERIOD = 0.01
 _LONGEST_TURN = 0.005
 #: How often rclpy checks for events of publishers and subscriptions, such as incompatible QoS [s].
 _EVENTS_PERIOD = 1.0
+#: How often to check whether the helper thread is done [s].
+_CHECK_PERIOD = 0.001
+
+_Result = TypeVar("_Result")
 
 
 class _Entities:
@@ -117,6 +123,7 @@ class UrgentFirstExecutor(SingleThreadedExecutor):
         self.add_node(node)
         self._node = node
         self._due = self._events_due = 0.0
+        self._helper = ThreadPoolExecutor(1, "aside")
         self._look()
 
     def wake(self) -> None:
@@ -139,6 +146,38 @@ class UrgentFirstExecutor(SingleThreadedExecutor):
             if waiting or now >= self._events_due or self._any_ready():
                 self._events_due = now + _EVENTS_PERIOD
                 self._run_patient(now + _LONGEST_TURN)
+
+    def aside(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        """What ``function`` returns, which a helper thread runs; until then, urgent callbacks run here.
+
+        For callbacks that can wait, and functions that take long and share nothing with callbacks.
+
+        :raises Exception: from ``function``, or from a callback.
+        """
+        done = self._helper.submit(function, *arguments)
+        with contextlib.suppress(TimeoutError):
+            done.exception(_CHECK_PERIOD)
+        while not done.done():
+            self._run_urgent(_CHECK_PERIOD)
+        return done.result()
+
+    def shutdown(self, timeout_sec: float | None = None) -> bool:
+        """See :meth:`rclpy.executors.Executor.shutdown`."""
+        self._helper.shutdown()
+        return bool(super().shutdown(timeout_sec))
+
+    def _take_service(self, srv: Any) -> Any:
+        """Take a request, for rclpy, which then runs what this returns; aside, if the service has a channel."""
+        channel = getattr(srv, "channel", None)
+        if channel is None or hasattr(SingleThreadedExecutor, "_execute_service"):  # Humble wants something else.
+            return super()._take_service(srv)
+        number, request = self.aside(channel.take)
+
+        async def execute() -> None:
+            if number is not None:
+                channel.answer(number, await await_or_execute(srv.callback, request, srv.srv_type.Response()))
+
+        return execute
 
     def _look(self) -> None:
         """Find out what the node has now: waiting for a destroyed entity would fail."""
