@@ -72,6 +72,9 @@ class FakeOwner:
     def next_tick(self) -> Awaitable[None]:
         return asyncio.sleep(0.0)
 
+    def aside(self, function: Any, *arguments: Any) -> Any:
+        return function(*arguments)
+
 
 class Counting(Goal):
     """A goal that counts how often it is planned."""
@@ -208,6 +211,20 @@ def test_what_is_refused_when_it_is_planned_is_refused_when_it_begins(
     assert owner.client.started == []
     with pytest.raises(InvalidTarget, match="the node is not active" if what == "inactive" else "held"):
         Mover(owner).plan(goal)
+
+
+@pytest.mark.parametrize("what", ["inactive", "held"])
+def test_what_is_refused_while_it_is_planned_does_not_begin(
+    owner: FakeOwner, goal: Counting, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbid(function: Any, *arguments: Any) -> Any:
+        owner.active, owner.why_held = what != "inactive", "held" if what == "held" else ""
+        return function(*arguments)
+
+    monkeypatch.setattr(owner, "aside", forbid)
+    with pytest.raises(MoveFailed, match="the arm is not active" if what == "inactive" else "held"):
+        asyncio.run(Mover(owner).move(goal))
+    assert owner.client.started == []
 
 
 def test_a_goal_that_is_missed_names_the_joints_with_their_tolerances(owner: FakeOwner) -> None:

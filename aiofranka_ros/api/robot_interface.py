@@ -179,6 +179,10 @@ class RobotInterface(Link):
         """Wait for the next tick; not if the arm was stopped or lost."""
         await self._ticked.wait()
 
+    def aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What ``function`` returns; heartbeats have a separate thread."""
+        return function(*arguments)
+
     # In the event loop.
 
     def _schedule_tick(self, loop: asyncio.AbstractEventLoop, last: float) -> None:

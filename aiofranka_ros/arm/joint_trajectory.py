@@ -50,7 +50,7 @@ _SOON, _NEAR = 0.25, 0.1
 #: Peak velocity and acceleration of a quintic from an offset of 1 to 0 within 1 s, and its peak acceleration from an
 #: offset rate of 1 to rest.
 _QUINTIC_VELOCITY, _QUINTIC_ACCELERATION, _QUINTIC_BRAKING = 1.875, 5.774, 3.94
-#: Most points of a trajectory: rclpy needs 7 ms for so many, and planning up to 12, during which there is no heartbeat.
+#: Most points of a trajectory: rclpy needs 7 ms for so many, and planning up to 12.
 MOST_POINTS = 1000
 
 

@@ -37,6 +37,9 @@ _START_TIMEOUT = 2.0
 _LIMITS = ("joint_lower", "joint_upper", "workspace_lower", "workspace_upper", "move_acceleration", "move_jerk")
 
 
+_Result = TypeVar("_Result")
+
+
 class ArmOwner(Protocol):
     """What a move needs from the owner of the arm."""
 
@@ -57,6 +60,12 @@ class ArmOwner(Protocol):
 
     def next_tick(self) -> Awaitable[None]:
         """Done at the owner's next tick."""
+
+    def aside(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        """What ``function`` returns, which takes long; until then, the owner may do what is urgent.
+
+        The arm may be inactive or held afterwards.
+        """
 
 
 class MoveCancelled(Exception):
@@ -137,7 +146,7 @@ class Mover:
             raise InvalidTarget(f"the node is not active{self._owner.why_inactive}", reason="not active")
         if self._owner.why_held:
             raise InvalidTarget(self._owner.why_held, reason="held")
-        return self._plan(task, self._departure(client.state()), self._limits(client))
+        return self._owner.aside(self._plan, task, self._departure(client.state()), self._limits(client))
 
     async def move(
         self,
@@ -178,23 +187,29 @@ class Mover:
         why_abandoned: Callable[[], str],
     ) -> _Run:
         """Start a motion, which ends the one before; ``MoveFailed`` if that is not possible and the other continues."""
-        client = self._owner.active_client
-        if client is None:
-            raise MoveFailed(f"the arm is not active{self._owner.why_inactive}")
-        if self._owner.why_held:
-            raise MoveFailed(self._owner.why_held)
+        client = self._free_client()
         departure, limits = self._departure(client.state()), self._limits(client)
         if planned is None or not planned.holds(departure, limits):
             try:
-                planned = self._plan(task, departure, limits)
+                planned = self._owner.aside(self._plan, task, departure, limits)
             except InvalidTarget as error:
                 raise MoveFailed(str(error)) from error
+            client = self._free_client()
         before, number = self._run, client.start_motion(planned.motion, start=departure.start)
         self._run = run = _Run(task, planned.motion, number, owner, cancelled, why_abandoned)
         if before is not None:
             before.replaced = True
         self._on_begin(planned.motion, client.flange_to_tcp)
         return run
+
+    def _free_client(self) -> ControlClient:
+        """:raises MoveFailed: the arm is not active, or held."""
+        client = self._owner.active_client
+        if client is None:
+            raise MoveFailed(f"the arm is not active{self._owner.why_inactive}")
+        if self._owner.why_held:
+            raise MoveFailed(self._owner.why_held)
+        return client
 
     def _limits(self, client: ControlClient) -> tuple[Array, ...]:
         """The values of :data:`_LIMITS`, and the pose of the control frame in the flange (4, 4)."""

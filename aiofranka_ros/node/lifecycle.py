@@ -167,6 +167,11 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         """Done at the next tick."""
         return self._ticked
 
+    def aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """See :meth:`.UrgentFirstExecutor.aside`."""
+        executor: Any = self.executor
+        return executor.aside(function, *arguments)
+
     # Lifecycle.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
