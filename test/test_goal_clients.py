@@ -13,6 +13,8 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+from franka_msgs.action import PTPMotion
+from rclpy.serialization import serialize_message
 from service_msgs.msg import ServiceEventInfo
 from std_msgs.msg import String
 
@@ -33,17 +35,20 @@ class Graph:
         self.now = 100.0
         self.subscribers: dict[bytes, str] = {}
         self.clients = GoalClients(self, lambda: self.now)  # type: ignore[arg-type]
-        self.clients.follow(MagicMock(), MagicMock(), "~/move")
+        self.clients.follow(MagicMock(), PTPMotion, "~/move")
         self.events: list[Any] = []
 
     def get_clock(self) -> None:
         pass
 
     def create_subscription(self, kind: Any, name: str, callback: Callable[[Any], None], *_: Any, **__: Any) -> None:
+        def receive(message: Any) -> None:
+            callback(bytes(serialize_message(message)))
+
         if name.endswith("_service_event"):
-            self.receive_event = callback
+            self.receive_event = receive
         else:
-            self.receive = callback
+            self.receive = receive
 
     def get_subscriptions_info_by_topic(self, topic: str) -> list[Any]:
         assert topic == "~/move/_action/feedback"
@@ -60,7 +65,7 @@ class Graph:
         self.clients.request("~/move", 1, goal_id)
         info = ServiceEventInfo(event_type=ServiceEventInfo.REQUEST_RECEIVED, sequence_number=1)
         info.client_gid = np.frombuffer(participant + b"0009", dtype=np.uint8)
-        self.events.append(SimpleNamespace(info=info))
+        self.events.append(PTPMotion.Impl.SendGoalService.Event(info=info))
 
     def report_requests(self) -> None:
         """The middleware says who sent the goals."""

@@ -10,10 +10,9 @@ distribution has ``tf2_ros``. The node listens to it only from the first target 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rclpy.lifecycle import LifecycleNode
 from rclpy.time import Time
 
 from aiofranka_ros.control.client import ControlClient
@@ -21,8 +20,12 @@ from aiofranka_ros.errors import InvalidTarget, TransformMissing
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.kinematics import link_pose, pose_matrix, quaternion_from_matrix
 from aiofranka_ros.model.names import ArmNames
+from aiofranka_ros.node.transforms import TransformTopics
 from aiofranka_ros.ros.clock import node_time
 from aiofranka_ros.ros.messages import PoseTarget
+
+if TYPE_CHECKING:
+    from aiofranka_ros.node.lifecycle import FrankaNode
 
 #: The first cycle after the activation also counts for stamps that are this much older [s].
 _SLACK = 0.01
@@ -31,7 +34,7 @@ _SLACK = 0.01
 class Frames:
     """The frames of one arm."""
 
-    def __init__(self, node: LifecycleNode, names: ArmNames) -> None:
+    def __init__(self, node: FrankaNode, names: ArmNames) -> None:
         self._node = node
         self._names = names
         self._now = node_time(node)
@@ -43,7 +46,6 @@ class Frames:
             tf2_ros = None
         self._tf2: Any = tf2_ros
         self._buffer: Any = None
-        self._listener: Any = None
         quaternion_from_matrix(np.eye(4), np.empty(4))  # Compile it before a target has to wait for it.
 
     def to_base(self, target: PoseTarget, frame: str, stamp: int, client: ControlClient) -> PoseTarget:
@@ -99,7 +101,7 @@ class Frames:
             )
         if self._buffer is None:
             self._buffer = self._tf2.Buffer()
-            self._listener = self._tf2.TransformListener(self._buffer, self._node)
+            TransformTopics(self._node, self._buffer)
             self._node.get_logger().info(f"now listening to TF, for targets in the frame {frame!r}")
         try:
             found = self._buffer.lookup_transform(base, frame, Time(nanoseconds=stamp))

@@ -36,7 +36,7 @@ from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.names import CONTROLLER, ArmNames
 from aiofranka_ros.ros.actions import Actions, Ending, at_intervals
 from aiofranka_ros.ros.bounded import bounded
-from aiofranka_ros.ros.cdr import NANOSECONDS, nanoseconds
+from aiofranka_ros.ros.cdr import NANOSECONDS, nanoseconds, read_message
 from aiofranka_ros.ros.messages import WRONG_JOINTS, joint_order
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ _TOPIC = f"{CONTROLLER}/joint_trajectory"
 _CODE_NAMES = {WRONG_JOINTS: "INVALID_JOINTS", ENDED: "OLD_HEADER_TIMESTAMP"}
 _OTHER = "INVALID_GOAL"
 _FEEDBACK_PERIOD = 0.05
+#: Most bytes of a trajectory from the topic: 1000 points have 264,000 with all that a point may give.
+LARGEST = 300 * MOST_POINTS
 #: A tolerance or goal time of this value means no limit.
 _UNLIMITED = -1.0
 
@@ -66,13 +68,13 @@ class TrajectoryAction:
             title="follow_joint_trajectory", longest_list=MOST_POINTS,
         )  # fmt: skip
         # Reliable, because a trajectory is sent once. Depth 1: only the newest one counts.
-        message = bounded(TrajectoryMessage, MOST_POINTS)
-        node.create_subscription(message, _TOPIC, self._on_message, QoSProfile(depth=1))
+        self._message = bounded(TrajectoryMessage, MOST_POINTS)
+        node.create_subscription(TrajectoryMessage, _TOPIC, self._on_message, QoSProfile(depth=1), raw=True)
 
     def _check(self, goal: FollowJointTrajectory.Goal) -> Plan[TrajectoryGoal]:
         """:raises InvalidTarget: the goal is refused."""
         try:
-            return self._mover.plan(self._parse(goal))
+            return self._mover.plan(self._node.aside(self._parse, goal))
         except InvalidTarget as error:
             code = _CODE_NAMES.get(error.reason)
             if code is None:
@@ -116,9 +118,10 @@ class TrajectoryAction:
 
     # The topic.
 
-    def _on_message(self, message: TrajectoryMessage) -> None:
+    def _on_message(self, data: bytes) -> None:
         try:
             self._actions.require_alone()
+            message = self._node.aside(read_message, data, self._message, LARGEST)
             plan = self._check(FollowJointTrajectory.Goal(trajectory=message))
         except InvalidTarget as error:
             self._actions.refuse("a trajectory", error)

@@ -1,11 +1,11 @@
 """Requests and goals of any size at a bounded cost: long lists are cut before they become Python objects.
 
 Used by the nodes when they create services and action servers. A request costs rclpy up to 50 µs for each element of
-its lists: one with ten thousand parameters would keep the node's thread, and with it the heartbeat that the control
-process waits for, busy for half a second. What arrives on a topic can be taken as bytes, whose number is known before
-anything is read; a request cannot. But between DDS and Python it is a C structure, whose lists have known sizes. So
-:func:`bounded` makes a type of requests whose lists are cut there. A list that was cut still has one element more than
-is allowed, so that it is refused when it is checked.
+its lists: one with ten thousand parameters would keep Python busy for half a second. What arrives on a topic can be
+taken as bytes, whose number is known before anything is read (:func:`aiofranka_ros.ros.cdr.subscribe`); a request
+cannot. But between DDS and Python it is a C structure, whose lists have known sizes, made by
+:mod:`aiofranka_ros.ros.requests` or by rclpy. So :func:`bounded` makes a type of requests whose lists are cut there. A
+list that was cut still has one element more than is allowed, so that it is refused when it is checked.
 
 Long texts and lists of numbers cost less, but are cut as well: the log and answers stay short. The layout of the
 structures is that of ``rosidl_generator_c``: the fields in order, with C's alignment; a string or list is a pointer, a

@@ -10,6 +10,7 @@ processors, and leave everything else to rclpy.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
 from collections.abc import Callable
@@ -18,7 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import PoseStamped
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message, serialize_message
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
@@ -74,6 +79,34 @@ class JointValues(NamedTuple):
     name: tuple[str, ...]
     position: tuple[float, ...]
     effort: tuple[float, ...]
+
+
+def read_message(data: bytes, kind: Any, largest: int) -> Any:
+    """A serialized message of ``kind``, which rclpy makes.
+
+    :raises InvalidTarget: it is something else, or has more than ``largest`` bytes.
+    """
+    _check_size(data, largest)
+    try:
+        return deserialize_message(data, kind)
+    except _UNREADABLE as error:
+        raise _unreadable(error) from error
+
+
+def subscribe(
+    node: Node, kind: Any, topic: str, callback: Callable[[Any], None], qos: QoSProfile,
+    group: CallbackGroup | None = None, largest: int = _LARGEST,
+) -> Subscription:  # fmt: skip
+    """Subscribe to messages of at most ``largest`` bytes; a larger one is ignored unread.
+
+    To make an ordinary message of it could take seconds, in which nothing else runs.
+    """
+
+    def on_data(data: bytes) -> None:
+        with contextlib.suppress(InvalidTarget):
+            callback(read_message(data, kind, largest))
+
+    return node.create_subscription(kind, topic, on_data, qos, callback_group=group, raw=True)
 
 
 def read_pose(data: bytes) -> PoseValues:
@@ -132,9 +165,9 @@ def read_numbers(data: bytes, count: int) -> Array:
     return numbers
 
 
-def _check_size(data: bytes) -> None:
-    if len(data) > _LARGEST:
-        raise InvalidTarget(f"it has {len(data)} bytes; at most {_LARGEST} are read", reason="too large")
+def _check_size(data: bytes, largest: int = _LARGEST) -> None:
+    if len(data) > largest:
+        raise InvalidTarget(f"it has {len(data)} bytes; at most {largest} are read", reason="too large")
 
 
 def _unreadable(error: Exception) -> InvalidTarget:

@@ -33,6 +33,7 @@ from std_msgs.msg import String
 from unique_identifier_msgs.msg import UUID
 
 from aiofranka_ros.processes import identity_of, is_running
+from aiofranka_ros.ros.cdr import subscribe
 
 #: How often a client says that it is there [s].
 _PERIOD = 0.1
@@ -135,7 +136,7 @@ class GoalClients:
         self._requests: defaultdict[str, deque[tuple[int, bytes]]] = defaultdict(lambda: deque(maxlen=_REQUESTS))
         # A separate group, because messages of the default group make rclpy check everything that the node has.
         group = ReentrantCallbackGroup()
-        node.create_subscription(String, f"~/{_TOPIC}", self._on_message, _QOS, callback_group=group)
+        subscribe(node, String, f"~/{_TOPIC}", self._on_message, _QOS, group)
 
     def follow(self, server: ActionServer, kind: Any, action: str) -> None:
         """Find out which process sends each goal of ``server``.
@@ -149,7 +150,7 @@ class GoalClients:
             qos, metadata = QoSProfile(depth=_REQUESTS), ServiceIntrospectionState.METADATA
             server.configure_introspection(self._node.get_clock(), qos, metadata)
             topic, event = f"{action}/_action/send_goal/_service_event", kind.Impl.SendGoalService.Event
-            self._node.create_subscription(event, topic, partial(self._on_request, action), qos)
+            subscribe(self._node, event, topic, partial(self._on_request, action), qos)
 
     def request(self, action: str, number: int, goal_id: bytes) -> None:
         """A goal was requested; called before anything else is done with it.

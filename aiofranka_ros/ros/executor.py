@@ -7,7 +7,8 @@ Before every wait, rclpy builds a wait set of everything in a node, afterwards a
 makes a task of each callback. For the thirty services and five action servers of the node, that takes longer than
 handling a target. So this executor takes the few urgent messages and timers straight from a separate wait set, as
 ``rclpy.wait_for_message`` does. Every few milliseconds it checks the rest in the same way, without waiting, and calls
-rclpy if there is something to do.
+rclpy if there is something to do. What takes long, as large requests do, runs aside: in a helper thread, while the
+executor's thread runs only what is urgent.
 """
 
 from __future__ import annotations

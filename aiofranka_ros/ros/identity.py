@@ -24,6 +24,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import String
 
 from aiofranka_ros.errors import NameTaken
+from aiofranka_ros.ros.cdr import subscribe
 
 #: What to do about two nodes of one name.
 REMEDY = (
@@ -37,8 +38,8 @@ _PERIOD, _SILENCE = 0.5, 2.0
 _MEMORY = 240.0
 #: How much later than the node itself its first announcement may arrive [s].
 _DISCOVERY = 2.0
-#: Longer announcements, and more announcers, are not from nodes of this package.
-_LONGEST, _MOST = 4096, 50
+#: Larger announcements [bytes], and more announcers, are not from nodes of this package.
+_LARGEST, _MOST = 4096, 50
 
 
 class _Other(NamedTuple):
@@ -101,7 +102,7 @@ class Identity:
         self._publisher = node.create_publisher(String, "presence", qos)
         # All that the others announce while a transition blocks this node's thread.
         kept = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._subscription = node.create_subscription(String, "presence", self._on_message, kept)
+        self._subscription = subscribe(node, String, "presence", self._on_message, kept, largest=_LARGEST)
         # Not the node's clock: simulated time may stop.
         node.create_timer(_PERIOD, self.refresh, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.announce()  # Now, because a transition may block the timer.
@@ -127,8 +128,8 @@ class Identity:
             sleep(min(left, _PERIOD))
             self.announce()
         # The node may not have received anything for a while, because a transition blocks its thread.
-        while (taken := self._subscription.handle.take_message(String, False)) is not None:
-            self._on_message(taken[0])
+        while (taken := self._subscription.handle.take_message(String, True)) is not None:
+            self._subscription.callback(taken[0])
         self.refresh()
         rivals = self._rivals()
         if self.conflict and (not rivals or any(other.active or other.born < self._born for other in rivals)):
@@ -170,8 +171,6 @@ class Identity:
     def _on_message(self, message: String) -> None:
         """Note another node; anything else that arrives is ignored."""
         try:
-            if len(message.data) > _LONGEST:
-                return
             found: dict[str, Any] = json.loads(message.data)
             identity = str(found["id"])
             other = _Other(

@@ -1,4 +1,4 @@
-"""Requests and goals are taken aside: however long DDS needs for them, urgent callbacks run."""
+"""What is large is read aside, or not at all: however long that takes, urgent callbacks run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rclpy
 from control_msgs.action import FollowJointTrajectory
+from geometry_msgs.msg import TransformStamped
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.action import ActionClient
@@ -19,14 +20,24 @@ from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message, serialize_message
+from std_msgs.msg import String
+from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from unique_identifier_msgs.msg import UUID
 
+from aiofranka_ros.arm.joint_trajectory import MOST_POINTS
 from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.model.fr3 import JOINT_NAMES
+from aiofranka_ros.model.names import ArmNames
+from aiofranka_ros.node.trajectory_action import LARGEST, TrajectoryAction
+from aiofranka_ros.node.transforms import TransformTopics
 from aiofranka_ros.ros import requests
 from aiofranka_ros.ros.actions import Actions, Ending
 from aiofranka_ros.ros.bounded import bounded
+from aiofranka_ros.ros.cdr import read_message, subscribe
 from aiofranka_ros.ros.descriptors import ExplainedParameters
 from aiofranka_ros.ros.executor import UrgentFirstExecutor
 from aiofranka_ros.testing import wait_until
@@ -54,6 +65,14 @@ class Server(ExplainedParameters):
     @property
     def default_callback_group(self) -> CallbackGroup:
         return self._patient
+
+    def aside(self, function: Any, *arguments: Any) -> Any:
+        return self.executor.aside(function, *arguments)
+
+    def longest_without_tick(self, since: float) -> float:
+        """How long the thread has run without a tick, from ``since`` until now [s, time of the processor]."""
+        ticks = [tick for tick in self.ticks if tick > since]
+        return float(max(np.diff([since, *ticks, time.thread_time()])))
 
     def _check(self, goal: Goal) -> int:
         if len(goal.trajectory.joint_names) > 7:
@@ -109,6 +128,19 @@ def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(requests, "_functions", missing)
 
 
+def time_to_read(message: Any, kind: Any) -> float:
+    """What a thread needs to read ``message`` as one of ``kind`` [s, time of the processor, which others use, too]."""
+    data, begin = bytes(serialize_message(message)), time.thread_time()
+    deserialize_message(data, kind)
+    return time.thread_time() - begin
+
+
+def publisher(both: Both, kind: Any, topic: str) -> Publisher:
+    found = both.client.create_publisher(kind, topic, 10)
+    assert wait_until(lambda: both.spin() or found.get_subscription_count() > 0)
+    return found
+
+
 def follower(both: Both) -> ActionClient:
     client = ActionClient(both.client, FollowJointTrajectory, "follow")
     assert wait_until(lambda: both.spin() or client.server_is_ready())
@@ -121,15 +153,96 @@ def test_a_request_of_a_million_parts_leaves_the_thread_to_urgent_callbacks(both
     assert wait_until(lambda: both.spin() or setter.service_is_ready())
     texts, names = SetParameters.Request(parameters=[mode]), Goal(trajectory=JointTrajectory(joint_names=["a"] * MANY))
     both.server.get_logger().info("the first message of a process takes rclpy as long as such a request")
-    # What the thread needs if it takes such a request itself, in time of the processor: others may use that, too.
-    data, begin = bytes(serialize_message(texts)), time.thread_time()
-    deserialize_message(data, bounded(SetParameters.Request, 150))
-    needed = time.thread_time() - begin
+    needed = time_to_read(texts, bounded(SetParameters.Request, 150))
     for send, request in ((setter.call_async, texts), (goals.send_goal_async, names)):
-        future, sent = send(request), len(both.server.ticks)
+        future, sent = send(request), time.thread_time()
         both.answer(future)
-        assert max(np.diff(both.server.ticks[sent:])) < 0.5 * needed
+        assert both.server.longest_without_tick(sent) < 0.5 * needed
     goals.destroy()
+
+
+def test_a_trajectory_of_a_million_names_leaves_the_thread_to_urgent_callbacks(both: Both) -> None:
+    mover: Any = None
+    actions = both.server.actions
+    TrajectoryAction(both.server, actions, mover, ArmNames(""))
+    topic = publisher(both, JointTrajectory, "fr3_arm_controller/joint_trajectory")
+    message = JointTrajectory(joint_names=["a"] * MANY)
+    needed = time_to_read(message, bounded(JointTrajectory, 1000))
+    both.server.get_logger().info("the first message of a process takes rclpy long")
+    topic.publish(message)
+    sent = time.thread_time()
+    assert wait_until(lambda: both.spin() or actions.rejected["too large"])
+    assert both.server.longest_without_tick(sent) < 0.5 * needed
+
+
+def test_a_message_with_all_points_and_all_values_that_are_allowed_is_read() -> None:
+    full = JointTrajectoryPoint(
+        **{field: [1.0] * 7 for field in ("positions", "velocities", "accelerations", "effort")}
+    )
+    message = JointTrajectory(joint_names=list(JOINT_NAMES), points=[full] * MOST_POINTS)
+    message.header.frame_id = "x" * 1000
+    data = bytes(serialize_message(message))
+    assert len(read_message(data, JointTrajectory, LARGEST).points) == MOST_POINTS
+
+
+def test_a_subscription_ignores_what_is_larger_than_it_allows_or_cannot_be_read(both: Both) -> None:
+    received: list[str] = []
+    subscribe(both.server, String, "text", lambda message: received.append(message.data), QoSProfile(depth=10))
+    topic = publisher(both, String, "text")
+    topic.publish(String(data="x" * 20_000))
+    topic.publish(b"\0\1\0\0\xff\xff\xff\xff")  # A text of 4 GB that is missing.
+    topic.publish(String(data="short"))
+    assert wait_until(lambda: both.spin() or received)
+    assert received == ["short"]
+
+
+class Buffer:
+    """Notes what tf2's buffer would get."""
+
+    def __init__(self) -> None:
+        self.moving: list[str] = []
+        self.static: list[str] = []
+
+    def set_transform(self, transform: TransformStamped, authority: str) -> None:
+        self.moving.append(transform.child_frame_id)
+
+    def set_transform_static(self, transform: TransformStamped, authority: str) -> None:
+        self.static.append(transform.child_frame_id)
+
+
+def transforms(count: int, name: str) -> TFMessage:
+    return TFMessage(transforms=[TransformStamped(child_frame_id=name)] * count)
+
+
+def test_transforms_reach_the_buffer_however_many_a_message_has(both: Both) -> None:
+    buffer = Buffer()
+    TransformTopics(both.server, buffer)
+    topic, static = (
+        publisher(both, TFMessage, "/tf"),
+        both.client.create_publisher(
+            TFMessage, "/tf_static", QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        ),
+    )
+    topic.publish(transforms(3, "few"))
+    static.publish(transforms(2, "static"))
+    assert wait_until(lambda: both.spin() or (len(buffer.moving), len(buffer.static)) == (3, 2))
+    many = transforms(5000, "many")
+    needed = time_to_read(many, TFMessage)
+    topic.publish(many)
+    sent = time.thread_time()
+    assert wait_until(lambda: both.spin() or len(buffer.moving) == 5003)
+    assert both.server.longest_without_tick(sent) < 0.5 * needed
+
+
+def test_messages_of_tf_that_are_too_large_are_ignored_and_the_log_says_so(both: Both, capfd: Any) -> None:
+    buffer = Buffer()
+    TransformTopics(both.server, buffer)
+    topic = publisher(both, TFMessage, "/tf")
+    topic.publish(transforms(20_000, "very many"))
+    topic.publish(transforms(1, "one"))
+    assert wait_until(lambda: both.spin() or buffer.moving)
+    assert buffer.moving == ["one"]
+    assert "ignored a message on /tf: it has" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("either")
