@@ -15,10 +15,13 @@ from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters, SetParametersAtomically
 from rclpy.action import ActionClient
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import JointState
+from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from aiofranka_ros.model.fr3 import JOINT_NAMES
+from aiofranka_ros.arm.joint_trajectory import MOST_POINTS
+from aiofranka_ros.model.fr3 import HOME, JOINT_NAMES
 from bench.faults.catalogue import fault
 from bench.faults.heartbeats import Heartbeats
 from bench.faults.processes import check_ordinary_move, check_reflex
@@ -28,17 +31,24 @@ from bench.faults.rig import Findings, Rig
 _MANY, _LARGE = 10_000, 10_000_000
 #: Longest silence of the node [s]: half of the time after which the arm slows down and holds.
 _SILENCE = 0.05
-#: The same if ten megabytes consist of small parts, of which DDS makes structures before anything can be refused: a
-#: motion continues if the node is back within this time.
-_SILENCE_OF_DDS = 0.5
+
+#: Matches subscriptions of any durability.
+_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class _Large(NamedTuple):
-    """A large message: what it is, how to send it, and how long the node may be silent [s]."""
+    """A large message: what it is, and how to send it."""
 
     name: str
     send: Callable[[], Any]
-    silence: float = _SILENCE
+
+
+def _point(number: int) -> JointTrajectoryPoint:
+    """A point of a trajectory that begins elsewhere, with all that a point may give."""
+    point = JointTrajectoryPoint(positions=HOME.tolist(), velocities=[0.0] * 7, accelerations=[0.0] * 7)
+    point.positions[0] += 1.0
+    point.time_from_start.nanosec = number * 1_000_000 + 1
+    return point
 
 
 def _messages(rig: Rig) -> Iterator[_Large]:
@@ -47,7 +57,7 @@ def _messages(rig: Rig) -> Iterator[_Large]:
     text, numbers = "x" * _LARGE, array.array("d", [0.0]) * (_LARGE // 8)
 
     def publish(topic: str, message: Any) -> Callable[[], None]:
-        publisher = ros.create_publisher(type(message), topic, 1)
+        publisher = ros.create_publisher(type(message), topic, _LATCHED)
         rig.wait(lambda: publisher.get_subscription_count() > 0, f"the node does not listen to {topic}")
         return lambda: publisher.publish(message)
 
@@ -74,35 +84,45 @@ def _messages(rig: Rig) -> Iterator[_Large]:
     pose.header.frame_id = text
     yield _Large("a frame of 10 MB to ee_desired", publish(f"{rig.name}/ee_desired", pose))
 
-    point = JointTrajectoryPoint(positions=[0.0] * 7)
+    for topic in (f"{rig.name}/client_alive", f"{rig.name.rpartition('/')[0]}/presence"):
+        yield _Large(f"10 MB to {topic}", publish(topic, String(data=text)))
+
     goal = f"{rig.name.rpartition('/')[0]}/fr3_arm_controller"
+    # What is planned before it is refused.
+    full = [_point(number) for number in range(MOST_POINTS)]
+    trajectories = {
+        f"{MOST_POINTS} points elsewhere": JointTrajectory(joint_names=list(JOINT_NAMES), points=full),
+        f"{_LARGE // 10} names": JointTrajectory(joint_names=["a"] * (_LARGE // 10)),
+        f"{_LARGE // 50} empty points": JointTrajectory(points=[JointTrajectoryPoint()] * (_LARGE // 50)),
+    }
     for count in (_MANY, 60_000):
-        trajectory = JointTrajectory(joint_names=list(JOINT_NAMES), points=[point] * count)
-        silence = _SILENCE if count == _MANY else _SILENCE_OF_DDS
-        yield _Large(f"{count} points to joint_trajectory", publish(f"{goal}/joint_trajectory", trajectory), silence)
+        points = [JointTrajectoryPoint(positions=[0.0] * 7)] * count
+        trajectories[f"{count} points"] = JointTrajectory(joint_names=list(JOINT_NAMES), points=points)
+    for what, trajectory in trajectories.items():
+        yield _Large(f"{what} to joint_trajectory", publish(f"{goal}/joint_trajectory", trajectory))
         follow = pursue(FollowJointTrajectory, f"{goal}/follow_joint_trajectory", trajectory=trajectory)
-        yield _Large(f"{count} points to follow_joint_trajectory", follow, silence)
+        yield _Large(f"{what} to follow_joint_trajectory", follow)
+    for count in (_MANY, 60_000, _LARGE // 35):
         tolerances = [JointTolerance(name="a")] * count
         follow = pursue(FollowJointTrajectory, f"{goal}/follow_joint_trajectory", path_tolerance=tolerances)
-        yield _Large(f"{count} tolerances to follow_joint_trajectory", follow, silence)
+        yield _Large(f"{count} tolerances to follow_joint_trajectory", follow)
     move = pursue(PTPMotion, f"{rig.name}/move", goal_joint_configuration=[0.0] * 7, maximum_joint_velocities=numbers)
     yield _Large("10 MB of velocities to move", move)
 
     for count in (_MANY, 70_000):
         parameters = [parameter("gain", type=3)] * count
-        silence = _SILENCE if count == _MANY else _SILENCE_OF_DDS
         for kind, service in (
             (SetParameters, "set_parameters"),
             (SetParametersAtomically, "set_parameters_atomically"),
         ):
-            yield _Large(f"{count} parameters to {service}", call(kind, service, parameters=parameters), silence)
+            yield _Large(f"{count} parameters to {service}", call(kind, service, parameters=parameters))
     for count in (_MANY, _LARGE // 10):
-        names, silence = ["a"] * count, _SILENCE if count == _MANY else _SILENCE_OF_DDS
-        yield _Large(f"{count} names to get_parameters", call(GetParameters, "get_parameters", names=names), silence)
+        names = ["a"] * count
+        yield _Large(f"{count} names to get_parameters", call(GetParameters, "get_parameters", names=names))
         describe = call(DescribeParameters, "describe_parameters", names=names)
-        yield _Large(f"{count} names to describe_parameters", describe, silence)
+        yield _Large(f"{count} names to describe_parameters", describe)
         listing = call(ListParameters, "list_parameters", prefixes=names)
-        yield _Large(f"{count} prefixes to list_parameters", listing, silence)
+        yield _Large(f"{count} prefixes to list_parameters", listing)
     for what, request in (
         ("a name of 10 MB", parameter(text, type=3)),
         ("a mode of 10 MB", parameter("mode", type=4, string_value=text)),
@@ -110,8 +130,7 @@ def _messages(rig: Rig) -> Iterator[_Large]:
         ("a million texts", parameter("mode", type=9, string_array_value=["a"] * 1_000_000)),
         ("10 MB of bytes", parameter("mode", type=5, byte_array_value=[b"x"] * _LARGE)),
     ):
-        silence = _SILENCE_OF_DDS if what == "a million texts" else _SILENCE
-        yield _Large(f"{what} to set_parameters", call(SetParameters, "set_parameters", parameters=[request]), silence)
+        yield _Large(f"{what} to set_parameters", call(SetParameters, "set_parameters", parameters=[request]))
     change = ChangeState.Request()
     change.transition.label = text
     yield _Large("a label of 10 MB to change_state", call(ChangeState, "change_state", transition=change.transition))
@@ -137,7 +156,7 @@ def large_messages(rig: Rig, findings: Findings) -> None:
             rig.spin_for(0.1)
             silence = heartbeats.longest_silence(begin, rig.node.get_clock().now().nanoseconds)
             silences.append((silence, message.name))
-            if silence > message.silence:
+            if silence > _SILENCE:
                 findings.check(False, f"silent for {1e3 * silence:.0f} ms at {message.name}")
 
         def draw(figure: Any) -> None:
