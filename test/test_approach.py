@@ -304,6 +304,75 @@ def test_whenever_control_was_lost_the_stream_is_approached_slowly(lose: Callabl
     assert fastest <= 1.0
 
 
+def far(bench: Bench, side: int) -> None:
+    """Begin a stream 0.1 m to one side of the arm."""
+    position = bench.memory["position"][0] + [0.0, 0.1 * side, 0.0]
+    bench.target(target_position=position, target_orientation=bench.memory["orientation"][0].copy())
+
+
+def run_after_gap(bench: Bench, gap: int, *, moving: bool = True) -> None:
+    """Run a cycle after ``gap`` lost ones, in which the last torque moves the arm."""
+    measured, elapsed = bench.measured, gap * CYCLE
+    if moving:
+        measured["dq"] += measured["tau_last"] / bench.INERTIA * elapsed
+        measured["q"] += measured["dq"] * elapsed
+    measured["time"] += elapsed
+    measured["elapsed"] = elapsed + CYCLE
+    bench.run(moving=moving)
+    measured["elapsed"] = CYCLE
+
+
+def hand_speed(bench: Bench, cycles: int, gap: int = 0) -> float:
+    """Highest speed of the hand [m/s] in so many cycles; before one of twenty, ``gap`` more are lost."""
+    fastest = 0.0
+    for cycle in range(cycles):
+        run_after_gap(bench, 0 if cycle % 20 else gap)
+        fastest = max(fastest, float(np.linalg.norm(bench.memory["twist"][0, :3])))
+    return fastest
+
+
+@pytest.mark.parametrize("settings", [{}, {"smooth_targets": 0}])
+@pytest.mark.parametrize("side", [1, -1])
+@pytest.mark.parametrize("after", [60, 150, 500, 950, 1100])
+def test_a_switch_while_the_arm_approaches_does_not_make_it_faster(settings, side, after):
+    """Whether it accelerates, moves or brakes then, and whether the new stream is ahead of it or behind."""
+    bench = Bench(Mode.OSC, **settings)
+    bench.run(50)
+    far(bench, 1)
+    bench.run(after)
+    for _ in range(2):
+        bench.switch(Mode.OSC)
+        bench.run(20)
+        far(bench, side)
+        # The torque that accelerated the arm before the switch fades out.
+        assert hand_speed(bench, 250) < 0.108
+
+
+@pytest.mark.parametrize("gap", [5, 15])
+def test_lost_cycles_do_not_make_the_approach_faster(gap):
+    """The torque of the cycle before continues, and the reference catches up."""
+    bench = Bench(Mode.OSC)
+    bench.run(50)
+    far(bench, 1)
+    assert hand_speed(bench, 1500, gap) < 0.108
+    assert bench.memory["approach"][0] == Approach.FOLLOWING
+
+
+@pytest.mark.parametrize("mode", [Mode.OSC, Mode.IMPEDANCE])
+def test_after_lost_cycles_the_reference_is_where_it_would_be_without(mode):
+    references = []
+    for gaps in ([0] * 100, [9] * 10):
+        bench = Bench(mode)
+        bench.run(50)
+        far(bench, 1)
+        bench.target(target_q=fr3.HOME + 0.2)
+        bench.run()  # It accepts the target.
+        for gap in gaps:
+            run_after_gap(bench, gap, moving=False)
+        references.append(np.concatenate([bench.memory[name][0] for name in ("ref_position", "ref_linear", "ref_q")]))
+    np.testing.assert_allclose(references[1], references[0], atol=1e-12)
+
+
 def test_a_new_control_frame_begins_a_stream():
     bench = Bench(Mode.OSC)
     bench.run(10)

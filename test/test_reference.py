@@ -29,7 +29,7 @@ class Stream:
         self.memory["spring_lower"] = fr3.POSITION_LOWER + fr3.JOINT_MARGIN
         self.memory["spring_upper"] = fr3.POSITION_UPPER - fr3.JOINT_MARGIN
         self.scratch = new(SCRATCH)
-        reference.seed(self.memory[0], fr3.HOME)
+        reference.seed(self.memory[0], self.commands[0], fr3.HOME, np.zeros(7))
         self.cycle = 0
         self.held = False
         self.rows: list[tuple[np.ndarray, ...]] = []

@@ -28,6 +28,9 @@ NEAR_LINEAR, NEAR_ANGULAR = 0.02, 0.05
 LONGEST_GAP = 0.5
 #: How much faster than a fast stream the reference may be near it, as a share of the approach velocity.
 _OVERTAKING = 0.2
+#: How long the reference takes at least to become that fast [s]: if robot cycles are lost, the last torque continues to
+#: accelerate the arm, so that torque must be small. Braking is not limited.
+_RAMP = 0.2
 
 
 @kernel
@@ -70,15 +73,18 @@ def admit(memory: Record, commands: Record, linear: float, angular: float) -> bo
 
 
 @kernel
-def pace(memory: Record, velocity: float, near: bool, stream: float) -> float:
-    """Highest speed of the reference, in the units of ``velocity``, which is that of the approach.
+def pace(memory: Record, velocity: float, near: bool, stream: float, present: float, gain: float) -> float:
+    """Highest speed that the reference may aim at, in the units of ``velocity``, which is that of the approach.
 
     :param near: whether the target is so near that the reference may catch up with it.
     :param stream: speed of the target.
+    :param present: speed of the reference.
+    :param gain: how fast the reference reaches the speed that it aims at [1/s].
     """
     if memory.approach != Approach.APPROACHING:
         return math.inf
-    return max(velocity, stream + _OVERTAKING * velocity) if near else velocity
+    highest = max(velocity, stream + _OVERTAKING * velocity) if near else velocity
+    return min(highest, present + highest / (gain * _RAMP))
 
 
 @kernel

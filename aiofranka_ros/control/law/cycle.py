@@ -81,10 +81,11 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
     if moved:
         limits.loosen_workspace(r)
     limits.tighten(c, r, m.q)
+    begins = fresh or moved or c.mode_id != r.mode_id
     if fresh or c.mode_id != r.mode_id:
         _settle(c, m, r)
     elif moved and c.mode == Mode.OSC and not _in_motion(r):
-        reference.seed(r, m.q)
+        reference.seed(r, c, m.q, m.dq)
     r.flange_to_tcp[:] = c.flange_to_tcp
 
     if stop == 0:
@@ -100,10 +101,11 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
         r.motion_status = MotionStatus.PAUSED if stop == _NODE_SILENT else MotionStatus.STOPPING
     law = _choose_law(c, m, r)
     _place_springs(law, r, m.q, dt)
-    _make_torque(law, c, p, m, r, s, dt)
+    begins = begins or law != r.law
+    _make_torque(law, begins, c, p, m, r, s, dt)
     _make_walls(c, m, r, s)
 
-    if fresh or law != r.law or c.law_id != r.law_id:
+    if begins or c.law_id != r.law_id:
         for i in range(7):
             r.blend[i] = r.tau[i] - r.tau_law[i] - s.wall[i]
     r.law, r.law_id = law, c.law_id
@@ -142,7 +144,7 @@ def _in_motion(memory: Record) -> bool:
 @kernel
 def _settle(commands: Record, measured: Record, memory: Record) -> None:
     """Start the mode from where the arm is: its targets, posture and integral; older targets are dropped."""
-    reference.seed(memory, measured.q)
+    reference.seed(memory, commands, measured.q, measured.dq)
     memory.mode_id = commands.mode_id
     memory.hold &= ~_TORQUE_STALE
     if commands.target_mode_id != commands.mode_id:
@@ -240,7 +242,7 @@ def _choose_law(commands: Record, measured: Record, memory: Record) -> int:
         # Brake, and stay where that ends.
         if memory.target_count > 0:
             memory.hold |= _TORQUE_STALE
-        reference.seed(memory, measured.q)
+        reference.seed(memory, commands, measured.q, measured.dq)
         for i in range(7):
             speed = min(max(measured.dq[i], -VELOCITY_LIMIT[i]), VELOCITY_LIMIT[i])
             memory.ref_dq[i] = speed
@@ -249,10 +251,29 @@ def _choose_law(commands: Record, measured: Record, memory: Record) -> int:
 
 
 @kernel
+def _advance_reference(law: int, commands: Record, measured: Record, memory: Record, dt: float) -> None:
+    """Advance the reference of a law by ``dt``, cycle by cycle: in one long step it would overshoot."""
+    cycles = int(round(dt / CYCLE))
+    for cycle in range(cycles):
+        now = measured.time - (cycles - 1 - cycle) * CYCLE
+        if law == Law.OSC:
+            reference.advance_pose(memory, commands, now, CYCLE)
+        else:
+            smooth = commands.smooth_targets != 0 or law == Law.HOLD
+            reference.advance_joints(memory, commands, smooth, now, CYCLE)
+            reference.keep_near_joints(memory, measured.q, measured.dq)
+
+
+@kernel
 def _make_torque(
-    law: int, commands: Record, motion: Record, measured: Record, memory: Record, scratch: Record, dt: float
-) -> None:
-    """Compute the torque of the law, including coriolis torques, into ``memory.tau_law`` [Nm] (7,)."""
+    law: int, begins: bool, commands: Record, motion: Record, measured: Record, memory: Record, scratch: Record,
+    dt: float,
+) -> None:  # fmt: skip
+    """Compute the torque of the law, including coriolis torques, into ``memory.tau_law`` [Nm] (7,).
+
+    :param begins: whether its reference is new. It does not advance yet, because what is blended in must not make up
+        for how the reference brakes or accelerates.
+    """
     tau = memory.tau_law
     for i in range(7):
         for j in range(7):
@@ -263,8 +284,9 @@ def _make_torque(
         for i in range(7):
             tau[i] = memory.target_torque[i]
         return
+    if law != Law.MOTION and not begins:
+        _advance_reference(law, commands, measured, memory, dt)
     if law == Law.OSC:
-        reference.advance_pose(memory, commands, measured.time, dt)
         laws.operational_space(measured.q, measured.dq, scratch.inertia, commands, memory, scratch, tau)
     else:
         kp, kd = commands.kp, commands.kd
@@ -272,10 +294,6 @@ def _make_torque(
             kp, kd = commands.motion_kp, commands.motion_kd
         if law == Law.MOTION:
             advance_motion(memory, motion, dt, memory.hold & _NODE_SILENT != 0)
-        else:
-            smooth = commands.smooth_targets != 0 or law == Law.HOLD
-            reference.advance_joints(memory, commands, smooth, measured.time, dt)
-            reference.keep_near_joints(memory, measured.q, measured.dq)
         laws.impedance(
             measured.q, measured.dq, memory.ref_q, memory.ref_dq, memory.ref_ddq, scratch.inertia, kp, kd, tau
         )

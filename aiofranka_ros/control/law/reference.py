@@ -44,6 +44,8 @@ _LEASH_LINEAR, _LEASH_ANGULAR, _LEASH_JOINT = 0.05, 0.2, 0.1
 _SINGULAR_LEASH = 0.9
 #: Braking is planned with this share of the acceleration; the rest compensates for the lag of the velocity.
 _BRAKING_SHARE = 0.7
+#: The acceleration is this many bandwidths times what the velocity lacks: critical damping.
+_VELOCITY_GAIN = 2.0
 #: Time constant that keeps the reference's acceleration continuous [s].
 _ACCELERATION_SMOOTHING = 4e-3
 
@@ -80,36 +82,31 @@ def _coast(age: float, duration: float, believed: Array) -> None:
 
 
 @kernel
-def seed(memory: Record, q: Array) -> None:
-    """Set target and reference to the measured pose and ``q`` [rad] (7,), at rest; forget all velocities."""
-    memory.target_count = 0
-    approach.lose(memory)
+def seed(memory: Record, commands: Record, q: Array, dq: Array) -> None:
+    """Set target and reference to the measured pose and ``q`` [rad] (7,); forget all velocities of targets.
+
+    The reference begins as fast as the arm, ``dq`` [rad/s] (7,), or as an approach if that is slower, and stops. If it
+    began at rest, the law would brake an arm that moves, and what is blended in against that step would push the arm as
+    soon as the reference moves.
+    """
     memory.singularity = 0.0
-    memory.pace_linear = math.inf
-    memory.pace_angular = math.inf
+    memory.pace_linear = memory.pace_angular = math.inf
     for i in range(3):
-        memory.target_position[i] = memory.position[i]
         memory.ref_position[i] = memory.position[i]
-        memory.target_linear[i] = 0.0
-        memory.target_angular[i] = 0.0
-        memory.ref_linear[i] = 0.0
-        memory.ref_angular[i] = 0.0
+        memory.ref_linear[i] = memory.twist[i]
+        memory.ref_angular[i] = memory.twist[i + 3]
         memory.ref_linear_acceleration[i] = 0.0
         memory.ref_angular_acceleration[i] = 0.0
-        for j in range(3):
-            memory.slope_linear[j, i] = 0.0
-            memory.slope_angular[j, i] = 0.0
+    limit_norm(memory.ref_linear, commands.approach_linear_velocity)
+    limit_norm(memory.ref_angular, commands.approach_angular_velocity)
+    fastest = commands.approach_joint_velocity
     for i in range(4):
-        memory.target_orientation[i] = memory.orientation[i]
         memory.ref_orientation[i] = memory.orientation[i]
     for i in range(7):
-        memory.target_q[i] = q[i]
         memory.ref_q[i] = q[i]
-        memory.target_dq[i] = 0.0
-        memory.ref_dq[i] = 0.0
+        memory.ref_dq[i] = min(max(dq[i], -fastest), fastest)
         memory.ref_ddq[i] = 0.0
-        for j in range(3):
-            memory.slope_q[j, i] = 0.0
+    freeze(memory)
 
 
 @kernel
@@ -313,7 +310,7 @@ def _follow(
     slow = not limit_norm(error, pace)
     limit_norm(error, max_velocity)
     for i in range(3):
-        error[i] = (error[i] - velocity[i]) * 2.0 * bandwidth
+        error[i] = (error[i] - velocity[i]) * _VELOCITY_GAIN * bandwidth
     limit_norm(error, max_acceleration)
     share = dt / (_ACCELERATION_SMOOTHING + dt)
     for i in range(3):
@@ -360,7 +357,7 @@ def keep_near_joints(memory: Record, q: Array, dq: Array) -> None:
 def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> None:
     """Advance the reference of the control frame by ``dt``, but only as far as the arm can follow."""
     approaching = memory.approach == Approach.APPROACHING
-    if commands.smooth_targets == 0 and not approaching:
+    if commands.smooth_targets == 0 and memory.approach == Approach.FOLLOWING:
         for i in range(3):
             memory.ref_position[i] = memory.target_position[i]
             memory.ref_linear[i] = 0.0
@@ -380,7 +377,10 @@ def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> Non
         error[i] = goal - memory.ref_position[i]
         velocity[i] = believed[1] * memory.target_linear[i] if goal == believed_position else 0.0
     near = length(error) <= approach.NEAR_LINEAR
-    pace = approach.pace(memory, commands.approach_linear_velocity, near, length(velocity))
+    gain = _VELOCITY_GAIN * commands.reference_bandwidth
+    pace = approach.pace(
+        memory, commands.approach_linear_velocity, near, length(velocity), length(memory.ref_linear), gain
+    )
     met = _follow(
         error, velocity, memory.ref_linear, memory.ref_linear_acceleration,
         commands.reference_bandwidth, min(commands.max_linear_velocity, memory.pace_linear), pace,
@@ -394,7 +394,9 @@ def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> Non
         error[i] += believed[0] * memory.target_angular[i]
         velocity[i] = believed[1] * memory.target_angular[i]
     near = length(error) <= approach.NEAR_ANGULAR
-    pace = approach.pace(memory, commands.approach_angular_velocity, near, length(velocity))
+    pace = approach.pace(
+        memory, commands.approach_angular_velocity, near, length(velocity), length(memory.ref_angular), gain
+    )
     turned = _follow(
         error, velocity, memory.ref_angular, memory.ref_angular_acceleration,
         commands.reference_bandwidth, min(commands.max_angular_velocity, memory.pace_angular), pace,
@@ -414,7 +416,7 @@ def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> Non
 def advance_joints(memory: Record, commands: Record, smooth: bool, now: float, dt: float) -> None:
     """Advance the joint reference by ``dt``; without ``smooth`` it is the target, once it has met its stream."""
     approaching = memory.approach == Approach.APPROACHING
-    if not smooth and not approaching:
+    if not smooth and memory.approach == Approach.FOLLOWING:
         for i in range(7):
             memory.ref_q[i] = memory.target_q[i]
             memory.ref_dq[i] = 0.0
@@ -423,6 +425,7 @@ def advance_joints(memory: Record, commands: Record, smooth: bool, now: float, d
     believed = memory.believed
     _coast(now - memory.target_seen, commands.extrapolation_time, believed)
     share = dt / (_ACCELERATION_SMOOTHING + dt)
+    gain = _VELOCITY_GAIN * commands.reference_bandwidth
     met = True
     for i in range(7):
         goal = allowed(memory.target_q[i] + believed[0] * memory.target_dq[i], memory, i)
@@ -432,11 +435,11 @@ def advance_joints(memory: Record, commands: Record, smooth: bool, now: float, d
         velocity = believed[1] * memory.target_dq[i]
         wanted = velocity + math.copysign(speed, left)
         near = abs(left) <= approach.NEAR_ANGULAR
-        pace = approach.pace(memory, commands.approach_joint_velocity, near, abs(velocity))
+        pace = approach.pace(memory, commands.approach_joint_velocity, near, abs(velocity), abs(memory.ref_dq[i]), gain)
         met = met and near and abs(wanted) <= pace
         pace = min(pace, commands.max_joint_velocity[i])
         wanted = min(max(wanted, -pace), pace)
-        wanted = (wanted - memory.ref_dq[i]) * 2.0 * commands.reference_bandwidth
+        wanted = (wanted - memory.ref_dq[i]) * gain
         wanted = min(max(wanted, -limit), limit)
         memory.ref_ddq[i] += share * (wanted - memory.ref_ddq[i])
         memory.ref_dq[i] += memory.ref_ddq[i] * dt
