@@ -18,7 +18,7 @@ from sensor_msgs.msg import JointState
 
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.control.client import ControlClient
-from aiofranka_ros.control.records import Hold, Limit, Phase
+from aiofranka_ros.control.records import Approach, Hold, Limit, Phase
 from aiofranka_ros.errors import ControlStopped
 from aiofranka_ros.node.diagnostics import Diagnosis, Progress, Trouble
 from aiofranka_ros.ros.conditions import CONDITIONS, CTL, LIMITS, OTHER_REFUSALS, Recent, limit_remedy, refusal_remedy
@@ -152,6 +152,50 @@ def test_a_hand_that_joint_limits_keep_from_its_target_is_a_warning_until_that_i
     assert said(status)[:2] == (WARN, "the hand is far") and "~/move" in said(status)[2]
     targets.blocked = ""
     assert said(Diagnosis("/arm").targets(state, True, owner="", targets=targets, rejected=Counter()))[0] == OK
+
+
+def test_a_joint_limit_is_named_first_while_the_arm_approaches_its_stream_and_nothing_is_left_out(state: Any) -> None:
+    """The limit is why the arm does not get nearer."""
+    counts = {"refused": Counter(), "limited": Counter()}
+    targets: Any = SimpleNamespace(**counts, accepted=1, blocked="fr3_joint6 is at joint_lower")
+    state["approach"], state["approach_left"] = Approach.APPROACHING, [0.08, 0.0]
+    diagnosis, rejected = Diagnosis("/arm"), Counter[str]()
+    counts["refused"]["old"] += 1
+    rejected["held"] += 1
+    counts["limited"]["max_linear_step"] += 1
+    options = {"owner": "", "targets": targets, "rejected": rejected}
+    level, message, remedy = said(diagnosis.targets(state, True, **options))
+    assert level == WARN
+    assert message.split("; ") == [
+        "fr3_joint6 is at joint_lower",
+        "approaching its stream: 0.08 m away",
+        "targets refused recently: old",
+        "goals rejected recently: held",
+        "targets limited recently: max_linear_step",
+    ]
+    for part in ("~/move", "wait", "clocks", "release", "max_linear_step"):
+        assert part in remedy
+    level, message, _ = said(diagnosis.targets(state, True, conflict="another node", **options))
+    assert level == ERROR and message.startswith("goals are refused: another node; fr3_joint6")
+
+
+def test_everything_that_is_wrong_with_the_loop_is_named_causes_first(client: ControlClient, state: Any) -> None:
+    diagnosis = Diagnosis("/arm")
+    diagnosis.loop(client, state, REAL)
+    state["hold"] = Hold.PUSHED | Hold.TORQUE_STALE
+    state["cycles_lost"] += 3
+    level, message, _ = said(diagnosis.loop(client, state, REAL))
+    held, stale, *missing, lost = message.split("; ")
+    assert level == WARN and (held, stale) == ("the arm holds: pushed", "the arm holds: torque stale")
+    assert missing and missing[0].startswith("not in real time") and lost == "robot cycles lost recently: 3"
+
+
+def test_the_user_stop_is_named_next_to_the_error_that_it_caused(state: Any) -> None:
+    state["robot_mode"] = 5
+    trouble = Trouble("the robot stopped", "remove the cause", "ControlStopped")
+    level, message, remedy = said(Diagnosis("/arm").robot(state, address=REAL, versions={}, trouble=trouble))
+    assert (level, message) == (ERROR, "the robot stopped; the user stop is pressed")
+    assert remedy.startswith("remove the cause; release it")
 
 
 @pytest.mark.parametrize("hold", [Hold.NODE_SILENT, Hold.NOT_FINITE, Hold.TORQUE_STALE])

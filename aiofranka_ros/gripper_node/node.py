@@ -26,7 +26,7 @@ from aiofranka_ros.gripper_node.gripper import Gripper
 from aiofranka_ros.gripper_node.parameters import GripperParameters
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.ros.actions import Actions
-from aiofranka_ros.ros.conditions import OK, Recent, condition, status
+from aiofranka_ros.ros.conditions import Recent, problem, summary
 from aiofranka_ros.ros.descriptors import ExplainedParameters
 from aiofranka_ros.ros.identity import Identity
 
@@ -133,21 +133,22 @@ class GripperNode(ExplainedParameters, Node):
         values: dict[str, Any] = {"robot_ip": gripper.address or "sim"}
         values |= {f"goal rejected: {reason}": count for reason, count in sorted(self._actions.rejected.items())}
         recently = self._recent.update(self._actions.rejected)
-        if self._identity.conflict:
-            return condition("gripper double", values, message=self._identity.conflict)
-        if state is None:
-            if not gripper.address:
-                return condition("no arm", values, message=gripper.why, arm=self._arm)
-            return condition("gripper lost" if gripper.lost else "no gripper", values, message=gripper.why)
-        values |= {
-            "width [m]": f"{state.width:.4f}",
-            "largest width [m]": f"{state.max_width:.4f}",
-            "holds something": state.is_grasped,
-            "temperature [deg C]": state.temperature,
-        }
+        conflict = self._identity.conflict
+        problems = [problem("gripper double", message=conflict)] if conflict else []
+        if state is not None:
+            values |= {
+                "width [m]": f"{state.width:.4f}",
+                "largest width [m]": f"{state.max_width:.4f}",
+                "holds something": state.is_grasped,
+                "temperature [deg C]": state.temperature,
+            }
+        elif gripper.address:
+            problems.append(problem("gripper lost" if gripper.lost else "no gripper", message=gripper.why))
+        else:
+            problems.append(problem("no arm", message=gripper.why, arm=self._arm))
         if recently:
-            return condition("goal rejected", values, reasons=", ".join(sorted(recently)))
-        return status(OK, "busy" if gripper.running else "connected", values)
+            problems.append(problem("goal rejected", reasons=", ".join(sorted(recently))))
+        return summary(problems, "busy" if gripper.running else "connected", values)
 
     def abandon(self, reason: str) -> bool:
         """End the command that runs, so that its goal gets a result; the fingers keep holding what they hold.

@@ -3,7 +3,7 @@
 Used by the node, in its process and its one thread, at ``diagnostics_rate`` and whenever something goes wrong. There
 are three statuses, because they are fixed in three places: lost cycles on this computer, refused targets at their
 sender, and errors of the robot next to it. :mod:`aiofranka_ros.ros.conditions` lists what can be wrong, and what to do
-about it.
+about it; a status names everything that is.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ from aiofranka_ros.node.targets import TargetTopics
 from aiofranka_ros.ros.actions import Actions
 from aiofranka_ros.ros.conditions import (
     CTL,
-    ERROR,
     OK,
+    Problem,
     Recent,
-    condition,
     limit_remedy,
+    problem,
     refusal_remedy,
     robot_error_remedy,
     status,
+    summary,
 )
 from aiofranka_ros.ros.identity import REMEDY, Identity
 
@@ -158,23 +159,23 @@ class Diagnosis:
             **statistics,
         }
         details = {"node": self._node, "address": address}
+        problems: list[Problem] = []
         if (silence := self._silence(int(state["stamp"]))) > _SILENT:
-            return condition("silent", values, age=silence, **details)
-        if phase is not Phase.ACTIVE:
-            return status(OK, phase.name.lower(), values)
-        for flag in (Hold.PUSHED, Hold.ASKED, Hold.NODE_SILENT, Hold.NOT_FINITE, Hold.TORQUE_STALE):
-            if hold & flag:
-                return condition(_flags(flag), values, **details)
-        if lost:
-            return condition("lost", values, count=lost, **details)
-        response = int(statistics.get("response p99 [us]", 0))
-        if response > 1e6 * _SLOW_RESPONSE:
-            return condition("slow", values, response=response, **details)
-        # A simulated arm does not need real time.
-        if client.missing and not address.startswith("127."):
-            missing = "; ".join(text.partition(":")[0] for text in client.missing)
-            return condition("not real time", values, missing=missing, **details)
-        return status(OK, "active", values)
+            problems.append(problem("silent", age=silence, **details))
+        if phase is Phase.ACTIVE:
+            for flag in (Hold.PUSHED, Hold.ASKED, Hold.NODE_SILENT, Hold.NOT_FINITE, Hold.TORQUE_STALE):
+                if hold & flag:
+                    problems.append(problem(_flags(flag), **details))
+            # A simulated arm does not need real time. A cause of the two that follow.
+            if client.missing and not address.startswith("127."):
+                missing = ", ".join(text.partition(":")[0] for text in client.missing)
+                problems.append(problem("not real time", missing=missing, **details))
+            if lost:
+                problems.append(problem("lost", count=lost, **details))
+            response = int(statistics.get("response p99 [us]", 0))
+            if response > 1e6 * _SLOW_RESPONSE:
+                problems.append(problem("slow", response=response, **details))
+        return summary(problems, phase.name.lower(), values)
 
     def targets(
         self,
@@ -200,28 +201,29 @@ class Diagnosis:
         values |= {f"limited: {limit}": count for limit, count in sorted(targets.limited.items())}
         values |= {f"refused: {reason}": count for reason, count in sorted(refused.items())}
         values |= {f"goal rejected: {reason}": count for reason, count in sorted(rejected.items())}
-        recently = {"refused": self._refused.update(refused), "rejected": self._rejected.update(rejected)}
-        if conflict:
-            return condition("double", values, message=conflict)
+        # First what is wrong now, causes before their effects, then what was wrong recently.
+        problems = [problem("double", message=conflict)] if conflict else []
+        if targets.blocked:
+            problems.append(problem("blocked", message=targets.blocked))
         if state is not None and active and state["approach"] == Approach.APPROACHING:
             left = state["approach_left"]
             name = "out of reach" if self._progress.stalled(int(state["approaches"]), left) else "approaching"
-            return condition(name, values, left=distance_text(left))
+            problems.append(problem(name, left=distance_text(left)))
+        recently = {"refused": self._refused.update(refused), "rejected": self._rejected.update(rejected)}
         for name, counts in recently.items():
             if counts:
                 remedy = refusal_remedy(sorted(counts), self._node)
-                return condition(name, values, reasons=", ".join(sorted(counts)), remedy=remedy)
-        if targets.blocked:
-            return condition("blocked", values, message=targets.blocked)
+                problems.append(problem(name, reasons=", ".join(sorted(counts)), remedy=remedy))
         if limited := sorted(self._limited.update(targets.limited)):
-            return condition("limited", values, reasons=", ".join(limited), remedy=limit_remedy(limited))
-        return status(OK, "none refused recently", values)
+            problems.append(problem("limited", reasons=", ".join(limited), remedy=limit_remedy(limited)))
+        return summary(problems, "none refused recently", values)
 
     def robot(
         self, state: Record | None, *, address: str, versions: dict[str, Any], trouble: Trouble | None
     ) -> DiagnosticStatus:
         """Status of the robot, the versions of libfranka and its protocol, and what went wrong last."""
         values: dict[str, Any] = {"robot_ip": address, **versions}
+        problems: list[Problem] = []
         mode = "unknown"
         if state is not None:
             number = int(state["robot_mode"])
@@ -231,14 +233,13 @@ class Diagnosis:
                 "last error": trouble.message,
                 "kind of error": trouble.kind,
                 "libfranka errors": " ".join(trouble.names),
-                "what to do": trouble.remedy,
             }
-            return status(ERROR, trouble.message, values)
+            problems.append(problem("trouble", message=trouble.message, remedy=trouble.remedy))
         if mode == "user stopped":
-            return condition("user stop", values, node=self._node)
-        if mode == "reflex":
-            return condition("reflex", values, node=self._node)
-        return status(OK, "not connected" if state is None else "connected", values)
+            problems.append(problem("user stop", node=self._node))
+        elif mode == "reflex":
+            problems.append(problem("reflex", node=self._node))
+        return summary(problems, "not connected" if state is None else "connected", values)
 
     def _statistics(self, memory: SharedMemory) -> dict[str, Any]:
         """Statistics of the control cycles since the last call."""

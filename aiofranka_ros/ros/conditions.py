@@ -2,7 +2,7 @@
 
 Used by the arm's node (:mod:`aiofranka_ros.node.diagnostics`) and by the gripper's, in their processes; the tables in
 docs/troubleshooting.md are generated from it. In the texts, ``{node}`` is the name of the node that reports; the caller
-of :func:`condition` provides all names in braces.
+of :func:`problem` provides all names in braces.
 """
 
 from __future__ import annotations
@@ -207,15 +207,38 @@ def robot_error_remedy(names: tuple[str, ...], address: str) -> str:
     return "; ".join(dict.fromkeys(text.format(address=address) for text in remedies if text))
 
 
-def condition(name: str, values: dict[str, Any], *, remedy: str = "", **details: Any) -> DiagnosticStatus:
-    """A status that reports one of :data:`CONDITIONS`, with other ``values``.
+class Problem(NamedTuple):
+    """One of :data:`CONDITIONS` that holds now, with what to do about it.
+
+    :ivar level: as in :class:`Condition`.
+    """
+
+    level: bytes
+    message: str
+    remedy: str
+
+
+def problem(name: str, *, remedy: str = "", **details: Any) -> Problem:
+    """One of :data:`CONDITIONS`.
 
     :param remedy: what to do, instead of the condition's own remedy.
     :param details: values for the names in braces.
     """
     found = CONDITIONS[name]
-    remedy = remedy or found.remedy.format(**details)
-    return status(found.level, found.message.format(**details), {"what to do": remedy, **values})
+    return Problem(found.level, found.message.format(**details), remedy or found.remedy.format(**details))
+
+
+def summary(problems: list[Problem], otherwise: str, values: dict[str, Any]) -> DiagnosticStatus:
+    """A status that names all ``problems``, with other ``values``: the gravest first, then in their order.
+
+    :param otherwise: what it says without a problem.
+    """
+    if not problems:
+        return status(OK, otherwise, values)
+    problems = sorted(problems, key=lambda problem: problem.level, reverse=True)  # Keeps the order of equals.
+    remedy = "; ".join(dict.fromkeys(problem.remedy for problem in problems))
+    message = "; ".join(problem.message for problem in problems)
+    return status(problems[0].level, message, {"what to do": remedy, **values})
 
 
 def status(level: bytes, message: str, values: dict[str, Any]) -> DiagnosticStatus:
