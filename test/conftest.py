@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import os
+import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +27,53 @@ settings.register_profile("compiled", deadline=None)
 settings.load_profile("compiled")
 
 
-@functools.cache
-def runs_next_to_an_arm(module: Path) -> bool:
-    """Whether all tests of a module may run at the same time as an arm: it says so with ``pytestmark``.
+def place(marks: Collection[str]) -> str:
+    """Where a test with these markers runs: ``arm``, ``light`` or ``unit``; see the markers in pyproject.toml.
 
-    A module that says nothing may start an arm or measure time, so a forgotten marker costs time and nothing else.
+    A test without any may drive an arm or measure time, so a forgotten marker costs time and nothing else.
     """
-    return "\npytestmark = pytest.mark.unit\n" in module.read_text()
+    return next((name for name in ("light", "unit") if name in marks and "timing" not in marks), "arm")
+
+
+@functools.cache
+def marks_in(module: Path) -> dict[str, list[str]]:
+    """The markers of each test of a module, read from its source; those of the whole module as ``pytestmark``."""
+    found: dict[str, list[str]] = {"pytestmark": []}
+    for line in ast.parse(module.read_text()).body:
+        if isinstance(line, ast.FunctionDef | ast.AsyncFunctionDef):
+            found[line.name] = re.findall(r"pytest\.mark\.(\w+)", " ".join(map(ast.unparse, line.decorator_list)))
+        elif isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "pytestmark":
+            found["pytestmark"] = re.findall(r"pytest\.mark\.(\w+)", ast.unparse(line.value))
+    return found
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With pytest-xdist, keep all other modules in one worker: an arm needs a core to itself."""
+    """With pytest-xdist, keep all tests that drive arms in one worker: an arm needs a core to itself.
+
+    The light tests share a worker, too: the larger a scope, the earlier it is run, so they come before the unit tests.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class ArmsInOneWorker(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            module = config.rootpath / nodeid.partition("::")[0]
-            return module.stem if runs_next_to_an_arm(module) else "arm"
+            path, _, test = nodeid.partition("::")
+            marks = marks_in(config.rootpath / path)
+            where = place([*marks["pytestmark"], *marks.get(test.partition("[")[0], [])])
+            return path if where == "unit" else where
 
     return ArmsInOneWorker(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Lower the priority of a worker that runs at the same time as an arm."""
-    if "PYTEST_XDIST_WORKER" in os.environ and runs_next_to_an_arm(item.path):
-        if os.nice(0) < 19 and not all(other.get_closest_marker("unit") for other in item.session.items):
-            os.nice(19)
+    """Lower the priority of a worker that runs other tests at the same time as an arm."""
+
+    def place_of(item: pytest.Item) -> str:
+        return place([mark.name for mark in item.iter_markers()])
+
+    more = {"arm": 0, "light": 10, "unit": 19}[place_of(item)] - os.nice(0)
+    if "PYTEST_XDIST_WORKER" in os.environ and more > 0 and "arm" in map(place_of, item.session.items):
+        os.nice(more)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -18,7 +18,7 @@ from aiofranka_ros.kernels import _places
 from aiofranka_ros.node.diagnostics import Diagnosis
 
 #: The first one may have to compile everything, next to other programs.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.light, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

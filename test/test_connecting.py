@@ -51,6 +51,7 @@ def test_a_second_node_on_the_same_arm_is_refused_and_the_first_continues(
     assert node[1].state == "active"
 
 
+@pytest.mark.light
 def test_a_closed_port_says_what_to_do_in_desk(other: tuple[NodeProcess, Client]) -> None:
     process, client = other
     assert client.set(robot_ip=CLOSED) == ""
@@ -61,6 +62,7 @@ def test_a_closed_port_says_what_to_do_in_desk(other: tuple[NodeProcess, Client]
     assert level == b"\x02" and "configure" in values["what to do"]
 
 
+@pytest.mark.light
 def test_a_host_name_that_does_not_exist_is_reported(other: tuple[NodeProcess, Client]) -> None:
     process, client = other
     assert client.set(robot_ip="no.such.robot.invalid") == ""
@@ -68,6 +70,7 @@ def test_a_host_name_that_does_not_exist_is_reported(other: tuple[NodeProcess, C
     assert process.says("no robot at 'no.such.robot.invalid'")
 
 
+@pytest.mark.light
 def test_an_address_without_a_robot_is_reported(other: tuple[NodeProcess, Client]) -> None:
     process, client = other
     assert client.set(robot_ip=NOWHERE) == ""
@@ -78,6 +81,7 @@ def test_an_address_without_a_robot_is_reported(other: tuple[NodeProcess, Client
     assert wait_until(lambda: any(text in process.log[after:] for text in answers))
 
 
+@pytest.mark.light
 def test_a_robot_with_another_protocol_is_reported_with_the_libfranka_that_it_needs(
     other: tuple[NodeProcess, Client],
 ) -> None:

@@ -59,7 +59,7 @@ class Setup:
     def __init__(self, kind: str, path: Path) -> None:
         self.kind = kind
         # A long timeout, because a busy machine may delay the node, and these tests are not about that.
-        settings = {"diagnostics_rate": 10.0, "heartbeat_timeout": 1.0}
+        settings = {"diagnostics_rate": 10.0, "heartbeat_timeout": 1.0, "discovery_time": 0.0}
         self.node = NodeProcess(path / "node.log", **settings) if kind == "ros" else None
         self.link: Any = RosInterface(self.node.name) if self.node else RobotInterface("sim")
 

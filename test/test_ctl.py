@@ -94,6 +94,7 @@ def test_a_node_that_does_not_exist_is_reported_with_the_nodes_that_do(robot, ca
     assert "there is no node /left/aiofranka" in printed and robot.name in printed
 
 
+@pytest.mark.light
 @pytest.mark.parametrize(
     ("module", "misspelt"), [("node", "move_velocty"), ("gripper_node", "default_sped"), ("rviz_tools", "arm_nod")]
 )

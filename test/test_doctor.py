@@ -23,6 +23,8 @@ from aiofranka_ros.doctor import network
 from aiofranka_ros.doctor.checks import State, declared_requirements, robot, route
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 
+pytestmark = pytest.mark.light
+
 ARM, OLD_ARM, NOBODY = "127.0.0.40", "127.0.0.41", "127.0.0.42"
 #: ``<linux/prctl.h>`` and ``<linux/capability.h>``.
 PR_CAPBSET_DROP, CAP_IPC_LOCK, CAP_SYS_NICE, CAP_SYS_RESOURCE = 24, 14, 23, 24

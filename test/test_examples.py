@@ -124,7 +124,7 @@ def test_a_slow_policy_still_gives_a_target_in_every_period(tmp_path: Path) -> N
 
 
 def test_the_policy_follows_the_ball_through_a_running_node(tmp_path: Path) -> None:
-    node = NodeProcess(tmp_path / "node.log", diagnostics_rate=10.0, heartbeat_timeout=2.0)
+    node = NodeProcess(tmp_path / "node.log", diagnostics_rate=10.0, heartbeat_timeout=2.0, discovery_time=0.0)
     try:
         with started("policy_over_ros", "--node", node.name, "--seconds", "6", tmp_path=tmp_path) as example:
             printed = example.output()
@@ -147,7 +147,7 @@ def test_modes_are_switched_without_a_step_in_the_torque(tmp_path: Path) -> None
 
 
 def test_the_ros_client_activates_streams_moves_and_cancels(tmp_path: Path) -> None:
-    node = NodeProcess(tmp_path / "node.log")
+    node = NodeProcess(tmp_path / "node.log", discovery_time=0.0)
     try:
         with started("ros_client", "--node", node.name, tmp_path=tmp_path) as example:
             assert example.output().split() == ["arrived", "cancelled"]
@@ -174,6 +174,7 @@ def test_ctrl_c_while_the_arm_moves_releases_it(tmp_path: Path) -> None:
         assert "cycles" not in example.interrupted()
 
 
+@pytest.mark.light
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_help_explains_every_option(name: str, tmp_path: Path) -> None:
     with started(name, "--help", tmp_path=tmp_path) as example:
@@ -185,6 +186,7 @@ def test_help_explains_every_option(name: str, tmp_path: Path) -> None:
         assert re.search(rf"^  {option} \w+\s+[a-z]+ ", explained, re.MULTILINE), f"{option} is not explained"
 
 
+@pytest.mark.light
 def test_a_missing_arm_is_reported_in_one_line(tmp_path: Path) -> None:
     with started("hello", "--robot", "127.0.0.99", tmp_path=tmp_path) as example:
         printed, _ = example.process.communicate(timeout=PATIENCE)

@@ -18,6 +18,8 @@ from std_srvs.srv import Trigger
 
 from aiofranka_ros.ros.executor import UrgentFirstExecutor
 
+pytestmark = pytest.mark.light
+
 
 class PatientNode(Node):
     """A node whose callbacks can wait, except those in another callback group."""

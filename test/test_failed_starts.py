@@ -29,6 +29,8 @@ from aiofranka_ros.simulation import remote
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 from aiofranka_ros.testing import descendants, wait_until
 
+pytestmark = pytest.mark.light
+
 ARM, NOTHING, BRIEF = "127.0.0.78", "127.0.0.79", "127.0.0.80"
 
 

@@ -49,10 +49,12 @@ def sleeper(client: ControlClient) -> Iterator[int]:
     os.waitpid(pid, 0)
 
 
+@pytest.mark.light
 def test_the_control_process_ends_although_a_fork_lives(client: ControlClient, sleeper: int) -> None:
     assert client._running.close(PATIENCE), "it had to be killed"
 
 
+@pytest.mark.light
 def test_a_fork_of_the_os_alone_does_not_keep_the_control_process_either(client: ControlClient) -> None:
     """As a library forks, which runs none of Python's hooks."""
     copy = os.dup(client._running._channel.fileno())
@@ -60,6 +62,7 @@ def test_a_fork_of_the_os_alone_does_not_keep_the_control_process_either(client:
     os.close(copy)
 
 
+@pytest.mark.light
 def test_a_fork_that_closes_the_client_does_not_end_the_arm_of_its_parent(client: ControlClient) -> None:
     def close() -> None:
         client.close()

@@ -36,7 +36,9 @@ from aiofranka_ros.gripper_node.parameters import GRIPPER_SETTINGS
 from aiofranka_ros.ros.cdr import nanoseconds
 from aiofranka_ros.simulation.hand import HandServer
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
-from aiofranka_ros.testing import PATIENCE, Client, NodeClient, NodeProcess
+from aiofranka_ros.testing import PATIENCE, NodeClient, NodeProcess
+
+pytestmark = pytest.mark.light
 
 ARM, BARE, COUNTED = "127.0.0.60", "127.0.0.61", "127.0.0.64"
 OBJECT = 0.03
@@ -614,31 +616,6 @@ def test_ctrl_c_during_a_move_stops_the_fingers_and_the_goal_gets_a_result(tmp_p
         resting = server.backend.get_state().width
         assert 0.0 < resting < 0.08
         assert server.backend.get_state().width == resting
-
-
-def test_the_arms_node_tells_the_address_of_a_simulated_arms_hand(tmp_path: Path) -> None:
-    arm = NodeProcess(tmp_path / "arm.log")
-    arm_client = None
-    try:
-        with gripper(tmp_path / "log", arm.namespace) as (process, client):
-            assert not client.send("franka_gripper/move", Move.Goal(width=0.04)).accepted
-            assert process.says("there is no simulated arm: aiofranka does not run, or is not configured")
-            arm_client = Client(arm.name)
-            assert arm_client.change("configure"), arm.log
-            assert process.says("connected to the gripper at 127."), process.log
-            assert client.do("franka_gripper/move", Move.Goal(width=0.04))[0] == SUCCEEDED
-            # Both publish on one topic.
-            heard: list[JointState] = []
-            client.node.create_subscription(JointState, f"/{arm.namespace}/joint_states", heard.append, 10)
-            assert client.spin_until(lambda: {len(message.name) for message in heard} == {2, 7})
-            assert all(len(arm_client.q) == 7 for _ in range(20))
-            assert arm_client.change("cleanup")
-            assert client.says(DiagnosticStatus.WARN, "the arm's node has ended the simulated arm")
-            assert process.end() == 0
-    finally:
-        if arm_client is not None:
-            arm_client.close()
-        arm.close()
 
 
 # --- Its parameters

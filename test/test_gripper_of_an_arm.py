@@ -1,4 +1,4 @@
-"""The gripper's node next to an arm's node: neither delays the other."""
+"""The gripper's node next to an arm's node: it finds the hand of a simulated arm, and neither delays the other."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import time
 from pathlib import Path
 
 from action_msgs.msg import GoalStatus
-from franka_msgs.action import Homing
-from test_gripper import Unruly, gripper
+from diagnostic_msgs.msg import DiagnosticStatus
+from franka_msgs.action import Homing, Move
+from sensor_msgs.msg import JointState
+from test_gripper import SUCCEEDED, Unruly, gripper
 from test_hand import served
 
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.model.fr3 import HOME
-from aiofranka_ros.testing import started
+from aiofranka_ros.testing import Client, NodeProcess, started
 
 #: Address of a hand that does not answer, and for how long the arm moves next to it [s].
 DEAF, BLOCKED = "127.0.0.62", 10.0
@@ -41,3 +43,28 @@ def test_a_blocked_gripper_costs_the_arm_no_cycle(tmp_path: Path) -> None:
         assert hand.spin_until(lambda: hand.feedback), "homing is over"
         hand.cancel(homing)
         hand.outcome(homing)
+
+
+def test_the_arms_node_tells_the_address_of_a_simulated_arms_hand(tmp_path: Path) -> None:
+    arm = NodeProcess(tmp_path / "arm.log")
+    arm_client = None
+    try:
+        with gripper(tmp_path / "log", arm.namespace) as (process, client):
+            assert not client.send("franka_gripper/move", Move.Goal(width=0.04)).accepted
+            assert process.says("there is no simulated arm: aiofranka does not run, or is not configured")
+            arm_client = Client(arm.name)
+            assert arm_client.change("configure"), arm.log
+            assert process.says("connected to the gripper at 127."), process.log
+            assert client.do("franka_gripper/move", Move.Goal(width=0.04))[0] == SUCCEEDED
+            # Both publish on one topic.
+            heard: list[JointState] = []
+            client.node.create_subscription(JointState, f"/{arm.namespace}/joint_states", heard.append, 10)
+            assert client.spin_until(lambda: {len(message.name) for message in heard} == {2, 7})
+            assert all(len(arm_client.q) == 7 for _ in range(20))
+            assert arm_client.change("cleanup")
+            assert client.says(DiagnosticStatus.WARN, "the arm's node has ended the simulated arm")
+            assert process.end() == 0
+    finally:
+        if arm_client is not None:
+            arm_client.close()
+        arm.close()

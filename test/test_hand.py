@@ -20,6 +20,8 @@ from aiofranka_ros.gripper_node.connection import PORT, Hand, Request, SentComma
 from aiofranka_ros.simulation.hand import HandServer, SimulatedHand
 from aiofranka_ros.testing import PATIENCE
 
+pytestmark = pytest.mark.light
+
 HOST = "127.0.0.69"
 OBJECT = 0.03
 

@@ -16,6 +16,8 @@ import pytest
 
 from aiofranka_ros import kernels
 
+pytestmark = pytest.mark.unit
+
 PACKAGE = Path(kernels.__file__).parent
 FILES = {
     ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): file

@@ -11,6 +11,7 @@ from test_kernels import PACKAGE, copy_package, environment_of, keep_time, run
 
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 
+ARM = "127.0.0.84"
 #: Runs the control process in torque mode and prints the largest torque of joint 6 [Nm].
 FEEL_THE_SPRING = """
 import sys, time
@@ -41,6 +42,7 @@ def copy_compiled_code(package: Path) -> None:
             shutil.copytree(files, package / "__pycache__" / "kernels" / folder.name / name)
 
 
+@pytest.mark.light
 @pytest.mark.timeout(400)
 def test_a_limit_that_was_replaced_with_the_same_time_and_size_is_in_force(tmp_path: Path) -> None:
     package = copy_package(tmp_path)
@@ -54,7 +56,7 @@ def test_a_limit_that_was_replaced_with_the_same_time_and_size_is_in_force(tmp_p
     ):  # fmt: skip
         assert f"{name} = {value}" in changed
         changed = changed.replace(f"{name} = {value}", f"{name} = {other}")
-    with SimulatedArm() as arm:
+    with SimulatedArm(ARM) as arm:
         assert float(run(environment_of(package), "-c", FEEL_THE_SPRING, arm.host)) < 1.0
         keep_time(limits, changed)
         assert float(run(environment_of(package), "-c", FEEL_THE_SPRING, arm.host)) > 2.0

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from conftest import marks_in, place
 
 import aiofranka_ros
 
@@ -394,3 +395,10 @@ def test_no_two_modules_of_tests_serve_arms_at_the_same_address() -> None:
             users.setdefault(address, set()).add(path.name)
     default = "127.0.0.1"
     assert not {address: names for address, names in users.items() if len(names) > 1 and address != default}
+
+
+def test_the_markers_that_distribute_the_tests_are_those_that_pytest_sees(request: pytest.FixtureRequest) -> None:
+    for item in request.session.items:
+        marks = marks_in(item.path)
+        read = place([*marks["pytestmark"], *marks[item.name.partition("[")[0]]])
+        assert read == place([mark.name for mark in item.iter_markers()]), item.nodeid

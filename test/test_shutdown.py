@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -13,22 +14,15 @@ from aiofranka_ros.ros.running import LAUNCH
 from aiofranka_ros.simulation.simulated_arm import is_taken
 from aiofranka_ros.testing import Child, Client, CycleRecorder, NodeProcess, alive, descendants, started, wait_until
 
-STATES = ("unconfigured", "configuring", "inactive", "active", "moving")
+
+def address_is_free(process: NodeProcess) -> bool:
+    """Whether the node's simulated arm has left its address; a light test may have taken it for a moment."""
+    address = process.log.partition("connected to the robot at ")[2].partition(",")[0]
+    return bool(address) and wait_until(lambda: not is_taken(address))
 
 
-def served_address(process: NodeProcess) -> str:
-    """Address of the node's simulated arm."""
-    return process.log.partition("connected to the robot at ")[2].partition(",")[0]
-
-
-@pytest.mark.parametrize(
-    ("state", "number"),
-    [(state, number) for state in STATES for number in (signal.SIGINT, signal.SIGTERM)]
-    + [("configuring", signal.SIGHUP), ("moving", signal.SIGHUP)],
-)
-def test_a_signal_ends_the_node_in_every_state_and_others_change_nothing(
-    tmp_path: Path, state: str, number: signal.Signals
-) -> None:
+def check_end(tmp_path: Path, state: str, number: signal.Signals) -> None:
+    """End a node in ``state`` with signal ``number``, and with others after it."""
     autostart = state in ("configuring", "active", "moving")
     with started(tmp_path, autostart=autostart) as (process, client):
         if state == "configuring":
@@ -50,11 +44,35 @@ def test_a_signal_ends_the_node_in_every_state_and_others_change_nothing(
         assert "Traceback" not in process.log
         assert "is killed" not in process.log
         if state in ("inactive", "active", "moving"):
-            assert not is_taken(served_address(process))
+            assert address_is_free(process)
+
+
+@pytest.mark.light
+@pytest.mark.parametrize(
+    ("state", "number"),
+    [
+        *itertools.product(("unconfigured", "configuring"), (signal.SIGINT, signal.SIGTERM)),
+        ("configuring", signal.SIGHUP),
+    ],
+)
+def test_a_signal_ends_a_node_that_is_not_connected_and_others_change_nothing(
+    tmp_path: Path, state: str, number: signal.Signals
+) -> None:
+    check_end(tmp_path, state, number)
+
+
+@pytest.mark.parametrize(
+    ("state", "number"),
+    [*itertools.product(("inactive", "active", "moving"), (signal.SIGINT, signal.SIGTERM)), ("moving", signal.SIGHUP)],
+)
+def test_a_signal_ends_a_node_with_an_arm_and_others_change_nothing(
+    tmp_path: Path, state: str, number: signal.Signals
+) -> None:
+    check_end(tmp_path, state, number)
 
 
 def test_the_other_processes_of_a_killed_node_end_too(tmp_path: Path) -> None:
-    process = NodeProcess(tmp_path / "node.log", autostart=True)
+    process = NodeProcess(tmp_path / "node.log", autostart=True, discovery_time=0.0)
     try:
         assert process.says("the arm holds"), process.log
         children = descendants(process.process.pid)
@@ -63,7 +81,7 @@ def test_the_other_processes_of_a_killed_node_end_too(tmp_path: Path) -> None:
         process.process.kill()
         process.process.wait()
     assert wait_until(lambda: not [pid for pid in children if alive(pid)])
-    assert not is_taken(served_address(process))
+    assert address_is_free(process)
 
 
 #: Starts the nodes of arm and gripper as a launch file does, with their output in pipes that nothing reads any more
@@ -104,6 +122,7 @@ def test_nodes_of_a_launch_that_is_gone_end_in_order(tmp_path: Path, number: sig
         assert abs(cycles["dq"][-1]).max() < 0.05 < abs(cycles["dq"]).max()
 
 
+@pytest.mark.light
 def test_the_node_does_not_start_with_a_parameter_that_cannot_be_used_and_says_why(tmp_path: Path) -> None:
     process = NodeProcess(tmp_path / "node.log", kp="[600.0]")
     try:
