@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -194,6 +197,22 @@ def test_a_subscription_ignores_what_is_larger_than_it_allows_or_cannot_be_read(
     topic.publish(String(data="short"))
     assert wait_until(lambda: both.spin() or received)
     assert received == ["short"]
+
+
+#: Prints how many pages the kernel had to supply for ten megabytes.
+TEN_MEGABYTES = """
+import resource
+from aiofranka_ros.node.program import keep_memory
+keep_memory()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+copy = b"x" * 10_000_000
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_memory_for_a_large_message_is_there_before_it_arrives() -> None:
+    found = subprocess.run([sys.executable, "-c", TEN_MEGABYTES], capture_output=True, text=True, check=True)
+    assert int(found.stdout) < 10_000_000 / resource.getpagesize() / 10
 
 
 class Buffer:

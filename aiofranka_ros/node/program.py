@@ -6,6 +6,7 @@ Called by :mod:`aiofranka_ros.node.__main__`, which handles signals before it im
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import gc
 import logging
@@ -31,6 +32,11 @@ _NICENESS = -10
 #: seconds; at 0.5 ms it was, on a slow computer, for up to 0.9 s, with this interval for less than 0.1 s. Without other
 #: threads, it makes no difference.
 _SWITCH_INTERVAL = 20e-6
+#: Parameters of glibc's ``mallopt``, see malloc.h, and their values [bytes]: the largest block that is not returned to
+#: the kernel at once, and how much free memory is kept.
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = (-3, 32 << 20), (-1, 128 << 20)
+#: What a message of ten megabytes needs [bytes]: DDS, rcl and Python have one copy each.
+_LARGE_MESSAGE = 30_000_000
 #: A disk with less free space than this is as good as full [bytes].
 _LITTLE_SPACE = 1 << 20
 #: DDS uses it to send to other processes on the same computer.
@@ -63,6 +69,18 @@ def _warn_of_full_disks(logger: RcutilsLogger) -> None:
         with contextlib.suppress(OSError):
             if folder and shutil.disk_usage(folder).free < _LITTLE_SPACE:
                 logger.warning(f"{folder} is full, {consequence}: {os.strerror(errno.ENOSPC)}")
+
+
+def keep_memory() -> None:
+    """Have the C library keep the memory that it frees, and get enough for a message of ten megabytes now.
+
+    The kernel needs 15 ms to supply that much, page by page, and the node's thread has to wait for it.
+    """
+    with contextlib.suppress(AttributeError):  # Not glibc.
+        mallopt = ctypes.CDLL(None).mallopt
+        for setting in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+            mallopt(*setting)
+        b"\1" * _LARGE_MESSAGE  # Written once, and free from now on.
 
 
 def _create(stop: StopRequest) -> FrankaNode:
@@ -100,6 +118,7 @@ def main(stop: StopRequest, arguments: Sequence[str] | None) -> int:
     )
     read(arguments, "aiofranka_ros.node", text, SETTINGS)
     sys.setswitchinterval(_SWITCH_INTERVAL)
+    keep_memory()
     with contextlib.suppress(PermissionError):
         # Before DDS starts its threads, which inherit it: other programs on this computer must delay neither targets
         # nor the heartbeat that the control process waits for.
