@@ -128,7 +128,7 @@ def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         def missing(library: str, *names: str) -> Any:
             raise OSError(library)
 
-        monkeypatch.setattr(requests, "_functions", missing)
+        monkeypatch.setattr(requests, "functions", missing)
 
 
 def time_to_read(message: Any, kind: Any) -> float:

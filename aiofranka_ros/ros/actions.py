@@ -235,7 +235,8 @@ class _Server(ActionServer):
             self._goal_handles[key], self._result_futures[key] = handle, Future()
             self.add_future(self._result_futures[key])
         response = self._action_type.Impl.SendGoalService.Response(accepted=accepted, stamp=info.stamp)
-        if self._channel.answer(number, response) and accepted:
+        self._channel.answer(number, response)
+        if accepted:
             self._handle.publish_status()
             self._handle_accepted_callback(handle)
 

@@ -9,28 +9,15 @@ rclpy cannot answer a request that was taken like this, because it makes no requ
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.logging import get_logger
+from aiofranka_ros.ros.answers import Answer, RequestId, Structures, functions, reset_error, send
 
-from aiofranka_ros.ros.bounded import function_of
-
-_CREATE, _DESTROY = ctypes.CFUNCTYPE(ctypes.c_void_p), ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-# These need Python's lock.
-_TO_PYTHON = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p)
-_FROM_PYTHON = ctypes.PYFUNCTYPE(ctypes.c_bool, ctypes.py_object, ctypes.c_void_p)
 #: The functions of rcl that take a request and send an answer, by their library.
 _SERVICE = ("librcl.so", "rcl_take_request", "rcl_send_response")
 _GOALS = ("librcl_action.so", "rcl_action_take_goal_request", "rcl_action_send_goal_response")
 _OK = 0  # RCL_RET_OK
-
-
-class RequestId(ctypes.Structure):
-    """``rmw_request_id_t``: which client sent a request, and its number."""
-
-    _fields_ = (("writer", ctypes.c_int8 * 16), ("sequence_number", ctypes.c_int64))
 
 
 class Channel:
@@ -43,7 +30,7 @@ class Channel:
 
     def __init__(self, handle: Any, kind: Any, take: Callable[..., int], send: Callable[..., int]) -> None:
         self._handle, self._take, self._send = handle, take, send
-        self._request, self._response = _Structure(kind.Request), _Structure(kind.Response)
+        self._request, self._response = Structures(kind.Request), Structures(kind.Response)
 
     def take(self) -> tuple[RequestId | None, Any]:
         """The next request and its id; ``None`` twice if there is none that can be read. For any thread."""
@@ -51,35 +38,16 @@ class Channel:
         try:
             with self._handle:
                 if self._take(self._handle.pointer, ctypes.byref(number), message) != _OK:
-                    _reset_error()
+                    reset_error()
                     return None, None
             return number, self._request.to_python(message)
         finally:
             self._request.destroy(message)
 
-    def answer(self, number: RequestId, response: Any) -> bool:
-        """Send the answer to a request; returns whether that was possible: its client may be gone."""
-        message = self._response.create()
-        try:
-            self._response.from_python(response, message)
-            with self._handle:
-                sent = self._send(self._handle.pointer, ctypes.byref(number), message) == _OK
-            if not sent:
-                _reset_error()
-                get_logger("aiofranka_ros").warning(f"no client took a {type(response).__name__}: it may be gone")
-            return sent
-        finally:
-            self._response.destroy(message)
-
-
-class _Structure:
-    """The C structures of one type of message."""
-
-    def __init__(self, kind: Any) -> None:
-        self.create = _CREATE(function_of(kind, "_CREATE_ROS_MESSAGE"))
-        self.destroy = _DESTROY(function_of(kind, "_DESTROY_ROS_MESSAGE"))
-        self.to_python = _TO_PYTHON(function_of(kind, "_CONVERT_TO_PY"))
-        self.from_python = _FROM_PYTHON(function_of(kind, "_CONVERT_FROM_PY"))
+    def answer(self, number: RequestId, response: Any) -> None:
+        """Send the answer to a request, see :func:`.send`."""
+        message = self._response.from_python(response)
+        send(Answer(self._handle, self._send, number, message, self._response.destroy))
 
 
 def service_channel(service: Any) -> Channel | None:
@@ -94,18 +62,6 @@ def goal_channel(handle: Any, action_type: Any) -> Channel | None:
 
 def _channel(handle: Any, kind: Any, names: tuple[str, str, str]) -> Channel | None:
     try:
-        return Channel(handle, kind, *_functions(*names))
+        return Channel(handle, kind, *functions(*names))
     except (OSError, AttributeError):
         return None
-
-
-@functools.cache
-def _functions(library: str, *names: str) -> list[Callable[..., int]]:
-    """Functions of a library that rclpy has loaded; ``OSError`` or ``AttributeError`` if there are none."""
-    prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
-    return [prototype((name, ctypes.CDLL(library))) for name in names]
-
-
-def _reset_error() -> None:
-    """Forget rcl's message about an error, which it keeps for each thread."""
-    ctypes.CDLL("librcutils.so").rcutils_reset_error()

@@ -20,6 +20,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from aiofranka_ros.errors import ConfigurationError, Interrupted
 from aiofranka_ros.processes import StopRequest
+from aiofranka_ros.ros.answers import sent_in_background
 
 #: Environment variable with the process id of the launch that started a node; set by the launch files.
 LAUNCH = "AIOFRANKA_ROS_LAUNCH"
@@ -49,7 +50,8 @@ def run(
         stop.check()
         node = create(stop)
         try:
-            spin(node, stop)
+            with sent_in_background():
+                spin(node, stop)
         finally:
             node.close()
     except Interrupted as error:
