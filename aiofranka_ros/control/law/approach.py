@@ -31,6 +31,8 @@ _OVERTAKING = 0.2
 #: How long the reference takes at least to become that fast [s]: if robot cycles are lost, the last torque continues to
 #: accelerate the arm, so that torque must be small. Braking is not limited.
 _RAMP = 0.2
+#: The joints' velocities after this time decide how fast they may be [s]: the reference takes that long to react.
+_LOOK_AHEAD = 0.02
 
 
 @kernel
@@ -85,6 +87,23 @@ def pace(memory: Record, velocity: float, near: bool, stream: float, present: fl
         return math.inf
     highest = max(velocity, stream + _OVERTAKING * velocity) if near else velocity
     return min(highest, present + highest / (gain * _RAMP))
+
+
+@kernel
+def joint_velocity(memory: Record, commands: Record) -> float:
+    """Highest velocity of the joints in an approach [rad/s]: less than the setting if the hand would get too fast."""
+    hand, fastest = memory.scratch[0], 0.0
+    hand[:] = 0.0
+    for j in range(7):
+        soon = memory.ref_dq[j] + _LOOK_AHEAD * memory.ref_ddq[j]
+        fastest = max(fastest, abs(soon))
+        for i in range(3):
+            hand[i] += memory.jacobian[i, j] * soon
+    # As many times what the joints' velocity is as the hand's may be of what it is.
+    speed, highest = length(hand), commands.approach_joint_velocity
+    if speed * highest <= commands.approach_linear_velocity * fastest:
+        return highest
+    return commands.approach_linear_velocity * fastest / speed
 
 
 @kernel

@@ -425,7 +425,7 @@ def advance_joints(memory: Record, commands: Record, smooth: bool, now: float, d
     believed = memory.believed
     _coast(now - memory.target_seen, commands.extrapolation_time, believed)
     share = dt / (_ACCELERATION_SMOOTHING + dt)
-    gain = _VELOCITY_GAIN * commands.reference_bandwidth
+    gain, slow = _VELOCITY_GAIN * commands.reference_bandwidth, approach.joint_velocity(memory, commands)
     met = True
     for i in range(7):
         goal = allowed(memory.target_q[i] + believed[0] * memory.target_dq[i], memory, i)
@@ -435,7 +435,7 @@ def advance_joints(memory: Record, commands: Record, smooth: bool, now: float, d
         velocity = believed[1] * memory.target_dq[i]
         wanted = velocity + math.copysign(speed, left)
         near = abs(left) <= approach.NEAR_ANGULAR
-        pace = approach.pace(memory, commands.approach_joint_velocity, near, abs(velocity), abs(memory.ref_dq[i]), gain)
+        pace = approach.pace(memory, slow, near, abs(velocity), abs(memory.ref_dq[i]), gain)
         met = met and near and abs(wanted) <= pace
         pace = min(pace, commands.max_joint_velocity[i])
         wanted = min(max(wanted, -pace), pace)
