@@ -22,7 +22,6 @@ from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import GetParameters, SetParametersAtomically
-from rclpy.action import ActionClient
 from rclpy.parameter import Parameter, parameter_value_to_python
 from sensor_msgs.msg import JointState
 
@@ -40,7 +39,7 @@ from aiofranka_ros.errors import (
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.ros.cdr import SerializedMessage
-from aiofranka_ros.ros.clients import Presence
+from aiofranka_ros.ros.clients import Presence, action_client
 from aiofranka_ros.ros.messages import header_of
 from aiofranka_ros.ros.refusals import Refusal, RefusalReader
 
@@ -235,7 +234,7 @@ class NodeConnection(RosClient):
             self._get_state = node.create_client(GetState, f"{name}/get_state")
             self._change_state = node.create_client(ChangeState, f"{name}/change_state")
             self._get_parameters = node.create_client(GetParameters, f"{name}/get_parameters")
-            self._move = ActionClient(node, PTPMotion, f"{name}/move")
+            self._move = action_client(node, PTPMotion, f"{name}/move")
             self._presence = Presence(node, name)
             self.parameters = ParameterQueue(self, name, on_settled)
             self.diagnostics = NodeDiagnostics(name)

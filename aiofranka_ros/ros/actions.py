@@ -7,7 +7,7 @@ Used by the arm's node and by the gripper's node, in their processes and their o
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -17,21 +17,15 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
 from rclpy.task import Future
 
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.ros.bounded import bounded_action
-from aiofranka_ros.ros.clients import GoalClients
+from aiofranka_ros.ros.clients import KEPT, GoalClients
 from aiofranka_ros.ros.refusals import RefusalTopic
 from aiofranka_ros.ros.requests import goal_channel
+from aiofranka_ros.ros.results import TICK, Results
 from aiofranka_ros.ros.warnings import Warnings
-
-#: How many requests and answers DDS keeps for each action. By default it is ten; the rest is lost if they come at once.
-_KEPT = QoSProfile(depth=1000)
-#: At most this many goals end within a period [s]: the clients' DDS keeps ten answers until their programs take them.
-#: Each costs a client in Python up to ten milliseconds, because it comes with a list of all goals.
-_MOST_ENDS, _PERIOD = 2, 0.05
 
 #: What a goal is made into when it is checked: everything that is needed to pursue it.
 Checked = TypeVar("Checked")
@@ -54,16 +48,15 @@ class Actions:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._servers: list[_Server] = []
+        self._servers: list[ActionServer] = []
+        self._results: list[Results] = []
         self._clients = GoalClients(node)
         #: Names of the actions that are served.
         self.names: list[str] = []
         #: Why every goal is refused; empty: goals are accepted. See :attr:`.Identity.conflict`.
         self.conflict = ""
         self._accepted = 0
-        self._ended = 0
-        self._ready: deque[Future] = deque()
-        self._period = node.create_timer(_PERIOD, self._next_ends, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._timer = node.create_timer(TICK, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         #: Refused goals by reason, since the node was started.
         self.rejected: Counter[str] = Counter()
         #: Tells clients why something was refused.
@@ -73,11 +66,13 @@ class Actions:
 
     @property
     def busy(self) -> bool:
-        """Whether an accepted goal has no result yet."""
-        return self._accepted > 0
+        """Whether an accepted goal has no result yet, or the answer to its client was not sent yet."""
+        return self._accepted > 0 or any(results.waiting for results in self._results)
 
     def destroy(self) -> None:
         """Serve no more goals."""
+        for results in self._results:
+            results.flush()
         for server in self._servers:
             server.destroy()
 
@@ -140,18 +135,18 @@ class Actions:
                 return GoalResponse.REJECT
             return GoalResponse.ACCEPT
 
-        def on_accepted(name: str, handle: ServerGoalHandle) -> None:
+        def on_accepted(name: str, results: Results, handle: ServerGoalHandle) -> None:
             # rclpy calls this right after on_goal, before it looks at another goal.
             nonlocal checked
             mine, checked = checked, None
             self._accepted += 1
             self._clients.begin(_id_of(handle), name)
+            results.accepted(_id_of(handle))
             handle.execute(partial(execute, mine))
 
         async def execute(mine: Checked, handle: ServerGoalHandle) -> Any:
             try:
                 ending = await pursue(handle, mine)
-                await self._turn()
             finally:
                 self._accepted -= 1
                 self._clients.end(_id_of(handle))
@@ -167,39 +162,37 @@ class Actions:
 
         bounded_kind = bounded_action(kind, longest_list)
         for name in names:
+            results = Results(self._wake)
             server = _Server(
-                self._clients, self._node, bounded_kind, name, execute, cancel_callback=on_cancel,
-                goal_callback=partial(on_goal, name), handle_accepted_callback=partial(on_accepted, name),
-                goal_service_qos_profile=_KEPT, result_service_qos_profile=_KEPT, cancel_service_qos_profile=_KEPT,
+                self._clients, results, self._node, bounded_kind, name, execute, cancel_callback=on_cancel,
+                goal_callback=partial(on_goal, name), handle_accepted_callback=partial(on_accepted, name, results),
+                **KEPT,
             )  # fmt: skip
             self._clients.follow(server, kind, name)
             self._servers.append(server)
+            self._results.append(results)
             self.names.append(name)
 
-    async def _turn(self) -> None:
-        """Wait until another goal may end."""
-        self._ended += 1
-        if self._ended > _MOST_ENDS:
-            self._ready.append(Future())
-            await self._ready[-1]
-        elif self._period.is_canceled():
-            self._period.reset()
+    def _tick(self) -> None:
+        left = [results.tick() for results in self._results]
+        if not any(left):
+            self._timer.cancel()
 
-    def _next_ends(self) -> None:
-        """Begin the next period."""
-        self._ended = min(len(self._ready), _MOST_ENDS)
-        for _ in range(self._ended):
-            self._ready.popleft().set_result(None)
-        if not self._ended:
-            self._period.cancel()  # Until the next goal ends.
+    def _wake(self) -> None:
+        """Continue with the ticks."""
+        if self._timer.is_canceled():
+            self._timer.reset()
 
 
 class _Server(ActionServer):
-    """An action server that takes goals aside, and tells ``clients`` of each request: rclpy passes on only the goal."""
+    """An action server that takes goals aside, tells ``clients`` of each request (rclpy passes on only the goal), and
+    answers through ``results``."""
 
-    def __init__(self, clients: GoalClients, node: Node, kind: Any, name: str, *arguments: Any, **options: Any) -> None:
+    def __init__(
+        self, clients: GoalClients, results: Results, node: Node, kind: Any, name: str, *arguments: Any, **options: Any
+    ) -> None:
         super().__init__(node, kind, name, *arguments, **options)
-        self._clients, self._name = clients, name
+        self._clients, self._results, self._name = clients, results, name
         self._is_goal_request_ready = False
         self._channel = goal_channel(self._handle, kind)
 
@@ -219,6 +212,9 @@ class _Server(ActionServer):
         if "goal" in taken_data:
             header, request = taken_data["goal"]
             self._clients.request(self._name, header.sequence_number, bytes(request.goal_id.uuid))
+        if "result" in taken_data:
+            _, request = taken_data["result"]
+            self._results.asked(bytes(request.goal_id.uuid))
         await super().execute(taken_data)
 
     async def _execute_goal_request(self, request_header_and_message: Any) -> None:
@@ -239,6 +235,10 @@ class _Server(ActionServer):
         if accepted:
             self._handle.publish_status()
             self._handle_accepted_callback(handle)
+
+    def _send_result_response(self, request_header: Any, future: Future) -> None:
+        """Answer a client; rclpy calls this when its goal has ended, or at once if it has already."""
+        self._results.send(partial(super()._send_result_response, request_header, future))
 
 
 def _id_of(handle: ServerGoalHandle) -> bytes:

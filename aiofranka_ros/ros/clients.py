@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from rclpy.action import ActionServer
+from rclpy.action import ActionClient, ActionServer
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
@@ -35,6 +35,9 @@ from unique_identifier_msgs.msg import UUID
 from aiofranka_ros.processes import identity_of, is_running
 from aiofranka_ros.ros.cdr import subscribe
 
+#: For servers and clients of actions: how many requests or answers DDS keeps until they are taken. By default it is
+#: ten, those of other clients included; older ones are lost.
+KEPT = {f"{service}_service_qos_profile": QoSProfile(depth=1000) for service in ("goal", "result", "cancel")}
 #: How often a client says that it is there [s].
 _PERIOD = 0.1
 #: A client on another computer that is silent for this long is gone [s].
@@ -56,6 +59,11 @@ _FORGET = 60.0
 #: Late subscribers get the last message, so a goal cannot arrive much before its client's first message.
 _QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _TOPIC = "client_alive"
+
+
+def action_client(node: Node, kind: Any, name: str) -> ActionClient:
+    """A client of an action that loses no answer, however long its program does something else."""
+    return ActionClient(node, kind, name, **KEPT)
 
 
 class Presence:

@@ -18,7 +18,6 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from franka_msgs.action import ErrorRecovery, PTPMotion
 from geometry_msgs.msg import PoseStamped
 from rcl_interfaces.srv import GetParameters
-from rclpy.action import ActionClient
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
@@ -29,7 +28,7 @@ from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.kinematics import control_frame
 from aiofranka_ros.model.names import CONTROLLER
 from aiofranka_ros.ros import messages, refusals
-from aiofranka_ros.ros.clients import Presence
+from aiofranka_ros.ros.clients import Presence, action_client
 from aiofranka_ros.ros.refusals import RefusalReader
 
 #: How long the reason for a rejection may take to arrive [s].
@@ -81,8 +80,8 @@ class ArmClient:
         node.create_subscription(JointState, "joint_states", self._on_joints, QoSProfile(depth=1), callback_group=often)
         node.create_subscription(PoseStamped, pose, self._on_pose, qos, callback_group=often)
         self._target = node.create_publisher(PoseStamped, f"{name}/ee_desired", QoSProfile(depth=1))
-        self._move_action = ActionClient(node, PTPMotion, f"{name}/move")
-        self._recovery = ActionClient(node, ErrorRecovery, f"{name}/error_recovery")
+        self._move_action = action_client(node, PTPMotion, f"{name}/move")
+        self._recovery = action_client(node, ErrorRecovery, f"{name}/error_recovery")
         self._presence = Presence(node, name)
         self._refusals = RefusalReader()
         node.create_subscription(DiagnosticStatus, f"{name}/{refusals.TOPIC}", self._refusals.receive, refusals.QOS)

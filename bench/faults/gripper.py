@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -50,11 +49,12 @@ class _Gripper:
     def stream(self, goals: Sequence[tuple[float, float]]) -> list[Any]:
         """Send pairs of width [m] and force [N], in turns; return the ends of all goals, as far as they have any."""
         ends: list[Any] = []
-        begin, turns = time.monotonic(), itertools.cycle(goals)
-        for number in range(int(_RATE * _DURATION)):
-            self.send(*next(turns), ends)
-            self._rig.spin_for(begin + number / _RATE - time.monotonic())
-        self._rig.spin_until(lambda: len(ends) > number and all(end.done() for end in ends), 5.0)
+        count = int(_RATE * _DURATION)
+        for goal in itertools.islice(itertools.cycle(goals), count):
+            self.send(*goal, ends)
+            # Like a timer of rclpy, which does not catch up: goals that are sent at once may lose their acceptance.
+            self._rig.spin_for(1.0 / _RATE)
+        self._rig.spin_until(lambda: len(ends) == count and all(end.done() for end in ends))
         return [end.result() for end in ends if end.done()]
 
     def draw(self, figure: Any) -> None:
