@@ -147,11 +147,12 @@ def test_a_node_that_could_not_listen_for_a_while_still_notices_the_other_before
 def test_a_node_in_a_transition_counts_although_it_announces_nothing(join: Join) -> None:
     first, second = join("arm"), join("arm")
     assert becomes(lambda: first.identity.conflict, first, second)
-    transition = second.identity.transition()
-    transition.__enter__()
-    begin = time.monotonic()
-    assert becomes(lambda: time.monotonic() - begin > 3.0, first)
-    assert first.changes == 1 and first.identity.conflict
+    with second.identity.transition():
+        begin = time.monotonic()
+        assert becomes(lambda: time.monotonic() - begin > 3.0, first)
+        assert first.changes == 1 and first.identity.conflict
+    second.identity._busy = True  # Another transition begins, during which it leaves.
+    second.identity.announce()
     second.close()
     assert becomes(lambda: not first.identity.conflict, first)
 
