@@ -9,12 +9,24 @@ from scipy.spatial.transform import Rotation
 from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import reference
 from aiofranka_ros.control.records import MEMORY, SCRATCH, Limit, new
+from aiofranka_ros.kernels import Array, Record, kernel
 from aiofranka_ros.model import fr3
 from aiofranka_ros.model.kinematics import control_frame
 
 pytestmark = pytest.mark.unit
 
 CYCLE = 1e-3
+
+
+@kernel
+def _advance(memory: Record, commands: Record, held: bool, rows: Array) -> None:
+    """As many cycles as there are ``rows``: position, velocity, acceleration and orientation of the reference."""
+    for row in rows:
+        if not held:  # The arm follows perfectly.
+            memory.position[:], memory.orientation[:] = memory.ref_position, memory.ref_orientation
+        reference.advance_pose(memory, commands, CYCLE)
+        row[0:3], row[3:6] = memory.ref_position, memory.ref_linear
+        row[6:9], row[9:13] = memory.ref_linear_acceleration, memory.ref_orientation
 
 
 class Stream:
@@ -40,15 +52,10 @@ class Stream:
         reference.accept_pose(self.memory[0], self.commands[0], self.cycle * CYCLE)
 
     def advance(self, cycles: int) -> None:
-        for _ in range(cycles):
-            self.cycle += 1
-            # The arm follows perfectly, unless it is held.
-            if not self.held:
-                for measured, ref in (("position", "ref_position"), ("orientation", "ref_orientation")):
-                    self.memory[measured] = self.memory[ref]
-            reference.advance_pose(self.memory[0], self.commands[0], self.cycle * CYCLE, CYCLE)
-            names = ("ref_position", "ref_linear", "ref_linear_acceleration", "ref_orientation")
-            self.rows.append(tuple(self.memory[name][0].copy() for name in names))
+        rows = np.empty((cycles, 13))
+        _advance(self.memory[0], self.commands[0], self.held, rows)
+        self.cycle += cycles
+        self.rows += [tuple(np.split(row, (3, 6, 9))) for row in rows]
 
     @property
     def positions(self) -> np.ndarray:
@@ -237,7 +244,7 @@ def advance_joints(stream: Stream, cycles: int, *, smooth: bool = True) -> np.nd
     rows = []
     for _ in range(cycles):
         stream.cycle += 1
-        reference.advance_joints(stream.memory[0], stream.commands[0], smooth, stream.cycle * CYCLE, CYCLE)
+        reference.advance_joints(stream.memory[0], stream.commands[0], smooth, CYCLE)
         rows.append(stream.memory["ref_q"][0].copy())
     return np.array(rows)
 

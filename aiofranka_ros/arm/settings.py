@@ -13,7 +13,7 @@ import numpy as np
 
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.control.client import ControlClient
-from aiofranka_ros.control.records import Mode, RobotSetting
+from aiofranka_ros.control.records import Interpolation, Mode, RobotSetting
 from aiofranka_ros.errors import ConfigurationError, FrankaError, unknown
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.kinematics import pose_matrix
@@ -97,6 +97,7 @@ class ArmSettings:
             if setting.effect in (Effect.COMMAND, Effect.LAW)
         }
         fields["mode"] = self.mode
+        fields["interpolation"] = Interpolation[self["interpolation"].upper()]
         fields["flange_to_tcp"] = robot_tcp if self["tcp_from_robot"] else pose_matrix(self["tcp_in_flange"])
         return fields
 

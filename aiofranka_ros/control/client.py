@@ -37,8 +37,8 @@ _POSITION, _ORIENTATION, _Q, _TORQUE = (
 )
 _PACK_3, _PACK_4, _PACK_7 = (struct.Struct(f"{size}d").pack_into for size in (3, 4, 7))
 #: Words of the fields that go with it.
-_STAMP, _STREAM, _TARGET, _TARGET_MODE, _MODE = map(
-    command_word, ("target_stamp", "stream_id", "target_id", "target_mode_id", "mode_id")
+_STAMP, _LEAD, _STREAM, _TARGET, _TARGET_MODE, _MODE = map(
+    command_word, ("target_stamp", "target_lead", "stream_id", "target_id", "target_mode_id", "mode_id")
 )
 
 
@@ -299,22 +299,23 @@ class ControlClient:
         """Change the control law, without a step in the torque; targets start from where the arm is."""
         self.update({}, mode=mode)
 
-    def set_pose(self, position: Numbers, orientation: Numbers, stamp: int = 0) -> int:
+    def set_pose(self, position: Numbers, orientation: Numbers, stamp: int = 0, lead: int = 0) -> int:
         """Set a new target for OSC: a pose of the control frame in the base, [m] (3,) and unit quaternion (x, y, z, w).
 
         :param stamp: when its sender made it [ns], for the time between targets; 0: unknown.
+        :param lead: how long from now it is due [ns].
         :returns: the target's number.
         """
         with self._lock:
             _PACK_3(self._bytes, _POSITION, *position)
             _PACK_4(self._bytes, _ORIENTATION, *orientation)
-            return self._send_target(stamp)
+            return self._send_target(stamp, lead)
 
-    def set_joints(self, q: Numbers, stamp: int = 0) -> int:
+    def set_joints(self, q: Numbers, stamp: int = 0, lead: int = 0) -> int:
         """Set a new target for impedance and PID: joint positions [rad] (7,); otherwise as :meth:`set_pose`."""
         with self._lock:
             _PACK_7(self._bytes, _Q, *q)
-            return self._send_target(stamp)
+            return self._send_target(stamp, lead)
 
     def set_torque(self, tau: Numbers, stamp: int = 0) -> int:
         """Set a new target for torque mode: joint torques [Nm] (7,); otherwise as :meth:`set_pose`."""
@@ -409,9 +410,10 @@ class ControlClient:
         self.shared.commands.write(self._bytes)
         self._sent = bytes(self._bytes)
 
-    def _send_target(self, stamp: int) -> int:
+    def _send_target(self, stamp: int, lead: int = 0) -> int:
         words = self._words
         words[_STAMP] = stamp
+        words[_LEAD] = lead
         words[_TARGET_MODE] = words[_MODE]
         words[_TARGET] += 1
         self._send()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aiofranka_ros.control.records import COMMANDS, Mode, new
+from aiofranka_ros.control.records import COMMANDS, Interpolation, Mode, new
 from aiofranka_ros.model.fr3 import POSITION_LOWER, POSITION_UPPER, TORQUE_LIMIT, VELOCITY_LIMIT
 
 #: No control frame gets this far from the base [m]: no limit.
@@ -35,6 +35,7 @@ _DEFAULTS: dict[str, Any] = {
     "torque_rate_limit": 990.0,
     "smooth_targets": 1,
     "reference_bandwidth": 40.0,
+    "interpolation": Interpolation.AUTO,
     "extrapolation_time": 0.15,
     "max_linear_velocity": 1.0,
     "max_linear_acceleration": 8.0,

@@ -21,6 +21,8 @@ import numpy.typing as npt
 MESSAGE_SIZE = 65536
 #: Most segments that one motion may have.
 MAX_SEGMENTS = 1024
+#: Targets that the reference remembers, and times between them.
+KNOTS, INTERVALS = 64, 9
 #: libfranka's names of errors, in the order of the flags in ``ROBOT_STATE``: the fields of ``franka_msgs/Errors``.
 ERROR_NAMES = tuple(
     """
@@ -131,6 +133,14 @@ class RobotSetting(enum.Enum):
     COLLISION_BEHAVIOR = "set_collision_behavior"
 
 
+class Interpolation(enum.IntEnum):
+    """Whether the reference runs ahead of the last target or one period behind; users write the names in lower case."""
+
+    AUTO = 0
+    EXTRAPOLATE = 1
+    INTERPOLATE = 2
+
+
 class Approach(enum.IntEnum):
     """Whether the reference has met the stream of targets, see :mod:`aiofranka_ros.control.law.approach`."""
 
@@ -162,6 +172,7 @@ COMMANDS = np.dtype(
         ("torque_rate_limit", "f8"),  # [Nm/s]
         ("smooth_targets", "i8"),  # 0: targets go to the law unchanged
         ("reference_bandwidth", "f8"),  # [rad/s]
+        ("interpolation", "i8"),  # Interpolation
         ("extrapolation_time", "f8"),  # [s]
         *_fields("f8", "max_linear_velocity max_linear_acceleration"),  # [m/s], [m/s²], of the reference
         *_fields("f8", "max_angular_velocity max_angular_acceleration"),  # [rad/s], [rad/s²]
@@ -182,6 +193,7 @@ COMMANDS = np.dtype(
         ("target_id", "u8"),  # counts targets
         ("target_mode_id", "u8"),  # mode_id that it was made for; dropped if another one is in force
         ("target_stamp", "i8"),  # when its sender made it [ns, any clock]; 0: unknown
+        ("target_lead", "i8"),  # how long after its arrival it is due [ns]
         ("target_q", "f8", (7,)),
         ("target_position", "f8", (3,)),
         ("target_orientation", "f8", (4,)),
@@ -262,6 +274,21 @@ MEMORY = np.dtype(
         ("approach", "i8"),  # Approach
         ("approach_left", "f8", (2,)),  # how far the stream is, unless it is followed [m], [rad]
         ("believed", "f8", (2,)),  # how far the target is extrapolated, see reference._coast
+        # The path of the last targets, and where the reference's target is on it, see law/stream.py.
+        *_fields("i8", "knots repeated interpolating intervals_seen burst_credit gap_paused"),
+        ("knot_time", "f8", (KNOTS,)),  # [s], from the beginning of the path
+        ("knot", "f8", (KNOTS, 7)),  # position and orientation, or joint positions
+        ("knot_seen", "f8"),  # robot time at which the newest one arrived [s]
+        *_fields("f8", "intervals intervals_ordered", INTERVALS),  # [s]
+        *_fields("f8", "period lateness path_speed"),  # [s], [s], [m/s] or [rad/s]
+        ("way_speed", "f8", (3,)),  # of the last three targets [m/s] or [rad/s]
+        # Where on it [s], how fast, without and with braking [1], how long it waits before it starts, how far ahead it
+        # should be, and what braking has cost [s].
+        *_fields("f8", "playhead playhead_pace playhead_rate playhead_wait playhead_error playhead_braked"),
+        *_fields("f8", "pauses repeating"),  # how usual they are
+        ("place", "f8", (2,)),
+        *_fields("f8", "goal goal_velocity", 7),  # the reference's target now: position and orientation, or joints
+        ("repetitions", "u8"),
         ("scratch", "f8", (2, 3)),
         # The smooth reference that the laws follow.
         ("ref_position", "f8", (3,)),
@@ -347,6 +374,10 @@ STATE = np.dtype(
         ("release_id", "u8"),
         ("target_age", "f8"),  # [s]; infinite before the first one
         ("approach_left", "f8", (2,)),
+        # The stream of targets: its period, how late its targets are, and how far the reference is behind it [s].
+        *_fields("f8", "stream_period stream_lateness stream_delay"),
+        ("interpolating", "i8"),
+        ("repetitions", "u8"),
         ("motion_time", "f8"),
         # Joints whose limits keep the hand from its target: a bit for each lower limit, then for each upper one.
         ("blocked", "i8"),

@@ -44,15 +44,14 @@ def lose(memory: Record) -> None:
 
 @kernel
 def begins_stream(memory: Record, commands: Record, now: float) -> bool:
-    """Whether the target in ``commands`` is the first of a stream: another sender's, or after a silence."""
+    """Whether the target in ``commands`` is another sender's; after that or a silence, the stream must be met again."""
     silence = now - memory.target_seen if memory.target_count > 0 else math.inf
-    first = silence > max(LONGEST_GAP, 2.0 * commands.extrapolation_time)
-    if commands.stream_id != memory.stream_id:
-        memory.stream_id = commands.stream_id
-        first = True
-    if first and memory.approach == Approach.FOLLOWING:
+    other = commands.stream_id != memory.stream_id
+    memory.stream_id = commands.stream_id
+    silent = silence > max(LONGEST_GAP, 2.0 * commands.extrapolation_time, 2.5 * memory.period)
+    if (other or silent) and memory.approach == Approach.FOLLOWING:
         lose(memory)
-    return first
+    return other
 
 
 @kernel

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from aiofranka_ros.control.law import laws, limits, reference
+from aiofranka_ros.control.law import follower, laws, limits, reference, stream
 from aiofranka_ros.control.law.cholesky import factorize
 from aiofranka_ros.control.law.motion import advance as advance_motion
 from aiofranka_ros.control.law.motion import begin as begin_motion
@@ -253,15 +253,13 @@ def _choose_law(commands: Record, measured: Record, memory: Record) -> int:
 @kernel
 def _advance_reference(law: int, commands: Record, measured: Record, memory: Record, dt: float) -> None:
     """Advance the reference of a law by ``dt``, cycle by cycle: in one long step it would overshoot."""
-    cycles = int(round(dt / CYCLE))
-    for cycle in range(cycles):
-        now = measured.time - (cycles - 1 - cycle) * CYCLE
+    for _ in range(int(round(dt / CYCLE))):
         if law == Law.OSC:
-            reference.advance_pose(memory, commands, now, CYCLE)
+            reference.advance_pose(memory, commands, CYCLE)
         else:
             smooth = commands.smooth_targets != 0 or law == Law.HOLD
-            reference.advance_joints(memory, commands, smooth, now, CYCLE)
-            reference.keep_near_joints(memory, measured.q, measured.dq)
+            reference.advance_joints(memory, commands, smooth, CYCLE)
+            follower.keep_near_joints(memory, measured.q, measured.dq)
 
 
 @kernel
@@ -394,6 +392,8 @@ def report(
     s.target_id, s.target_stamp = r.target_id, r.target_stamp
     s.target_age = m.time - r.target_seen if r.target_count > 0 else math.inf
     s.approach, s.approach_left[:] = r.approach, r.approach_left
+    s.stream_period, s.stream_lateness = r.period, r.lateness
+    s.stream_delay, s.interpolating, s.repetitions = stream.delay(r), r.interpolating, r.repetitions
     s.approaches, s.far_targets = r.approaches, r.far_targets
     s.motion_id, s.motion_status, s.motion_time = r.motion_id, r.motion_status, r.motion_time
     s.limited_targets[:], s.limited_torques[:] = r.limited_targets, r.limited_torques

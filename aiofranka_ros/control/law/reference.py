@@ -1,12 +1,14 @@
-"""Turns targets that arrive at 50 Hz, unevenly and with gaps, into a smooth 1 kHz reference.
+"""Turns targets that arrive slowly, unevenly and with gaps into a smooth 1 kHz reference.
 
 Compiled kernels, called by the control cycle in the control process. Three steps:
 
-1. A new target is limited to a step from the reference, and its velocity is estimated: the median of the last three
-   differences between targets, so that one outlier (an action chunk that begins elsewhere) does not count as speed.
-2. Between targets the target is extrapolated with that velocity for ``extrapolation_time``, then it slows down and
-   stops within the same time again: a short delay of the policy is not felt. If no other target comes, the extrapolated
-   one slowly returns to the last that came, and stays there.
+1. A new target is limited to a step from the reference, and becomes a knot of a path. How long after the one before it
+   is due, and where on the path the reference should be now, is decided by
+   :mod:`~aiofranka_ros.control.law.stream`.
+2. In a slow stream, that is between two knots. In a dense one it is beyond the newest: the target is extrapolated for
+   ``extrapolation_time`` with the median of the last three velocities between targets, so that one outlier does not
+   count as speed. Then it slows down and stops within the same time again: a short delay of the policy is not felt. If
+   no other target comes, the extrapolated one slowly returns to the last that came, and stays there.
 3. The reference follows that moving target: a critically damped second-order system of ``reference_bandwidth`` ω whose
    velocity and acceleration are bounded. Far from the target, its speed is the one from which it can still brake
    (ArduPilot's "square root controller"). The target's velocity is fed forward, so a target of constant velocity is
@@ -21,53 +23,27 @@ from __future__ import annotations
 
 import math
 
-from aiofranka_ros.control.law import approach
+from aiofranka_ros.control.law import approach, follower, stream
 from aiofranka_ros.control.law.limits import allowed, inside
 from aiofranka_ros.control.law.vectors import length, limit_norm, median
-from aiofranka_ros.control.records import Approach, Limit
+from aiofranka_ros.control.records import KNOTS, Approach, Limit
 from aiofranka_ros.kernels import Array, Record, kernel
 from aiofranka_ros.model.kinematics import forward, rotate, rotation_between
 
-#: Stamps closer together than this share of the time between the arrivals are ignored: the velocity would be too high
-#: by the inverse of that share.
-_STAMP_TRUST = 0.25
-#: Targets closer together than this count as one target for the velocity [s].
-_SHORTEST_GAP = 0.5e-3
+#: A turn counts as the way at this distance from its axis [m].
+_RADIUS = 0.2
 #: An extrapolated target begins to return this long after it stopped [s]: a policy that pauses for less is not pulled
 #: back. The return takes this many times the extrapolation time, so it is at most a quarter as fast as the target was:
 #: its way is the target's velocity times 1.5 times that time, and a cubic's highest velocity is 1.5 times its mean.
 _RETURN_DELAY, _RETURN_SHARE = 0.5, 9.0
-#: Largest distance of the reference from the arm [m], [rad], [rad]: many times what it takes to follow a target, and
-#: with the default gains too little for the largest torque.
-_LEASH_LINEAR, _LEASH_ANGULAR, _LEASH_JOINT = 0.05, 0.2, 0.1
-#: At a singularity, that distance is smaller by this share: a stretched arm oscillates if it is pulled further.
-_SINGULAR_LEASH = 0.9
-#: Braking is planned with this share of the acceleration; the rest compensates for the lag of the velocity.
-_BRAKING_SHARE = 0.7
-#: The acceleration is this many bandwidths times what the velocity lacks: critical damping.
-_VELOCITY_GAIN = 2.0
-#: Time constant that keeps the reference's acceleration continuous [s].
-_ACCELERATION_SMOOTHING = 4e-3
-
-
-@kernel
-def _approach_speed(distance: float, bandwidth: float, acceleration: float, velocity: float) -> float:
-    """Speed at which to cover ``distance``: proportional if short, else as braking allows, at most ``velocity``."""
-    gain = 0.5 * bandwidth
-    braking = _BRAKING_SHARE * acceleration
-    linear = braking / (gain * gain)
-    if distance <= linear:
-        speed = gain * distance
-    else:
-        speed = math.sqrt(2.0 * braking * (distance - 0.5 * linear))
-    return min(speed, velocity)
 
 
 @kernel
 def _coast(age: float, duration: float, believed: Array) -> None:
-    """Extrapolate a target of that age: fill ``believed`` with the seconds travelled at its velocity, and the share of
-    that
-    velocity that it still has."""
+    """Extrapolate a target of that age.
+
+    :param believed: is filled with the seconds travelled at its velocity, and the share of it that it still has.
+    """
     if age <= duration:
         believed[0], believed[1] = age, 1.0
     elif age < 2.0 * duration:
@@ -112,35 +88,28 @@ def seed(memory: Record, commands: Record, q: Array, dq: Array) -> None:
 @kernel
 def freeze(memory: Record) -> None:
     """Stop the reference as if the newest target were where it is now."""
-    memory.target_count = 0
+    stream.forget(memory)
+    _stand_still(memory)
     approach.lose(memory)
     for i in range(3):
-        memory.target_linear[i] = 0.0
-        memory.target_angular[i] = 0.0
         memory.target_position[i] = memory.ref_position[i]
-        for j in range(3):
-            memory.slope_linear[j, i] = 0.0
-            memory.slope_angular[j, i] = 0.0
     for i in range(4):
         memory.target_orientation[i] = memory.ref_orientation[i]
     for i in range(7):
-        memory.target_dq[i] = 0.0
         memory.target_q[i] = memory.ref_q[i]
-        for j in range(3):
-            memory.slope_q[j, i] = 0.0
 
 
 @kernel
-def _elapsed_between_targets(memory: Record, stamp: int, now: float) -> float:
-    """Time between this target and the last [s], by their stamps or else by arrival; 0: they are not one movement."""
-    elapsed = now - memory.target_seen
-    if memory.target_count == 0 or elapsed > approach.LONGEST_GAP:
-        return 0.0
-    by_stamp = 1e-9 * (stamp - memory.target_stamp)
-    # If stamps and arrivals differ by more than a late message explains, the stamps are not trusted.
-    if stamp != 0 and memory.target_stamp != 0 and _STAMP_TRUST * elapsed < by_stamp < approach.LONGEST_GAP:
-        elapsed = by_stamp
-    return elapsed if elapsed >= _SHORTEST_GAP else 0.0
+def _stand_still(memory: Record) -> None:
+    """Forget how fast the targets moved."""
+    for i in range(3):
+        memory.target_linear[i] = memory.target_angular[i] = 0.0
+        for j in range(3):
+            memory.slope_linear[j, i] = memory.slope_angular[j, i] = 0.0
+    for i in range(7):
+        memory.target_dq[i] = 0.0
+        for j in range(3):
+            memory.slope_q[j, i] = 0.0
 
 
 @kernel
@@ -149,26 +118,35 @@ def accept_pose(memory: Record, commands: Record, now: float) -> None:
 
     :param now: robot time [s].
     """
-    first = approach.begins_stream(memory, commands, now)
+    if approach.begins_stream(memory, commands, now):
+        stream.forget(memory)
+        stream.unlearn(memory)
     if memory.approach != Approach.FOLLOWING:
         distance = approach.distance(memory, commands.target_position)
         if not approach.admit(memory, commands, distance, approach.angle(memory, commands.target_orientation)):
             return
-    elapsed = 0.0 if first else _elapsed_between_targets(memory, commands.target_stamp, now)
-    slot = memory.target_count % 3
-    if elapsed == 0.0:
-        memory.target_count = 0
-        slot = 0
-        for j in range(3):
-            for i in range(3):
-                memory.slope_linear[j, i] = 0.0
-                memory.slope_angular[j, i] = 0.0
-    else:
-        rotation_between(commands.target_orientation, memory.raw_orientation, memory.slope_angular[slot])
+    if memory.target_count == 0:
         for i in range(3):
-            difference = commands.target_position[i] - memory.raw_position[i]
-            memory.slope_linear[slot, i] = difference / elapsed
-            memory.slope_angular[slot, i] /= elapsed
+            memory.raw_position[i] = memory.knot[0, i] = memory.ref_position[i]
+        for i in range(4):
+            memory.raw_orientation[i] = memory.knot[0, i + 3] = memory.ref_orientation[i]
+    step, way = memory.scratch[0], memory.scratch[1]
+    for i in range(3):
+        step[i] = commands.target_position[i] - memory.raw_position[i]
+    rotation_between(commands.target_orientation, memory.raw_orientation, way)
+    distance = max(length(step), _RADIUS * length(way))
+    if stream.is_repetition(memory, distance, now):
+        if stream.stands(memory, now):
+            _stand_still(memory)
+    else:
+        slot = memory.target_count % 3
+        elapsed = stream.add_knot(memory, commands, distance, now)
+        if elapsed == 0.0:
+            _stand_still(memory)
+        else:
+            for i in range(3):
+                memory.slope_linear[slot, i] = step[i] / elapsed
+                memory.slope_angular[slot, i] = way[i] / elapsed
     for i in range(3):
         memory.raw_position[i] = commands.target_position[i]
         memory.target_linear[i] = median(
@@ -187,23 +165,25 @@ def accept_pose(memory: Record, commands: Record, now: float) -> None:
     _count_outside(commands.target_position, memory)
     for i in range(3):
         step[i] = inside(commands.target_position[i], memory, i) - memory.ref_position[i]
-    cut = limit_norm(step, commands.max_linear_step)
+    lead = stream.delay(memory)
+    cut = limit_norm(step, commands.max_linear_step + lead * length(memory.target_linear))
     limited[Limit.MAX_LINEAR_STEP] += cut
     for i in range(3):
         step[i] += memory.ref_position[i]
 
     turn = memory.scratch[0]
     rotation_between(commands.target_orientation, memory.ref_orientation, turn)
-    turned = limit_norm(turn, commands.max_angular_step)
+    turned = limit_norm(turn, commands.max_angular_step + lead * length(memory.target_angular))
     limited[Limit.MAX_ANGULAR_STEP] += turned
     memory.target_cut = cut or turned
     for i in range(4):
         memory.target_orientation[i] = memory.ref_orientation[i]
     rotate(memory.target_orientation, turn, 1.0)
-
-    memory.target_count += 1
-    memory.target_seen = now
-    memory.target_stamp = commands.target_stamp
+    knot = memory.knot[stream.newest(memory)]
+    for i in range(3):
+        knot[i] = memory.target_position[i]
+    for i in range(4):
+        knot[i + 3] = memory.target_orientation[i]
 
 
 @kernel
@@ -253,21 +233,30 @@ def accept_joints(memory: Record, commands: Record, scratch: Record, now: float)
     """
     if _leads_outside(memory, commands, scratch):
         return
-    first = approach.begins_stream(memory, commands, now)
+    if approach.begins_stream(memory, commands, now):
+        stream.forget(memory)
+        stream.unlearn(memory)
     if memory.approach != Approach.FOLLOWING:
         if not approach.admit(memory, commands, 0.0, approach.joint_distance(memory, commands.target_q)):
             return
-    elapsed = 0.0 if first else _elapsed_between_targets(memory, commands.target_stamp, now)
-    slot = memory.target_count % 3
-    if elapsed == 0.0:
-        memory.target_count = 0
-        slot = 0
+    distance = 0.0
+    for i in range(7):
+        if memory.target_count == 0:
+            memory.raw_q[i] = memory.knot[0, i] = memory.ref_q[i]
+        distance = max(distance, abs(commands.target_q[i] - memory.raw_q[i]))
+    slot, elapsed = memory.target_count % 3, 0.0
+    if stream.is_repetition(memory, distance, now):
+        if stream.stands(memory, now):
+            _stand_still(memory)
+    else:
+        elapsed = stream.add_knot(memory, commands, distance, now)
+        if elapsed == 0.0:
+            _stand_still(memory)
+    lead = stream.delay(memory)
+    knot = memory.knot[stream.newest(memory)]
     far = fast = below = above = False
     for i in range(7):
-        if elapsed == 0.0:
-            for j in range(3):
-                memory.slope_q[j, i] = 0.0
-        else:
+        if elapsed > 0.0:
             memory.slope_q[slot, i] = (commands.target_q[i] - memory.raw_q[i]) / elapsed
         memory.raw_q[i] = commands.target_q[i]
         velocity = median(memory.slope_q[0, i], memory.slope_q[1, i], memory.slope_q[2, i])
@@ -278,83 +267,72 @@ def accept_joints(memory: Record, commands: Record, scratch: Record, now: float)
         below = below or commands.target_q[i] < nearest
         above = above or commands.target_q[i] > nearest
         step = commands.target_q[i] - memory.ref_q[i]
-        far = far or abs(step) > commands.max_joint_step
-        step = min(max(step, -commands.max_joint_step), commands.max_joint_step)
-        memory.target_q[i] = allowed(memory.ref_q[i] + step, memory, i)
+        longest = commands.max_joint_step + lead * abs(memory.target_dq[i])
+        far = far or abs(step) > longest
+        memory.target_q[i] = allowed(memory.ref_q[i] + min(max(step, -longest), longest), memory, i)
+        knot[i] = memory.target_q[i]
     memory.target_cut = far
     memory.limited_targets[Limit.MAX_JOINT_STEP] += far
     memory.limited_targets[Limit.MAX_JOINT_VELOCITY] += fast
     memory.limited_targets[Limit.JOINT_LOWER] += below
     memory.limited_targets[Limit.JOINT_UPPER] += above
-    memory.target_count += 1
-    memory.target_seen = now
-    memory.target_stamp = commands.target_stamp
 
 
 @kernel
-def _follow(
-    error: Array, target_velocity: Array, velocity: Array, acceleration: Array,
-    bandwidth: float, max_velocity: float, pace: float, max_acceleration: float, dt: float,
-) -> bool:  # fmt: skip
-    """One step of the reference's ``velocity`` and ``acceleration`` (3,), in place.
-
-    :param error: the way to the target (3,); overwritten.
-    :param pace: highest speed until the reference meets its stream.
-    :returns: whether it is slow enough without that limit.
-    """
-    distance = length(error)
-    speed = _approach_speed(distance, bandwidth, max_acceleration, max_velocity)
-    scale = speed / distance if distance > 1e-12 else 0.0
-    for i in range(3):
-        error[i] = target_velocity[i] + scale * error[i]
-    slow = not limit_norm(error, pace)
-    limit_norm(error, max_velocity)
-    for i in range(3):
-        error[i] = (error[i] - velocity[i]) * _VELOCITY_GAIN * bandwidth
-    limit_norm(error, max_acceleration)
-    share = dt / (_ACCELERATION_SMOOTHING + dt)
-    for i in range(3):
-        acceleration[i] += share * (error[i] - acceleration[i])
-        velocity[i] += acceleration[i] * dt
-    return slow
-
-
-@kernel
-def _keep_near_pose(memory: Record) -> None:
-    """Keep the reference near the arm: an arm that is held, or cannot reach further, must not be pulled harder."""
-    apart = memory.scratch[0]
-    slack = 1.0 - _SINGULAR_LEASH * memory.singularity
-    linear, angular = slack * _LEASH_LINEAR, slack * _LEASH_ANGULAR
-    for i in range(3):
-        apart[i] = memory.ref_position[i] - memory.position[i]
-    if limit_norm(apart, linear):
-        for i in range(3):
-            memory.ref_position[i] = memory.position[i] + apart[i]
-            memory.ref_linear[i] = memory.twist[i]
-            memory.ref_linear_acceleration[i] = 0.0
-    rotation_between(memory.ref_orientation, memory.orientation, apart)
-    if limit_norm(apart, angular):
+def _aim_pose(memory: Record, extrapolation_time: float) -> None:
+    """Find where the target is now, and how it moves: ``memory.goal``, position and orientation."""
+    goal, velocity, rate = memory.goal, memory.goal_velocity, memory.playhead_rate
+    k = stream.locate(memory, memory.place) if memory.knots > 0 else -1
+    if k < 0:
+        _coast(memory.place[0], extrapolation_time, memory.believed)
+        far, fast = memory.believed[0], memory.believed[1] * rate
+        if memory.knots == 0:
+            far = fast = 0.0
         for i in range(4):
-            memory.ref_orientation[i] = memory.orientation[i]
-        rotate(memory.ref_orientation, apart, 1.0)
+            goal[i + 3] = memory.target_orientation[i]
+        rotate(goal[3:], memory.target_angular, far)
         for i in range(3):
-            memory.ref_angular[i] = memory.twist[i + 3]
-            memory.ref_angular_acceleration[i] = 0.0
+            goal[i] = memory.target_position[i] + far * memory.target_linear[i]
+            velocity[i] = fast * memory.target_linear[i]
+            velocity[i + 3] = fast * memory.target_angular[i]
+        return
+    share, duration = memory.place[0], memory.place[1]
+    end, begin = memory.knot[k], memory.knot[(k - 1) % KNOTS]
+    rotation_between(end[3:], begin[3:], velocity[3:])
+    for i in range(4):
+        goal[i + 3] = begin[i + 3]
+    rotate(goal[3:], velocity[3:], share)
+    rate = rate / duration if duration > 0.0 else 0.0
+    for i in range(3):
+        goal[i] = begin[i] + share * (end[i] - begin[i])
+        velocity[i] = (end[i] - begin[i]) * rate
+        velocity[i + 3] *= rate
 
 
 @kernel
-def keep_near_joints(memory: Record, q: Array, dq: Array) -> None:
-    """Keep the joint reference near the arm, for the same reason; ``q`` [rad] and ``dq`` [rad/s] (7,) are measured."""
+def _aim_joints(memory: Record, extrapolation_time: float) -> None:
+    """Find where the target is now, and how it moves: ``memory.goal``, joint positions."""
+    goal, velocity, rate = memory.goal, memory.goal_velocity, memory.playhead_rate
+    k = stream.locate(memory, memory.place) if memory.knots > 0 else -1
+    if k < 0:
+        _coast(memory.place[0], extrapolation_time, memory.believed)
+        far, fast = memory.believed[0], memory.believed[1] * rate
+        if memory.knots == 0:
+            far = fast = 0.0
+        for i in range(7):
+            goal[i] = memory.target_q[i] + far * memory.target_dq[i]
+            velocity[i] = fast * memory.target_dq[i]
+        return
+    share, duration = memory.place[0], memory.place[1]
+    end, begin = memory.knot[k], memory.knot[(k - 1) % KNOTS]
+    rate = rate / duration if duration > 0.0 else 0.0
     for i in range(7):
-        apart = memory.ref_q[i] - q[i]
-        if abs(apart) > _LEASH_JOINT:
-            memory.ref_q[i] = q[i] + math.copysign(_LEASH_JOINT, apart)
-            memory.ref_dq[i] = dq[i]
-            memory.ref_ddq[i] = 0.0
+        goal[i] = begin[i] + share * (end[i] - begin[i])
+        velocity[i] = (end[i] - begin[i]) * rate
 
 
 @kernel
-def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> None:
+def advance_pose(memory: Record, commands: Record, dt: float) -> None:
     """Advance the reference of the control frame by ``dt``, but only as far as the arm can follow."""
     approaching = memory.approach == Approach.APPROACHING
     if commands.smooth_targets == 0 and memory.approach == Approach.FOLLOWING:
@@ -366,22 +344,21 @@ def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> Non
             memory.ref_angular_acceleration[i] = 0.0
         for i in range(4):
             memory.ref_orientation[i] = memory.target_orientation[i]
-        _keep_near_pose(memory)
+        follower.keep_near_pose(memory)
         return
-    believed = memory.believed
-    _coast(now - memory.target_seen, commands.extrapolation_time, believed)
+    stream.advance(memory, dt)
+    _aim_pose(memory, commands.extrapolation_time)
     error, velocity = memory.scratch[0], memory.scratch[1]
     for i in range(3):
-        believed_position = memory.target_position[i] + believed[0] * memory.target_linear[i]
-        goal = inside(believed_position, memory, i)
+        goal = inside(memory.goal[i], memory, i)
         error[i] = goal - memory.ref_position[i]
-        velocity[i] = believed[1] * memory.target_linear[i] if goal == believed_position else 0.0
+        velocity[i] = memory.goal_velocity[i] if goal == memory.goal[i] else 0.0
     near = length(error) <= approach.NEAR_LINEAR
-    gain = _VELOCITY_GAIN * commands.reference_bandwidth
+    gain = follower.VELOCITY_GAIN * commands.reference_bandwidth
     pace = approach.pace(
         memory, commands.approach_linear_velocity, near, length(velocity), length(memory.ref_linear), gain
     )
-    met = _follow(
+    met = follower.follow(
         error, velocity, memory.ref_linear, memory.ref_linear_acceleration,
         commands.reference_bandwidth, min(commands.max_linear_velocity, memory.pace_linear), pace,
         commands.max_linear_acceleration, dt,
@@ -389,21 +366,20 @@ def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> Non
     for i in range(3):
         memory.ref_position[i] += memory.ref_linear[i] * dt
     met = met and near
-    rotation_between(memory.target_orientation, memory.ref_orientation, error)
+    rotation_between(memory.goal[3:], memory.ref_orientation, error)
     for i in range(3):
-        error[i] += believed[0] * memory.target_angular[i]
-        velocity[i] = believed[1] * memory.target_angular[i]
+        velocity[i] = memory.goal_velocity[i + 3]
     near = length(error) <= approach.NEAR_ANGULAR
     pace = approach.pace(
         memory, commands.approach_angular_velocity, near, length(velocity), length(memory.ref_angular), gain
     )
-    turned = _follow(
+    turned = follower.follow(
         error, velocity, memory.ref_angular, memory.ref_angular_acceleration,
         commands.reference_bandwidth, min(commands.max_angular_velocity, memory.pace_angular), pace,
         commands.max_angular_acceleration, dt,
     )  # fmt: skip
     rotate(memory.ref_orientation, memory.ref_angular, dt)
-    _keep_near_pose(memory)
+    follower.keep_near_pose(memory)
     if approaching:
         left = memory.approach_left
         left[0] = approach.distance(memory, memory.raw_position)
@@ -413,7 +389,7 @@ def advance_pose(memory: Record, commands: Record, now: float, dt: float) -> Non
 
 
 @kernel
-def advance_joints(memory: Record, commands: Record, smooth: bool, now: float, dt: float) -> None:
+def advance_joints(memory: Record, commands: Record, smooth: bool, dt: float) -> None:
     """Advance the joint reference by ``dt``; without ``smooth`` it is the target, once it has met its stream."""
     approaching = memory.approach == Approach.APPROACHING
     if not smooth and memory.approach == Approach.FOLLOWING:
@@ -422,17 +398,17 @@ def advance_joints(memory: Record, commands: Record, smooth: bool, now: float, d
             memory.ref_dq[i] = 0.0
             memory.ref_ddq[i] = 0.0
         return
-    believed = memory.believed
-    _coast(now - memory.target_seen, commands.extrapolation_time, believed)
-    share = dt / (_ACCELERATION_SMOOTHING + dt)
-    gain, slow = _VELOCITY_GAIN * commands.reference_bandwidth, approach.joint_velocity(memory, commands)
+    stream.advance(memory, dt)
+    _aim_joints(memory, commands.extrapolation_time)
+    share = dt / (follower.ACCELERATION_SMOOTHING + dt)
+    gain, slow = follower.VELOCITY_GAIN * commands.reference_bandwidth, approach.joint_velocity(memory, commands)
     met = True
     for i in range(7):
-        goal = allowed(memory.target_q[i] + believed[0] * memory.target_dq[i], memory, i)
+        goal = allowed(memory.goal[i], memory, i)
         left = goal - memory.ref_q[i]
         limit = commands.max_joint_acceleration[i]
-        speed = _approach_speed(abs(left), commands.reference_bandwidth, limit, commands.max_joint_velocity[i])
-        velocity = believed[1] * memory.target_dq[i]
+        speed = follower.approach_speed(abs(left), commands.reference_bandwidth, limit, commands.max_joint_velocity[i])
+        velocity = memory.goal_velocity[i]
         wanted = velocity + math.copysign(speed, left)
         near = abs(left) <= approach.NEAR_ANGULAR
         pace = approach.pace(memory, slow, near, abs(velocity), abs(memory.ref_dq[i]), gain)

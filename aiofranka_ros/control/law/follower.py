@@ -1,0 +1,99 @@
+"""A critically damped reference that follows a moving target within limits, and stays near the arm.
+
+Compiled kernels, called by :mod:`aiofranka_ros.control.law.reference` in the control process.
+"""
+
+from __future__ import annotations
+
+import math
+
+from aiofranka_ros.control.law.vectors import length, limit_norm
+from aiofranka_ros.kernels import Array, Record, kernel
+from aiofranka_ros.model.kinematics import rotate, rotation_between
+
+#: Largest distance of the reference from the arm [m], [rad], [rad]: many times what it takes to follow a target, and
+#: with the default gains too little for the largest torque.
+_LEASH_LINEAR, _LEASH_ANGULAR, _LEASH_JOINT = 0.05, 0.2, 0.1
+#: At a singularity, that distance is smaller by this share: a stretched arm oscillates if it is pulled further.
+_SINGULAR_LEASH = 0.9
+#: Braking is planned with this share of the acceleration; the rest compensates for the lag of the velocity.
+_BRAKING_SHARE = 0.7
+#: The acceleration is this many bandwidths times what the velocity lacks: critical damping.
+VELOCITY_GAIN = 2.0
+#: Time constant that keeps the reference's acceleration continuous [s].
+ACCELERATION_SMOOTHING = 4e-3
+
+
+@kernel
+def approach_speed(distance: float, bandwidth: float, acceleration: float, velocity: float) -> float:
+    """Speed at which to cover ``distance``: proportional if short, else as braking allows, at most ``velocity``."""
+    gain = 0.5 * bandwidth
+    braking = _BRAKING_SHARE * acceleration
+    linear = braking / (gain * gain)
+    if distance <= linear:
+        speed = gain * distance
+    else:
+        speed = math.sqrt(2.0 * braking * (distance - 0.5 * linear))
+    return min(speed, velocity)
+
+
+@kernel
+def follow(
+    error: Array, target_velocity: Array, velocity: Array, acceleration: Array,
+    bandwidth: float, max_velocity: float, pace: float, max_acceleration: float, dt: float,
+) -> bool:  # fmt: skip
+    """One step of the reference's ``velocity`` and ``acceleration`` (3,), in place.
+
+    :param error: the way to the target (3,); overwritten.
+    :param pace: highest speed until the reference meets its stream.
+    :returns: whether it is slow enough without that limit.
+    """
+    distance = length(error)
+    speed = approach_speed(distance, bandwidth, max_acceleration, max_velocity)
+    scale = speed / distance if distance > 1e-12 else 0.0
+    for i in range(3):
+        error[i] = target_velocity[i] + scale * error[i]
+    slow = not limit_norm(error, pace)
+    limit_norm(error, max_velocity)
+    for i in range(3):
+        error[i] = (error[i] - velocity[i]) * VELOCITY_GAIN * bandwidth
+    limit_norm(error, max_acceleration)
+    share = dt / (ACCELERATION_SMOOTHING + dt)
+    for i in range(3):
+        acceleration[i] += share * (error[i] - acceleration[i])
+        velocity[i] += acceleration[i] * dt
+    return slow
+
+
+@kernel
+def keep_near_pose(memory: Record) -> None:
+    """Keep the reference near the arm: an arm that is held, or cannot reach further, must not be pulled harder."""
+    apart = memory.scratch[0]
+    slack = 1.0 - _SINGULAR_LEASH * memory.singularity
+    linear, angular = slack * _LEASH_LINEAR, slack * _LEASH_ANGULAR
+    for i in range(3):
+        apart[i] = memory.ref_position[i] - memory.position[i]
+    if limit_norm(apart, linear):
+        for i in range(3):
+            memory.ref_position[i] = memory.position[i] + apart[i]
+            memory.ref_linear[i] = memory.twist[i]
+            memory.ref_linear_acceleration[i] = 0.0
+    rotation_between(memory.ref_orientation, memory.orientation, apart)
+    if limit_norm(apart, angular):
+        for i in range(4):
+            memory.ref_orientation[i] = memory.orientation[i]
+        rotate(memory.ref_orientation, apart, 1.0)
+        for i in range(3):
+            memory.ref_angular[i] = memory.twist[i + 3]
+            memory.ref_angular_acceleration[i] = 0.0
+
+
+@kernel
+def keep_near_joints(memory: Record, q: Array, dq: Array) -> None:
+    """Keep the joint reference near the arm, for the same reason; ``q`` [rad] and ``dq`` [rad/s] (7,) are measured."""
+    for i in range(7):
+        apart = memory.ref_q[i] - q[i]
+        if abs(apart) > _LEASH_JOINT:
+            memory.ref_q[i] = q[i] + math.copysign(_LEASH_JOINT, apart)
+            memory.ref_dq[i] = dq[i]
+            memory.ref_ddq[i] = 0.0
