@@ -69,7 +69,7 @@ class Admission:
         :returns: the control process to pass it on to.
         :raises InvalidTarget: it is refused.
         """
-        client = self._free_client(modes)
+        client = self.free_client(modes)
         if self._period is None or (client, client.mode_id) != self._period:
             # Targets from before an activation or a switch of the mode do not count.
             self._period = client, client.mode_id
@@ -98,6 +98,10 @@ class Admission:
             self._newest[topic] = stamp
         self._sender, self._sender_topic, self._heard = publisher_of(info), topic, self._clock()
 
+    def lead(self, stamp: int) -> int:
+        """How long from now a target is due [ns]; 0: now, or it is unknown."""
+        return 0 if stamp == 0 or self.simulated_time else max(stamp - self._now(), 0)
+
     def time_left(self, stamp: int) -> float:
         """How long a target that has just arrived may wait for a transform [s]."""
         limit = self._owner.parameter("max_target_age")
@@ -116,7 +120,11 @@ class Admission:
         # Without rclpy if possible, because its clock takes longer than all other checks together.
         return self._node_clock.now().nanoseconds if self.simulated_time else time.time_ns()
 
-    def _free_client(self, modes: tuple[str, ...]) -> ControlClient:
+    def free_client(self, modes: tuple[str, ...]) -> ControlClient:
+        """The control process, if targets for one of ``modes`` may be passed on to it now.
+
+        :raises InvalidTarget: they may not.
+        """
         client = self._owner.active_client
         if client is None:
             raise InvalidTarget("the node is not active", reason="not active")

@@ -198,6 +198,8 @@ class Diagnosis:
         values["refused"] = refused.total()
         if state is not None and active and np.isfinite(state["target_age"]):
             values["age of the newest [s]"] = f"{state['target_age']:.3f}"
+        if state is not None and active and state["stream_period"] > 0.0:
+            values["stream"] = describe_stream(state)
         values |= {f"limited: {limit}": count for limit, count in sorted(targets.limited.items())}
         values |= {f"refused: {reason}": count for reason, count in sorted(refused.items())}
         values |= {f"goal rejected: {reason}": count for reason, count in sorted(rejected.items())}
@@ -321,6 +323,15 @@ class DiagnosticsTopic:
             said.hardware_id = f"{driver.address or settings['robot_ip']} {self._name}"
             message.status.append(said)
         self._publisher.publish(message)
+
+
+def describe_stream(state: Record) -> str:
+    """What kind of stream the targets are, and what is made of it, in a line."""
+    period, late = float(state["stream_period"]), float(state["stream_lateness"])
+    text = f"{1.0 / period:.0f} Hz, up to {1e3 * late:.0f} ms late, {int(state['repetitions'])} repetitions: "
+    if state["interpolating"]:
+        return f"{text}interpolated, {1e3 * state['stream_delay']:.0f} ms behind"
+    return f"{text}extrapolated"
 
 
 def _flags(hold: Hold) -> str:

@@ -346,6 +346,7 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
             self._targets.check_approach(state)
             self._hold.follow(state)
             self._targets.try_again()
+            self._targets.send_next()
 
     def _fall_back(self, error: FrankaError, *, disconnected: bool) -> None:
         """The arm was stopped or lost: become inactive. If it was lost, the next activation connects again."""

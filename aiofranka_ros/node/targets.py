@@ -5,6 +5,9 @@ target and holds it if no other arrives.
 
 A target in a frame of TF may arrive before the transform that it needs. It then waits, as the only kind of target, and
 is tried again at every tick of the node until the transform has arrived or the target is too old.
+
+Targets may come before they are due, by their stamps, and many at once, as far ahead as ``max_target_age``. They are
+passed on one after the other, and the control process waits for their time.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from sensor_msgs.msg import JointState
 from aiofranka_ros.arm.moves import ArmOwner, Mover
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.law.approach import NEAR_ANGULAR, NEAR_LINEAR
+from aiofranka_ros.control.law.stream import SHORTEST_LEAD
 from aiofranka_ros.control.records import Approach, Limit
 from aiofranka_ros.control.snapshot import distance_text
 from aiofranka_ros.errors import InvalidTarget, TransformMissing
@@ -40,8 +44,12 @@ from aiofranka_ros.ros.messages import PoseTarget, by_joint, pose_target
 from aiofranka_ros.ros.refusals import RefusalTopic
 from aiofranka_ros.ros.warnings import Warnings
 
-#: Only the newest target counts, and a best-effort subscription matches reliable publishers as well.
-TARGET_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
+#: Most targets that may come before they are due, and how far apart they are passed on [s], which is two cycles.
+_MOST_COMING, _SPACING = 64, 2e-3
+#: A best-effort subscription matches reliable publishers as well.
+TARGET_QOS = QoSProfile(
+    depth=_MOST_COMING, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE
+)
 #: Reason of refusals by the control process.
 FAR_AWAY = "begins far away"
 #: Most targets that may wait for transforms: each of them is tried again at every tick.
@@ -55,7 +63,7 @@ class _Topic(NamedTuple):
     :ivar kind: type of its messages.
     :ivar modes: names of the modes that use it.
     :ivar convert: makes what ``read`` found into a target, in the base or by joint.
-    :ivar send: passes a target and its stamp on to the control process.
+    :ivar send: passes a target, its stamp and how long from now it is due [ns] on to the control process.
     """
 
     name: str
@@ -63,7 +71,7 @@ class _Topic(NamedTuple):
     modes: tuple[str, ...]
     read: Callable[[bytes], Any]
     convert: Callable[[Any, ControlClient], Any]
-    send: Callable[[ControlClient, Any, int], object]
+    send: Callable[[ControlClient, Any, int, int], object]
 
 
 class _Waiting(NamedTuple):
@@ -76,6 +84,15 @@ class _Waiting(NamedTuple):
     message: bytes
     info: Mapping[str, Any]
     until: float
+    period: tuple[ControlClient, int]
+
+
+class _Coming(NamedTuple):
+    """A target that is due later; ``period`` is as in :class:`_Waiting`."""
+
+    topic: _Topic
+    target: Any
+    stamp: int
     period: tuple[ControlClient, int]
 
 
@@ -97,6 +114,7 @@ class TargetTopics:
     ) -> None:
         self._node = node
         self._owner = owner
+        self._mover = mover
         self._frames = frames
         self._joints = names.joints
         #: Numbers of targets since the node was started: refused, by reason; limited, by the limit; and passed on.
@@ -112,6 +130,8 @@ class TargetTopics:
         self._warnings = Warnings(node.get_logger().warning)
         self._refusals = refusals
         self._waiting: deque[_Waiting] = deque()
+        self._coming: deque[_Coming] = deque(maxlen=_MOST_COMING)
+        self._sent = 0.0  # When the last target was passed on [s, monotonic].
         self._admission = Admission(node, owner, mover)
         group = ReentrantCallbackGroup()  # Not the node's default group, whose callbacks can wait.
         for topic in (
@@ -119,7 +139,7 @@ class TargetTopics:
             _Topic(
                 "q_desired", JointState, ("impedance", "pid"), read_joints, self._position, ControlClient.set_joints
             ),
-            _Topic("torque_desired", JointState, ("torque",), read_joints, self._torque, ControlClient.set_torque),
+            _Topic("torque_desired", JointState, ("torque",), read_joints, self._torque, _set_torque),
         ):
             callback = with_info(partial(self._on_message, topic))
             node.create_subscription(
@@ -140,6 +160,27 @@ class TargetTopics:
             # Targets from before an activation or a switch of the mode are dropped.
             if client is not None and waiting.period == (client, client.mode_id):
                 self._on_message(waiting.topic, waiting.message, waiting.info, waiting.until)
+
+    def send_next(self) -> None:
+        """Pass on the next of the targets that came before they are due; called at every tick while the arm is active.
+
+        One at a time, because the control process sees only the newest one of each of its cycles.
+        """
+        client = self._owner.active_client
+        while self._coming:
+            coming = self._coming.popleft()
+            if client is not None and coming.period == (client, client.mode_id) and not self._mover.owner:
+                self._send(client, coming)
+                return
+
+    def _send(self, client: ControlClient, target: _Coming) -> None:
+        target.topic.send(client, target.target, target.stamp, self._lead(target.stamp))
+        self._sent = time.monotonic()
+
+    def _lead(self, stamp: int) -> int:
+        """How long from now a target is due [ns]; 0: now, or it is not known."""
+        lead = self._admission.lead(stamp)
+        return lead if lead > 1e9 * SHORTEST_LEAD else 0
 
     def check_limited(self, state: Record) -> None:
         """Log if the control process had to limit a target; called with every new ``state``."""
@@ -205,10 +246,15 @@ class TargetTopics:
             self._refuse(topic, info, error)
         else:
             self._admission.accepted(client, topic.name, stamp, info)
-            # Not a simulated time, which may be slow, or stand still: targets follow each other in the robot's time.
-            topic.send(client, target, 0 if self._admission.simulated_time else stamp)
             self._newest, self._source = (topic.name, target), (topic, info)
             self.accepted += 1
+            # Not a simulated time, which may be slow, or stand still: targets follow each other in the robot's time.
+            stamp = 0 if self._admission.simulated_time else stamp
+            coming = _Coming(topic, target, stamp, (client, client.mode_id))
+            if self._coming or (self._lead(stamp) > 0 and time.monotonic() - self._sent < _SPACING):
+                self._coming.append(coming)
+            else:
+                self._send(client, coming)
 
     def _refuse(self, topic: _Topic, info: Mapping[str, Any], error: InvalidTarget) -> None:
         self.refused[error.reason] += 1
@@ -227,5 +273,9 @@ class TargetTopics:
         return by_joint(content.name, content.effort, "effort", self._joints)
 
 
-def _set_pose(client: ControlClient, target: PoseTarget, stamp: int) -> None:
-    client.set_pose(*target, stamp)
+def _set_pose(client: ControlClient, target: PoseTarget, stamp: int, lead: int) -> None:
+    client.set_pose(*target, stamp, lead)
+
+
+def _set_torque(client: ControlClient, target: tuple[float, ...], stamp: int, lead: int) -> None:
+    client.set_torque(target, stamp)
