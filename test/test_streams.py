@@ -60,3 +60,17 @@ def test_diagnostics_say_what_kind_of_stream_the_targets_are(robot: Client, cycl
     rate = float(stream.split(" Hz")[0])
     assert rate == pytest.approx(10.0, rel=0.3)
     assert "repetitions: interpolated" in stream
+
+
+def test_diagnostics_say_how_far_stamps_are_ahead(robot: Client, cycles: CycleRecorder) -> None:
+    """As from a computer whose clock is 0.2 s ahead: its targets are followed that much later."""
+    pose = robot.pose
+    for _ in range(20):
+        due = time.time_ns() + 200_000_000
+        pose.header.stamp = Time(sec=due // 10**9, nanosec=due % 10**9)
+        pose.pose.position.y += 0.001
+        robot.publish("ee_desired", pose)
+        robot.spin_for(0.03)
+    robot.forget()
+    values = robot.diagnostics("targets")[1]
+    assert float(values["stamps ahead of this computer's clock [s]"]) == pytest.approx(0.2, abs=0.1)

@@ -35,7 +35,7 @@ class Arm:
         self.passed_on: list[float] = []
         self.active_client: Any = SimpleNamespace(
             mode_id=1,
-            set_pose=lambda position, orientation, stamp: self.passed_on.append(position[0]),
+            set_pose=lambda position, orientation, stamp, lead: self.passed_on.append(position[0]),
         )
 
     def parameter(self, name: str) -> Any:

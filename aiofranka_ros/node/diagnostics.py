@@ -200,6 +200,8 @@ class Diagnosis:
             values["age of the newest [s]"] = f"{state['target_age']:.3f}"
         if state is not None and active and state["stream_period"] > 0.0:
             values["stream"] = describe_stream(state)
+            if targets.ahead > 0.0:
+                values["stamps ahead of this computer's clock [s]"] = f"{targets.ahead:.3f}"
         values |= {f"limited: {limit}": count for limit, count in sorted(targets.limited.items())}
         values |= {f"refused: {reason}": count for reason, count in sorted(refused.items())}
         values |= {f"goal rejected: {reason}": count for reason, count in sorted(rejected.items())}

@@ -121,6 +121,8 @@ class TargetTopics:
         self.refused: Counter[str] = Counter()
         self.limited: Counter[str] = Counter()
         self.accepted = 0
+        #: How long before it was due the newest target was passed on [s]; 0: it was due.
+        self.ahead = 0.0
         #: Which joint limits keep the hand from its target, as a sentence; empty if none do.
         self.blocked = ""
         self._limited_before = np.zeros(len(Limit), dtype=np.uint64)
@@ -174,8 +176,9 @@ class TargetTopics:
                 return
 
     def _send(self, client: ControlClient, target: _Coming) -> None:
-        target.topic.send(client, target.target, target.stamp, self._lead(target.stamp))
-        self._sent = time.monotonic()
+        lead = self._lead(target.stamp)
+        target.topic.send(client, target.target, target.stamp, lead)
+        self.ahead, self._sent = 1e-9 * lead, time.monotonic()
 
     def _lead(self, stamp: int) -> int:
         """How long from now a target is due [ns]; 0: now, or it is not known."""
