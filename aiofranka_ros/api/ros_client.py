@@ -25,8 +25,12 @@ from aiofranka_ros.ros.executor import UrgentFirstExecutor
 
 _number = itertools.count(1)
 _CLOSED = "the controller was stopped"
-#: How often to check whether a service has appeared, and how long an answer that the node gives at once may take [s].
-_DISCOVERY_PERIOD, ANSWER_TIMEOUT = 0.05, 10.0
+#: How often to check whether a service has appeared [s].
+_DISCOVERY_PERIOD = 0.05
+#: How long an answer that the node gives at once may take [s]. Where a stopped process was killed, DDS may deliver
+#: nothing to the next one for some seconds (on a busy computer up to seven, also if the node is nothing but rclpy). A
+#: node that is lost is noticed sooner, because its state is missing.
+ANSWER_TIMEOUT = 30.0
 
 
 class RosClient:
