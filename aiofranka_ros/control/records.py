@@ -275,7 +275,7 @@ MEMORY = np.dtype(
         ("approach_left", "f8", (2,)),  # how far the stream is, unless it is followed [m], [rad]
         ("believed", "f8", (2,)),  # how far the target is extrapolated, see reference._coast
         # The path of the last targets, and where the reference's target is on it, see law/stream.py.
-        *_fields("i8", "knots repeated interpolating intervals_seen burst_credit gap_paused"),
+        *_fields("i8", "knots repeated interpolating intervals_seen burst_credit gap_paused catching_up"),
         ("knot_time", "f8", (KNOTS,)),  # [s], from the beginning of the path
         ("knot", "f8", (KNOTS, 7)),  # position and orientation, or joint positions
         ("knot_seen", "f8"),  # robot time at which the newest one arrived [s]

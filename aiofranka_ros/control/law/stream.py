@@ -45,6 +45,9 @@ _RAMP = 0.08
 #: In which time the playhead makes up for differences [s], and how much faster or slower it may be for that; if the
 #: difference is large, it may be still faster, or wait.
 _CORRECTION_TIME, _CORRECTION, _LARGE_CORRECTION = 0.3, 0.1, 0.15
+#: The same in a dense stream that moved on while the reference could not: it is met again quickly. The last is when it
+#: has been met [s].
+_CATCHING_UP_TIME, _CATCHING_UP, _CATCHING_UP_RAMP, _MET = 0.05, 1.0, 0.03, 5e-3
 #: Stamps closer together than this share of the time between the arrivals are ignored: the velocity would be too high
 #: by the inverse of that share.
 _STAMP_TRUST = 0.25
@@ -60,6 +63,7 @@ def forget(memory: Record) -> None:
     memory.playhead_rate = memory.playhead_pace = 1.0
     memory.playhead_wait = 0.0
     memory.playhead_error = 0.0
+    memory.catching_up = 0
     memory.path_speed = 0.0
     for j in range(3):
         memory.way_speed[j] = 0.0
@@ -204,6 +208,7 @@ def add_knot(memory: Record, commands: Record, way: float, now: float) -> float:
                     step = min(max(way / memory.path_speed, step), elapsed)
                 if elapsed - step > _PAUSE * period and memory.repeated == 0:
                     memory.gap_paused = 1
+                memory.catching_up = memory.interpolating == 0 and step > _PAUSE * period
     if step == 0.0:
         forget(memory)
     _choose(memory, commands.interpolation)
@@ -270,10 +275,16 @@ def advance(memory: Record, dt: float) -> None:
         return
     error = memory.playhead_error
     large = abs(error) > 2.0 * memory.period + 0.02
-    change = error / _CORRECTION_TIME
-    change = min(max(change, -1.0 if large else -_CORRECTION), _LARGE_CORRECTION if large else _CORRECTION)
-    rate = 1.0 + change
-    change = dt / _RAMP
+    if error < _MET:
+        memory.catching_up = 0
+    if memory.catching_up != 0:
+        rate = 1.0 + min(error / _CATCHING_UP_TIME, _CATCHING_UP)
+        change = dt / _CATCHING_UP_RAMP
+    else:
+        change = error / _CORRECTION_TIME
+        change = min(max(change, -1.0 if large else -_CORRECTION), _LARGE_CORRECTION if large else _CORRECTION)
+        rate = 1.0 + change
+        change = dt / _RAMP
     rate = min(max(rate, memory.playhead_pace - change), memory.playhead_pace + change)
     memory.playhead_pace = rate
     left = memory.knot_time[newest(memory)] - memory.playhead
