@@ -75,6 +75,12 @@ class Structures:
         return structure
 
 
+@functools.cache
+def structures_of(kind: Any) -> Structures:
+    """Those of messages of ``kind``, made once."""
+    return Structures(kind)
+
+
 class Answer(NamedTuple):
     """An answer to ``request``, which the function ``send`` of rcl sends.
 
@@ -174,7 +180,8 @@ def _answer(handle: Any, original: Any, send_answer: Any, *arguments: Any) -> No
     if request is None:
         original(handle, *arguments)
     else:
-        structures = Structures(type(response))
+        kind: Any = type(response)
+        structures = structures_of(kind)
         send(Answer(handle, send_answer, request, structures.from_python(response), structures.destroy))
 
 

@@ -12,7 +12,7 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from aiofranka_ros.ros.answers import Answer, RequestId, Structures, functions, reset_error, send
+from aiofranka_ros.ros.answers import Answer, RequestId, functions, reset_error, send, structures_of
 
 #: The functions of rcl that take a request and send an answer, by their library.
 _SERVICE = ("librcl.so", "rcl_take_request", "rcl_send_response")
@@ -30,7 +30,7 @@ class Channel:
 
     def __init__(self, handle: Any, kind: Any, take: Callable[..., int], send: Callable[..., int]) -> None:
         self._handle, self._take, self._send = handle, take, send
-        self._request, self._response = Structures(kind.Request), Structures(kind.Response)
+        self._request, self._response = structures_of(kind.Request), structures_of(kind.Response)
 
     def take(self) -> tuple[RequestId | None, Any]:
         """The next request and its id; ``None`` twice if there is none that can be read. For any thread."""

@@ -113,14 +113,37 @@ def _stand_still(memory: Record) -> None:
 
 
 @kernel
+def _forget_other(memory: Record, commands: Record, now: float) -> None:
+    """Forget the stream before, if the target in ``commands`` is another sender's."""
+    if approach.begins_stream(memory, commands, now):
+        stream.forget(memory)
+        stream.unlearn(memory)
+
+
+@kernel
+def _since_last(memory: Record, commands: Record, way: float, now: float) -> float:
+    """How long after the target before it the one in ``commands`` is due [s]; 0: it begins a path, or only repeats that
+    target, so it gives no velocity.
+
+    :param way: how far it is from the target before it [m] or [rad].
+    """
+    if stream.is_repetition(memory, way, now):
+        if stream.stands(memory, now):
+            _stand_still(memory)
+        return 0.0
+    elapsed = stream.add_knot(memory, commands, way, now)
+    if elapsed == 0.0:
+        _stand_still(memory)
+    return elapsed
+
+
+@kernel
 def accept_pose(memory: Record, commands: Record, now: float) -> None:
     """Use the pose in ``commands`` as the newest target, unless it begins a stream that is refused.
 
     :param now: robot time [s].
     """
-    if approach.begins_stream(memory, commands, now):
-        stream.forget(memory)
-        stream.unlearn(memory)
+    _forget_other(memory, commands, now)
     if memory.approach != Approach.FOLLOWING:
         distance = approach.distance(memory, commands.target_position)
         if not approach.admit(memory, commands, distance, approach.angle(memory, commands.target_orientation)):
@@ -135,19 +158,11 @@ def accept_pose(memory: Record, commands: Record, now: float) -> None:
         step[i] = commands.target_position[i] - memory.raw_position[i]
     rotation_between(commands.target_orientation, memory.raw_orientation, way)
     distance = max(length(step), _RADIUS * length(way))
-    if stream.is_repetition(memory, distance, now):
-        if stream.stands(memory, now):
-            _stand_still(memory)
-    else:
-        slot = memory.target_count % 3
-        elapsed = stream.add_knot(memory, commands, distance, now)
-        if elapsed == 0.0:
-            _stand_still(memory)
-        else:
-            for i in range(3):
-                memory.slope_linear[slot, i] = step[i] / elapsed
-                memory.slope_angular[slot, i] = way[i] / elapsed
+    slot, elapsed = memory.target_count % 3, _since_last(memory, commands, distance, now)
     for i in range(3):
+        if elapsed > 0.0:
+            memory.slope_linear[slot, i] = step[i] / elapsed
+            memory.slope_angular[slot, i] = way[i] / elapsed
         memory.raw_position[i] = commands.target_position[i]
         memory.target_linear[i] = median(
             memory.slope_linear[0, i], memory.slope_linear[1, i], memory.slope_linear[2, i]
@@ -233,9 +248,7 @@ def accept_joints(memory: Record, commands: Record, scratch: Record, now: float)
     """
     if _leads_outside(memory, commands, scratch):
         return
-    if approach.begins_stream(memory, commands, now):
-        stream.forget(memory)
-        stream.unlearn(memory)
+    _forget_other(memory, commands, now)
     if memory.approach != Approach.FOLLOWING:
         if not approach.admit(memory, commands, 0.0, approach.joint_distance(memory, commands.target_q)):
             return
@@ -244,14 +257,7 @@ def accept_joints(memory: Record, commands: Record, scratch: Record, now: float)
         if memory.target_count == 0:
             memory.raw_q[i] = memory.knot[0, i] = memory.ref_q[i]
         distance = max(distance, abs(commands.target_q[i] - memory.raw_q[i]))
-    slot, elapsed = memory.target_count % 3, 0.0
-    if stream.is_repetition(memory, distance, now):
-        if stream.stands(memory, now):
-            _stand_still(memory)
-    else:
-        elapsed = stream.add_knot(memory, commands, distance, now)
-        if elapsed == 0.0:
-            _stand_still(memory)
+    slot, elapsed = memory.target_count % 3, _since_last(memory, commands, distance, now)
     lead = stream.delay(memory)
     knot = memory.knot[stream.newest(memory)]
     far = fast = below = above = False
@@ -279,30 +285,45 @@ def accept_joints(memory: Record, commands: Record, scratch: Record, now: float)
 
 
 @kernel
+def _find_playhead(memory: Record, extrapolation_time: float) -> int:
+    """Find where on the path the target is now: the index of the knot before which it is, or -1 beyond the newest one.
+
+    ``memory.place`` is filled with factors for the way and the velocity: between two knots, for the way from one to the
+    other; beyond, for the velocity of the targets.
+    """
+    place, rate = memory.place, memory.playhead_rate
+    if memory.knots == 0:
+        place[0] = place[1] = 0.0
+        return -1
+    k = stream.locate(memory, place)
+    if k < 0:
+        _coast(place[0], extrapolation_time, memory.believed)
+        place[0], place[1] = memory.believed[0], memory.believed[1] * rate
+    else:
+        place[1] = rate / place[1] if place[1] > 0.0 else 0.0
+    return k
+
+
+@kernel
 def _aim_pose(memory: Record, extrapolation_time: float) -> None:
     """Find where the target is now, and how it moves: ``memory.goal``, position and orientation."""
-    goal, velocity, rate = memory.goal, memory.goal_velocity, memory.playhead_rate
-    k = stream.locate(memory, memory.place) if memory.knots > 0 else -1
+    goal, velocity = memory.goal, memory.goal_velocity
+    k = _find_playhead(memory, extrapolation_time)
+    share, rate = memory.place[0], memory.place[1]
     if k < 0:
-        _coast(memory.place[0], extrapolation_time, memory.believed)
-        far, fast = memory.believed[0], memory.believed[1] * rate
-        if memory.knots == 0:
-            far = fast = 0.0
         for i in range(4):
             goal[i + 3] = memory.target_orientation[i]
-        rotate(goal[3:], memory.target_angular, far)
+        rotate(goal[3:], memory.target_angular, share)
         for i in range(3):
-            goal[i] = memory.target_position[i] + far * memory.target_linear[i]
-            velocity[i] = fast * memory.target_linear[i]
-            velocity[i + 3] = fast * memory.target_angular[i]
+            goal[i] = memory.target_position[i] + share * memory.target_linear[i]
+            velocity[i] = rate * memory.target_linear[i]
+            velocity[i + 3] = rate * memory.target_angular[i]
         return
-    share, duration = memory.place[0], memory.place[1]
     end, begin = memory.knot[k], memory.knot[(k - 1) % KNOTS]
     rotation_between(end[3:], begin[3:], velocity[3:])
     for i in range(4):
         goal[i + 3] = begin[i + 3]
     rotate(goal[3:], velocity[3:], share)
-    rate = rate / duration if duration > 0.0 else 0.0
     for i in range(3):
         goal[i] = begin[i] + share * (end[i] - begin[i])
         velocity[i] = (end[i] - begin[i]) * rate
@@ -312,20 +333,15 @@ def _aim_pose(memory: Record, extrapolation_time: float) -> None:
 @kernel
 def _aim_joints(memory: Record, extrapolation_time: float) -> None:
     """Find where the target is now, and how it moves: ``memory.goal``, joint positions."""
-    goal, velocity, rate = memory.goal, memory.goal_velocity, memory.playhead_rate
-    k = stream.locate(memory, memory.place) if memory.knots > 0 else -1
+    goal, velocity = memory.goal, memory.goal_velocity
+    k = _find_playhead(memory, extrapolation_time)
+    share, rate = memory.place[0], memory.place[1]
     if k < 0:
-        _coast(memory.place[0], extrapolation_time, memory.believed)
-        far, fast = memory.believed[0], memory.believed[1] * rate
-        if memory.knots == 0:
-            far = fast = 0.0
         for i in range(7):
-            goal[i] = memory.target_q[i] + far * memory.target_dq[i]
-            velocity[i] = fast * memory.target_dq[i]
+            goal[i] = memory.target_q[i] + share * memory.target_dq[i]
+            velocity[i] = rate * memory.target_dq[i]
         return
-    share, duration = memory.place[0], memory.place[1]
     end, begin = memory.knot[k], memory.knot[(k - 1) % KNOTS]
-    rate = rate / duration if duration > 0.0 else 0.0
     for i in range(7):
         goal[i] = begin[i] + share * (end[i] - begin[i])
         velocity[i] = (end[i] - begin[i]) * rate

@@ -24,9 +24,9 @@ from aiofranka_ros.kernels import Array, Record, kernel
 #: Streams with a longer period are interpolated, with a shorter one extrapolated, unless the setting says otherwise.
 _INTERPOLATE_ABOVE, _EXTRAPOLATE_BELOW = 0.030, 0.027
 #: Slower streams are single targets [s].
-LONGEST_PERIOD = 1.0
+_LONGEST_PERIOD = 1.0
 #: Targets that differ by less than this are repetitions [m], [rad].
-SAME = 1e-6
+_SAME = 1e-6
 #: A target that comes later than this many periods follows a gap; one that usually is repeated until the next comes is
 #: known to be late before.
 _GAP, _LATE = 1.5, 1.2
@@ -64,6 +64,12 @@ def forget(memory: Record) -> None:
     memory.playhead_wait = 0.0
     memory.playhead_error = 0.0
     memory.catching_up = 0
+    _rest(memory)
+
+
+@kernel
+def _rest(memory: Record) -> None:
+    """Nothing moves, so there is nothing to extrapolate."""
     memory.path_speed = 0.0
     for j in range(3):
         memory.way_speed[j] = 0.0
@@ -103,7 +109,7 @@ def _learn(memory: Record, elapsed: float, stamped: bool) -> None:
             return
         if elapsed > _GAP * period:
             memory.burst_credit = int(elapsed / period) + 1
-    if elapsed > LONGEST_PERIOD:
+    if elapsed > _LONGEST_PERIOD:
         return
     memory.intervals[memory.intervals_seen % INTERVALS] = elapsed
     memory.intervals_seen += 1
@@ -142,7 +148,7 @@ def is_repetition(memory: Record, way: float, now: float) -> bool:
 
     :param way: how far it is from the one before [m] or [rad].
     """
-    if memory.target_count == 0 or way > SAME:
+    if memory.target_count == 0 or way > _SAME:
         return False
     memory.target_seen = now
     memory.repeated = 1
@@ -161,9 +167,7 @@ def stands(memory: Record, now: float) -> bool:
         memory.playhead = memory.knot_time[newest(memory)]
         memory.playhead_error = 0.0
     if standing:
-        memory.path_speed = 0.0
-        for j in range(3):
-            memory.way_speed[j] = 0.0
+        _rest(memory)
     return standing
 
 
@@ -183,11 +187,10 @@ def add_knot(memory: Record, commands: Record, way: float, now: float) -> float:
     if memory.target_count == 0 and lead > 0.0:
         # The way there begins where the reference is, which the caller has made knot 0.
         memory.knots, memory.knot_time[0], step = 1, 0.0, lead
-        memory.playhead = memory.playhead_wait = memory.playhead_error = 0.0
     elif memory.target_count > 0:
         elapsed, stamped = now - memory.knot_seen, False
         by_stamp = 1e-9 * (commands.target_stamp - memory.target_stamp)
-        if commands.target_stamp != 0 and memory.target_stamp != 0 and by_stamp < LONGEST_PERIOD:
+        if commands.target_stamp != 0 and memory.target_stamp != 0 and by_stamp < _LONGEST_PERIOD:
             # If stamps and arrivals differ by more than a late message explains, the stamps are not trusted. Those of
             # repetitions say when a target was sent, not when it was made.
             share = _STAMP_TRUST * elapsed if memory.period == 0.0 else min(_STAMP_TRUST * elapsed, 0.5 * memory.period)
