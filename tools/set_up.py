@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 VENV = BUILD / "venv"
 UNDERLAY = BUILD / "underlay"
-STAMPS = BUILD / "stamps"
+STAMPS = VENV / "stamps"  # in the environment, so that a new one begins without any
 LOG = BUILD / "set_up.log"
 SITE_PACKAGES = Path("lib", f"python{sys.version_info.major}.{sys.version_info.minor}", "site-packages")
 
@@ -104,7 +104,7 @@ def main() -> int:
         Exit code: 0 if the environment is ready, 1 with a message on stderr if it cannot be created, 130 after Ctrl-C.
     """
     try:
-        STAMPS.mkdir(parents=True, exist_ok=True)
+        BUILD.mkdir(exist_ok=True)
         with open(BUILD / "set_up.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # of two makes at once, the second finds everything done
             set_up()
@@ -425,6 +425,7 @@ def once(name: str, key: str, title: str, action: Callable[[], None]) -> None:
     start = time.monotonic()
     action()
     os.sync()  # write to the disk now, not while an arm moves
+    stamp.parent.mkdir(exist_ok=True)
     stamp.write_text(key)
     print(f"   {time.monotonic() - start:.0f} s", flush=True)
 
