@@ -19,6 +19,10 @@ from aiofranka_ros.testing import Client, NodeProcess, isolate, started
 
 isolate()
 
+# Two participants in one process, as tests have them, can deadlock in Fast DDS when one delivers directly to the other
+# (https://github.com/eProsima/Fast-DDS/issues/6193).
+os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(Path(__file__).with_name("fastdds.xml")))
+
 # In a background job of a shell, Python ignores Ctrl-C, and so does every process that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
