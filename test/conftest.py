@@ -25,6 +25,10 @@ os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(Path(__file__).with_n
 
 # In a background job of a shell, Python ignores Ctrl-C, and so does every process that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Under nohup, processes ignore the end of their terminal, and so do those that they start. This process still does: it
+# has a handler that does nothing, which others do not inherit.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 # The first call of a compiled kernel includes its compilation.
 settings.register_profile("compiled", deadline=None)

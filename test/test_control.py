@@ -23,6 +23,7 @@ from aiofranka_ros.control.records import Mode, MotionStatus, Phase
 from aiofranka_ros.errors import ArmInUse, CommandRefused, ConnectionFailed, ControlProcessDied
 from aiofranka_ros.model import fr3
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm, cpu_for
+from aiofranka_ros.testing import alive
 from bench.faults.interruption import Interruption
 
 #: Generous: a busy machine makes the simulated arm slower than real time.
@@ -313,7 +314,7 @@ def test_the_control_process_does_not_outlive_a_killed_parent(arm):
         parent.wait()
         parent.stdout.close()
     deadline = time.monotonic() + TIMEOUT
-    while os.path.exists(f"/proc/{pid}"):
+    while alive(pid):
         assert time.monotonic() < deadline, "the control process still runs"
         time.sleep(0.01)
     with connected(arm) as client:  # It ended torque control properly, so the next process can use the arm.

@@ -36,6 +36,7 @@ from isolated_objects import (
 from aiofranka_ros.errors import ConfigurationError, NotPicklable, RemoteDied, RemoteError, RemoteStopped
 from aiofranka_ros.offload.mpify.arrays import SLOTS, Channel, Packed
 from aiofranka_ros.offload.mpify.isolated import Proxy, mpify
+from aiofranka_ros.testing import alive
 
 pytestmark = pytest.mark.unit
 
@@ -798,7 +799,7 @@ def test_the_process_ends_with_the_users_process_even_while_it_computes(tmp_path
             run(until(begun.exists))
             process.kill()
             process.wait()
-            run(until(lambda: not exists(pid)))
+            run(until(lambda: not alive(pid)))
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -20,7 +20,7 @@ from aiofranka_ros.control.compilation import compile_kernels
 from aiofranka_ros.errors import Interrupted
 from aiofranka_ros.processes import StopRequest
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
-from aiofranka_ros.testing import Child, descendants, environment, wait_until
+from aiofranka_ros.testing import Child, alive, descendants, environment, wait_until
 
 pytestmark = pytest.mark.unit
 
@@ -194,7 +194,7 @@ def test_the_compiler_of_a_killed_program_ends_too(tmp_path: Path) -> None:
     assert wait_until(lambda: descendants(child.process.pid))
     compilers = descendants(child.process.pid)
     child.kill()
-    assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in compilers))
+    assert wait_until(lambda: not any(map(alive, compilers)))
 
 
 def test_a_start_that_is_interrupted_leaves_no_process() -> None:
