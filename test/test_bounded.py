@@ -20,12 +20,12 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint, MultiDOFJointTrajectoryPoint
 
+from aiofranka_ros.control.setting import Setting
 from aiofranka_ros.errors import ConfigurationError, InvalidTarget, nearest
 from aiofranka_ros.node.robot_services import SERVICES
 from aiofranka_ros.ros.bounded import bounded, bounded_action
 from aiofranka_ros.ros.cdr import read_joints, read_pose
 from aiofranka_ros.ros.descriptors import ExplainedParameters
-from aiofranka_ros.setting import Setting
 from aiofranka_ros.testing import PATIENCE, wait_until
 from bench.faults.fuzz import Fuzzer
 

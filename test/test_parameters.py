@@ -19,11 +19,11 @@ from rclpy.parameter import Parameter
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.records import COMMANDS, Mode
+from aiofranka_ros.control.setting import Effect, Setting, Stage
 from aiofranka_ros.errors import ConfigurationError
 from aiofranka_ros.model import kinematics
 from aiofranka_ros.node.parameters import Parameters
 from aiofranka_ros.ros.descriptors import ExplainedParameters
-from aiofranka_ros.setting import Effect, Setting, Stage
 
 pytestmark = pytest.mark.unit
 

@@ -18,6 +18,7 @@ from common import ROOT
 from rclpy.action import get_action_server_names_and_types_by_node
 
 from aiofranka_ros.arm.setting_table import SETTINGS
+from aiofranka_ros.control.setting import Setting, Stage
 from aiofranka_ros.gripper_node.parameters import GRIPPER_SETTINGS
 from aiofranka_ros.ros.conditions import (
     CONDITIONS,
@@ -30,7 +31,6 @@ from aiofranka_ros.ros.conditions import (
     WARN,
     limit_remedy,
 )
-from aiofranka_ros.setting import Setting, Stage
 from aiofranka_ros.testing import Client, NodeProcess
 
 README, REFERENCE = ROOT / "README.md", ROOT / "docs" / "reference.md"

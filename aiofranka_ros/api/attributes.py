@@ -16,11 +16,11 @@ import numpy as np
 from aiofranka_ros.api.competition import Setters
 from aiofranka_ros.api.link import Link
 from aiofranka_ros.control.records import Mode
+from aiofranka_ros.control.setting import plain
 from aiofranka_ros.control.snapshot import Snapshot
 from aiofranka_ros.errors import ConfigurationError, InvalidTarget, NotStarted
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.kinematics import control_frame, quaternion_from_matrix
-from aiofranka_ros.setting import plain
 
 #: Largest deviation of a rotation matrix from an orthonormal one that counts as rounding.
 _ROTATION_TOLERANCE = 0.01

@@ -22,13 +22,13 @@ from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted
 from aiofranka_ros.arm.settings import SETTING_NAMES
 from aiofranka_ros.control.compilation import report_compiling
 from aiofranka_ros.control.records import Approach
+from aiofranka_ros.control.setting import plain
 from aiofranka_ros.control.snapshot import distance_text
 from aiofranka_ros.errors import ConfigurationError, FrankaError, unknown
 from aiofranka_ros.kernels import Array, compiled
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.kinematics import control_frame
 from aiofranka_ros.offload.guard import Guard
-from aiofranka_ros.setting import plain
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ from functools import partial
 import numpy as np
 
 from aiofranka_ros.control.realtime import PRIORITY
+from aiofranka_ros.control.setting import Effect, Setting, Stage
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model import fr3
 from aiofranka_ros.model.names import TCP_FRAME
-from aiofranka_ros.setting import Effect, Setting, Stage
 
 
 def _joints(value: float | Sequence[float] | Array) -> tuple[float, ...]:

@@ -14,11 +14,11 @@ import numpy as np
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.records import Interpolation, Mode, RobotSetting
+from aiofranka_ros.control.setting import Effect
 from aiofranka_ros.errors import ConfigurationError, FrankaError, unknown
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.kinematics import pose_matrix
 from aiofranka_ros.model.names import ArmNames
-from aiofranka_ros.setting import Effect
 
 #: Largest deviation from 1 of the norm of the quaternion in ``tcp_in_flange``.
 _QUATERNION_TOLERANCE = 0.01

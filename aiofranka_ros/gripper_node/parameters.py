@@ -13,9 +13,9 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from aiofranka_ros.control.setting import Setting, Stage
 from aiofranka_ros.errors import ConfigurationError
 from aiofranka_ros.ros.descriptors import describe
-from aiofranka_ros.setting import Setting, Stage
 
 #: Franka Hand: 50 mm/s for each of its two fingers [m/s], and its largest force [N]; the largest continuous one is 70.
 MAX_SPEED, MAX_FORCE = 0.1, 140.0

@@ -28,6 +28,7 @@ from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.arm.moves import Mover
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.records import RobotSetting
+from aiofranka_ros.control.setting import Stage
 from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError, Interrupted, NameTaken
 from aiofranka_ros.node.diagnostics import DiagnosticsTopic, Trouble
 from aiofranka_ros.node.frames import Frames
@@ -45,7 +46,6 @@ from aiofranka_ros.processes import NEVER, StopRequest
 from aiofranka_ros.ros.actions import Actions
 from aiofranka_ros.ros.descriptors import ExplainedParameters
 from aiofranka_ros.ros.identity import Identity
-from aiofranka_ros.setting import Stage
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE

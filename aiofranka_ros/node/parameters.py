@@ -17,9 +17,9 @@ from rclpy.parameter import Parameter
 
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.arm.settings import RANGES, ArmSettings
+from aiofranka_ros.control.setting import Stage
 from aiofranka_ros.errors import ConfigurationError
 from aiofranka_ros.ros.descriptors import describe, same
-from aiofranka_ros.setting import Stage
 
 _SETTINGS = {setting.name: setting for setting in SETTINGS}
 

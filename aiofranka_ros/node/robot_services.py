@@ -25,10 +25,10 @@ from rclpy.lifecycle import TransitionCallbackReturn
 
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.control.records import RobotSetting
+from aiofranka_ros.control.setting import Setting
 from aiofranka_ros.errors import CommandRefused, ConfigurationError, FrankaError
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.ros.conditions import CTL
-from aiofranka_ros.setting import Setting
 
 if TYPE_CHECKING:
     from aiofranka_ros.node.lifecycle import FrankaNode

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 from rclpy.utilities import remove_ros_args
 
+from aiofranka_ros.control.setting import Setting
 from aiofranka_ros.errors import ConfigurationError, nearest
-from aiofranka_ros.setting import Setting
 
 _ROS_ARGUMENTS = """\
 ROS arguments, after --ros-args:

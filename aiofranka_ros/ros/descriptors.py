@@ -14,10 +14,10 @@ from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from aiofranka_ros.control.setting import AT_THE_START, Setting, Stage
 from aiofranka_ros.errors import unknown
 from aiofranka_ros.ros.bounded import bounded_service
 from aiofranka_ros.ros.requests import service_channel
-from aiofranka_ros.setting import AT_THE_START, Setting, Stage
 
 #: Most parameters in one request: more than a node has. Each may take a millisecond.
 _MOST = 150

@@ -24,6 +24,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from visualization_msgs.msg import InteractiveMarkerFeedback, Marker
 
+from aiofranka_ros.control.setting import Setting, Stage
 from aiofranka_ros.errors import FrankaError, InvalidTarget, Unreachable
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model import inverse_kinematics
@@ -35,7 +36,6 @@ from aiofranka_ros.ros.identity import Identity
 from aiofranka_ros.rviz_tools.arm_client import ArmClient
 from aiofranka_ros.rviz_tools.marker import Choice, Look, gripper_marker, text_marker
 from aiofranka_ros.rviz_tools.marker_server import MarkerServer
-from aiofranka_ros.setting import Setting, Stage
 
 #: RViz sends what is clicked reliably.
 _CLICKS = QoSProfile(depth=5)
