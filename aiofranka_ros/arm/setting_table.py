@@ -163,6 +163,20 @@ SETTINGS: tuple[Setting, ...] = (
              "rad", 0.001, 3.0),
     _command("max_joint_step", 0.5, "Largest distance of a joint target from the reference; the rest is cut off.",
              "rad", 0.001, 3.0),
+    # Chunks: several targets in one message, each with its time.
+    Setting("chunk_frequency", 15.0, "How many points of a chunk are due in a second if it gives no times.",
+            "Hz", 0.5, 1000.0, source="policies trained on DROID; joint_trajectory_controller's policy_frequency"),
+    Setting("chunk_end", "rest",
+            "What follows the last point of a chunk: the chunk itself slows down to stop there (rest), the arm stops "
+            "as fast as its limits allow (hold), or it first continues at its velocity for extrapolation_time "
+            "(extrapolate).",
+            choices=("rest", "hold", "extrapolate"),
+            source="rest: joint_trajectory_controller, and nothing is overrun if the next chunk does not come"),
+    Setting("chunk_freeze", 0.0, "What is due sooner than this is not altered by another chunk.",
+            "s", 0.0, 2.0, source="the hard prefix of real-time chunking: the delay of the inference; 0: none"),
+    Setting("chunk_violation", "clip",
+            "Whether a chunk that violates limits is kept within them on its way (clip), or refused (refuse).",
+            choices=("clip", "refuse"), source="clip: as for targets"),
     # Watchdogs.
     Setting("max_target_age", 0.5, "Largest age of a target's stamp, and how far it may be in the future.",
             "s", 0.01, 10.0,
