@@ -1,8 +1,9 @@
-"""What the controller does with either link: the clocks of set(), and what it sends together."""
+"""What the controller does with either link: the clocks of set(), how late it was, and what it sends together."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import selectors
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from aiofranka_ros import FrankaController
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.records import Approach, Limit
 from aiofranka_ros.control.snapshot import Snapshot
+from aiofranka_ros.errors import NotStarted
 
 pytestmark = [pytest.mark.unit, pytest.mark.timing]
 
@@ -48,6 +50,9 @@ class Recorder:
         self.calls.append(("target", name))
 
     async def settled(self) -> None: ...
+
+    async def move(self, goal: np.ndarray) -> None:
+        await asyncio.sleep(2.0)
 
 
 class InstantLoop(asyncio.SelectorEventLoop):
@@ -125,7 +130,7 @@ def test_after_a_long_delay_there_is_no_burst():
         begin = loop.time()
         for _ in range(5):
             await controller.set("q_desired", np.zeros(7))
-        assert loop.time() - begin == pytest.approx(0.1)
+        assert loop.time() - begin == pytest.approx(0.08)  # The first one returns at once: the policy may be slow.
 
     run(work)
 
@@ -179,3 +184,112 @@ def test_switching_first_sends_earlier_assignments():
 
     calls = run(work).calls
     assert calls == [("apply", ["kp"]), ("switch", "osc"), ("target", "ee_desired")]
+
+
+# --- How late a loop was
+
+
+async def loop_of(controller: FrankaController, thinks: float, turns: int) -> None:
+    """A loop of :meth:`set` whose body takes ``thinks`` [s]."""
+    for _ in range(turns):
+        await asyncio.sleep(thinks)
+        await controller.set("q_desired", np.zeros(7))
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if "asked" in record.message]
+
+
+def test_a_loop_that_keeps_its_rate_is_not_late(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(controller: FrankaController, loop: InstantLoop) -> None:
+        controller.set_freq(20)
+        await loop_of(controller, 0.045, 100)
+        lateness = controller.lateness()
+        assert (lateness.name, lateness.turns, lateness.late) == ("q_desired", 99, 0)
+        assert lateness.kept == pytest.approx(lateness.asked) == 20.0
+        assert str(lateness) == "q_desired: 20 Hz asked, 20 Hz kept; 0 of 99 values late"
+
+    run(work)
+    assert not warnings_in(caplog)
+
+
+def test_a_policy_that_is_slower_than_its_rate_learns_what_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(controller: FrankaController, loop: InstantLoop) -> None:
+        controller.set_freq(20)
+        await loop_of(controller, 0.0613, 100)
+        lateness = controller.lateness()
+        assert lateness.kept == pytest.approx(1.0 / 0.0613, rel=0.01)
+        # It falls behind by 11 ms in each turn, until the clock restarts.
+        assert lateness.late > 90 and 0.011 < lateness.late_by_median < lateness.late_by_max < 0.062
+        assert "20 Hz asked, 16.3 Hz kept; " in str(lateness)
+
+    run(work)
+    (message,) = warnings_in(caplog)  # Once, although it lasts.
+    assert (
+        message.startswith("20 Hz asked, 16.3 Hz kept") and "takes 61 ms" in message and "controller.policy" in message
+    )
+
+
+def test_each_stretch_of_lateness_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(controller: FrankaController, loop: InstantLoop) -> None:
+        controller.set_freq(20)
+        for _ in range(2):
+            await loop_of(controller, 0.08, 50)
+            await loop_of(controller, 0.01, 50)
+
+    run(work)
+    assert len(warnings_in(caplog)) == 2
+
+
+def test_a_pause_a_move_and_a_change_of_the_mode_are_not_lateness(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(controller: FrankaController, loop: InstantLoop) -> None:
+        controller.set_freq(20)
+        for _ in range(5):
+            await loop_of(controller, 0.01, 15)
+            await asyncio.sleep(0.5)
+            controller.switch("impedance")
+        assert controller.lateness().late == 0
+        for _ in range(5):
+            await loop_of(controller, 0.01, 15)
+            await controller.move(np.zeros(7), progress=False)
+        assert controller.lateness().late == 0 and controller.lateness().kept == pytest.approx(20.0)
+        await loop_of(controller, 0.01, 40)
+        await asyncio.sleep(3.0)
+        await loop_of(controller, 0.01, 40)
+        assert controller.lateness().late == 1
+
+    run(work)
+    assert not warnings_in(caplog)
+
+
+def test_a_policy_that_takes_seconds_for_each_value_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(controller: FrankaController, loop: InstantLoop) -> None:
+        controller.set_freq(20)
+        await loop_of(controller, 1.5, 10)
+
+    run(work)
+    assert warnings_in(caplog)[0].startswith("20 Hz asked, 0.667 Hz kept")
+
+
+def test_figures_are_of_the_present_rate_and_of_one_attribute(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(controller: FrankaController, loop: InstantLoop) -> None:
+        with pytest.raises(NotStarted, match="no loop has awaited controller.set"):
+            controller.lateness()
+        await loop_of(controller, 0.1, 20)
+        await controller.set("kp", np.ones(7))
+        assert controller.lateness().name == "kp" and controller.lateness().kept == 0.0
+        assert controller.lateness("q_desired").kept == pytest.approx(10.0)
+        controller.set_freq(10)
+        with pytest.raises(NotStarted):
+            controller.lateness("q_desired")
+
+    run(work)
+
+
+def test_the_warning_is_in_the_log_of_the_package(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(controller: FrankaController, loop: InstantLoop) -> None:
+        await loop_of(controller, 0.1, 20)
+
+    run(work)
+    records = [record for record in caplog.records if "asked" in record.message]
+    assert [(record.name, record.levelno) for record in records] == [("aiofranka_ros.api.controller", logging.WARNING)]

@@ -158,6 +158,11 @@ async def the_policy_has_answered(names: dict[str, Any]) -> None:
     np.testing.assert_array_equal(names["action"], names["obs"])
 
 
+async def three_chunks_were_played(names: dict[str, Any]) -> None:
+    lateness = names["controller"].lateness()  # How late it was depends on the machine.
+    assert (lateness.name, lateness.asked, lateness.turns) == ("ee_desired", 20.0, 23)
+
+
 async def arrays_are_read_only_and_no_cycle_is_lost(names: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="read-only"):
         names["controller"].ee_desired[2, 3] += 0.01
@@ -205,6 +210,7 @@ GUIDES = Companion(
         "Async mode": start_the_arm,
         "What blocks the event loop": the_guard_saw_the_block,
         "mpify": the_policy_has_answered,
+        "A policy that is slower than its rate": three_chunks_were_played,
         "State": arrays_are_read_only_and_no_cycle_is_lost,
         "Errors and recovery": the_arm_is_active_again,
     },

@@ -10,8 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,13 +18,15 @@ import numpy as np
 from aiofranka_ros.api.attributes import ASSIGNABLE, Attributes, array, position_and_quaternion
 from aiofranka_ros.api.competition import PAUSE
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted
+from aiofranka_ros.api.pace import Lateness, Pace
+from aiofranka_ros.api.progress import reported_progress
 from aiofranka_ros.arm.settings import SETTING_NAMES
 from aiofranka_ros.control.compilation import report_compiling
 from aiofranka_ros.control.records import Approach
 from aiofranka_ros.control.setting import plain
 from aiofranka_ros.control.snapshot import distance_text
-from aiofranka_ros.errors import ConfigurationError, FrankaError, unknown
-from aiofranka_ros.kernels import Array, compiled
+from aiofranka_ros.errors import ConfigurationError, FrankaError, NotStarted, unknown
+from aiofranka_ros.kernels import compiled
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.kinematics import control_frame
 from aiofranka_ros.offload.guard import Guard
@@ -37,10 +38,6 @@ _log = logging.getLogger(__name__)
 _DEFAULT_FREQUENCY = 50.0
 #: How often to check whether targets were limited [s].
 _LIMITS_PERIOD = 0.2
-#: How often progress is reported [s], and a distance that counts as none [rad].
-_PROGRESS_PERIOD, _NO_DISTANCE = 0.1, 1e-3
-
-_Report = Callable[[float], object]
 
 
 class FrankaController(Attributes):
@@ -81,7 +78,9 @@ class FrankaController(Attributes):
         self.guard = Guard()
         self._approach = Approach.FOLLOWING
         self._frequency = _DEFAULT_FREQUENCY
-        self._due: dict[str, float] = {}
+        #: The clocks of :meth:`set`, and the attribute that it set last.
+        self._paces: dict[str, Pace] = {}
+        self._last_set = ""
         self._lifecycle = asyncio.Lock()
         # Targets that were limited, by the setting that did it, and of which settings the log has said so.
         self._limited: dict[str, int] = {}
@@ -123,7 +122,7 @@ class FrankaController(Attributes):
                 self._failure = None
                 self._ended, self._measured = loop.create_future(), asyncio.Event()
                 self._running = True
-                self._due.clear()
+                self._paces.clear()
                 self._begin()
                 self._limited, self._reported = self.robot.snapshot().limited_targets, set()
                 if self.guard is not None:
@@ -172,7 +171,7 @@ class FrankaController(Attributes):
         with self.state_lock:
             self._send()
             self.robot.switch(controller_type)
-            self._due.clear()
+            self._restart_clocks()
             if self._running:
                 self._begin()
 
@@ -184,13 +183,14 @@ class FrankaController(Attributes):
         """
         self._frequency = _positive("the frequency", freq, "Hz")
         self._setters.pause = max(PAUSE, 2.0 / self._frequency)
-        self._due.clear()
+        self._paces.clear()
 
     async def set(self, attr: str, value: Any) -> None:
         """Assign an attribute at once, then wait so that a loop of this call runs at the rate of :meth:`set_freq`.
 
         Each attribute has its own clock. A caller who is late by at most a period catches up; after a longer delay the
-        clock restarts, without a burst. If cancelled, the value is in force all the same.
+        clock restarts, without a burst. A loop that does not keep the rate is logged, and :meth:`lateness` has the
+        figures. If cancelled, the value is in force all the same.
 
         :param attr: ``q_desired``, ``ee_desired``, ``torque``, or any other attribute that can be assigned.
         :raises AttributeError: there is no such attribute.
@@ -204,11 +204,21 @@ class FrankaController(Attributes):
             raise AttributeError(_no_attribute(attr))
         setattr(self, attr, value)
         await self._unless_ended(self.robot.settled())
-        now, period = asyncio.get_running_loop().time(), 1.0 / self._frequency
-        due = self._due.get(attr, now)
-        due = due + period if now - due <= 2.0 * period else now + period
-        self._due[attr] = due
-        await self._wait(due - now)
+        if attr not in self._paces:
+            self._paces[attr] = Pace(attr, self._frequency, _log.warning)
+        now, self._last_set = asyncio.get_running_loop().time(), attr
+        await self._wait(self._paces[attr].wait_until(now) - now)
+
+    def lateness(self, attr: str | None = None) -> Lateness:
+        """How well a loop of :meth:`set` keeps the rate, since the start or the last :meth:`set_freq`.
+
+        :param attr: the attribute that the loop sets; ``None``: the one that was set last.
+        :raises NotStarted: it was not set yet.
+        """
+        pace = self._paces.get(attr or self._last_set)
+        if pace is None:
+            raise NotStarted(f"there are no figures yet: no loop has awaited controller.set({attr or 'name'!r}, ...)")
+        return pace.lateness()
 
     async def move(
         self,
@@ -233,10 +243,11 @@ class FrankaController(Attributes):
         goal = array("the goal", qpos)
         self._moves += 1
         try:
-            async with _reported_progress(self.robot, goal, progress):
+            async with reported_progress(self.robot, goal, progress):
                 await self._unless_ended(self.robot.move(goal))
         finally:
             self._moves -= 1
+            self._restart_clocks()
             if self._running:
                 with contextlib.suppress(FrankaError):  # What ended the move explains it better.
                     self._reseed(self.robot.snapshot())
@@ -315,6 +326,10 @@ class FrankaController(Attributes):
             except Exception:  # Of the user; what waits must still be told why the control loop ended.
                 _log.exception("error_callback failed")
 
+    def _restart_clocks(self) -> None:
+        for pace in list(self._paces.values()):
+            pace.interrupt()
+
     def _halt(self) -> None:
         """The arm does not run any more: wake everything that waits."""
         if self.guard is not None:
@@ -377,48 +392,3 @@ def _warm_up() -> None:
         report_compiling()
     control_frame(HOME)
     position_and_quaternion("a pose", np.eye(4))
-
-
-@contextlib.asynccontextmanager
-async def _reported_progress(link: Link, goal: Array, progress: _Report | bool | None) -> AsyncIterator[None]:
-    """Report progress while the body moves the arm to ``goal`` [rad] (7,), and 1.0 if it succeeds.
-
-    :param progress: as in :meth:`.FrankaController.move`.
-    """
-    if not callable(progress) and not (sys.stderr.isatty() if progress is None else progress):
-        yield
-        return
-    with contextlib.nullcontext(progress) if callable(progress) else _bar() as report:
-        task = asyncio.ensure_future(_follow(link, goal, report))
-        try:
-            yield
-            report(1.0)
-        finally:
-            task.cancel()
-
-
-async def _follow(link: Link, goal: Array, report: _Report) -> None:
-    """Report the covered share of the distance to ``goal``, until cancelled."""
-
-    def distance() -> float:
-        return float(np.abs(goal - link.snapshot().q).max())
-
-    total, covered = max(distance(), _NO_DISTANCE), 0.0
-    try:
-        while True:
-            covered = max(covered, 1.0 - distance() / total)
-            report(covered)
-            await asyncio.sleep(_PROGRESS_PERIOD)
-    except Exception:
-        _log.exception("the progress of the move is no longer reported")
-
-
-@contextlib.contextmanager
-def _bar() -> Iterator[_Report]:
-    """A progress bar on standard error; yields the function that updates it."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("moving", total=1.0)
-        yield lambda covered: bar.update(task, completed=covered)
