@@ -12,7 +12,7 @@ from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.compilation import report_compiling
-from aiofranka_ros.control.law import cycle
+from aiofranka_ros.control.law import report
 from aiofranka_ros.errors import COMPILING, ConnectionFailed
 from aiofranka_ros.kernels import _places
 from aiofranka_ros.node.diagnostics import Diagnosis
@@ -26,7 +26,7 @@ def incomplete_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Child processes find all compiled code but that of one small kernel."""
     with ControlClient(priority=0):
         pass  # Now all of it is compiled.
-    folder = Path(cycle.report.stats.cache_path)
+    folder = Path(report.report.stats.cache_path)
     kernels = next(parent for parent in folder.parents if parent.parent.name == "__pycache__")
     own = tmp_path / list(_places())[-1].name  # The folder of this package in numba's.
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))

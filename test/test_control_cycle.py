@@ -11,6 +11,7 @@ from aiofranka_ros.arm.planning import plan
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
+from aiofranka_ros.control.law import report as cycle_report
 from aiofranka_ros.control.law.motion import LONGEST_STOP
 from aiofranka_ros.control.records import (
     MEASURED,
@@ -461,7 +462,7 @@ def test_a_reported_wrench_makes_the_next_cycle_hold():
     bench, state = Bench(max_external_force=10.0), new(STATE)
     bench.run(moving=False)
     state["external_wrench"][0] = 0.0, 0.0, 11.0, 0.0, 0.0, 0.0
-    control_cycle.report(bench.commands, bench.measured, bench.memory, state, 0, 0.0, 1.0)
+    cycle_report.report(bench.commands, bench.measured, bench.memory, state, 0, 0.0, 1.0)
     assert not bench.memory["hold"][0] & Hold.PUSHED
     bench.run(moving=False)
     assert bench.memory["hold"][0] & Hold.PUSHED
@@ -473,7 +474,7 @@ def test_the_report_has_the_number_of_the_last_release():
     for releases in (0, 1, 1):
         bench.run(moving=False)
         bench.commands["release_id"] = releases
-        control_cycle.report(bench.commands, bench.measured, bench.memory, state, 0, 0.0, 1.0)
+        cycle_report.report(bench.commands, bench.measured, bench.memory, state, 0, 0.0, 1.0)
         known.append(int(state["release_id"][0]))
     assert known == [0, 0, 1]
 
@@ -484,7 +485,7 @@ def test_the_report_counts_lost_cycles_and_the_longest_gap():
     for elapsed, rate in [(0, 0.0), (1, 0.0), (1, 0.01), (4, 0.5), (2, 0.9), (1, 0.9)] + [(1, 0.97)] * 200:
         bench.measured["elapsed"] = elapsed * fr3.CYCLE
         bench.run(moving=False)
-        control_cycle.report(bench.commands, bench.measured, bench.memory, state, 123, 1e-4, rate)
+        cycle_report.report(bench.commands, bench.measured, bench.memory, state, 123, 1e-4, rate)
     assert state["cycles"][0] == 206
     assert state["cycles_lost"][0] == 4 and state["longest_gap"][0] == 3
     assert state["success_rate_min"][0] == pytest.approx(0.97), "the first hundred do not count"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from aiofranka_ros.control.law import cycle as control_cycle
+from aiofranka_ros.control.law import report as cycle_report
 from aiofranka_ros.control.law.motion import LONGEST_STOP
 from aiofranka_ros.control.loop import SILENCE_GRACE, ControlLoop, End, _Watch
 from aiofranka_ros.control.records import (
@@ -228,10 +229,10 @@ def test_a_computer_that_stood_still_does_not_count_as_a_silent_node(watch: _Wat
 def test_the_entry_point_of_a_kernel_computes_what_the_kernel_does() -> None:
     arguments = [new(dtype) for dtype in (COMMANDS, MEASURED, MEMORY, STATE)]
     arguments[1]["time"] = 3.0
-    control_cycle.report(*arguments, 1, 0.5, 0.9)
+    cycle_report.report(*arguments, 1, 0.5, 0.9)
     expected = arguments[3].copy()
     arguments[3][:] = new(STATE)
-    entry = entry_point(control_cycle.report, *arguments, 1, 0.5, 0.9)
+    entry = entry_point(cycle_report.report, *arguments, 1, 0.5, 0.9)
     entry(*arguments, 1, 0.5, 0.9)
     np.testing.assert_array_equal(arguments[3], expected)
     assert expected["time"][0] == 3.0

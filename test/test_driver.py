@@ -11,7 +11,8 @@ import pytest
 from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control import client as client_module
-from aiofranka_ros.control.records import COMMANDS, STATE, Mode, RobotSetting, new
+from aiofranka_ros.control.records import COMMANDS, STATE, Mode, new
+from aiofranka_ros.control.robot_records import RobotSetting
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.kernels import Record
 from aiofranka_ros.model.kinematics import pose_matrix

@@ -17,7 +17,7 @@ from franka_msgs.msg import FrankaRobotState
 from rclpy.lifecycle import TransitionCallbackReturn
 from scipy.spatial.transform import Rotation
 
-from aiofranka_ros.control.records import RobotSetting
+from aiofranka_ros.control.robot_records import RobotSetting
 from aiofranka_ros.errors import CommandRefused, ConfigurationError
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.kinematics import forward

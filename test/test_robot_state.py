@@ -16,7 +16,8 @@ from rclpy.serialization import deserialize_message
 from scipy.spatial.transform import Rotation
 
 from aiofranka_ros.control.libfranka import MeasuredViews, RobotConnection, RobotStateCopy, report_to
-from aiofranka_ros.control.records import ERROR_NAMES, MEASURED, STATE, new
+from aiofranka_ros.control.records import MEASURED, STATE, new
+from aiofranka_ros.control.robot_records import ERROR_NAMES
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.model.names import FR3
 from aiofranka_ros.node.robot_state import TOPICS, RobotStateMessage
@@ -230,7 +231,8 @@ def test_nothing_of_the_last_state_remains_in_the_next_message(read: Callable[[]
 def test_the_first_message_compiles_nothing() -> None:
     """Compiling takes seconds, during which the control process would get no heartbeat from the node."""
     script = """
-from aiofranka_ros.control.records import ROBOT_STATE, new
+from aiofranka_ros.control.records import new
+from aiofranka_ros.control.robot_records import ROBOT_STATE
 from aiofranka_ros.model.kinematics import quaternion_from_matrix
 from aiofranka_ros.node.robot_state import RobotStateMessage
 message = RobotStateMessage()

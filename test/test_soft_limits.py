@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from test_velocity_limits import Arm
 
 from aiofranka_ros.arm.planning import plan
-from aiofranka_ros.control.law import cycle as control_cycle
+from aiofranka_ros.control.law import report as cycle_report
 from aiofranka_ros.control.records import STATE, Law, Mode, MotionStatus, new
 from aiofranka_ros.control.shared_memory import fill_motion
 from aiofranka_ros.model import fr3
@@ -202,7 +202,7 @@ def at_the_limit_of_joint_6() -> tuple[Arm, np.ndarray, np.ndarray]:
 def blocked(arm: Arm) -> tuple[int, float, float]:
     """What the report of a cycle says: the joint limits as bits, and how far the hand is from its target [m, rad]."""
     state = new(STATE)
-    control_cycle.report(arm.commands, arm.measured, arm.memory, state, 0, 0.0, 1.0)
+    cycle_report.report(arm.commands, arm.measured, arm.memory, state, 0, 0.0, 1.0)
     return int(state["blocked"][0]), float(state["behind_linear"][0]), float(state["behind_angular"][0])
 
 

@@ -22,7 +22,7 @@ from aiofranka_ros.arm import limit_checks
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.compilation import compile_kernels, report_compiling
-from aiofranka_ros.control.records import RobotSetting
+from aiofranka_ros.control.robot_records import RobotSetting
 from aiofranka_ros.errors import CommandRefused, ConnectionFailed, ControlProcessDied, ControlStopped, FrankaError
 from aiofranka_ros.processes import NEVER, StopRequest
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm, cpu_for

@@ -13,7 +13,8 @@ import numpy as np
 
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.control.client import ControlClient
-from aiofranka_ros.control.records import Interpolation, Mode, RobotSetting
+from aiofranka_ros.control.records import Interpolation, Mode
+from aiofranka_ros.control.robot_records import RobotSetting
 from aiofranka_ros.control.setting import Effect
 from aiofranka_ros.errors import ConfigurationError, FrankaError, unknown
 from aiofranka_ros.kernels import Array

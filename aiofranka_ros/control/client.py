@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,29 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.forks import belongs_to_this_process
 from aiofranka_ros.control.law.motion import Motion
 from aiofranka_ros.control.process_handle import Message, ProcessHandle, exception_from
 from aiofranka_ros.control.realtime import PRIORITY
-from aiofranka_ros.control.records import MOTION, STATE, Mode, Phase, RobotSetting, command_word, new
+from aiofranka_ros.control.records import MOTION, STATE, Mode, Phase, new
+from aiofranka_ros.control.robot_records import RobotSetting
 from aiofranka_ros.control.shared_memory import SharedMemory, fill_motion, motion_size
+from aiofranka_ros.control.targets import TargetCommands
 from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, ControlStopped, FrankaError, Interrupted
-from aiofranka_ros.kernels import Array, Numbers, Record
+from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.processes import NEVER, StopRequest
 
 _log = logging.getLogger(__name__)
-
-#: A target is packed straight into the bytes of the commands: numpy takes some microseconds to look a field up.
-_POSITION, _ORIENTATION, _Q, _TORQUE = (
-    8 * command_word(f"target_{name}") for name in ("position", "orientation", "q", "torque")
-)
-_PACK_3, _PACK_4, _PACK_7 = (struct.Struct(f"{size}d").pack_into for size in (3, 4, 7))
-#: Words of the fields that go with it.
-_STAMP, _LEAD, _STREAM, _TARGET, _TARGET_MODE, _MODE = map(
-    command_word, ("target_stamp", "target_lead", "stream_id", "target_id", "target_mode_id", "mode_id")
-)
-
 
 #: How long the control process may take to end before it is killed: with an active arm, and otherwise [s].
 _STOP_PATIENCE, _IDLE_PATIENCE = 5.0, 1.0
@@ -54,7 +43,7 @@ class Ended:
     error: FrankaError | None  #: what happened, unless the caller asked for the end
 
 
-class ControlClient:
+class ControlClient(TargetCommands):
     """A control process and the arm that it drives. Use it in ``with``, or :meth:`start` and :meth:`close` it.
 
     The commands (:data:`~aiofranka_ros.control.records.COMMANDS`) start as
@@ -67,15 +56,11 @@ class ControlClient:
     """
 
     def __init__(self, *, priority: int = PRIORITY) -> None:
+        super().__init__()
         self._priority = priority
         self._process: ProcessHandle | None = None
         self._shared: SharedMemory | None = None
         self._motion, self._state = new(MOTION), new(STATE)
-        #: Held while commands are changed and sent; never for longer than a moment.
-        self._lock = threading.RLock()
-        commands = default_commands()
-        self._commands: Record = commands[0]
-        self._bytes, self._words = commands.view(np.uint8).data, commands.view(np.int64).data
         self._sent = bytes(self._bytes)  # What was written last; a write that an exception interrupted does not count.
         #: Whether the control process starts, and has to compile its kernels first.
         self.compiling = False
@@ -250,16 +235,6 @@ class ControlClient:
         return int(self._commands["activation"])
 
     @property
-    def mode(self) -> Mode:
-        """The control law."""
-        return Mode(int(self._commands["mode"]))
-
-    @property
-    def mode_id(self) -> int:
-        """Counts switches of the mode and activations."""
-        return self._words[_MODE]
-
-    @property
     def release_id(self) -> int:
         """Counts calls of :meth:`release`; the state has the number that the control process has seen."""
         return int(self._commands["release_id"])
@@ -298,35 +273,6 @@ class ControlClient:
     def switch(self, mode: Mode) -> None:
         """Change the control law, without a step in the torque; targets start from where the arm is."""
         self.update({}, mode=mode)
-
-    def set_pose(self, position: Numbers, orientation: Numbers, stamp: int = 0, lead: int = 0) -> int:
-        """Set a new target for OSC: a pose of the control frame in the base, [m] (3,) and unit quaternion (x, y, z, w).
-
-        :param stamp: when its sender made it [ns], for the time between targets; 0: unknown.
-        :param lead: how long from now it is due [ns].
-        :returns: the target's number.
-        """
-        with self._lock:
-            _PACK_3(self._bytes, _POSITION, *position)
-            _PACK_4(self._bytes, _ORIENTATION, *orientation)
-            return self._send_target(stamp, lead)
-
-    def set_joints(self, q: Numbers, stamp: int = 0, lead: int = 0) -> int:
-        """Set a new target for impedance and PID: joint positions [rad] (7,); otherwise as :meth:`set_pose`."""
-        with self._lock:
-            _PACK_7(self._bytes, _Q, *q)
-            return self._send_target(stamp, lead)
-
-    def set_torque(self, tau: Numbers, stamp: int = 0) -> int:
-        """Set a new target for torque mode: joint torques [Nm] (7,); otherwise as :meth:`set_pose`."""
-        with self._lock:
-            _PACK_7(self._bytes, _TORQUE, *tau)
-            return self._send_target(stamp)
-
-    def begin_stream(self) -> None:
-        """The next target is another sender's: unless it is near, the arm approaches it slowly."""
-        with self._lock:
-            self._words[_STREAM] += 1
 
     def hold(self, asked: bool = True) -> None:
         """Stop and hold, ignoring targets and motions; with ``asked=False``, follow them again."""
@@ -380,8 +326,8 @@ class ControlClient:
         return self._state[0]
 
     def robot_states(self) -> list[Record]:
-        """Records of :data:`~aiofranka_ros.control.records.ROBOT_STATE` since the last call, or the newest of them, as
-        often as :meth:`copy_robot_states` asked for."""
+        """Records of :data:`~aiofranka_ros.control.robot_records.ROBOT_STATE` since the last call, or the newest of
+        them, as often as :meth:`copy_robot_states` asked for."""
         states, self._robot_states_seen, _ = self.shared.robot_states.since(self._robot_states_seen)
         return list(states)
 
@@ -409,15 +355,6 @@ class ControlClient:
     def _send(self) -> None:
         self.shared.commands.write(self._bytes)
         self._sent = bytes(self._bytes)
-
-    def _send_target(self, stamp: int, lead: int = 0) -> int:
-        words = self._words
-        words[_STAMP] = stamp
-        words[_LEAD] = lead
-        words[_TARGET_MODE] = words[_MODE]
-        words[_TARGET] += 1
-        self._send()
-        return words[_TARGET]
 
     def __enter__(self) -> ControlClient:
         self.start()

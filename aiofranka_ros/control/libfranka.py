@@ -19,7 +19,8 @@ from pylibfranka import RealtimeConfig, Torques
 
 from aiofranka_ros.control import fci
 from aiofranka_ros.control.realtime import scheduled_as_before
-from aiofranka_ros.control.records import ERROR_NAMES, ROBOT_STATE, RobotSetting, new
+from aiofranka_ros.control.records import new
+from aiofranka_ros.control.robot_records import ERROR_NAMES, ROBOT_STATE, RobotSetting
 from aiofranka_ros.errors import CommandRefused, ConnectionFailed, ControlStopped, IncompatibleRobot, Problem
 from aiofranka_ros.kernels import Array, Record, entry_point
 from aiofranka_ros.model import dynamics, fr3
@@ -245,7 +246,7 @@ def _packer(record: Record, *names: str) -> Callable[..., None]:
 
 
 class RobotStateCopy:
-    """A record of :data:`~aiofranka_ros.control.records.ROBOT_STATE`, to be filled with libfranka's whole state."""
+    """A :data:`~aiofranka_ros.control.robot_records.ROBOT_STATE`, to be filled with libfranka's whole state."""
 
     def __init__(self) -> None:
         #: The copy, an array of one, and its bytes.

@@ -17,6 +17,7 @@ import numpy as np
 from aiofranka_ros.control import records
 from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
+from aiofranka_ros.control.law import report as cycle_report
 from aiofranka_ros.control.law.motion import LONGEST_STOP
 from aiofranka_ros.control.libfranka import LIBFRANKA_ERRORS, MeasuredViews, RobotConnection, RobotStateCopy, report_to
 from aiofranka_ros.control.records import Hold, Mode, MotionStatus, Phase, command_word, new
@@ -100,7 +101,7 @@ class ControlLoop:
         state["success_rate_min"] = 1.0
         views, scratch, tau = self._views, self._scratch, memory["tau"][0]
         step = entry_point(control_cycle.step, self.commands, self.motion, measured, memory, scratch, 0)
-        self._report_kernel = entry_point(control_cycle.report, self.commands, measured, memory, state, 0, 0.0, 0.0)
+        self._report_kernel = entry_point(cycle_report.report, self.commands, measured, memory, state, 0, 0.0, 0.0)
         robot = arm.read()
         measured["external_wrench"] = robot.O_F_ext_hat_K
         first, stop = True, 0
@@ -242,7 +243,7 @@ def load_kernels() -> None:
     views, bodies = MeasuredViews(measured), np.zeros((dynamics.BODIES, 10))
     dynamics.mass_and_coriolis(views.q, views.dq, bodies, dynamics.working_memory(), views.mass, views.coriolis)
     state = new(records.STATE)
-    control_cycle.report(commands, measured, memory, state, 0, 0.0, 1.0)
+    cycle_report.report(commands, measured, memory, state, 0, 0.0, 1.0)
     # For the state of an arm that is not active.
     forward(state["q"][0], commands["flange_to_tcp"][0], memory["flange"][0], state["tcp"][0], state["jacobian"][0])
     quaternion_from_matrix(state["tcp"][0], state["orientation"][0])

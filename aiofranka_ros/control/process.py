@@ -27,7 +27,8 @@ import numpy as np
 from aiofranka_ros.control import fci, libfranka, realtime
 from aiofranka_ros.control.libfranka import RobotConnection
 from aiofranka_ros.control.loop import ControlLoop, load_kernels
-from aiofranka_ros.control.records import MESSAGE_SIZE, Phase, RobotSetting
+from aiofranka_ros.control.records import MESSAGE_SIZE, Phase
+from aiofranka_ros.control.robot_records import RobotSetting
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.errors import ConfigurationError, ConnectionFailed, FrankaError, Problem
 from aiofranka_ros.kernels import compiled

@@ -1,7 +1,8 @@
 """The records that node and control process exchange: their fields, shapes and units.
 
 Imported by the control laws (which read and write these records at 1 kHz), by the shared memory that carries them,
-and by the node. Both processes must run the same version of this file; :data:`LAYOUT` detects if they do not.
+and by the node. Both processes must run the same version of this file; ``LAYOUT`` of
+:mod:`aiofranka_ros.control.shared_memory` detects if they do not.
 
 Records are numpy structured scalars: ``commands["kp"]`` in Python, ``commands.kp`` inside a compiled kernel. Arrays
 are float64; positions [m], orientations as unit quaternions (x, y, z, w), both in the robot's base frame; joint
@@ -11,7 +12,6 @@ quantities in rad, rad/s, Nm, joint 1 first.
 from __future__ import annotations
 
 import enum
-import zlib
 from typing import Any
 
 import numpy as np
@@ -23,27 +23,6 @@ MESSAGE_SIZE = 65536
 MAX_SEGMENTS = 1024
 #: Targets that the reference remembers, and times between them.
 KNOTS, INTERVALS = 64, 9
-#: libfranka's names of errors, in the order of the flags in ``ROBOT_STATE``: the fields of ``franka_msgs/Errors``.
-ERROR_NAMES = tuple(
-    """
-    joint_position_limits_violation cartesian_position_limits_violation self_collision_avoidance_violation
-    joint_velocity_violation cartesian_velocity_violation force_control_safety_violation joint_reflex
-    cartesian_reflex max_goal_pose_deviation_violation max_path_pose_deviation_violation
-    cartesian_velocity_profile_safety_violation joint_position_motion_generator_start_pose_invalid
-    joint_motion_generator_position_limits_violation joint_motion_generator_velocity_limits_violation
-    joint_motion_generator_velocity_discontinuity joint_motion_generator_acceleration_discontinuity
-    cartesian_position_motion_generator_start_pose_invalid cartesian_motion_generator_elbow_limit_violation
-    cartesian_motion_generator_velocity_limits_violation cartesian_motion_generator_velocity_discontinuity
-    cartesian_motion_generator_acceleration_discontinuity cartesian_motion_generator_elbow_sign_inconsistent
-    cartesian_motion_generator_start_elbow_invalid cartesian_motion_generator_joint_position_limits_violation
-    cartesian_motion_generator_joint_velocity_limits_violation
-    cartesian_motion_generator_joint_velocity_discontinuity
-    cartesian_motion_generator_joint_acceleration_discontinuity cartesian_position_motion_generator_invalid_frame
-    force_controller_desired_force_tolerance_violation controller_torque_discontinuity start_elbow_sign_inconsistent
-    communication_constraints_violation power_limit_violation joint_p2p_insufficient_torque_for_planning
-    tau_j_range_violation instability_detected
-    """.split()
-)
 
 
 class Mode(enum.IntEnum):
@@ -122,17 +101,6 @@ class Hold(enum.IntFlag):
     PUSHED = 32
 
 
-class RobotSetting(enum.Enum):
-    """Settings of the robot itself, for when no motion runs; the values are the names of libfranka's commands."""
-
-    LOAD = "set_load"
-    END_EFFECTOR = "set_EE"
-    STIFFNESS_FRAME = "set_K"
-    JOINT_STIFFNESS = "set_joint_impedance"
-    CARTESIAN_STIFFNESS = "set_cartesian_impedance"
-    COLLISION_BEHAVIOR = "set_collision_behavior"
-
-
 class Interpolation(enum.IntEnum):
     """Whether the reference runs ahead of the last target or one period behind; users write the names in lower case."""
 
@@ -150,7 +118,7 @@ class Approach(enum.IntEnum):
     REFUSED = 3  # The stream began far away, and such streams are refused.
 
 
-def _fields(kind: str, names: str, *shape: int) -> list[tuple[str, str, tuple[int, ...]]]:
+def fields(kind: str, names: str, *shape: int) -> list[tuple[str, str, tuple[int, ...]]]:
     """Adjacent fields of one kind and shape."""
     return [(name, kind, shape) for name in names.split()]
 
@@ -163,10 +131,10 @@ COMMANDS = np.dtype(
         ("mode", "i8"),
         ("mode_id", "u8"),  # counts mode switches, after which targets start from where the arm is
         ("flange_to_tcp", "f8", (4, 4)),
-        *_fields("f8", "kp kd ki integral_limit", 7),  # [Nm/rad], [Nm s/rad], [Nm/(rad s)], [Nm]
-        *_fields("f8", "ee_kp ee_kd", 6),  # [1/s²], [1/s], translation then rotation
-        *_fields("f8", "null_kp null_kd", 7),  # [1/s²], [1/s]
-        *_fields("f8", "motion_kp motion_kd", 7),  # [Nm/rad], [Nm s/rad]
+        *fields("f8", "kp kd ki integral_limit", 7),  # [Nm/rad], [Nm s/rad], [Nm/(rad s)], [Nm]
+        *fields("f8", "ee_kp ee_kd", 6),  # [1/s²], [1/s], translation then rotation
+        *fields("f8", "null_kp null_kd", 7),  # [1/s²], [1/s]
+        *fields("f8", "motion_kp motion_kd", 7),  # [Nm/rad], [Nm s/rad]
         ("motor_inertia", "f8", (7,)),  # [kg m²], added to the diagonal of the mass matrix
         ("torque_limit", "f8", (7,)),  # [Nm]
         ("torque_rate_limit", "f8"),  # [Nm/s]
@@ -174,21 +142,21 @@ COMMANDS = np.dtype(
         ("reference_bandwidth", "f8"),  # [rad/s]
         ("interpolation", "i8"),  # Interpolation
         ("extrapolation_time", "f8"),  # [s]
-        *_fields("f8", "max_linear_velocity max_linear_acceleration"),  # [m/s], [m/s²], of the reference
-        *_fields("f8", "max_angular_velocity max_angular_acceleration"),  # [rad/s], [rad/s²]
-        *_fields("f8", "max_joint_velocity max_joint_acceleration", 7),  # [rad/s], [rad/s²]
+        *fields("f8", "max_linear_velocity max_linear_acceleration"),  # [m/s], [m/s²], of the reference
+        *fields("f8", "max_angular_velocity max_angular_acceleration"),  # [rad/s], [rad/s²]
+        *fields("f8", "max_joint_velocity max_joint_acceleration", 7),  # [rad/s], [rad/s²]
         ("approach_far_streams", "i8"),  # 0: refuse the targets of a stream that begins far from the reference
         # Of the reference until it meets its stream [m/s], [rad/s], [rad/s].
-        *_fields("f8", "approach_linear_velocity approach_angular_velocity approach_joint_velocity"),
+        *fields("f8", "approach_linear_velocity approach_angular_velocity approach_joint_velocity"),
         # Largest distances of a target from the reference [m], [rad], [rad].
-        *_fields("f8", "max_linear_step max_angular_step max_joint_step"),
-        *_fields("f8", "joint_lower joint_upper", 7),  # [rad], soft limits inside of the arm's own
-        *_fields("f8", "workspace_lower workspace_upper", 3),  # [m], limits of the control frame
+        *fields("f8", "max_linear_step max_angular_step max_joint_step"),
+        *fields("f8", "joint_lower joint_upper", 7),  # [rad], soft limits inside of the arm's own
+        *fields("f8", "workspace_lower workspace_upper", 3),  # [m], limits of the control frame
         # Above them the arm stops and holds [N], [Nm]; 0: never.
-        *_fields("f8", "max_external_force max_external_torque"),
+        *fields("f8", "max_external_force max_external_torque"),
         ("hold", "i8"),  # 1: ignore targets and motions
         ("release_id", "u8"),  # counts releases of an arm that was pushed
-        *_fields("f8", "torque_timeout heartbeat_timeout"),  # [s]
+        *fields("f8", "torque_timeout heartbeat_timeout"),  # [s]
         ("stream_id", "u8"),  # counts senders of targets
         ("target_id", "u8"),  # counts targets
         ("target_mode_id", "u8"),  # mode_id that it was made for; dropped if another one is in force
@@ -222,7 +190,7 @@ MEASURED = np.dtype(
     [
         ("time", "f8"),  # robot time [s]
         ("elapsed", "f8"),  # since the last state [s]; more than one cycle if states were lost
-        *_fields("f8", "q dq tau_last", 7),  # tau_last: the torque that the robot used last (tau_J_d)
+        *fields("f8", "q dq tau_last", 7),  # tau_last: the torque that the robot used last (tau_J_d)
         ("mass", "f8", (7, 7)),  # [kg m²]; it and the coriolis torques [Nm] are of the last cycle
         ("coriolis", "f8", (7,)),
         ("external_wrench", "f8", (6,)),  # O_F_ext_hat_K of the last cycle [N, Nm]
@@ -233,7 +201,7 @@ MEASURED = np.dtype(
 MEMORY = np.dtype(
     [
         ("started", "i8"),
-        *_fields("u8", "law_id mode_id"),
+        *fields("u8", "law_id mode_id"),
         ("law", "i8"),  # Law of the last cycle
         ("tau", "f8", (7,)),  # the torque sent last
         ("tau_law", "f8", (7,)),  # torque of the law, before blending and limits
@@ -245,11 +213,11 @@ MEMORY = np.dtype(
         ("hold", "i8"),  # Hold flags
         ("release_id", "u8"),
         # Limits in force: those of the commands, or wider ones while the arm is outside; these follow it inwards.
-        *_fields("f8", "joint_lower joint_upper", 7),
-        *_fields("f8", "spring_lower spring_upper", 7),  # where springs begin [rad]
-        *_fields("f8", "workspace_lower workspace_upper", 3),
+        *fields("f8", "joint_lower joint_upper", 7),
+        *fields("f8", "spring_lower spring_upper", 7),  # where springs begin [rad]
+        *fields("f8", "workspace_lower workspace_upper", 3),
         ("null_q", "f8", (7,)),
-        *_fields("f8", "flange_to_tcp flange tcp", 4, 4),
+        *fields("f8", "flange_to_tcp flange tcp", 4, 4),
         ("jacobian", "f8", (6, 7)),
         ("twist", "f8", (6,)),
         ("position", "f8", (3,)),
@@ -260,44 +228,44 @@ MEMORY = np.dtype(
         ("target_stamp", "i8"),
         ("target_position", "f8", (3,)),
         ("target_orientation", "f8", (4,)),
-        *_fields("f8", "target_q target_torque", 7),
+        *fields("f8", "target_q target_torque", 7),
         ("target_count", "i8"),  # targets since the reference was seeded
         ("target_cut", "i8"),  # whether it was further from the reference than a step may be
         ("raw_position", "f8", (3,)),  # before limits: two of them give a velocity
         ("raw_orientation", "f8", (4,)),
         ("raw_q", "f8", (7,)),
-        *_fields("f8", "slope_linear slope_angular", 3, 3),  # the last three velocities between targets
+        *fields("f8", "slope_linear slope_angular", 3, 3),  # the last three velocities between targets
         ("slope_q", "f8", (3, 7)),
-        *_fields("f8", "target_linear target_angular", 3),  # their median
+        *fields("f8", "target_linear target_angular", 3),  # their median
         ("target_dq", "f8", (7,)),
         ("stream_id", "u8"),
         ("approach", "i8"),  # Approach
         ("approach_left", "f8", (2,)),  # how far the stream is, unless it is followed [m], [rad]
         ("believed", "f8", (2,)),  # how far the target is extrapolated, see reference._coast
         # The path of the last targets, and where the reference's target is on it, see law/stream.py.
-        *_fields("i8", "knots repeated interpolating intervals_seen burst_credit gap_paused catching_up"),
+        *fields("i8", "knots repeated interpolating intervals_seen burst_credit gap_paused catching_up"),
         ("knot_time", "f8", (KNOTS,)),  # [s], from the beginning of the path
         ("knot", "f8", (KNOTS, 7)),  # position and orientation, or joint positions
         ("knot_seen", "f8"),  # robot time at which the newest one arrived [s]
-        *_fields("f8", "intervals intervals_ordered", INTERVALS),  # [s]
-        *_fields("f8", "period lateness path_speed"),  # [s], [s], [m/s] or [rad/s]
+        *fields("f8", "intervals intervals_ordered", INTERVALS),  # [s]
+        *fields("f8", "period lateness path_speed"),  # [s], [s], [m/s] or [rad/s]
         ("way_speed", "f8", (3,)),  # of the last three targets [m/s] or [rad/s]
         # Where on it [s], how fast, without and with braking [1], how long it waits before it starts, how far ahead it
         # should be, and what braking has cost [s].
-        *_fields("f8", "playhead playhead_pace playhead_rate playhead_wait playhead_error playhead_braked"),
-        *_fields("f8", "pauses repeating"),  # how usual they are
+        *fields("f8", "playhead playhead_pace playhead_rate playhead_wait playhead_error playhead_braked"),
+        *fields("f8", "pauses repeating"),  # how usual they are
         ("place", "f8", (2,)),
-        *_fields("f8", "goal goal_velocity", 7),  # the reference's target now: position and orientation, or joints
+        *fields("f8", "goal goal_velocity", 7),  # the reference's target now: position and orientation, or joints
         ("repetitions", "u8"),
         ("scratch", "f8", (2, 3)),
         # The smooth reference that the laws follow.
         ("ref_position", "f8", (3,)),
         ("ref_orientation", "f8", (4,)),
-        *_fields("f8", "ref_linear ref_angular ref_linear_acceleration ref_angular_acceleration", 3),
-        *_fields("f8", "ref_q ref_dq ref_ddq", 7),
+        *fields("f8", "ref_linear ref_angular ref_linear_acceleration ref_angular_acceleration", 3),
+        *fields("f8", "ref_q ref_dq ref_ddq", 7),
         ("singularity", "f8"),  # how singular the task is: 0 if regular, 1 at a singularity
         # Highest speeds at which the joints can follow the reference [m/s], [rad/s].
-        *_fields("f8", "pace_linear pace_angular"),
+        *fields("f8", "pace_linear pace_angular"),
         # The motion.
         ("motion_id", "u8"),
         ("motion_status", "i8"),
@@ -309,26 +277,26 @@ MEMORY = np.dtype(
         ("ramp_slope", "f8"),  # ...and how it changed there, for the ramp's whole duration
         ("ramp_to", "f8"),  # the rate at its end: 0 or 1
         # From the motion's beginning to where the arm was; fades out.
-        *_fields("f8", "motion_offset motion_offset_rate", 7),
-        *_fields("f8", "motion_offset_time motion_offset_duration"),  # since it began, and of the whole fading [s]
+        *fields("f8", "motion_offset motion_offset_rate", 7),
+        *fields("f8", "motion_offset_time motion_offset_duration"),  # since it began, and of the whole fading [s]
         # For the diagnostics.
         ("blocked_time", "f8"),  # how long springs have kept the hand from its target [s]
         ("limited_targets", "u8", (len(Limit),)),
         ("limited_torques", "u8", (len(TorqueLimit),)),
-        *_fields("u8", "approaches far_targets not_finite silent_holds"),
+        *fields("u8", "approaches far_targets not_finite silent_holds"),
     ]
 )
 
 #: Scratch memory of the kernels, so that none of them allocates.
 SCRATCH = np.dtype(
     [
-        *_fields("f8", "inertia factor", 7, 7),  # inertia: mass matrix with the motors' inertia
-        *_fields("f8", "task task_factor", 6, 6),  # task: Λ⁻¹
-        *_fields("f8", "inverse_times_jacobian ahead_jacobian", 6, 7),
+        *fields("f8", "inertia factor", 7, 7),  # inertia: mass matrix with the motors' inertia
+        *fields("f8", "task task_factor", 6, 6),  # task: Λ⁻¹
+        *fields("f8", "inverse_times_jacobian ahead_jacobian", 6, 7),
         ("force", "f8", (6,)),
-        *_fields("f8", "ahead_flange ahead_tcp", 4, 4),
+        *fields("f8", "ahead_flange ahead_tcp", 4, 4),
         ("envelope", "f8", (2, 7)),
-        *_fields("f8", "posture ahead torque wall asked low high row", 7),
+        *fields("f8", "posture ahead torque wall asked low high row", 7),
     ]
 )
 
@@ -339,13 +307,13 @@ _CYCLE: list[Any] = [
     ("lost", "u8"),  # cycles lost just before this one
     ("response", "f8"),  # readOnce returning to writeOnce returning [s]
     ("success_rate", "f8"),  # control_command_success_rate
-    *_fields("i8", "mode law"),
+    *fields("i8", "mode law"),
     ("target_id", "u8"),
     ("target_stamp", "i8"),
     ("motion_id", "u8"),
     ("motion_status", "i8"),
     ("approach", "i8"),
-    *_fields("f8", "q dq tau", 7),  # tau: sent in this cycle
+    *fields("f8", "q dq tau", 7),  # tau: sent in this cycle
     ("position", "f8", (3,)),  # of the control frame
     ("orientation", "f8", (4,)),
     ("ref_q", "f8", (7,)),
@@ -362,57 +330,34 @@ STATE = np.dtype(
         *_CYCLE,
         ("phase", "i8"),
         ("robot_mode", "i8"),  # franka::RobotMode; from here to external_wrench packed together, in this order
-        *_fields("f8", "tau_measured tau_external", 7),
+        *fields("f8", "tau_measured tau_external", 7),
         ("external_wrench", "f8", (6,)),  # O_F_ext_hat_K [N, Nm]
         ("robot_tcp", "f8", (4, 4)),  # F_T_EE, the end effector configured in the robot, in the flange
         ("tcp", "f8", (4, 4)),  # the control frame in the base
         ("twist", "f8", (6,)),  # [m/s, rad/s]
         ("jacobian", "f8", (6, 7)),
         ("mass", "f8", (7, 7)),  # [kg m²]
-        *_fields("f8", "ref_dq ref_ddq", 7),
+        *fields("f8", "ref_dq ref_ddq", 7),
         ("hold", "i8"),
         ("release_id", "u8"),
         ("target_age", "f8"),  # [s]; infinite before the first one
         ("approach_left", "f8", (2,)),
         # The stream of targets: its period, how late its targets are, and how far the reference is behind it [s].
-        *_fields("f8", "stream_period stream_lateness stream_delay"),
+        *fields("f8", "stream_period stream_lateness stream_delay"),
         ("interpolating", "i8"),
         ("repetitions", "u8"),
         ("motion_time", "f8"),
         # Joints whose limits keep the hand from its target: a bit for each lower limit, then for each upper one.
         ("blocked", "i8"),
-        *_fields("f8", "behind_linear behind_angular"),  # from the hand to its target in mode osc [m], [rad]
+        *fields("f8", "behind_linear behind_angular"),  # from the hand to its target in mode osc [m], [rad]
         ("limited_targets", "u8", (len(Limit),)),
         ("limited_torques", "u8", (len(TorqueLimit),)),
-        *_fields("u8", "approaches far_targets not_finite silent_holds"),
-        *_fields("u8", "cycles cycles_lost"),  # since activation
+        *fields("u8", "approaches far_targets not_finite silent_holds"),
+        *fields("u8", "cycles cycles_lost"),  # since activation
         ("longest_gap", "u8"),  # most cycles lost in a row
         ("success_rate_min", "f8"),  # since 100 cycles after activation
     ]
 )
-
-#: Control process to node, as often as the node asks for it: libfranka's whole state of one cycle. Fields have the
-#: names of ``franka::RobotState``, which documents them; matrices are column-major, as there.
-ROBOT_STATE = np.dtype(
-    [
-        ("stamp", "i8"),  # when it was measured [ns, monotonic]
-        ("robot_mode", "i8"),  # franka::RobotMode
-        ("time", "f8"),  # robot time [s]
-        *_fields("f8", "m_ee m_load m_total control_command_success_rate"),
-        *_fields("f8", "elbow elbow_d elbow_c delbow_c ddelbow_c", 2),
-        *_fields("f8", "F_x_Cee F_x_Cload F_x_Ctotal", 3),
-        *_fields("f8", "cartesian_contact cartesian_collision", 6),
-        *_fields("f8", "O_F_ext_hat_K K_F_ext_hat_K O_dP_EE_d O_dP_EE_c O_ddP_EE_c", 6),
-        *_fields("f8", "q q_d dq dq_d ddq_d theta dtheta tau_J tau_J_d dtau_J tau_ext_hat_filtered", 7),
-        *_fields("f8", "joint_contact joint_collision", 7),
-        *_fields("f8", "I_ee I_load I_total", 9),
-        *_fields("f8", "O_T_EE O_T_EE_d O_T_EE_c F_T_EE EE_T_K", 16),
-        *_fields("?", "current_errors last_motion_errors", len(ERROR_NAMES)),
-    ]
-)
-
-#: Checksum of the layouts above: two processes with different ones cannot work together.
-LAYOUT = zlib.crc32(repr([COMMANDS.descr, MOTION.descr, STATE.descr, ROBOT_STATE.descr]).encode())
 
 
 def command_word(name: str) -> int:

@@ -30,10 +30,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aiofranka_ros.control.records import COMMANDS, CYCLE_RECORD, LAYOUT, MAX_SEGMENTS, MOTION, ROBOT_STATE, STATE
+from aiofranka_ros.control.records import COMMANDS, CYCLE_RECORD, MAX_SEGMENTS, MOTION, STATE
+from aiofranka_ros.control.robot_records import ROBOT_STATE
 from aiofranka_ros.errors import ControlProcessDied
 from aiofranka_ros.kernels import Array, Record
 
+#: Checksum of the records' layouts: two processes with different ones cannot work together.
+LAYOUT = zlib.crc32(repr([COMMANDS.descr, MOTION.descr, STATE.descr, ROBOT_STATE.descr]).encode())
 #: Cycles that the ring keeps: 16 s.
 RING_CAPACITY = 16384
 #: Full robot states that are kept for a node that is late.

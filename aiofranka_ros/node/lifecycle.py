@@ -27,7 +27,7 @@ from std_msgs.msg import String
 from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.arm.moves import Mover
 from aiofranka_ros.control.client import ControlClient
-from aiofranka_ros.control.records import RobotSetting
+from aiofranka_ros.control.robot_records import RobotSetting
 from aiofranka_ros.control.setting import Stage
 from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError, Interrupted, NameTaken
 from aiofranka_ros.node.diagnostics import DiagnosticsTopic, Trouble

@@ -24,7 +24,7 @@ from franka_msgs import srv
 from rclpy.lifecycle import TransitionCallbackReturn
 
 from aiofranka_ros.arm.setting_table import SETTINGS
-from aiofranka_ros.control.records import RobotSetting
+from aiofranka_ros.control.robot_records import RobotSetting
 from aiofranka_ros.control.setting import Setting
 from aiofranka_ros.errors import CommandRefused, ConfigurationError, FrankaError
 from aiofranka_ros.kernels import Array

@@ -1,8 +1,8 @@
 """The topic ``~/robot_state``: libfranka's whole robot state, as franka_ros2's broadcaster publishes it.
 
 Used by the node, in its process and its one thread. The control process copies libfranka's state only as often as this
-topic needs it, and not at all without subscribers; see :data:`~aiofranka_ros.control.records.ROBOT_STATE` for the copy.
-The topic has a separate timer, because it may be faster than the node's tick.
+topic needs it, and not at all without subscribers; see :data:`~aiofranka_ros.control.robot_records.ROBOT_STATE` for the
+copy. The topic has a separate timer, because it may be faster than the node's tick.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 
 from aiofranka_ros.arm.driver import Driver
-from aiofranka_ros.control.records import ERROR_NAMES, ROBOT_STATE
+from aiofranka_ros.control.robot_records import ERROR_NAMES, ROBOT_STATE
 from aiofranka_ros.control.shared_memory import ROBOT_STATES
 from aiofranka_ros.control.stamps import Stamps
 from aiofranka_ros.kernels import Array, Record
@@ -119,7 +119,8 @@ class RobotStateMessage:
         self._headers = [part.header for part in (*joint_states, *in_base, *in_flange, *self._in_end_effector)]
 
     def of(self, state: Record) -> bytes:
-        """The message of ``state``, a record of :data:`~aiofranka_ros.control.records.ROBOT_STATE`, ready to publish.
+        """The message of ``state``, ready to publish, a record of
+        :data:`~aiofranka_ros.control.robot_records.ROBOT_STATE`.
 
         Every part has the stamp of the measurement, and the same frame as in franka_ros2.
         """

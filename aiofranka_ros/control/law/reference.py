@@ -214,19 +214,6 @@ def _count_outside(position: Array, memory: Record) -> bool:
 
 
 @kernel
-def behind_pose(memory: Record) -> tuple[float, float]:
-    """How far the control frame is from the newest target, as it came: distance [m] and angle [rad]; 0 without one."""
-    if memory.target_count == 0:
-        return 0.0, 0.0
-    apart = memory.scratch[0]
-    rotation_between(memory.raw_orientation, memory.orientation, apart)
-    angle = length(apart)
-    for i in range(3):
-        apart[i] = memory.raw_position[i] - memory.position[i]
-    return length(apart), angle
-
-
-@kernel
 def _leads_outside(memory: Record, commands: Record, scratch: Record) -> bool:
     """Whether the joint positions in ``commands`` put the control frame outside the workspace; if so, it is counted."""
     forward(
