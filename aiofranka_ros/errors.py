@@ -6,6 +6,7 @@ failure and has its data as attributes, so that callers never match the text of 
     FrankaError
      ├── ConfigurationError       a parameter, gain or option that cannot be used
      ├── InvalidTarget            a target or goal that was refused at the boundary
+     │    ├── Overridden          the arm follows something that takes precedence: a person, ~/hold, a move
      │    ├── TransformMissing    TF does not know, or not yet, where its frame was
      │    └── Unreachable         no joint positions lead to a pose
      ├── ConnectionFailed         no arm could be reached, or the connection was lost
@@ -55,6 +56,17 @@ class InvalidTarget(FrankaError, ValueError):
     def __init__(self, message: str, *, reason: str = "invalid") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class Overridden(InvalidTarget):
+    """Targets are refused while something that takes precedence controls the arm; the sender may continue afterwards.
+
+    :ivar owner: what controls the arm: the full name of a priority client's node, ``~/hold``, ``~/move``, ...
+    """
+
+    def __init__(self, message: str, *, owner: str, reason: str = "overridden") -> None:
+        super().__init__(message, reason=reason)
+        self.owner = owner
 
 
 class TransformMissing(InvalidTarget):

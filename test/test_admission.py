@@ -14,8 +14,9 @@ from geometry_msgs.msg import PoseStamped
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 
-from aiofranka_ros.errors import InvalidTarget
-from aiofranka_ros.node.admission import HANDOVER, Admission, age_of
+from aiofranka_ros.errors import InvalidTarget, Overridden
+from aiofranka_ros.node.admission import Admission, age_of
+from aiofranka_ros.node.owners import HANDOVER
 from aiofranka_ros.testing import Client
 
 SECOND = 1_000_000_000
@@ -74,17 +75,20 @@ class Arm:
     def __init__(self) -> None:
         self.now = 0.0
         self.why_held = self.owner = ""
-        self.parameters: dict[str, Any] = {"mode": "osc", "max_target_age": 0.5}
+        self.parameters: dict[str, Any] = {"mode": "osc", "max_target_age": 0.5, "priority_clients": ()}
         self.active_client: Any = ActiveClient()
         self.ros_time_is_active = False
-        publishers = [
-            SimpleNamespace(endpoint_gid=list(gid), node_namespace="/", node_name=f"policy_{gid.decode()}")
-            for gid in (b"a", b"b")
-        ]
+        self.log: list[str] = []
+        #: The publishers on the graph, and the names of their nodes.
+        self.nodes = {gid: f"policy_{gid.decode()}" for gid in (b"a", b"b", b"c")}
         node: Any = SimpleNamespace(
             get_clock=lambda: self,
             get_fully_qualified_name=lambda: "/arm",
-            get_publishers_info_by_topic=lambda topic: publishers,
+            get_publishers_info_by_topic=lambda topic: [
+                SimpleNamespace(endpoint_gid=list(gid), node_namespace="/", node_name=name)
+                for gid, name in self.nodes.items()
+            ],
+            get_logger=lambda: SimpleNamespace(info=self.log.append),
         )
         self.admission = Admission(node, self, self, clock=lambda: self.now)  # type: ignore[arg-type]
         self.admission.follow()
@@ -92,11 +96,13 @@ class Arm:
     def parameter(self, name: str) -> Any:
         return self.parameters[name]
 
-    def send(self, stamp: int = 0, sender: bytes = b"", topic: str = "ee_desired", mode: str = "osc") -> None:
-        """Send a target that is passed on unless it is refused."""
+    def send(
+        self, stamp: int = 0, sender: bytes = b"", topic: str = "ee_desired", mode: str = "osc", lasts: float = 0.0
+    ) -> bool:
+        """Send a target that is passed on unless it is refused; returns whether it begins another client's stream."""
         info = {"publisher_gid": {"data": sender}}
         assert self.admission.check(topic, (mode,), stamp, info) is self.active_client
-        self.admission.accepted(self.active_client, topic, stamp, info)
+        return self.admission.accepted(self.active_client, topic, stamp, info, lasts=lasts)
 
     def refusal(self, *arguments: Any, **options: Any) -> InvalidTarget:
         with pytest.raises(InvalidTarget) as refusal:
@@ -155,10 +161,134 @@ def test_one_publisher_controls_the_arm_until_it_is_silent_whatever_its_topic() 
     refusal = arm.refusal(sender=b"b", topic="another")
     assert refusal.reason == "another publisher"
     assert "/policy_b has to wait: /policy_a on /arm/ee_desired controls the arm" in str(refusal)
-    assert arm.admission.sender == "/policy_a on /arm/ee_desired"
+    assert arm.admission.owners.sender == "/policy_a on /arm/ee_desired"
     arm.now += 0.2 * HANDOVER
-    assert arm.admission.sender == ""
+    assert arm.admission.owners.sender == ""
     arm.send(sender=b"b")
+
+
+@pytest.fixture
+def shared() -> Arm:
+    """An arm that a policy, ``b"a"``, drives, and that ``b"b"`` and ``b"c"`` may take over from it."""
+    arm = Arm()
+    arm.parameters["priority_clients"] = ("/policy_b", "policy_c")
+    arm.send(sender=b"a")
+    return arm
+
+
+@pytest.mark.unit
+def test_a_priority_client_takes_over_at_once_and_the_others_are_refused_until_it_is_silent(shared: Arm) -> None:
+    assert shared.send(sender=b"b") and shared.active_client.streams == 2
+    for _ in range(10):
+        shared.now += 0.9 * HANDOVER
+        refusal = shared.refusal(sender=b"a")
+        assert isinstance(refusal, Overridden) and (refusal.reason, refusal.owner) == ("overridden", "/policy_b")
+        assert "/policy_a is overridden: /policy_b on /arm/ee_desired, one of priority_clients" in str(refusal)
+        assert not shared.send(sender=b"b")
+    shared.now += 1.1 * HANDOVER
+    assert shared.send(sender=b"a") and shared.active_client.streams == 3
+    assert shared.log == ["/policy_b takes control from /policy_a", "/policy_a continues after /policy_b"]
+
+
+@pytest.mark.unit
+def test_of_two_priority_clients_the_first_one_keeps_control(shared: Arm) -> None:
+    shared.send(sender=b"b")
+    assert shared.refusal(sender=b"c").reason == "overridden"
+    shared.now += 1.1 * HANDOVER
+    shared.send(sender=b"c")
+    assert shared.refusal(sender=b"b").owner == "/policy_c"  # type: ignore[attr-defined]
+
+
+@pytest.mark.unit
+def test_priority_follows_the_parameter_as_it_changes(shared: Arm) -> None:
+    shared.send(sender=b"b")
+    shared.parameters["priority_clients"] = ("/policy_a",)
+    shared.send(sender=b"a")
+    shared.parameters["priority_clients"] = ()
+    assert shared.refusal(sender=b"b").reason == "another publisher"
+
+
+@pytest.mark.unit
+def test_a_priority_client_takes_over_once_its_name_is_known(shared: Arm) -> None:
+    name, shared.nodes[b"b"] = shared.nodes[b"b"], "_NODE_NAME_UNKNOWN_"
+    assert shared.refusal(sender=b"b").reason == "another publisher"
+    shared.nodes[b"b"] = name
+    shared.send(sender=b"b")
+
+
+@pytest.mark.unit
+def test_a_priority_client_has_to_wait_for_a_hold_and_for_a_move(shared: Arm) -> None:
+    shared.owner = "~/move"
+    assert shared.refusal(sender=b"b").reason == "during a move"
+    shared.why_held = "the arm is held"
+    assert shared.refusal(sender=b"b").reason == "held"
+
+
+@pytest.mark.unit
+def test_an_invalid_target_of_a_priority_client_does_not_take_control(shared: Arm) -> None:
+    shared.admission.check("ee_desired", ("osc",), 0, {"publisher_gid": {"data": b"b"}})
+    shared.send(sender=b"a")
+
+
+@pytest.mark.unit
+def test_the_stamps_of_a_client_are_not_compared_with_those_of_another_one(shared: Arm) -> None:
+    now = time.time_ns()
+    shared.send(now + SECOND // 5, b"a")
+    shared.send(now, b"b")
+    assert shared.refusal(now - 1, b"b").reason == "out of order"
+    shared.now += 1.1 * HANDOVER
+    shared.send(now - SECOND // 5, b"a")
+
+
+@pytest.mark.unit
+def test_the_publishers_of_one_node_are_one_client() -> None:
+    arm, (pose, twist) = Arm(), (b"process_0001pose", b"process_0001twist")
+    arm.nodes |= {pose: "policy", twist: "policy", b"process_0002pose": "policy"}
+    arm.send(sender=pose)
+    assert not arm.send(sender=twist, topic="twist_desired")
+    assert not arm.send(sender=pose) and arm.active_client.streams == 1
+    # Nodes of one name in two processes are two.
+    assert arm.refusal(sender=b"process_0002pose").reason == "another publisher"
+
+
+@pytest.mark.unit
+def test_a_chunk_keeps_control_while_it_lasts_but_not_from_a_priority_client(shared: Arm) -> None:
+    shared.parameters["priority_clients"] = ("policy_c",)
+    shared.send(sender=b"a", lasts=3.0)
+    shared.now += 3.0 + 0.9 * HANDOVER
+    assert shared.refusal(sender=b"b").reason == "another publisher"
+    shared.now += 0.2 * HANDOVER
+    shared.send(sender=b"b")
+    shared.send(sender=b"b", lasts=3.0)
+    shared.send(sender=b"c")
+
+
+@pytest.mark.unit
+def test_who_drives_since_when_and_who_waits_for_how_long_is_known(shared: Arm) -> None:
+    owners = shared.admission.owners
+    assert (owners.client, owners.overrides, owners.waiting) == ("/policy_a", False, "")
+    shared.send(sender=b"b")
+    for _ in range(4):
+        shared.refusal(sender=b"a")
+        shared.now += 0.4
+        shared.send(sender=b"b")
+    assert (owners.client, owners.overrides) == ("/policy_b", True)
+    assert owners.in_control == pytest.approx(1.6)
+    assert owners.waiting == "/policy_a on /arm/ee_desired for 1.6 s"
+    for _ in range(5):
+        shared.now += 0.45
+        shared.send(sender=b"b")
+    assert owners.waiting == "", "it has given up"
+    shared.now += 1.1 * HANDOVER
+    assert (owners.client, owners.overrides, owners.in_control) == ("", False, 0.0)
+
+
+@pytest.mark.unit
+def test_without_identities_of_publishers_none_has_priority(shared: Arm) -> None:
+    shared.now += 2.0 * HANDOVER
+    shared.send()
+    shared.send()
+    assert shared.admission.anonymous
 
 
 @pytest.mark.unit

@@ -146,8 +146,28 @@ def test_lost_cycles_are_a_warning(client: ControlClient, state: Any) -> None:
     assert "doctor" in remedy
 
 
+def topics(**values: Any) -> Any:
+    """The topics of targets, as far as the diagnosis reads them."""
+    owners = SimpleNamespace(present=False, waiting="")
+    defaults = {"refused": Counter(), "limited": Counter(), "accepted": 1, "blocked": "", "without_priority": False}
+    return SimpleNamespace(**(defaults | {"owners": owners} | values))
+
+
+def test_who_drives_and_who_waits_is_said_with_how_long(state: Any) -> None:
+    owners = SimpleNamespace(present=True, in_control=3.21, waiting="/policy on /arm/ee_desired for 3.2 s")
+    status = Diagnosis("/arm").targets(state, True, owner="/teleop", targets=topics(owners=owners), rejected=Counter())
+    values = {pair.key: pair.value for pair in status.values}
+    assert (values["owner"], values["in control for [s]"], values["waiting"]) == ("/teleop", "3.2", owners.waiting)
+
+
+def test_priority_clients_that_can_have_no_priority_are_a_warning(state: Any) -> None:
+    targets = topics(without_priority=True)
+    level, message, remedy = said(Diagnosis("/arm").targets(state, True, owner="", targets=targets, rejected=Counter()))
+    assert level == WARN and "priority_clients has no effect" in message and "Kilted" in remedy
+
+
 def test_a_hand_that_joint_limits_keep_from_its_target_is_a_warning_until_that_is_over(state: Any) -> None:
-    targets: Any = SimpleNamespace(refused=Counter(), limited=Counter(), accepted=1, blocked="the hand is far")
+    targets = topics(blocked="the hand is far")
     status = Diagnosis("/arm").targets(state, True, owner="", targets=targets, rejected=Counter())
     assert said(status)[:2] == (WARN, "the hand is far") and "~/move" in said(status)[2]
     targets.blocked = ""
@@ -157,7 +177,7 @@ def test_a_hand_that_joint_limits_keep_from_its_target_is_a_warning_until_that_i
 def test_a_joint_limit_is_named_first_while_the_arm_approaches_its_stream_and_nothing_is_left_out(state: Any) -> None:
     """The limit is why the arm does not get nearer."""
     counts = {"refused": Counter(), "limited": Counter()}
-    targets: Any = SimpleNamespace(**counts, accepted=1, blocked="fr3_joint6 is at joint_lower")
+    targets = topics(**counts, blocked="fr3_joint6 is at joint_lower")
     state["approach"], state["approach_left"] = Approach.APPROACHING, [0.08, 0.0]
     diagnosis, rejected = Diagnosis("/arm"), Counter[str]()
     counts["refused"]["old"] += 1

@@ -63,7 +63,7 @@ def test_every_default_is_valid_and_every_parameter_is_explained(setting: Settin
     default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
     np.testing.assert_array_equal(setting.parse(default), setting.default)
     assert setting.text.endswith(".")
-    is_number = isinstance(setting.default, (float, tuple))
+    is_number = isinstance(setting.default, (float, tuple)) and not setting.is_list
     assert bool(setting.unit) == is_number, "numbers have units"
     if is_number:
         assert np.isfinite(setting.low).all() and np.isfinite(setting.high).all()
@@ -74,7 +74,7 @@ def test_the_configuration_file_lists_every_parameter_as_in_the_table(setting: S
     values = yaml.safe_load(CONFIG.read_text())["/**"]["ros__parameters"]
     assert values.keys() == BY_NAME.keys()
     np.testing.assert_array_equal(values[setting.name], setting.default)
-    assert type(values[setting.name]) is (list if setting.size else type(setting.default))
+    assert type(values[setting.name]) is (list if isinstance(setting.default, tuple) else type(setting.default))
     # The comment above it gives its meaning, its range with the unit, and its source.
     above = re.search(rf"((?:^    #.*\n)+)    {setting.name}:", CONFIG.read_text(), re.MULTILINE)
     assert above is not None
@@ -115,6 +115,10 @@ def test_the_modes_are_those_of_the_control_process() -> None:
         ("arm_prefix", "left arm", "arm_prefix is 'left arm'; allowed: a letter, then letters, digits and _; or empty"),
         ("arm_prefix", "2nd", "arm_prefix is '2nd'"),
         ("tcp_frame", "", "tcp_frame is ''; allowed: a letter, then letters, digits and _"),
+        ("priority_clients", "/teleop", "priority_clients is '/teleop'; allowed: any number of names of nodes"),
+        ("priority_clients", ["/teleop", "1"], "priority_clients has '1', which is not a name of a node"),
+        ("priority_clients", [b"/teleop"], "priority_clients has b'/teleop', which is not"),
+        ("priority_clients", None, "priority_clients is None"),
         ("smooth_targets", 1, "smooth_targets is 1; allowed: true or false"),
         ("smooth_targets", None, "smooth_targets is None"),
     ],
@@ -127,6 +131,25 @@ def test_a_refusal_names_value_range_and_unit(name: str, value: Any, text: str) 
 def test_integers_are_accepted_as_floats() -> None:
     assert BY_NAME["max_linear_step"].parse(1) == 1.0
     assert BY_NAME["kp"].parse([1, 2, 3, 4, 5, 6, 7]).dtype == np.float64
+
+
+def test_a_list_of_names_may_be_empty_also_in_a_file_and_its_names_full_or_relative() -> None:
+    names = BY_NAME["priority_clients"].parse(["/teleop", "left/joystick", ""])
+    assert names == ("/teleop", "left/joystick")
+    context = Context()
+    rclpy.init(context=context)
+    # ROS reads an empty list in a file as a parameter without a value.
+    node = rclpy.create_node(
+        "lists", context=context, use_global_arguments=False, parameter_overrides=[Parameter("priority_clients")]
+    )
+    try:
+        assert Parameters(node, lambda: Stage.STARTED)["priority_clients"] == ()
+        assert node.get_parameter("priority_clients").value == []
+        assert change(node, priority_clients=["/teleop"]) == "" and change(node, priority_clients=[]) == ""
+        assert "priority_clients is None" in change(node, priority_clients=None)
+    finally:
+        node.destroy_node()
+        context.try_shutdown()
 
 
 def test_a_refused_change_changes_nothing(node: Node, parameters: Parameters) -> None:

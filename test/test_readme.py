@@ -91,7 +91,7 @@ def default(setting: Setting) -> str:
     value = setting.default
     if isinstance(value, bool):
         return str(value).lower()
-    if value == "":
+    if value in ("", ()):
         return "empty"
     if not isinstance(value, tuple):
         return f"{value:g}" if isinstance(value, float) else f"{value}"

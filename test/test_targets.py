@@ -31,7 +31,7 @@ class Arm:
     def __init__(self) -> None:
         self.known = False
         self.owner = self.why_held = ""
-        self.parameters: dict[str, Any] = {"mode": "osc", "max_target_age": 0.2}
+        self.parameters: dict[str, Any] = {"mode": "osc", "max_target_age": 0.2, "priority_clients": ()}
         self.passed_on: list[float] = []
         self.active_client: Any = SimpleNamespace(
             mode_id=1,
@@ -136,3 +136,29 @@ def test_only_as_many_targets_wait_as_can_be_tried_in_every_tick(arm: Arm, targe
     for number in range(150):
         send(number, stamped=False)
     assert targets.refused["unknown frame"] == 50
+
+
+def test_targets_of_a_policy_that_are_not_due_yet_are_dropped_when_a_person_takes_over(
+    arm: Arm, targets: TargetTopics, node: LifecycleNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {b"policy": "/policy", b"teleop": "/teleop"}
+    monkeypatch.setattr(targets.owners, "name_of", lambda publisher, topic: names.get(publisher, ""))
+    arm.active_client.begin_stream = lambda: arm.passed_on.append(0.0)
+    arm.parameters["priority_clients"] = ("teleop",)
+    (on_message,) = (topic.callback for topic in node.subscriptions if topic.topic_name.endswith("/ee_desired"))
+
+    def send(sender: bytes, number: int, ahead: float) -> None:
+        message = PoseStamped()
+        stamp = time.time_ns() + int(1e9 * ahead)
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 1_000_000_000)
+        message.pose.position.x, message.pose.orientation.w = float(number), 1.0
+        on_message(serialize_message(message), {"publisher_gid": {"data": sender}})
+
+    targets.try_again()  # The node's clock is known from now on.
+    for number in (1, 2, 3):
+        send(b"policy", number, 0.05 * number)
+    send(b"teleop", 9, 0.0)
+    for _ in range(5):
+        targets.send_next()
+    assert arm.passed_on[0] == 0.0 and arm.passed_on[-2:] == [0.0, 9.0]
+    assert targets.accepted == 4 and 3.0 not in arm.passed_on

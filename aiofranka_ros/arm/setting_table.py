@@ -177,6 +177,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("chunk_violation", "clip",
             "Whether a chunk that violates limits is kept within them on its way (clip), or refused (refuse).",
             choices=("clip", "refuse"), source="clip: as for targets"),
+    Setting("priority_clients", (),
+            "Nodes whose targets take control from those of all others at once, e.g. a person who teleoperates."),
     # Watchdogs.
     Setting("max_target_age", 0.5, "Largest age of a target's stamp, and how far it may be in the future.",
             "s", 0.01, 10.0,

@@ -20,7 +20,10 @@ from aiofranka_ros.errors import ConfigurationError, brief, nearest
 #: Most elements of a wrong value that are looked at for a message.
 _MOST_QUOTED = 100
 
-Value: TypeAlias = "bool | str | int | float | tuple[float, ...]"
+#: What names of nodes are like, with their namespace or without; or nothing.
+_NODE_NAME = r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*|"
+
+Value: TypeAlias = "bool | str | int | float | tuple[float, ...] | tuple[str, ...]"
 #: A bound for a scalar or for all elements of an array, or one bound for each element.
 Bound: TypeAlias = "float | tuple[float, ...]"
 
@@ -70,7 +73,7 @@ class Setting:
     """A setting."""
 
     name: str
-    default: Value  #: a ``tuple`` for an array; values must have the same length
+    default: Value  #: a ``tuple`` for an array; values must have the same length; an empty one for a list of names
     text: str  #: what it does, in a sentence
     unit: str = ""  #: SI; empty if it has none
     low: Bound = -math.inf  #: smallest value; for arrays the bound of all elements, or one for each
@@ -88,6 +91,11 @@ class Setting:
         return len(self.default) if isinstance(self.default, tuple) else 0
 
     @property
+    def is_list(self) -> bool:
+        """Whether it is a list of names of nodes."""
+        return self.default == ()
+
+    @property
     def range(self) -> str:
         """The allowed values, with their unit."""
         if self.choices:
@@ -98,6 +106,8 @@ class Setting:
             return "a letter, then letters, digits and _" + ("" if self.default else "; or empty")
         if isinstance(self.default, str):
             return "not empty"
+        if self.is_list:
+            return "any number of names of nodes; a relative one is in the node's namespace"
         count = f"{self.size} values, each " if self.size else ""
         return f"{count}in [{_bound(self.low)}, {_bound(self.high)}]{self._unit}"
 
@@ -121,13 +131,15 @@ class Setting:
         return f" {self.unit}" if self.unit else ""
 
     def parse(self, value: Any) -> Any:
-        """``value`` as it is used: ``bool``, ``str``, ``int``, ``float`` or an array of floats.
+        """``value`` as it is used: ``bool``, ``str``, ``int``, ``float``, an array of floats or a tuple of names.
 
         Integers are accepted as floats, because YAML reads ``400`` as an integer.
 
         :raises ConfigurationError: it has the wrong type, size, sign or range.
         """
         value = plain(value)
+        if self.is_list:
+            return self._parse_names(value)
         if self.size:
             return self._parse_array(value)
         if isinstance(self.default, bool):
@@ -151,6 +163,14 @@ class Setting:
         if self.is_name:
             return re.fullmatch(r"[A-Za-z]\w*", text, re.ASCII) is not None or text == self.default == ""
         return bool(text.strip()) and (not self.choices or text in self.choices)
+
+    def _parse_names(self, value: Any) -> tuple[str, ...]:
+        if not isinstance(value, (list, tuple)):
+            raise self._refusal(f"is {_quoted(value)}")
+        for name in value:
+            if not isinstance(name, str) or not re.fullmatch(_NODE_NAME, name, re.ASCII):
+                raise self._refusal(f"has {_quoted(name)}, which is not a name of a node")
+        return tuple(name for name in value if name)
 
     def _parse_array(self, value: Any) -> np.ndarray:
         if isinstance(value, (str, bytes)) or not isinstance(value, Sized) or not isinstance(value, Iterable):

@@ -6,9 +6,8 @@ A stamp says when its sender made the target. It is compared with the node's clo
 ``use_sim_time`` the simulated one, because that is the clock that senders use. A sender without a clock leaves the
 stamp empty.
 
-One publisher at a time controls the arm, so that two policies do not pull it back and forth: the first one, on any
-topic, until it has been silent for a while. The targets of others are refused, and the refusal names the publisher. Up
-to Jazzy, rclpy does not report the publisher of a message; there, all count as the same.
+One client at a time controls the arm, see :mod:`aiofranka_ros.node.owners`. The targets of others are refused, and the
+refusal names the one in control.
 """
 
 from __future__ import annotations
@@ -23,10 +22,9 @@ from rclpy.node import Node
 from aiofranka_ros.arm.moves import ArmOwner, Mover
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.node.owners import Owners
 from aiofranka_ros.ros.conditions import CTL
 
-#: How long a publisher must be silent before another one may control the arm [s]: longer than policies usually pause.
-HANDOVER = 0.5
 #: Larger differences come from another kind of clock, not from a clock that is set wrong [s].
 _ANOTHER_CLOCK = 86400.0
 
@@ -34,23 +32,24 @@ _ANOTHER_CLOCK = 86400.0
 class Admission:
     """The checks of one node's targets, and the history that they need.
 
-    :param clock: for the silence of publishers [s].
+    :param clock: for the silence of clients [s].
     """
 
     def __init__(self, node: Node, owner: ArmOwner, mover: Mover, clock: Callable[[], float] = time.monotonic) -> None:
         self._node = node
         self._owner = owner
         self._mover = mover
-        self._clock = clock
         self._node_clock = node.get_clock()
         self._name = node.get_fully_qualified_name()
         #: Whether the node's clock is simulated; true until :meth:`follow` finds out, so that the clock is asked.
         self.simulated_time = True
+        #: Whether a target has come whose publisher rclpy does not report: then no client can have priority.
+        self.anonymous = False
+        #: The clients that send targets.
+        self.owners = Owners(node, lambda: owner.parameter("priority_clients"), clock)
         self._period: tuple[ControlClient, int] | None = None
         #: Stamp of the newest accepted target of each topic [ns].
         self._newest: dict[str, int] = {}
-        self._sender, self._sender_topic = b"", ""
-        self._heard = -math.inf
 
     def follow(self) -> None:
         """Note whether the node's clock is simulated; called at every tick."""
@@ -61,9 +60,9 @@ class Admission:
     ) -> ControlClient:
         """Check everything but the content of a target.
 
-        :param topic: its topic, after ``~/``.
+        :param topic: its topic, after ``~/``, or its full name.
         :param modes: names of the modes that use the topic.
-        :param stamp: when it was made [ns, the node's clock]; 0: unknown.
+        :param stamp: when it was made [ns, the node's clock]; 0: unknown, or its age and order are not checked here.
         :param info: rclpy's info about the message.
         :param waited: whether it was checked before: then its age does not count again.
         :returns: the control process to pass it on to.
@@ -74,15 +73,19 @@ class Admission:
             # Targets from before an activation or a switch of the mode do not count.
             self._period = client, client.mode_id
             self._newest.clear()
-            self._heard = -math.inf
-        self._check_sender(topic, info)
+            self.owners.forget()
+        publisher = publisher_of(info)
+        self.anonymous = not publisher
+        if self.owners.check(publisher, topic):  # Its clock may be another one, too.
+            newest = 0
+        else:
+            newest = self._newest.get(topic, 0)
         if not waited:
             limit = self._owner.parameter("max_target_age")
             now = self._now()
             age_of(stamp, now, limit)
-            if self._newest.get(topic, 0) > now + int(1e9 * limit):  # The clock was put back.
-                del self._newest[topic]
-        newest = self._newest.get(topic, 0)
+            if newest > now + int(1e9 * limit):  # The clock was put back.
+                newest = self._newest[topic] = 0
         if 0 < stamp < newest:
             raise InvalidTarget(
                 f"a target was accepted that is {1e-9 * (newest - stamp):.3f} s newer: are there two senders?",
@@ -90,13 +93,22 @@ class Admission:
             )
         return client
 
-    def accepted(self, client: ControlClient, topic: str, stamp: int, info: Mapping[str, Any]) -> None:
-        """Note that a target, which was checked, is passed on to ``client``."""
-        if publisher_of(info) != self._sender:
+    def accepted(
+        self, client: ControlClient, topic: str, stamp: int, info: Mapping[str, Any], *, lasts: float = 0.0
+    ) -> bool:
+        """Note that a target, which was checked, is passed on to ``client``.
+
+        :param lasts: how long the arm follows it even if nothing else comes [s].
+        :returns: whether it begins the stream of another client than the one before.
+        """
+        publisher = publisher_of(info)
+        other = self.owners.accepted(publisher, topic, lasts)
+        if other:
+            self._newest.clear()
             client.begin_stream()
         if stamp > self._newest.get(topic, 0):
             self._newest[topic] = stamp
-        self._sender, self._sender_topic, self._heard = publisher_of(info), topic, self._clock()
+        return other
 
     def lead(self, stamp: int) -> int:
         """How long from now a target is due [ns]; 0: now, or it is unknown."""
@@ -106,15 +118,6 @@ class Admission:
         """How long a target that has just arrived may wait for a transform [s]."""
         limit = self._owner.parameter("max_target_age")
         return limit - max(0.0, age_of(stamp, self._now(), math.inf))
-
-    @property
-    def sender(self) -> str:
-        """The publisher that controls the arm, and its topic; empty if there is none."""
-        if self._clock() - self._heard >= HANDOVER:
-            return ""
-        topic = f"{self._name}/{self._sender_topic}"
-        name = self.name_of(self._sender, self._sender_topic)
-        return f"{name} on {topic}" if name else topic
 
     def _now(self) -> int:
         # Without rclpy if possible, because its clock takes longer than all other checks together.
@@ -139,22 +142,6 @@ class Admission:
         if self._mover.owner:
             raise InvalidTarget(f"{self._mover.owner} controls the arm", reason="during a move")
         return client
-
-    def _check_sender(self, topic: str, info: Mapping[str, Any]) -> None:
-        publisher = publisher_of(info)
-        if publisher != self._sender and self._clock() - self._heard < HANDOVER:
-            name = self.name_of(publisher, topic) or "its publisher"
-            raise InvalidTarget(
-                f"{name} has to wait: {self.sender} controls the arm until it has been silent for {HANDOVER:g} s",
-                reason="another publisher",
-            )
-
-    def name_of(self, publisher: bytes, topic: str) -> str:
-        """Full name of the node of ``publisher`` of ``topic``, after ``~/``; empty if it is unknown or gone."""
-        for found in self._node.get_publishers_info_by_topic(f"{self._name}/{topic}") if publisher else ():
-            if bytes(found.endpoint_gid) == publisher:
-                return f"{found.node_namespace.rstrip('/')}/{found.node_name}"
-        return ""
 
 
 def age_of(stamp: int, now: int, limit: float) -> float:

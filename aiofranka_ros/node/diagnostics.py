@@ -20,7 +20,6 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 
 from aiofranka_ros.arm.driver import Driver
-from aiofranka_ros.arm.moves import Mover
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.law.approach import NEAR_ANGULAR, NEAR_LINEAR
@@ -38,7 +37,7 @@ from aiofranka_ros.errors import (
     SimulationError,
 )
 from aiofranka_ros.kernels import Array, Record
-from aiofranka_ros.node.hold import HOLDER, HoldServices
+from aiofranka_ros.node.owners import OwnerTopic
 from aiofranka_ros.node.targets import TargetTopics
 from aiofranka_ros.ros.actions import Actions
 from aiofranka_ros.ros.conditions import (
@@ -195,6 +194,10 @@ class Diagnosis:
         """
         refused = targets.refused
         values: dict[str, Any] = {"owner": owner, "accepted": targets.accepted, "limited": targets.limited.total()}
+        if targets.owners.present:
+            values["in control for [s]"] = f"{targets.owners.in_control:.1f}"
+        if waiting := targets.owners.waiting:
+            values["waiting"] = waiting
         values["refused"] = refused.total()
         if state is not None and active and np.isfinite(state["target_age"]):
             values["age of the newest [s]"] = f"{state['target_age']:.3f}"
@@ -207,6 +210,8 @@ class Diagnosis:
         values |= {f"goal rejected: {reason}": count for reason, count in sorted(rejected.items())}
         # First what is wrong now, causes before their effects, then what was wrong recently.
         problems = [problem("double", message=conflict)] if conflict else []
+        if targets.without_priority:
+            problems.append(problem("no priority"))
         if targets.blocked:
             problems.append(problem("blocked", message=targets.blocked))
         if state is not None and active and state["approach"] == Approach.APPROACHING:
@@ -277,15 +282,14 @@ class DiagnosticsTopic:
         driver: Driver,
         settings: ArmSettings,
         targets: TargetTopics,
-        hold: HoldServices,
-        mover: Mover,
+        owner: OwnerTopic,
         actions: Actions,
         identity: Identity,
     ) -> None:
         self._node = node
         self._name = node.get_fully_qualified_name()
         self._driver, self._settings, self._targets = driver, settings, targets
-        self._hold, self._mover, self._actions, self._identity = hold, mover, actions, identity
+        self._owner, self._actions, self._identity = owner, actions, identity
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         self._diagnosis = Diagnosis(self._name)
         #: The last thing that went wrong since the arm was activated.
@@ -308,7 +312,7 @@ class DiagnosticsTopic:
             "targets": self._diagnosis.targets(
                 state,
                 driver.active,
-                owner=HOLDER if self._hold.reason else self._mover.owner or self._targets.sender or "no client",
+                owner=self._owner.present.owner,
                 targets=self._targets,
                 rejected=self._actions.rejected,
                 conflict=self._identity.conflict,

@@ -34,6 +34,7 @@ from aiofranka_ros.node.diagnostics import DiagnosticsTopic, Trouble
 from aiofranka_ros.node.frames import Frames
 from aiofranka_ros.node.hold import HoldServices
 from aiofranka_ros.node.move_action import MoveAction
+from aiofranka_ros.node.owners import OwnerTopic
 from aiofranka_ros.node.parameters import Parameters
 from aiofranka_ros.node.planned_path import PlannedPath
 from aiofranka_ros.node.recovery_action import RecoveryAction
@@ -80,6 +81,7 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         self._hold = HoldServices(self, self._driver, self._mover)
         self._actions = Actions(self)
         self._targets = TargetTopics(self, self, self._mover, Frames(self, names), names, self._actions.refusals)
+        self._owner = OwnerTopic(self, self._hold, self._mover, self._targets.owners)
         MoveAction(self, self._actions, self._mover, names)
         TrajectoryAction(self, self._actions, self._mover, names)
         RecoveryAction(self, self._actions)
@@ -93,7 +95,7 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
             on_change=self._on_identity,
         )
         self._diagnostics = DiagnosticsTopic(
-            self, self._driver, self._settings, self._targets, self._hold, self._mover, self._actions, self._identity
+            self, self._driver, self._settings, self._targets, self._owner, self._actions, self._identity
         )
         # Not the node's clock: simulated time may stop, but the control process waits for heartbeats in real time.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -328,6 +330,7 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
                 if ended is not None and ended.error is not None:
                     self._fall_back(ended.error, disconnected=ended.reason == "connection")
                 self._follow_state()
+        self._owner.follow()
         self._robot_state.follow()
         self._planned_path.publish()
         ticked, self._ticked = self._ticked, Future()

@@ -42,6 +42,8 @@ class Parameters(ArmSettings):
         for setting in SETTINGS:
             default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
             node.declare_parameter(setting.name, default, describe(setting))
+            if setting.is_list and node.get_parameter(setting.name).value is None:
+                node.set_parameters([Parameter(setting.name, value=[])])
         self._declaring = False
         #: Whether parameters were set since :meth:`changes` was called.
         self.dirty = True
@@ -68,7 +70,7 @@ class Parameters(ArmSettings):
         related = [name for names in RANGES for name in names if self._node.has_parameter(name)]
         values = {name: self._node.get_parameter(name).value for name in related}
         try:
-            self.check_together(values | {change.name: change.value for change in ours})
+            self.check_together(values | {change.name: self._value_of(change) for change in ours})
             for change in ours if not self._declaring else ():
                 setting = _SETTINGS[change.name]
                 locked = setting.locked_from is not None and self._reached() >= setting.locked_from
@@ -79,3 +81,8 @@ class Parameters(ArmSettings):
         self.dirty = True
         self._restart |= any(change.name == "mode" for change in ours) and not self._declaring
         return SetParametersResult(successful=True)
+
+    def _value_of(self, change: Parameter) -> Any:
+        # ROS reads an empty list in a file as no value at all. Later, none would delete the parameter.
+        empty = self._declaring and change.value is None and _SETTINGS[change.name].is_list
+        return [] if empty else change.value

@@ -37,6 +37,7 @@ from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.node.admission import Admission, publisher_of
 from aiofranka_ros.node.frames import Frames
 from aiofranka_ros.node.limited import describe_blocked, describe_limited
+from aiofranka_ros.node.owners import Owners
 from aiofranka_ros.ros.cdr import JointValues, PoseValues, read_joints, read_pose
 from aiofranka_ros.ros.conditions import CONDITIONS
 from aiofranka_ros.ros.executor import with_info
@@ -149,9 +150,14 @@ class TargetTopics:
             )
 
     @property
-    def sender(self) -> str:
-        """The publisher that controls the arm, and its topic; empty if there is none."""
-        return self._admission.sender
+    def owners(self) -> Owners:
+        """The clients that send targets."""
+        return self._admission.owners
+
+    @property
+    def without_priority(self) -> bool:
+        """Whether ``priority_clients`` names clients, but rclpy does not report who sends targets."""
+        return self._admission.anonymous and bool(self._owner.parameter("priority_clients"))
 
     def try_again(self) -> None:
         """Try the targets that wait for transforms; called at every tick while the arm is active."""
@@ -248,7 +254,10 @@ class TargetTopics:
         except InvalidTarget as error:
             self._refuse(topic, info, error)
         else:
-            self._admission.accepted(client, topic.name, stamp, info)
+            if self._admission.accepted(client, topic.name, stamp, info):
+                self._coming.clear()  # Of the client before.
+            if self.without_priority:
+                self._warnings.warn("priority", CONDITIONS["no priority"].message)
             self._newest, self._source = (topic.name, target), (topic, info)
             self.accepted += 1
             # Not a simulated time, which may be slow, or stand still: targets follow each other in the robot's time.
@@ -262,7 +271,7 @@ class TargetTopics:
     def _refuse(self, topic: _Topic, info: Mapping[str, Any], error: InvalidTarget) -> None:
         self.refused[error.reason] += 1
         sender = publisher_of(info)
-        name = partial(self._admission.name_of, sender, topic.name)
+        name = partial(self.owners.name_of, sender, topic.name)
         self._refusals.target(f"a target on ~/{topic.name}", error, sender, name)
         self._warnings.warn((topic.name, error.reason), f"refused a target on ~/{topic.name}: {error}")
 

@@ -90,6 +90,11 @@ CONDITIONS = {
         "targets", WARN, "targets limited recently: {reasons}",
         "depends on the limit, see below; the log has the values"
     ),
+    "no priority": Condition(
+        "targets", WARN,
+        "priority_clients has no effect: this ROS distribution does not report who sends a target",
+        "use ROS Kilted or later, or ~/hold and ~/release",
+    ),
     "blocked": Condition(
         "targets", WARN, "{message}",
         "send targets that the arm can reach, or approach them in another posture: move there with ~/move first"
@@ -120,6 +125,7 @@ REFUSALS = {
     "another mode": CTL + " set mode MODE --node {node}, or publish on the topic of the mode",
     "during a move": "wait until the move or trajectory has ended, or cancel it",
     "another publisher": "use one sender at a time: end the other one, or wait until it is silent",
+    "overridden": "wait until the priority client has been silent for 0.5 s; its name is in priority_clients",
     "another node": REMEDY,
     "held": _RELEASE,
     "unknown frame": "install tf2_ros, without which only the arm's own frames are known, or use fr3_link0",
