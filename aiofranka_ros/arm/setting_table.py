@@ -185,6 +185,8 @@ SETTINGS: tuple[Setting, ...] = (
             source="ten periods of a 20 Hz policy; an older target is for a situation that has passed"),
     _command("torque_timeout", 0.1, "Largest age of a torque target; then the arm holds.", "s", 0.002, 1.0,
              source="five periods of a 50 Hz policy"),
+    _command("velocity_timeout", 0.25, "How long a velocity drives the arm without a new one; then the arm stops.",
+             "s", 0.02, 2.0, source="almost four periods of a 15 Hz policy"),
     _command("heartbeat_timeout", 0.1, "How long the node may be silent before the arm slows down and holds.",
              "s", 0.1, 2.0,
              source="ten ticks of the node; a motion continues if the node is back within half a second"),

@@ -55,6 +55,7 @@ _DEFAULTS: dict[str, Any] = {
     "workspace_lower": -_OUT_OF_REACH,
     "workspace_upper": _OUT_OF_REACH,
     "torque_timeout": 0.1,
+    "velocity_timeout": 0.25,
     "heartbeat_timeout": 0.1,
     "target_orientation": (0.0, 0.0, 0.0, 1.0),
 }

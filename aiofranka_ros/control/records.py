@@ -34,6 +34,14 @@ class Mode(enum.IntEnum):
     TORQUE = 3
 
 
+class TargetKind(enum.IntEnum):
+    """What a target is; the newest one's kind drives the reference."""
+
+    POSITION = 0  # a pose, joint positions or torques: what the mode follows
+    VELOCITY = 1  # a twist or joint velocities, by the mode
+    SERVO = 2  # joint positions, in every mode
+
+
 class Phase(enum.IntEnum):
     """What the control process is doing."""
 
@@ -156,7 +164,7 @@ COMMANDS = np.dtype(
         *fields("f8", "max_external_force max_external_torque"),
         ("hold", "i8"),  # 1: ignore targets and motions
         ("release_id", "u8"),  # counts releases of an arm that was pushed
-        *fields("f8", "torque_timeout heartbeat_timeout"),  # [s]
+        *fields("f8", "torque_timeout velocity_timeout heartbeat_timeout"),  # [s]
         ("stream_id", "u8"),  # counts senders of targets
         ("target_id", "u8"),  # counts targets
         ("target_mode_id", "u8"),  # mode_id that it was made for; dropped if another one is in force
@@ -166,6 +174,10 @@ COMMANDS = np.dtype(
         ("target_position", "f8", (3,)),
         ("target_orientation", "f8", (4,)),
         ("target_torque", "f8", (7,)),
+        ("target_kind", "i8"),  # TargetKind
+        ("target_twist", "f8", (6,)),  # of the control frame [m/s], [rad/s]
+        ("target_in_tool", "i8"),  # whether the twist is given along the axes of the control frame; 0: of the base
+        ("target_dq", "f8", (7,)),  # [rad/s]
         ("motion_id", "u8"),  # the motion that should run, once the motion block carries that number
         ("motion_stop", "u8"),  # stop this motion smoothly
         ("motion_release", "u8"),  # give the arm back to the mode after this motion
@@ -239,6 +251,13 @@ MEMORY = np.dtype(
         *fields("f8", "target_linear target_angular", 3),  # their median
         ("target_dq", "f8", (7,)),
         ("stream_id", "u8"),
+        ("driving", "i8"),  # TargetKind of the newest target
+        ("servo_seen", "f8"),  # robot time at which the newest SERVO target arrived [s]
+        # The newest velocity: a twist (6,) or joint velocities, along which axes, whether it is yet to be counted if a
+        # limit slows it down, and until when it drives the reference [s].
+        ("wanted", "f8", (7,)),
+        *fields("i8", "wanted_in_tool wanted_is_new"),
+        ("velocity_left", "f8"),
         ("approach", "i8"),  # Approach
         ("approach_left", "f8", (2,)),  # how far the stream is, unless it is followed [m], [rad]
         ("believed", "f8", (2,)),  # how far the target is extrapolated, see reference._coast
@@ -283,7 +302,7 @@ MEMORY = np.dtype(
         ("blocked_time", "f8"),  # how long springs have kept the hand from its target [s]
         ("limited_targets", "u8", (len(Limit),)),
         ("limited_torques", "u8", (len(TorqueLimit),)),
-        *fields("u8", "approaches far_targets not_finite silent_holds"),
+        *fields("u8", "approaches far_targets velocity_timeouts not_finite silent_holds"),
     ]
 )
 
@@ -341,6 +360,8 @@ STATE = np.dtype(
         ("hold", "i8"),
         ("release_id", "u8"),
         ("target_age", "f8"),  # [s]; infinite before the first one
+        ("target_kind", "i8"),  # TargetKind that drives the reference
+        ("velocity_left", "f8"),  # until the newest velocity times out [s]; 0: it has
         ("approach_left", "f8", (2,)),
         # The stream of targets: its period, how late its targets are, and how far the reference is behind it [s].
         *fields("f8", "stream_period stream_lateness stream_delay"),
@@ -352,7 +373,7 @@ STATE = np.dtype(
         *fields("f8", "behind_linear behind_angular"),  # from the hand to its target in mode osc [m], [rad]
         ("limited_targets", "u8", (len(Limit),)),
         ("limited_torques", "u8", (len(TorqueLimit),)),
-        *fields("u8", "approaches far_targets not_finite silent_holds"),
+        *fields("u8", "approaches far_targets velocity_timeouts not_finite silent_holds"),
         *fields("u8", "cycles cycles_lost"),  # since activation
         ("longest_gap", "u8"),  # most cycles lost in a row
         ("success_rate_min", "f8"),  # since 100 cycles after activation

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 
-from aiofranka_ros.control.law import follower, laws, limits, reference
+from aiofranka_ros.control.law import follower, laws, limits, reference, stream, velocity
 from aiofranka_ros.control.law.cholesky import factorize
 from aiofranka_ros.control.law.motion import advance as advance_motion
 from aiofranka_ros.control.law.motion import begin as begin_motion
-from aiofranka_ros.control.records import Hold, Law, Mode, MotionStatus, TorqueLimit
+from aiofranka_ros.control.records import Hold, Law, Mode, MotionStatus, TargetKind, TorqueLimit
 from aiofranka_ros.kernels import Array, Record, kernel
 from aiofranka_ros.model.fr3 import CYCLE, LOST_PACKETS_LIMIT, TORQUE_LIMIT, VELOCITY_LIMIT
 from aiofranka_ros.model.kinematics import forward, quaternion_from_matrix
@@ -28,6 +28,8 @@ _ASKED = int(Hold.ASKED)
 _PUSHED = int(Hold.PUSHED)
 _STOPS = int(Hold.NODE_SILENT | Hold.FINISHING | Hold.ASKED | Hold.PUSHED)
 
+#: SERVO targets have ended after this silence [s], once no joint of the reference is faster than that [rad/s].
+_SERVO_END, _SERVO_REST = 0.5, 1e-3
 #: After a change of law, the difference to the torque before fades out with this time constant [s].
 _BLEND_TIME = 0.1
 
@@ -90,7 +92,8 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
     if c.target_id != r.target_id:
         r.target_id = c.target_id
         if stop == 0 and c.target_mode_id == r.mode_id and not _in_motion(r):
-            _accept_target(c, r, s, m.time)
+            _accept_target(c, m, r, s)
+    _end_servo(c, m, r)
     _update_motion(c, p, m, r)
     if stop != 0 and (r.motion_status == MotionStatus.EXECUTING or r.motion_status == MotionStatus.PAUSED):
         # If the node was only late for a moment, its motion continues from here.
@@ -182,8 +185,25 @@ def _stop_or_continue(memory: Record, stop: int) -> None:
 
 
 @kernel
-def _accept_target(commands: Record, memory: Record, scratch: Record, now: float) -> None:
-    if commands.mode == Mode.OSC:
+def _accept_target(commands: Record, measured: Record, memory: Record, scratch: Record) -> None:
+    kind, now = commands.target_kind, measured.time
+    if kind == TargetKind.VELOCITY and commands.mode == Mode.TORQUE:
+        return
+    if kind != memory.driving:
+        # From what the reference does now, or the arm, if the law changes.
+        changes = kind == TargetKind.SERVO and memory.law != Law.HOLD or memory.driving == TargetKind.SERVO
+        if changes and not _follows_joints(commands):
+            _settle(commands, measured, memory)
+        else:
+            reference.freeze(memory)
+        stream.unlearn(memory)
+        memory.driving = kind
+    if kind == TargetKind.VELOCITY:
+        velocity.accept(memory, commands, now)
+    elif kind == TargetKind.SERVO:
+        memory.servo_seen = now
+        reference.accept_joints(memory, commands, scratch, now)
+    elif commands.mode == Mode.OSC:
         reference.accept_pose(memory, commands, now)
     elif commands.mode == Mode.TORQUE:
         for i in range(7):
@@ -193,6 +213,24 @@ def _accept_target(commands: Record, memory: Record, scratch: Record, now: float
         memory.target_stamp = commands.target_stamp
     else:
         reference.accept_joints(memory, commands, scratch, now)
+
+
+@kernel
+def _follows_joints(commands: Record) -> bool:
+    """Whether the law of the mode has a joint reference."""
+    return commands.mode != Mode.OSC and commands.mode != Mode.TORQUE
+
+
+@kernel
+def _end_servo(commands: Record, measured: Record, memory: Record) -> None:
+    """Give control back to a mode that follows no joints, when SERVO targets have ended and the arm stands."""
+    if memory.driving != TargetKind.SERVO or _follows_joints(commands) or _in_motion(memory):
+        return
+    if measured.time - memory.servo_seen > _SERVO_END:
+        for i in range(7):
+            if abs(memory.ref_dq[i]) > _SERVO_REST:
+                return
+        _settle(commands, measured, memory)
 
 
 @kernel
@@ -228,6 +266,8 @@ def _update_motion(commands: Record, motion: Record, measured: Record, memory: R
 def _choose_law(commands: Record, measured: Record, memory: Record) -> int:
     if _in_motion(memory):
         return Law.MOTION
+    if memory.driving == TargetKind.SERVO and not _follows_joints(commands):
+        return Law.HOLD
     if commands.mode != Mode.TORQUE:
         return commands.mode
     age = measured.time - memory.target_seen
@@ -250,7 +290,9 @@ def _choose_law(commands: Record, measured: Record, memory: Record) -> int:
 def _advance_reference(law: int, commands: Record, measured: Record, memory: Record, dt: float) -> None:
     """Advance the reference of a law by ``dt``, cycle by cycle: in one long step it would overshoot."""
     for _ in range(int(round(dt / CYCLE))):
-        if law == Law.OSC:
+        if memory.driving == TargetKind.VELOCITY:
+            velocity.advance(memory, commands, measured.q, measured.dq, CYCLE)
+        elif law == Law.OSC:
             reference.advance_pose(memory, commands, CYCLE)
         else:
             smooth = commands.smooth_targets != 0 or law == Law.HOLD

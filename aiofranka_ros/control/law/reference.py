@@ -26,7 +26,7 @@ import math
 from aiofranka_ros.control.law import approach, follower, stream
 from aiofranka_ros.control.law.limits import allowed, inside
 from aiofranka_ros.control.law.vectors import length, limit_norm, median
-from aiofranka_ros.control.records import KNOTS, Approach, Limit
+from aiofranka_ros.control.records import KNOTS, Approach, Limit, TargetKind
 from aiofranka_ros.kernels import Array, Record, kernel
 from aiofranka_ros.model.kinematics import forward, rotate, rotation_between
 
@@ -82,12 +82,14 @@ def seed(memory: Record, commands: Record, q: Array, dq: Array) -> None:
         memory.ref_q[i] = q[i]
         memory.ref_dq[i] = min(max(dq[i], -fastest), fastest)
         memory.ref_ddq[i] = 0.0
+    memory.driving = TargetKind.POSITION
     freeze(memory)
 
 
 @kernel
 def freeze(memory: Record) -> None:
-    """Stop the reference as if the newest target were where it is now."""
+    """Stop the reference as if the newest target were where it is now; a velocity ends."""
+    memory.velocity_left = 0.0
     stream.forget(memory)
     _stand_still(memory)
     approach.lose(memory)

@@ -9,7 +9,7 @@ import math
 
 from aiofranka_ros.control.law import limits, stream
 from aiofranka_ros.control.law.vectors import length
-from aiofranka_ros.control.records import Law
+from aiofranka_ros.control.records import Law, TargetKind
 from aiofranka_ros.kernels import Record, kernel
 from aiofranka_ros.model.fr3 import CYCLE
 from aiofranka_ros.model.kinematics import rotation_between
@@ -41,7 +41,9 @@ def report(
     s.time, s.mode, s.law = m.time, c.mode, r.law
     s.hold, s.release_id = r.hold, r.release_id
     s.target_id, s.target_stamp = r.target_id, r.target_stamp
-    s.target_age = m.time - r.target_seen if r.target_count > 0 else math.inf
+    velocity = r.driving == TargetKind.VELOCITY
+    s.target_age = m.time - r.target_seen if r.target_count > 0 or velocity else math.inf
+    s.target_kind, s.velocity_left, s.velocity_timeouts = r.driving, r.velocity_left, r.velocity_timeouts
     s.approach, s.approach_left[:] = r.approach, r.approach_left
     s.stream_period, s.stream_lateness = r.period, r.lateness
     s.stream_delay, s.interpolating, s.repetitions = stream.delay(r), r.interpolating, r.repetitions
@@ -72,12 +74,18 @@ def _report_blocked(commands: Record, measured: Record, memory: Record, state: R
 
 @kernel
 def _behind_pose(memory: Record) -> tuple[float, float]:
-    """How far the control frame is from the newest target, as it came: distance [m] and angle [rad]; 0 without one."""
-    if memory.target_count == 0:
+    """How far the control frame is from the newest target, as it came: distance [m] and angle [rad]; 0 without one.
+
+    A velocity's target is the reference.
+    """
+    velocity = memory.driving == TargetKind.VELOCITY
+    if memory.target_count == 0 and not velocity:
         return 0.0, 0.0
+    position = memory.ref_position if velocity else memory.raw_position
+    orientation = memory.ref_orientation if velocity else memory.raw_orientation
     apart = memory.scratch[0]
-    rotation_between(memory.raw_orientation, memory.orientation, apart)
+    rotation_between(orientation, memory.orientation, apart)
     angle = length(apart)
     for i in range(3):
-        apart[i] = memory.raw_position[i] - memory.position[i]
+        apart[i] = position[i] - memory.position[i]
     return length(apart), angle

@@ -18,7 +18,7 @@ Times are in s; ``now`` is robot time.
 from __future__ import annotations
 
 from aiofranka_ros.control.law.vectors import median
-from aiofranka_ros.control.records import INTERVALS, KNOTS, Interpolation
+from aiofranka_ros.control.records import INTERVALS, KNOTS, Interpolation, TargetKind
 from aiofranka_ros.kernels import Array, Record, kernel
 
 #: Streams with a longer period are interpolated, with a shorter one extrapolated, unless the setting says otherwise.
@@ -34,8 +34,8 @@ _GAP, _LATE = 1.5, 1.2
 _PAUSE, _BURST = 2.3, 0.5
 #: Of pauses and repetitions, this share is still remembered at the next knot; so many of them are a habit.
 _FORGET, _PAUSES, _REPEATING = 0.98, 0.9, 0.01
-#: The playhead slows down this long before the last knot [s].
-_BRAKING = 0.03
+#: The playhead slows down this long before the last knot [s]; with SERVO targets, which may be fast, more evenly.
+_BRAKING, _SERVO_BRAKING = 0.03, 0.06
 #: A target that is due sooner than this is due now [s]: the clocks of two computers differ.
 SHORTEST_LEAD = 0.02
 #: How late targets are expected to be, in periods, before it is known.
@@ -93,9 +93,15 @@ def newest(memory: Record) -> int:
 
 
 @kernel
+def _braking(memory: Record) -> float:
+    """How long before the last knot the playhead slows down [s]."""
+    return _SERVO_BRAKING if memory.driving == TargetKind.SERVO else _BRAKING
+
+
+@kernel
 def delay(memory: Record) -> float:
     """How far the playhead is behind a knot that has just arrived [s]."""
-    return memory.period + _BRAKING + memory.lateness if memory.interpolating != 0 else 0.0
+    return memory.period + _braking(memory) + memory.lateness if memory.interpolating != 0 else 0.0
 
 
 @kernel
@@ -214,7 +220,8 @@ def add_knot(memory: Record, commands: Record, way: float, now: float) -> float:
                 memory.catching_up = memory.interpolating == 0 and step > _PAUSE * period
     if step == 0.0:
         forget(memory)
-    _choose(memory, commands.interpolation)
+    servo = commands.target_kind == TargetKind.SERVO  # Must not run beyond its last target.
+    _choose(memory, Interpolation.INTERPOLATE if servo else commands.interpolation)
     if step > 0.0:
         if memory.path_speed == 0.0:
             # There was nothing to extrapolate.
@@ -246,10 +253,10 @@ def _pace(memory: Record, step: float, elapsed: float, lead: float) -> None:
     wanted = lead if lead > 0.0 else delay(memory)
     if memory.interpolating != 0 and lead == 0.0:
         if elapsed < _PAUSE * memory.period and memory.knots > 2:
-            shortage = _BRAKING - left + memory.playhead_braked
+            shortage = _braking(memory) - left + memory.playhead_braked
             memory.lateness = min(max(0.98 * memory.lateness, memory.lateness + shortage), memory.period)
         memory.playhead_braked = 0.0
-    if memory.interpolating != 0 and -1e-3 < left < 0.2 * _BRAKING:
+    if memory.interpolating != 0 and -1e-3 < left < 0.2 * _braking(memory):
         # It rests: begin so that it will not have to wait for the next knot.
         memory.playhead = min(memory.playhead, last)
         memory.playhead_wait = max(wanted - (last - memory.playhead) - step - 0.5 * _RAMP, 0.0)
@@ -291,8 +298,9 @@ def advance(memory: Record, dt: float) -> None:
     rate = min(max(rate, memory.playhead_pace - change), memory.playhead_pace + change)
     memory.playhead_pace = rate
     left = memory.knot_time[newest(memory)] - memory.playhead
-    if memory.interpolating != 0 and left < _BRAKING:
-        braked = rate * max(left / _BRAKING, 0.0)
+    if memory.interpolating != 0 and left < _braking(memory):
+        share = max(left / _braking(memory), 0.0)
+        braked = rate * (share * (2.0 - share) if memory.driving == TargetKind.SERVO else share)
         memory.playhead_braked += (rate - braked) * dt
         rate = braked
     else:
