@@ -15,8 +15,9 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 
 from aiofranka_ros.errors import InvalidTarget, Overridden
-from aiofranka_ros.node.admission import Admission, age_of
+from aiofranka_ros.node.admission import Admission
 from aiofranka_ros.node.owners import HANDOVER
+from aiofranka_ros.ros.arrivals import age_of
 from aiofranka_ros.testing import Client
 
 SECOND = 1_000_000_000

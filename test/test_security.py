@@ -67,9 +67,10 @@ def test_the_policy_enclave_permits_publishing_targets_and_reading_state_only(
 ) -> None:
     names = offered(running)
     targets = {name for name in names["subscribe"] if re.fullmatch(r"/aiofranka/\w+_desired", name)}
-    assert rules("policy", "topics", "publish") - EVERYBODYS == targets
+    of_gripper = {"/franka_gripper/gripper_chunk"}
+    assert rules("policy", "topics", "publish") - EVERYBODYS == targets | of_gripper
     read = rules("policy", "topics", "subscribe") - EVERYBODYS
-    assert read and read <= names["publish"]
+    assert read and read <= names["publish"] | {"/franka_gripper/chunk_status"}
     assert not [name for name in read if "*" in name]
     assert rules("policy", "services", "request") == rules("policy", "actions", "call") == set()
     assert rules("policy", "services", "reply") == {"/policy/*"}

@@ -173,7 +173,7 @@ SETTINGS: tuple[Setting, ...] = (
             choices=("rest", "hold", "extrapolate"),
             source="rest: joint_trajectory_controller, and nothing is overrun if the next chunk does not come"),
     Setting("chunk_freeze", 0.0, "What is due sooner than this is not altered by another chunk.",
-            "s", 0.0, 2.0, source="the hard prefix of real-time chunking: the delay of the inference; 0: none"),
+            "s", 0.0, 0.4, source="the hard prefix of real-time chunking: the delay of the inference; 0: none"),
     Setting("chunk_violation", "clip",
             "Whether a chunk that violates limits is kept within them on its way (clip), or refused (refuse).",
             choices=("clip", "refuse"), source="clip: as for targets"),

@@ -74,14 +74,11 @@ class GripperActions:
         )
 
     def _parse_gripper_command(self, goal: Any, state: HandState) -> Command:
-        """A goal that closes with a force, or completely, grasps whatever is there; any other goal is a move."""
-        command, speed = goal.command, self._settings["default_speed"]
+        command = goal.command
         # The position is that of one finger.
         width = _width(2.0 * command.position, state, f"twice the position, {command.position} m,")
-        force, tolerance = self._force(command.max_effort, "max_effort"), state.max_width
-        if command.max_effort > 0.0 or width <= self._settings["goal_tolerance"]:
-            return Command(Request.GRASP, width, speed, force, inner=tolerance, outer=tolerance, may_open=True)
-        return Command(Request.MOVE, width, speed)
+        self._force(command.max_effort, "max_effort")
+        return width_command(width, command.max_effort, state, self._settings)
 
     def _speed(self, speed: float) -> float:
         if not (speed == 0.0 or MIN_SPEED <= speed < math.inf):
@@ -135,6 +132,15 @@ class GripperActions:
         if result.reached_goal or (result.stalled and self._settings["allow_stalling"]):
             return Ending(result)
         return Ending(result, f"the fingers stopped at {outcome.width:.4f} m instead of {command.width:.4f} m")
+
+
+def width_command(width: float, force: float, state: HandState, settings: GripperParameters) -> Command:
+    """Closing with a force [N], or completely, grasps whatever is there; any other width [m] is a move."""
+    speed = settings["default_speed"]
+    if force > 0.0 or width <= settings["goal_tolerance"]:
+        force, tolerance = force or float(settings["default_force"]), state.max_width
+        return Command(Request.GRASP, width, speed, force, inner=tolerance, outer=tolerance, may_open=True)
+    return Command(Request.MOVE, width, speed)
 
 
 def _ending(result: Any, outcome: Outcome) -> Ending:

@@ -170,6 +170,8 @@ class Gripper:
         self.why = ""
         #: Whether it was connected before and is not any more.
         self.lost = False
+        #: Counts what changes what the gripper does: commands that differ from the one before, and stops.
+        self.begun = 0
 
     @property
     def hand(self) -> Hand | None:
@@ -234,19 +236,30 @@ class Gripper:
     async def run(
         self, command: Command, cancelled: Callable[[], bool], on_state: Callable[[HandState], None]
     ) -> Outcome:
-        """Run ``command`` to its end, unless the gripper does so already, or an equal one has left it so.
+        """Run ``command`` to its end, see :meth:`submit`."""
+        outcome: Outcome = await self.submit(command, cancelled, on_state)
+        return outcome
+
+    def submit(
+        self,
+        command: Command,
+        cancelled: Callable[[], bool],
+        on_state: Callable[[HandState], None] = lambda state: None,
+    ) -> Future:
+        """Begin to run ``command``, unless the gripper does so already, or an equal one has left it so.
 
         :param cancelled: called at every tick; once it is true, the gripper is stopped, unless another client wants the
             same.
         :param on_state: called with the state at every tick while the command runs.
+        :returns: done with the :class:`Outcome`.
         """
+        goal = _Goal(cancelled, on_state, Future())
         achieved = self._outcome_without(command)
         if achieved is not None:
-            return achieved
-        goal = _Goal(cancelled, on_state, Future())
-        self._job_of(command).goals.append(goal)
-        outcome: Outcome = await goal.outcome
-        return outcome
+            goal.outcome.set_result(achieved)
+        else:
+            self._job_of(command).goals.append(goal)
+        return goal.outcome
 
     async def stop(self, reason: str) -> bool:
         """End all commands, stop the gripper, and release what it holds.
@@ -289,6 +302,7 @@ class Gripper:
                 return job
         self._drop("replaced by a newer goal before it began")
         self._achieved = None
+        self.begun += 1
         job = self._waiting = _Job(command)
         if self._worker is None or self._worker.done():
             self._worker = self._start(self._work)
@@ -301,6 +315,7 @@ class Gripper:
             waiting.end(self._failed(reason))
 
     def _end_all(self, reason: str) -> None:
+        self.begun += 1
         self._achieved = None
         self._drop(reason)
         if self._running is not None:

@@ -22,6 +22,7 @@ from std_srvs.srv import Trigger
 
 from aiofranka_ros.errors import ConnectionFailed, GripperFailed
 from aiofranka_ros.gripper_node.actions import GripperActions
+from aiofranka_ros.gripper_node.chunks import GripperChunks
 from aiofranka_ros.gripper_node.gripper import Gripper
 from aiofranka_ros.gripper_node.parameters import GripperParameters
 from aiofranka_ros.model.names import ArmNames
@@ -54,6 +55,7 @@ class GripperNode(ExplainedParameters, Node):
         self._gripper = Gripper(settings, self.get_logger(), self._start)
         self._actions = Actions(self)
         GripperActions(self._actions, settings, self._gripper)
+        self._chunks = GripperChunks(self, settings, self._gripper, self._actions)
         self._identity = Identity(
             self,
             self._actions.names,
@@ -97,6 +99,7 @@ class GripperNode(ExplainedParameters, Node):
         if not self._gripper.tick() and self._address_topic and self.count_publishers(self._address_topic) == 0:
             # The arm's node is gone, and so is its simulated arm; another one may use that address later.
             self._gripper.address = ""
+        self._chunks.tick()
         state = self._gripper.state
         if state is not None:
             message = JointState(name=self._joints, position=[state.width / 2.0] * 2)

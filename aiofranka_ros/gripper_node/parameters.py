@@ -62,6 +62,10 @@ GRIPPER_SETTINGS: tuple[Setting, ...] = (
         "allow_stalling", True, "Whether gripper_action succeeds if an object stops the fingers.",
     ),
     Setting(
+        "chunk_frequency", 15.0, "How many points of a chunk are due in a second if it gives no times.",
+        unit="Hz", low=0.5, high=1000.0, source="as for the arm's node",
+    ),
+    Setting(
         "goals_outlive_clients", False,
         "Whether commands continue to their end if their client is gone; false: the gripper stops.",
     ),

@@ -23,10 +23,8 @@ from aiofranka_ros.arm.moves import ArmOwner, Mover
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.node.owners import Owners
+from aiofranka_ros.ros.arrivals import age_of, publisher_of
 from aiofranka_ros.ros.conditions import CTL
-
-#: Larger differences come from another kind of clock, not from a clock that is set wrong [s].
-_ANOTHER_CLOCK = 86400.0
 
 
 class Admission:
@@ -142,38 +140,3 @@ class Admission:
         if self._mover.owner:
             raise InvalidTarget(f"{self._mover.owner} controls the arm", reason="during a move")
         return client
-
-
-def age_of(stamp: int, now: int, limit: float) -> float:
-    """The age of a target [s]; 0 if its stamp is empty.
-
-    :param stamp: when it was made [ns, the node's clock]; 0: unknown.
-    :param now: [ns, the node's clock].
-    :param limit: largest difference between the two [s].
-    :raises InvalidTarget: the difference is larger.
-    """
-    if stamp == 0:
-        return 0.0
-    if stamp < 0:
-        raise InvalidTarget("its stamp is negative: no clock shows such a time", reason="old")
-    age = 1e-9 * (now - stamp)
-    if abs(age) <= limit:
-        return age
-    if abs(age) > _ANOTHER_CLOCK:
-        cause = "another kind of clock: is use_sim_time the same for both, and is there a /clock?"
-    elif age > 0.0:
-        cause = "a sender that hangs, a slow network, or computers whose clocks differ: synchronise them"
-    else:
-        cause = "computers whose clocks differ: synchronise them"
-    what = f"{age:.3f} s old" if age > 0.0 else f"{-age:.3f} s in the future"
-    raise InvalidTarget(
-        f"it is {what} (max_target_age is {limit:g} s) by the clock of this node, a sign of {cause}; an empty stamp is "
-        "always accepted",
-        reason="old" if age > 0.0 else "in the future",
-    )
-
-
-def publisher_of(info: Mapping[str, Any]) -> bytes:
-    """Identity of a message's publisher; empty if rclpy does not report it."""
-    gid = info.get("publisher_gid") or {}
-    return bytes(gid.get("data", b""))

@@ -55,20 +55,28 @@ class Frames:
         :raises InvalidTarget: the pose of the frame at that time is unknown.
         :raises TransformMissing: TF does not know it, or not yet.
         """
-        # In franka_description, `base` is the root of all arms; only without a prefix is it this arm's base.
-        if frame in ("", self._names.base) or (frame == "base" and not self._names.prefix):
+        there = self.pose_of(frame, stamp, client)
+        if there is None:
             return target
-        if frame == self._names.tcp:
-            cycle = self._cycle(stamp, client)
-            there = pose_matrix(np.concatenate((cycle["position"], cycle["orientation"])))
-        elif frame in self._names.links:
-            there = link_pose(self._cycle(stamp, client)["q"], self._names.links.index(frame))
-        else:
-            there = self._pose_in_tf(frame, stamp)
         pose = there @ pose_matrix(np.concatenate(target))
         orientation = np.empty(4)
         quaternion_from_matrix(pose, orientation)
         return PoseTarget(pose[:3, 3].copy(), orientation)
+
+    def pose_of(self, frame: str, stamp: int, client: ControlClient) -> Array | None:
+        """The pose of ``frame`` in the base at ``stamp`` (4, 4); ``None`` if it is the base.
+
+        Arguments and exceptions as :meth:`to_base`.
+        """
+        # In franka_description, `base` is the root of all arms; only without a prefix is it this arm's base.
+        if frame in ("", self._names.base) or (frame == "base" and not self._names.prefix):
+            return None
+        if frame == self._names.tcp:
+            cycle = self._cycle(stamp, client)
+            return pose_matrix(np.concatenate((cycle["position"], cycle["orientation"])))
+        if frame in self._names.links:
+            return link_pose(self._cycle(stamp, client)["q"], self._names.links.index(frame))
+        return self._pose_in_tf(frame, stamp)
 
     def _cycle(self, stamp: int, client: ControlClient) -> Record:
         """The control cycle nearest to ``stamp``; the newest one if ``stamp`` is in the future.

@@ -34,10 +34,11 @@ from aiofranka_ros.control.snapshot import distance_text
 from aiofranka_ros.errors import InvalidTarget, TransformMissing
 from aiofranka_ros.kernels import Record
 from aiofranka_ros.model.names import ArmNames
-from aiofranka_ros.node.admission import Admission, publisher_of
+from aiofranka_ros.node.admission import Admission
 from aiofranka_ros.node.frames import Frames
 from aiofranka_ros.node.limited import describe_blocked, describe_limited
 from aiofranka_ros.node.owners import Owners
+from aiofranka_ros.ros.arrivals import publisher_of
 from aiofranka_ros.ros.cdr import JointValues, PoseValues, read_joints, read_pose
 from aiofranka_ros.ros.conditions import CONDITIONS
 from aiofranka_ros.ros.executor import with_info

@@ -34,7 +34,7 @@ from aiofranka_ros.kernels import Array, Record
 NANOSECONDS = 1_000_000_000
 
 #: A serialized message begins with its encoding and two bytes of options; then comes the body. OMG RTPS 2.5, 10.2.
-_LITTLE_ENDIAN, _BODY = b"\x00\x01", 4
+LITTLE_ENDIAN, BODY = b"\x00\x01", 4
 #: The body of a message with a header begins with its stamp, followed by the frame. Strings and sequences begin with
 #: their length, aligned to four bytes.
 _FRAME, _COUNT = 12, struct.Struct("<I")
@@ -42,7 +42,7 @@ _TIME_AND_COUNT, _POSE = struct.Struct("<iII"), struct.Struct("<7d")
 #: Most bytes of a target: ten times what one with long names has.
 _LARGEST = 10_000
 #: What reading a damaged message raises.
-_UNREADABLE = (struct.error, RuntimeError, UnicodeDecodeError, MemoryError)
+UNREADABLE = (struct.error, RuntimeError, UnicodeDecodeError, MemoryError)
 
 #: A stamp in a message: seconds and nanoseconds.
 _SECONDS = struct.Struct("=II")
@@ -89,8 +89,8 @@ def read_message(data: bytes, kind: Any, largest: int) -> Any:
     _check_size(data, largest)
     try:
         return deserialize_message(data, kind)
-    except _UNREADABLE as error:
-        raise _unreadable(error) from error
+    except UNREADABLE as error:
+        raise unreadable(error) from error
 
 
 def subscribe(
@@ -116,16 +116,16 @@ def read_pose(data: bytes) -> PoseValues:
     """
     _check_size(data)
     try:
-        if data[:2] == _LITTLE_ENDIAN:
-            seconds, rest, length = _TIME_AND_COUNT.unpack_from(data, _BODY)
+        if data[:2] == LITTLE_ENDIAN:
+            seconds, rest, length = _TIME_AND_COUNT.unpack_from(data, BODY)
             begin = _FRAME + 4
             frame = data[begin : begin + max(0, length - 1)].decode()  # Without the zero at its end.
             # Numbers of eight bytes are aligned to eight bytes, counted from the beginning of the body.
             numbers = _POSE.unpack_from(data, begin + length + -(4 + length) % 8)
             return PoseValues(seconds * NANOSECONDS + rest, frame, numbers)
         message = deserialize_message(data, PoseStamped)
-    except _UNREADABLE as error:
-        raise _unreadable(error) from error
+    except UNREADABLE as error:
+        raise unreadable(error) from error
     p, o = message.pose.position, message.pose.orientation
     return PoseValues(nanoseconds(message.header.stamp), message.header.frame_id, (p.x, p.y, p.z, o.x, o.y, o.z, o.w))
 
@@ -137,16 +137,16 @@ def read_joints(data: bytes) -> JointValues:
     """
     _check_size(data)
     try:
-        if data[:2] == _LITTLE_ENDIAN:
-            seconds, rest, length = _TIME_AND_COUNT.unpack_from(data, _BODY)
-            names, at = _read_names(data, _FRAME + 4 + length)
+        if data[:2] == LITTLE_ENDIAN:
+            seconds, rest, length = _TIME_AND_COUNT.unpack_from(data, BODY)
+            names, at = read_names(data, _FRAME + 4 + length)
             position, at = _read_doubles(data, at)
             _, at = _read_doubles(data, at)
             effort, _ = _read_doubles(data, at)
             return JointValues(seconds * NANOSECONDS + rest, names, position, effort)
         message = deserialize_message(data, JointState)
-    except _UNREADABLE as error:
-        raise _unreadable(error) from error
+    except UNREADABLE as error:
+        raise unreadable(error) from error
     stamp = nanoseconds(message.header.stamp)
     return JointValues(stamp, tuple(message.name), tuple(message.position), tuple(message.effort))
 
@@ -158,8 +158,8 @@ def read_numbers(data: bytes, count: int) -> Array:
     """
     try:
         numbers = np.array(deserialize_message(data, Float64MultiArray).data)
-    except _UNREADABLE as error:
-        raise _unreadable(error) from error
+    except UNREADABLE as error:
+        raise unreadable(error) from error
     if len(numbers) != count:
         raise InvalidTarget(f"it has {len(numbers)} numbers instead of {count}", reason="wrong size")
     return numbers
@@ -170,14 +170,20 @@ def _check_size(data: bytes, largest: int = _LARGEST) -> None:
         raise InvalidTarget(f"it has {len(data)} bytes; at most {largest} are read", reason="too large")
 
 
-def _unreadable(error: Exception) -> InvalidTarget:
+def unreadable(error: Exception) -> InvalidTarget:
+    """What to raise for one of :data:`UNREADABLE`."""
     return InvalidTarget(f"it cannot be read: {error}", reason="cannot be read")
 
 
-def _read_names(data: bytes, at: int) -> tuple[tuple[str, ...], int]:
-    """A sequence of strings that begins at or after ``at``, and the position of its end."""
+def read_names(data: bytes, at: int, most: int = _LARGEST) -> tuple[tuple[str, ...], int]:
+    """A sequence of strings that begins at or after ``at``, and the position of its end.
+
+    :raises struct.error: it has more than ``most``, or is not there.
+    """
     at += -at % 4
     (count,) = _COUNT.unpack_from(data, at)
+    if count > most:
+        raise struct.error(f"it has {count} names; at most {most} are read")
     at += 4
     names = []
     for _ in range(count):
@@ -195,7 +201,7 @@ def _read_doubles(data: bytes, at: int) -> tuple[tuple[float, ...], int]:
     at += 4
     if count == 0:
         return (), at
-    at += (_BODY - at) % 8
+    at += (BODY - at) % 8
     return struct.unpack_from(f"<{count}d", data, at), at + 8 * count
 
 

@@ -93,6 +93,19 @@ def unit_quaternion(quaternion: Sequence[float]) -> tuple[float, ...]:
     return x / norm, y / norm, z / norm, w / norm
 
 
+def unit_quaternions(poses: Array) -> Array:
+    """A copy of ``poses``, x, y, z [m], qx, qy, qz, qw (n, 7), whose quaternions have a norm of exactly 1.
+
+    :raises InvalidTarget: one of them is not finite, or its norm differs from 1 by more than rounding explains.
+    """
+    poses, norms = poses.copy(), np.linalg.norm(poses[:, 3:], axis=1)
+    for index in np.flatnonzero(~(np.abs(norms - 1.0) <= QUATERNION_TOLERANCE) | ~np.isfinite(poses).all(axis=1))[:1]:
+        _require_finite(f"point {index}", poses[index].tolist())
+        unit_quaternion(poses[index, 3:].tolist())
+    poses[:, 3:] /= norms[:, np.newaxis]
+    return poses
+
+
 def by_joint(names: Sequence[str], values: Sequence[float], field: str, joints: tuple[str, ...]) -> tuple[float, ...]:
     """``values`` of a ``JointState`` (7,) in the order of ``joints``.
 
