@@ -14,6 +14,7 @@ from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.law import report as cycle_report
 from aiofranka_ros.control.law.motion import LONGEST_STOP
 from aiofranka_ros.control.records import (
+    CHUNK,
     MEASURED,
     MEMORY,
     MOTION,
@@ -25,7 +26,7 @@ from aiofranka_ros.control.records import (
     MotionStatus,
     new,
 )
-from aiofranka_ros.control.shared_memory import fill_motion
+from aiofranka_ros.control.shared_memory import fill_path
 from aiofranka_ros.model import fr3
 from aiofranka_ros.model.kinematics import pose_matrix
 
@@ -43,7 +44,7 @@ class Bench:
     def __init__(self, mode: Mode = Mode.IMPEDANCE, **settings: object) -> None:
         self.commands = c = default_commands()
         self.measured = m = new(MEASURED)
-        self.motion, self.memory, self.scratch = map(new, (MOTION, MEMORY, SCRATCH))
+        self.motion, self.chunk, self.memory, self.scratch = map(new, (MOTION, CHUNK, MEMORY, SCRATCH))
         c["mode"], c["mode_id"] = mode, 1
         # No motors, and gains that suit the toy arm.
         c["motor_inertia"], c["ki"], c["integral_limit"] = 0.0, 50.0, 5.0
@@ -58,7 +59,7 @@ class Bench:
         """Run cycles; return the torques sent in them (cycles, 7)."""
         m = self.measured
         for _ in range(cycles):
-            control_cycle.step(self.commands, self.motion, m, self.memory, self.scratch, int(stop))
+            control_cycle.step(self.commands, self.motion, self.chunk, m, self.memory, self.scratch, int(stop))
             tau = self.memory["tau"][0].copy()
             self.sent.append(tau)
             m["tau_last"], m["time"] = tau, m["time"] + fr3.CYCLE
@@ -80,7 +81,7 @@ class Bench:
 
     def move(self, goal: np.ndarray, number: int = 1) -> float:
         motion = plan(self.measured["q"][0].copy(), goal, max_acceleration=np.full(7, 5.0), max_jerk=np.full(7, 100.0))
-        fill_motion(self.motion, number, 0.0, motion.times, motion.coefficients)
+        fill_path(self.motion, number, 0.0, motion.times, motion.coefficients)
         self.commands["motion_id"] = number
         return motion.duration
 
@@ -246,7 +247,7 @@ def test_a_move_is_replaced_by_another_without_a_jump():
     q, dq, ddq = (bench.memory[name][0].copy() for name in ("ref_q", "ref_dq", "ref_ddq"))
     motion = plan(q, fr3.HOME, dq=dq, ddq=ddq, max_acceleration=np.full(7, 5.0), max_jerk=np.full(7, 100.0))
     before = bench.sent[-1]
-    fill_motion(bench.motion, 2, 0.0, motion.times, motion.coefficients)
+    fill_path(bench.motion, 2, 0.0, motion.times, motion.coefficients)
     bench.commands["motion_id"] = 2
     after = bench.run(int(motion.duration * 1e3) + 500)
     assert np.abs(np.diff(np.vstack([before, after]), axis=0)).max() < 0.5
@@ -444,7 +445,7 @@ def test_torque_and_its_rate_stay_within_the_limits_whatever_is_commanded(seed):
             )
         elif action == 4:
             number += 1
-            fill_motion(bench.motion, number, 0.0, np.array([0.0, 1.0]), rng.uniform(-3, 3, (1, 7, 6)))
+            fill_path(bench.motion, number, 0.0, np.array([0.0, 1.0]), rng.uniform(-3, 3, (1, 7, 6)))
             bench.commands["motion_id"] = number
         else:
             bench.commands["motion_release"] = bench.commands["motion_stop"] = number
@@ -498,7 +499,9 @@ def test_default_commands_are_the_default_settings_and_have_every_limit_and_gain
     commands, fields = default_commands()[0], ArmSettings().commands(np.eye(4))
     for name, value in fields.items():
         np.testing.assert_array_equal(commands[name], value, err_msg=name)
-    names = {name for name in commands.dtype.names if not name.startswith(("target_", "motion_")) or name in fields}
+    names = {
+        name for name in commands.dtype.names if not name.startswith(("target_", "motion_", "chunk_")) or name in fields
+    }
     assert names - set(fields) == {
         "activation",
         "law_id",
@@ -547,7 +550,7 @@ def test_no_motion_takes_longer_to_stop_than_the_bound_that_the_loop_waits_for(j
     coefficients = np.zeros((1, 7, 6))
     coefficients[0, :, 0], coefficients[0, :, 1] = fr3.HOME, speed - 0.6 * acceleration * (speed > 0.0)
     coefficients[0, :, 2] = 0.5 * acceleration * (speed > 0.0)  # It has its speed after 0.6 s.
-    fill_motion(bench.motion, 1, 0.0, np.array([0.0, 100.0]), coefficients)
+    fill_path(bench.motion, 1, 0.0, np.array([0.0, 100.0]), coefficients)
     bench.commands["motion_id"] = 1
     bench.run(600, moving=False)
     assert bench.status is MotionStatus.EXECUTING

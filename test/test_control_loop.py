@@ -14,7 +14,9 @@ from aiofranka_ros.control.law import report as cycle_report
 from aiofranka_ros.control.law.motion import LONGEST_STOP
 from aiofranka_ros.control.loop import SILENCE_GRACE, ControlLoop, End, _Watch
 from aiofranka_ros.control.records import (
+    CHUNK,
     COMMANDS,
+    MAX_CHUNK_SEGMENTS,
     MAX_SEGMENTS,
     MEASURED,
     MEMORY,
@@ -26,7 +28,7 @@ from aiofranka_ros.control.records import (
     command_word,
     new,
 )
-from aiofranka_ros.control.shared_memory import _SLICE, SharedMemory, fill_motion, motion_size
+from aiofranka_ros.control.shared_memory import SLICE, SharedMemory, fill_path, path_size
 from aiofranka_ros.errors import CommandRefused
 from aiofranka_ros.kernels import entry_point
 
@@ -40,8 +42,8 @@ class Node:
         self.shared, self.commands, self.record = shared, new(COMMANDS), new(MOTION)
 
     def write_motion(self, number: int, start: float) -> None:
-        fill_motion(self.record, number, start, np.array([0.0, 1.0]), np.full((1, 7, 6), float(number)))
-        self.shared.motion.write(self.record, motion_size(1))
+        fill_path(self.record, number, start, np.array([0.0, 1.0]), np.full((1, 7, 6), float(number)))
+        self.shared.motion.write(self.record, path_size(self.record, 1))
 
     def write_commands(self, number: int) -> None:
         self.commands["motion_id"] = number
@@ -65,11 +67,12 @@ def loop(shared: SharedMemory) -> ControlLoop:
 
 
 def take(loop: ControlLoop, version: int = 0, *, cycles: int = 1) -> int:
-    """Read new commands, and what ``cycles`` cycles read of their motion."""
+    """Read new commands, and what ``cycles`` cycles read of their motion or chunk."""
     version = loop.read_commands(version)
     for _ in range(cycles):
-        if loop._reading:
-            loop._read_motion()
+        for incoming in (loop.motions, loop.chunks):
+            if incoming.reading:
+                incoming.read(SLICE)
     return version
 
 
@@ -78,10 +81,10 @@ def test_a_motion_waits_for_its_time_and_the_one_before_continues_until_then(nod
         node.write_motion(number, start)
         node.write_commands(number)
         take(loop)
-        assert loop.commands["motion_id"][0] == number and loop._due == start
-        assert loop.motion["id"][0] == number - 1
-        loop._switch_motion()
-        assert loop.motion["id"][0] == number and loop._due is None
+        assert loop.commands["motion_id"][0] == number and loop.motions.due == start
+        assert loop.motions.record["id"][0] == number - 1
+        loop.motions.switch()
+        assert loop.motions.record["id"][0] == number and loop.motions.due is None
 
 
 def test_commands_are_used_at_once_and_their_motion_when_it_is_complete(
@@ -90,7 +93,7 @@ def test_commands_are_used_at_once_and_their_motion_when_it_is_complete(
     node.write_motion(1, 0.0)
     node.write_commands(1)
     version = take(loop)
-    loop._switch_motion()
+    loop.motions.switch()
     node.write_motion(2, 5.0)
     node.write_commands(2)
     version = take(loop, version)
@@ -99,23 +102,23 @@ def test_commands_are_used_at_once_and_their_motion_when_it_is_complete(
     node.write_commands(3)
     version = take(loop, version, cycles=10)
     assert version == shared.commands.version
-    assert loop.commands["motion_id"][0] == 3 and loop.motion["id"][0] == 1
-    assert loop._due is None, "motion 1 must stay until another was read completely"
+    assert loop.commands["motion_id"][0] == 3 and loop.motions.record["id"][0] == 1
+    assert loop.motions.due is None, "motion 1 must stay until another was read completely"
     node.write_motion(3, 6.0)
     take(loop, version)
-    assert loop._due == 6.0
-    loop._switch_motion()
-    assert loop.motion["id"][0] == 3 and loop.motion["coefficients"][0, 0, 0, 0] == 3.0
+    assert loop.motions.due == 6.0
+    loop.motions.switch()
+    assert loop.motions.record["id"][0] == 3 and loop.motions.record["coefficients"][0, 0, 0, 0] == 3.0
 
 
 def test_no_motion_begins_before_it_is_written(node: Node, loop: ControlLoop) -> None:
     node.write_motion(1, 0.0)
     node.write_commands(2)
     version = take(loop, cycles=10)
-    assert loop.commands["motion_id"][0] == 2 and loop._due is None
+    assert loop.commands["motion_id"][0] == 2 and loop.motions.due is None
     node.write_motion(2, 7.0)
     take(loop, version)
-    assert loop._due == 7.0
+    assert loop.motions.due == 7.0
 
 
 def test_a_motion_that_cannot_be_read_does_not_keep_the_arm_from_being_deactivated(
@@ -135,17 +138,17 @@ def test_a_large_motion_is_read_in_parts_that_no_cycle_notices(
     node: Node, loop: ControlLoop, shared: SharedMemory
 ) -> None:
     coefficients = np.arange(MAX_SEGMENTS * 42.0).reshape(MAX_SEGMENTS, 7, 6)
-    fill_motion(node.record, 1, 0.0, np.arange(MAX_SEGMENTS + 1.0), coefficients)
-    shared.motion.write(node.record, motion_size(MAX_SEGMENTS))
+    fill_path(node.record, 1, 0.0, np.arange(MAX_SEGMENTS + 1.0), coefficients)
+    shared.motion.write(node.record, path_size(node.record, MAX_SEGMENTS))
     node.write_commands(1)
     take(loop, cycles=0)
     cycles = 0
-    while loop._reading:
-        loop._read_motion()
+    while loop.motions.reading:
+        loop.motions.read(SLICE)
         cycles += 1
-    assert MOTION.itemsize / _SLICE <= cycles <= 10, "it must begin before the motion that it replaces has ended"
-    loop._switch_motion()
-    np.testing.assert_array_equal(loop.motion["coefficients"][0], coefficients)
+    assert MOTION.itemsize / SLICE <= cycles <= 10, "it must begin before the motion that it replaces has ended"
+    loop.motions.switch()
+    np.testing.assert_array_equal(loop.motions.record["coefficients"][0], coefficients)
 
 
 def test_a_motion_that_changes_while_it_is_read_is_read_again(
@@ -153,13 +156,29 @@ def test_a_motion_that_changes_while_it_is_read_is_read_again(
 ) -> None:
     for number in (1, 2):
         coefficients = np.full((MAX_SEGMENTS, 7, 6), float(number))
-        fill_motion(node.record, number, 0.0, np.arange(MAX_SEGMENTS + 1.0), coefficients)
-        shared.motion.write(node.record, motion_size(MAX_SEGMENTS))
+        fill_path(node.record, number, 0.0, np.arange(MAX_SEGMENTS + 1.0), coefficients)
+        shared.motion.write(node.record, path_size(node.record, MAX_SEGMENTS))
         node.write_commands(number)
         take(loop, cycles=3)
     take(loop, cycles=10)
-    loop._switch_motion()
-    np.testing.assert_array_equal(loop.motion["coefficients"][0], coefficients)
+    loop.motions.switch()
+    np.testing.assert_array_equal(loop.motions.record["coefficients"][0], coefficients)
+
+
+def test_a_chunk_of_a_policy_is_in_force_in_the_cycle_in_which_it_arrives(
+    node: Node, loop: ControlLoop, shared: SharedMemory
+) -> None:
+    record = new(CHUNK)
+    for number, segments, cycles in ((1, 40, 0), (2, MAX_CHUNK_SEGMENTS, 2)):
+        fill_path(record, number, 0.5, np.arange(segments + 1.0), np.full((segments, 7, 6), float(number)))
+        shared.chunk.write(record, path_size(record, segments))
+        node.commands["chunk_id"] = number
+        node.write_commands(0)
+        take(loop, cycles=cycles)
+        assert loop.chunks.due == 0.5, "read"
+        loop.chunks.switch()
+        assert loop.chunks.record["segments"][0] == segments
+        assert (loop.chunks.record["coefficients"][0, :segments] == number).all()
 
 
 def test_commands_that_are_being_written_at_activation_are_waited_for(
@@ -236,9 +255,9 @@ def test_the_entry_point_of_a_kernel_computes_what_the_kernel_does() -> None:
     entry(*arguments, 1, 0.5, 0.9)
     np.testing.assert_array_equal(arguments[3], expected)
     assert expected["time"][0] == 3.0
-    step = [new(dtype) for dtype in (COMMANDS, MOTION, MEASURED, MEMORY, SCRATCH)]
+    step = [new(dtype) for dtype in (COMMANDS, MOTION, CHUNK, MEASURED, MEMORY, SCRATCH)]
     with pytest.raises(TypeError):
-        entry_point(control_cycle.step, *step, 0)(*step[:4], None, 0)
+        entry_point(control_cycle.step, *step, 0)(*step[:5], None, 0)
 
 
 def ends_after(loop: ControlLoop, watch: _Watch) -> float:

@@ -17,8 +17,8 @@ from aiofranka_ros.control.shared_memory import (
     GradualReader,
     Ring,
     SharedMemory,
-    fill_motion,
-    motion_size,
+    fill_path,
+    path_size,
 )
 from aiofranka_ros.errors import ControlProcessDied
 from aiofranka_ros.testing import PATIENCE
@@ -121,7 +121,7 @@ def write_motions(descriptor: int, stop) -> None:
     while not stop.is_set():
         value += 1
         record.view(np.uint8)[:] = value % 251
-        memory.motion.write(record, motion_size(value % 1024))
+        memory.motion.write(record, path_size(record, value % 1024))
         time.sleep(1e-4)
     memory.close()
 
@@ -150,8 +150,8 @@ def test_a_gradual_reader_racing_a_writer_never_accepts_a_torn_block(memory):
 
 def test_only_the_used_part_of_a_motion_is_copied(memory):
     motion, copy = new(MOTION), new(MOTION)
-    fill_motion(motion, 7, 1.5, np.array([0.0, 1.0, 2.0]), np.arange(84.0).reshape(2, 7, 6))
-    memory.motion.write(motion, motion_size(2))
+    fill_path(motion, 7, 1.5, np.array([0.0, 1.0, 2.0]), np.arange(84.0).reshape(2, 7, 6))
+    memory.motion.write(motion, path_size(motion, 2))
     assert memory.motion.read(copy)
     assert copy["id"][0] == 7 and copy["segments"][0] == 2 and copy["start"][0] == 1.5
     np.testing.assert_array_equal(copy["coefficients"][0, :2], motion["coefficients"][0, :2])

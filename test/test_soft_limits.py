@@ -13,7 +13,7 @@ from test_velocity_limits import Arm
 from aiofranka_ros.arm.planning import plan
 from aiofranka_ros.control.law import report as cycle_report
 from aiofranka_ros.control.records import STATE, Law, Mode, MotionStatus, new
-from aiofranka_ros.control.shared_memory import fill_motion
+from aiofranka_ros.control.shared_memory import fill_path
 from aiofranka_ros.model import fr3
 from aiofranka_ros.model.kinematics import control_frame
 
@@ -78,7 +78,7 @@ def test_an_arm_stays_where_a_motion_near_a_limit_ends(joint, side, mode):
     motion = plan(
         arm.measured["q"][0].copy(), goal, max_acceleration=np.full(7, 5.0), max_jerk=np.full(7, 100.0)
     )  # fmt: skip
-    fill_motion(arm._motion, 1, 0.0, motion.times, motion.coefficients)
+    fill_path(arm._motion, 1, 0.0, motion.times, motion.coefficients)
     arm.commands["motion_id"] = 1
     arm.run(int(1e3 * motion.duration) + 1000)
     assert arm.memory["motion_status"][0] == MotionStatus.DONE

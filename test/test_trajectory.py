@@ -14,7 +14,7 @@ from aiofranka_ros.arm import planning
 from aiofranka_ros.arm.limit_checks import check_set_limits
 from aiofranka_ros.control.law import motion as motion_kernels
 from aiofranka_ros.control.records import MEMORY, MOTION, MotionStatus, new
-from aiofranka_ros.control.shared_memory import fill_motion
+from aiofranka_ros.control.shared_memory import fill_path
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.model import fr3
 
@@ -147,7 +147,7 @@ def test_a_goal_outside_the_limits_is_refused_with_the_joint_s_name(joint):
 def executed(motion: motion_kernels.Motion, *, stop_at: float | None = None, q=None, dq=None):
     """Run a motion in the kernels, cycle by cycle, until it is done or stopped."""
     record, memory = new(MOTION), new(MEMORY)
-    fill_motion(record, 1, 0.0, motion.times, motion.coefficients)
+    fill_path(record, 1, 0.0, motion.times, motion.coefficients)
     motion_kernels.begin(
         memory[0], record[0], motion.at(0.0)[0] if q is None else q, motion.at(0.0)[1] if dq is None else dq
     )
@@ -209,7 +209,7 @@ def test_a_motion_that_pauses_and_continues_keeps_to_its_path_without_a_jolt(tur
     """After each turn [ms] the node falls silent, or sends its heartbeat again."""
     motion = plan(fr3.HOME, fr3.READY)
     record, memory = new(MOTION), new(MEMORY)
-    fill_motion(record, 1, 0.0, motion.times, motion.coefficients)
+    fill_path(record, 1, 0.0, motion.times, motion.coefficients)
     motion_kernels.begin(memory[0], record[0], fr3.HOME, np.zeros(7))
     rows = []
     for turn, cycles in enumerate([*turns, 20_000]):
@@ -267,7 +267,7 @@ def test_an_offset_fades_out_as_gently_as_the_largest_one(size, speed, sign):
 def test_an_arm_far_from_the_beginning_refuses_the_motion():
     record, memory = new(MOTION), new(MEMORY)
     motion = plan(fr3.HOME, fr3.READY)
-    fill_motion(record, 1, 0.0, motion.times, motion.coefficients)
+    fill_path(record, 1, 0.0, motion.times, motion.coefficients)
     q = fr3.HOME.copy()
     q[3] += motion_kernels.LARGEST_OFFSET * 1.01
     motion_kernels.begin(memory[0], record[0], q, np.zeros(7), 0.0)

@@ -19,7 +19,7 @@ from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.law import limits
 from aiofranka_ros.control.law.cholesky import factorize
-from aiofranka_ros.control.records import MEASURED, MEMORY, MOTION, SCRATCH, Mode, new
+from aiofranka_ros.control.records import CHUNK, MEASURED, MEMORY, MOTION, SCRATCH, Mode, new
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model import fr3
 from aiofranka_ros.simulation.model import JOINT_ARMATURE, fr3_mjcf
@@ -55,8 +55,8 @@ class Arm:
         self._data.qpos[:7] = q
         self.commands = default_commands()
         self.commands["mode_id"] = self.commands["law_id"] = 1
-        names = (MOTION, MEASURED, MEMORY, SCRATCH)
-        self._motion, self.measured, self.memory, self._scratch = map(new, names)
+        names = (MOTION, CHUNK, MEASURED, MEMORY, SCRATCH)
+        self._motion, self._chunk, self.measured, self.memory, self._scratch = map(new, names)
         self._mass = np.empty((7, 7))
         self._measure(1)
 
@@ -68,7 +68,7 @@ class Arm:
         largest = self._step(lost)
         for cycle in range(cycles):
             self._measure(1 + lost if cycle == 0 else 1)
-            control_cycle.step(self.commands, self._motion, self.measured, self.memory, self._scratch, 0)
+            control_cycle.step(self.commands, self._motion, self._chunk, self.measured, self.memory, self._scratch, 0)
             self._underway.append(self.memory["tau"][0].copy())
             self._data.qfrc_applied[:7] = self._underway.popleft()
             self.measured["tau_last"][0] = self.memory["tau"][0]

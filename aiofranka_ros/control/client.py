@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,9 +22,9 @@ from aiofranka_ros.control.forks import belongs_to_this_process
 from aiofranka_ros.control.law.motion import Motion
 from aiofranka_ros.control.process_handle import Message, ProcessHandle, exception_from
 from aiofranka_ros.control.realtime import PRIORITY
-from aiofranka_ros.control.records import MOTION, STATE, Mode, Phase, new
+from aiofranka_ros.control.records import CHUNK, MAX_CHUNK_SEGMENTS, MOTION, STATE, Mode, Phase, new
 from aiofranka_ros.control.robot_records import RobotSetting
-from aiofranka_ros.control.shared_memory import SharedMemory, fill_motion, motion_size
+from aiofranka_ros.control.shared_memory import SharedMemory, fill_path, path_size
 from aiofranka_ros.control.targets import TargetCommands
 from aiofranka_ros.errors import ConnectionFailed, ControlProcessDied, ControlStopped, FrankaError, Interrupted
 from aiofranka_ros.kernels import Array, Record
@@ -60,7 +61,7 @@ class ControlClient(TargetCommands):
         self._priority = priority
         self._process: ProcessHandle | None = None
         self._shared: SharedMemory | None = None
-        self._motion, self._state = new(MOTION), new(STATE)
+        self._motion, self._chunk, self._state = new(MOTION), new(CHUNK), new(STATE)
         self._sent = bytes(self._bytes)  # What was written last; a write that an exception interrupted does not count.
         #: Whether the control process starts, and has to compile its kernels first.
         self.compiling = False
@@ -152,7 +153,7 @@ class ControlClient(TargetCommands):
             self._activation += 1
             commands = self._commands
             commands["activation"] = self._activation
-            # Earlier targets and motions do not count any more: the arm must hold, not return to an old target.
+            # Earlier targets, chunks and motions do not count any more: the arm must hold, not return to an old target.
             commands["mode_id"] += 1
             commands["motion_stop"] = commands["motion_release"] = commands["motion_id"]
             self.beat()
@@ -295,8 +296,8 @@ class ControlClient(TargetCommands):
         """
         with self._lock:
             number = int(self._commands["motion_id"]) + 1
-            fill_motion(self._motion, number, start, motion.times, motion.coefficients)
-            self.shared.motion.write(self._motion, motion_size(len(motion.coefficients)))
+            fill_path(self._motion, number, start, motion.times, motion.coefficients)
+            self.shared.motion.write(self._motion, path_size(self._motion, len(motion.coefficients)))
             try:
                 self.update({"motion_id": number})
             except BaseException:
@@ -314,6 +315,40 @@ class ControlClient(TargetCommands):
     def release_motion(self, number: int) -> None:
         """Give control back to the mode, which continues from where the arm is."""
         self.update({"motion_release": number})
+
+    def start_chunk(self, path: Motion, *, start: float = 0.0) -> int:
+        """Follow a path instead of single targets; it replaces a running chunk, and stays at its end point.
+
+        :param path: of what the mode has targets of: joint positions, or in OSC position and the four numbers of a
+            quaternion (x, y, z, w), which may have any length but 0. Limits hold as for single targets.
+        :param start: robot time at which it begins [s]. If that has passed, it is joined where it should be now; until
+            then, what runs before it continues.
+        :returns: the chunk's number, with which :meth:`state` reports it.
+        :raises ValueError: it has no segments or too many, or ``start`` is not finite.
+        """
+        if not 1 <= len(path.coefficients) <= MAX_CHUNK_SEGMENTS:
+            raise ValueError(f"a chunk has 1 to {MAX_CHUNK_SEGMENTS} segments, not {len(path.coefficients)}")
+        if not math.isfinite(start):
+            raise ValueError(f"a chunk begins at a finite time, not {start}")
+        with self._lock:
+            number, chunk = int(self._commands["chunk_id"]) + 1, self._chunk
+            fill_path(chunk, number, start, path.times, path.coefficients)
+            chunk["mode_id"], chunk["target_id"] = self._commands["mode_id"], self._commands["target_id"]
+            self.shared.chunk.write(chunk, path_size(chunk, len(path.coefficients)))
+            try:
+                self.update({"chunk_id": number})
+            except BaseException:
+                # As for a motion.
+                self._commands["chunk_stop"] = number
+                with contextlib.suppress(ControlProcessDied):
+                    self._send()
+                raise
+            return number
+
+    def stop_chunk(self, number: int) -> None:
+        """End chunk ``number`` and those before it: the arm slows down within its limits, and holds."""
+        with self._lock:
+            self.update({"chunk_stop": max(number, int(self._commands["chunk_stop"]))})
 
     def state(self) -> Record:
         """The newest measured state, a record of :data:`~aiofranka_ros.control.records.STATE` that never changes."""

@@ -16,12 +16,13 @@ import numpy as np
 
 from aiofranka_ros.control import records
 from aiofranka_ros.control.defaults import default_commands
+from aiofranka_ros.control.incoming import Incoming
 from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.law import report as cycle_report
 from aiofranka_ros.control.law.motion import LONGEST_STOP
 from aiofranka_ros.control.libfranka import LIBFRANKA_ERRORS, MeasuredViews, RobotConnection, RobotStateCopy, report_to
 from aiofranka_ros.control.records import Hold, Mode, MotionStatus, Phase, command_word, new
-from aiofranka_ros.control.shared_memory import GradualReader, SharedMemory
+from aiofranka_ros.control.shared_memory import SLICE, SharedMemory
 from aiofranka_ros.errors import CommandRefused
 from aiofranka_ros.kernels import entry_point
 from aiofranka_ros.model import dynamics, fr3
@@ -40,11 +41,14 @@ _REST_VELOCITY = 0.02
 _FOLLOWING = 0.5
 #: ...and never later than this [s], which is less than a node waits.
 _REST_TIMEOUT = 4.0
+#: So much of a chunk is read before the torque of the cycle in which it arrives [bytes], in a few microseconds: all of
+#: most chunks, so that they are in force at once.
+_FIRST_SLICE = 1 << 14
 #: The reference of streamed targets brakes with a share of its acceleration and then approaches its end.
 _REFERENCE_STOP = 2.0
 #: Where fields of the commands are, in words.
-_ACTIVATION, _MOTION_ID, _ROBOT_STATE_PERIOD, _HEARTBEAT_TIMEOUT = map(
-    command_word, ("activation", "motion_id", "robot_state_period", "heartbeat_timeout")
+_ACTIVATION, _MOTION_ID, _CHUNK_ID, _ROBOT_STATE_PERIOD, _HEARTBEAT_TIMEOUT = map(
+    command_word, ("activation", "motion_id", "chunk_id", "robot_state_period", "heartbeat_timeout")
 )
 
 
@@ -62,15 +66,12 @@ class ControlLoop:
     def __init__(self, shared: SharedMemory, parent: int) -> None:
         self._shared = shared
         self._parent = parent
-        # ``commands`` is the record of ``_current``; ``_motion_id`` is the motion that they name.
+        # ``commands`` is the record of ``_current``.
         self._current, self._spare = _Commands(), _Commands()
-        self.commands, self.motion, self.measured = self._current.record, new(records.MOTION), new(records.MEASURED)
+        self.commands, self.measured = self._current.record, new(records.MEASURED)
         self.memory, self._scratch, self.state = new(records.MEMORY), new(records.SCRATCH), new(records.STATE)
-        # A motion that replaces another is read into ``_next_motion`` after the torque of a cycle was sent, and waits
-        # there until robot time ``_due`` [s]; until then the other one continues.
-        self._next_motion, self._reader = new(records.MOTION), GradualReader(shared.motion)
-        self._due: float | None = None
-        self._motion_id, self._reading = 0, False
+        self.motions = Incoming(shared.motion, records.MOTION)
+        self.chunks = Incoming(shared.chunk, records.CHUNK)
         self._rest_timeout = _REST_TIMEOUT
         self._views = MeasuredViews(self.measured)
         #: Copies from libfranka's state to ``state``.
@@ -91,16 +92,18 @@ class ControlLoop:
         """
         shared, memory, measured, state = self._shared, self.memory, self.measured, self.state
         version = self._await_commands()
-        # A motion that they name belongs to an earlier activation.
-        self._motion_id = self._current.integers[_MOTION_ID]
-        self._due, self._reading = None, False
+        # What they name belongs to an earlier activation.
+        self.motions.reset(self._current.integers[_MOTION_ID])
+        self.chunks.reset(self._current.integers[_CHUNK_ID])
         memory[:] = np.zeros(1, records.MEMORY)
         state["activation"], state["phase"] = activation, Phase.ACTIVE
         for field in ("cycles", "cycles_lost", "longest_gap"):
             state[field] = 0
         state["success_rate_min"] = 1.0
-        views, scratch, tau = self._views, self._scratch, memory["tau"][0]
-        step = entry_point(control_cycle.step, self.commands, self.motion, measured, memory, scratch, 0)
+        views, scratch, tau, motions, chunks = self._views, self._scratch, memory["tau"][0], self.motions, self.chunks
+        step = entry_point(
+            control_cycle.step, self.commands, motions.record, chunks.record, measured, memory, scratch, 0
+        )
         self._report_kernel = entry_point(cycle_report.report, self.commands, measured, memory, state, 0, 0.0, 0.0)
         robot = arm.read()
         measured["external_wrench"] = robot.O_F_ext_hat_K
@@ -120,9 +123,11 @@ class ControlLoop:
                     if shared.commands.version != version:
                         version = self.read_commands(version)
                         self._note_commands(watch)
-                    if self._due is not None and control.now >= self._due:
-                        self._switch_motion()
-                step(self.commands, self.motion, measured, memory, scratch, stop)
+                    if motions.due is not None and control.now >= motions.due:
+                        motions.switch()
+                    if chunks.due is not None and control.now >= chunks.due:
+                        chunks.switch()
+                step(self.commands, motions.record, chunks.record, measured, memory, scratch, stop)
                 if stop and watch.end is not None and self._has_stopped(watch, arrived):
                     control.finish(tau.tolist())
                     return watch.end
@@ -133,8 +138,10 @@ class ControlLoop:
                 # mass matrix of this one: within a millisecond a joint turns by at most a few thousandths of a radian.
                 control.model(robot)
                 self._report(robot, departed, departed - arrived)
-                if self._reading:
-                    self._read_motion()
+                if motions.reading:
+                    motions.read(SLICE)
+                elif chunks.reading:
+                    chunks.read(SLICE)
                 if watch.end is None:
                     stop = watch.reason(departed)
                     if watch.end is not None:
@@ -163,7 +170,7 @@ class ControlLoop:
     def read_commands(self, version: int) -> int:
         """Use new commands if they can be read, else keep the present ones, which are ``version``.
 
-        The motion that they name may take longer to read; the kernels wait for it.
+        The motion or chunk that they name may take longer to read; the kernels wait for it.
 
         :returns: the version of the commands in force.
         """
@@ -172,21 +179,12 @@ class ControlLoop:
         if not self._shared.commands.read(fresh.bytes):
             return version
         self._spare, self._current, self.commands = self._current, fresh, fresh.record
-        number = fresh.integers[_MOTION_ID]
-        if number != self._motion_id:
-            # A motion that still waits for its time is replaced, too.
-            self._motion_id, self._due, self._reading = number, None, True
-            self._reader.restart(self._next_motion)
+        if fresh.integers[_MOTION_ID] != self.motions.number:
+            self.motions.expect(fresh.integers[_MOTION_ID])
+        if fresh.integers[_CHUNK_ID] != self.chunks.number:
+            self.chunks.expect(fresh.integers[_CHUNK_ID])
+            self.chunks.read(_FIRST_SLICE)
         return newest
-
-    def _read_motion(self) -> None:
-        """Read a part of the motion that the commands name."""
-        if self._reader.proceed() and self._next_motion["id"][0] == self._motion_id:
-            self._due, self._reading = float(self._next_motion["start"][0]), False
-
-    def _switch_motion(self) -> None:
-        self._due = None
-        self.motion, self._next_motion = self._next_motion, self.motion
 
     def _report(self, robot: object, departed: int, response: int) -> None:
         shared = self._shared
@@ -228,7 +226,8 @@ class ControlLoop:
 
 def load_kernels() -> None:
     """Compile every kernel of the cycle or load it from the cache, so that it does not delay a torque later."""
-    commands, measured, motion = default_commands(), new(records.MEASURED), new(records.MOTION)
+    commands, measured = default_commands(), new(records.MEASURED)
+    motion, chunk = new(records.MOTION), new(records.CHUNK)
     memory, scratch = new(records.MEMORY), new(records.SCRATCH)
     measured["q"], measured["mass"], measured["elapsed"] = fr3.HOME, np.eye(7), fr3.CYCLE
     motion["segments"], motion["id"] = 1, 1
@@ -237,9 +236,9 @@ def load_kernels() -> None:
         commands["mode_id"] += 1
         for _ in range(3):
             commands["target_id"] += 1
-            control_cycle.step(commands, motion, measured, memory, scratch, 0)
+            control_cycle.step(commands, motion, chunk, measured, memory, scratch, 0)
     commands["motion_id"] = 1
-    control_cycle.step(commands, motion, measured, memory, scratch, int(Hold.FINISHING))
+    control_cycle.step(commands, motion, chunk, measured, memory, scratch, int(Hold.FINISHING))
     views, bodies = MeasuredViews(measured), np.zeros((dynamics.BODIES, 10))
     dynamics.mass_and_coriolis(views.q, views.dq, bodies, dynamics.working_memory(), views.mass, views.coriolis)
     state = new(records.STATE)

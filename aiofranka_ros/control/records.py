@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 #: Largest message between node and control process [bytes].
 MESSAGE_SIZE = 65536
-#: Most segments that one motion may have.
-MAX_SEGMENTS = 1024
+#: Most segments that one motion, and one chunk, may have.
+MAX_SEGMENTS, MAX_CHUNK_SEGMENTS = 1024, 256
 #: Targets that the reference remembers, and times between them.
 KNOTS, INTERVALS = 64, 9
 
@@ -61,6 +61,19 @@ class MotionStatus(enum.IntEnum):
     STOPPED = 4
     REFUSED = 5
     PAUSED = 6
+
+
+class ChunkEnd(enum.IntEnum):
+    """Why the newest chunk is not in force; a chunk that has arrived at its end point still is."""
+
+    NONE = 0  # It is, or it waits for its time.
+    TARGET = 1  # A single target came later.
+    HELD = 2  # The arm holds: a client asked for it, it was pushed, or the node was silent.
+    MODE = 3  # Another mode or control frame is in force than the one that it was made for.
+    MOTION = 4  # A motion runs.
+    STOPPED = 5  # A client stopped it.
+    FAR = 6  # It began far from the reference, and such streams are refused.
+    INVALID = 7  # It has no segments, or too many, or is not finite.
 
 
 class Limit(enum.IntEnum):
@@ -181,6 +194,8 @@ COMMANDS = np.dtype(
         ("motion_id", "u8"),  # the motion that should run, once the motion block carries that number
         ("motion_stop", "u8"),  # stop this motion smoothly
         ("motion_release", "u8"),  # give the arm back to the mode after this motion
+        ("chunk_id", "u8"),  # the chunk that should run, once the chunk block carries that number
+        ("chunk_stop", "u8"),  # stop this chunk, and all before it
         ("robot_state_period", "i8"),  # cycles between two copies of the full robot state; 0: never
     ]
 )
@@ -194,6 +209,18 @@ MOTION = np.dtype(
         ("start", "f8"),  # robot time at which it begins [s]; 0: at once
         ("times", "f8", (MAX_SEGMENTS + 1,)),  # [s], from the beginning of the motion
         ("coefficients", "f8", (MAX_SEGMENTS, 7, 6)),
+    ]
+)
+
+#: Node to control process: a chunk, a path for the targets of the mode, as a piecewise polynomial like a motion's.
+#: Columns are joint positions, or in mode OSC a position and the four numbers of a quaternion of any length but 0.
+CHUNK = np.dtype(
+    [
+        *fields("u8", "id mode_id target_id"),  # of the commands at the time when it was written
+        ("segments", "i8"),
+        ("start", "f8"),  # robot time at which it begins [s]; 0: at once
+        ("times", "f8", (MAX_CHUNK_SEGMENTS + 1,)),  # [s], from the beginning of the chunk
+        ("coefficients", "f8", (MAX_CHUNK_SEGMENTS, 7, 6)),
     ]
 )
 
@@ -276,6 +303,12 @@ MEMORY = np.dtype(
         ("place", "f8", (2,)),
         *fields("f8", "goal goal_velocity", 7),  # the reference's target now: position and orientation, or joints
         ("repetitions", "u8"),
+        # The chunk that gives that target instead; and its acceleration.
+        *fields("u8", "chunk_id chunk_seen"),  # in force (0: none); the newest one, whether in force or not
+        ("chunk_end", "i8"),  # ChunkEnd
+        *fields("f8", "chunk_start chunk_time chunk_rested"),  # robot time; along it; since its end [s]
+        ("chunk_limited", "i8", (len(Limit),)),  # which limits it has met
+        ("goal_acceleration", "f8", (7,)),
         ("scratch", "f8", (2, 3)),
         # The smooth reference that the laws follow.
         ("ref_position", "f8", (3,)),
@@ -331,6 +364,7 @@ _CYCLE: list[Any] = [
     ("target_stamp", "i8"),
     ("motion_id", "u8"),
     ("motion_status", "i8"),
+    ("chunk_id", "u8"),
     ("approach", "i8"),
     *fields("f8", "q dq tau", 7),  # tau: sent in this cycle
     ("position", "f8", (3,)),  # of the control frame
@@ -357,6 +391,7 @@ STATE = np.dtype(
         ("jacobian", "f8", (6, 7)),
         ("mass", "f8", (7, 7)),  # [kg m²]
         *fields("f8", "ref_dq ref_ddq", 7),
+        *fields("f8", "ref_linear ref_angular ref_linear_acceleration ref_angular_acceleration", 3),
         ("hold", "i8"),
         ("release_id", "u8"),
         ("target_age", "f8"),  # [s]; infinite before the first one
@@ -368,6 +403,10 @@ STATE = np.dtype(
         ("interpolating", "i8"),
         ("repetitions", "u8"),
         ("motion_time", "f8"),
+        ("chunk_seen", "u8"),
+        ("chunk_end", "i8"),  # ChunkEnd
+        ("chunk_first", "i8"),  # stamp of the first torque from the last chunk that was in force [ns, monotonic]
+        ("chunk_time", "f8"),
         # Joints whose limits keep the hand from its target: a bit for each lower limit, then for each upper one.
         ("blocked", "i8"),
         *fields("f8", "behind_linear behind_angular"),  # from the hand to its target in mode osc [m], [rad]

@@ -30,13 +30,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aiofranka_ros.control.records import COMMANDS, CYCLE_RECORD, MAX_SEGMENTS, MOTION, STATE
+from aiofranka_ros.control.records import CHUNK, COMMANDS, CYCLE_RECORD, MOTION, STATE
 from aiofranka_ros.control.robot_records import ROBOT_STATE
 from aiofranka_ros.errors import ControlProcessDied
 from aiofranka_ros.kernels import Array, Record
 
 #: Checksum of the records' layouts: two processes with different ones cannot work together.
-LAYOUT = zlib.crc32(repr([COMMANDS.descr, MOTION.descr, STATE.descr, ROBOT_STATE.descr]).encode())
+LAYOUT = zlib.crc32(repr([COMMANDS.descr, MOTION.descr, CHUNK.descr, STATE.descr, ROBOT_STATE.descr]).encode())
 #: Cycles that the ring keeps: 16 s.
 RING_CAPACITY = 16384
 #: Full robot states that are kept for a node that is late.
@@ -44,7 +44,7 @@ ROBOT_STATES = 64
 #: Bytes between the writers' words, so that they do not share a cache line.
 _LINE = 64
 #: Bytes that a :class:`GradualReader` copies and checks at once: 20 µs on a slow processor, a fiftieth of a cycle.
-_SLICE = 1 << 16
+SLICE = 1 << 16
 
 
 def _checksum(data: bytes | memoryview, number: int) -> int:
@@ -123,8 +123,8 @@ class GradualReader:
         self._data = record.view(np.uint8).data
         self._version = 0
 
-    def proceed(self) -> bool:
-        """Read the next slice; return ``True`` once for each write, when all of it has been read."""
+    def proceed(self, size: int = SLICE) -> bool:
+        """Read the next ``size`` bytes; return ``True`` once for each write, when all of it has been read."""
         head = self._head
         version = head[0]
         if version != self._version:
@@ -134,7 +134,7 @@ class GradualReader:
             self._check = _checksum(b"", version)
         if self._done == self._size:
             return False
-        end = min(self._done + _SLICE, self._size)
+        end = min(self._done + size, self._size)
         part = self._data[self._done : end]
         part[:] = self._payload[self._done : end]
         self._check, self._done = zlib.crc32(part, self._check), end
@@ -246,6 +246,8 @@ class SharedMemory:
         position += Block.size(COMMANDS)
         self.motion = Block(memory[position:], MOTION)
         position += Block.size(MOTION)
+        self.chunk = Block(memory[position:], CHUNK)
+        position += Block.size(CHUNK)
         self.state = Block(memory[position:], STATE)
         position += Block.size(STATE)
         self.robot_states = Ring(memory[position:], ROBOT_STATE, ROBOT_STATES)
@@ -306,18 +308,19 @@ class SharedMemory:
 def _total() -> int:
     return (
         3 * _LINE
-        + sum(map(Block.size, (COMMANDS, MOTION, STATE)))
+        + sum(map(Block.size, (COMMANDS, MOTION, CHUNK, STATE)))
         + sum(Ring.size(dtype, count) for dtype, count in ((ROBOT_STATE, ROBOT_STATES), (CYCLE_RECORD, RING_CAPACITY)))
     )
 
 
-def motion_size(segments: int) -> int:
-    """How many bytes of a motion record, from its beginning, ``segments`` segments take."""
-    return MOTION.itemsize - (MAX_SEGMENTS - segments) * 7 * 6 * 8
+def path_size(record: npt.NDArray[Any], segments: int) -> int:
+    """How many bytes of a motion or chunk, an array of one, from its beginning, ``segments`` segments take."""
+    coefficients = record["coefficients"]
+    return record.nbytes - coefficients.nbytes + coefficients[0, :segments].nbytes
 
 
-def fill_motion(record: Record, number: int, start: float, times: Array, coefficients: Array) -> None:
-    """Fill a motion record: number, robot time of the beginning [s], knots [s] (n + 1,) and coefficients (n, 7, 6)."""
+def fill_path(record: Record, number: int, start: float, times: Array, coefficients: Array) -> None:
+    """Fill a motion or chunk: number, robot time of its start [s], knots [s] (n + 1,) and coefficients (n, 7, 6)."""
     record["id"], record["segments"], record["start"] = number, len(times) - 1, start
     record["times"][0, : len(times)] = times
     record["coefficients"][0, : len(coefficients)] = coefficients

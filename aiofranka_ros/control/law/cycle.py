@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 
+from aiofranka_ros.control.law import chunk as chunks
 from aiofranka_ros.control.law import follower, laws, limits, reference, stream, velocity
 from aiofranka_ros.control.law.cholesky import factorize
 from aiofranka_ros.control.law.motion import advance as advance_motion
@@ -35,7 +36,9 @@ _BLEND_TIME = 0.1
 
 
 @kernel
-def step(commands: Record, motion: Record, measured: Record, memory: Record, scratch: Record, stop: int) -> None:
+def step(
+    commands: Record, motion: Record, chunk: Record, measured: Record, memory: Record, scratch: Record, stop: int
+) -> None:
     """Compute the torque of one cycle into ``memory.tau`` [Nm] (7,).
 
     Arguments are arrays of one record each, see :func:`~aiofranka_ros.control.records.new`.
@@ -43,7 +46,7 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
     :param stop: a :class:`~aiofranka_ros.control.records.Hold` flag with the reason not to follow the node, or 0. While
         there is a reason, motions and targets stop and the arm holds.
     """
-    c, p, m, r, s = commands[0], motion[0], measured[0], memory[0], scratch[0]
+    c, p, k, m, r, s = commands[0], motion[0], chunk[0], measured[0], memory[0], scratch[0]
     if not _is_measured(m):
         r.hold |= _NOT_FINITE
         r.not_finite += 1
@@ -68,6 +71,7 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
         r.started = 1
         r.motion_id = c.motion_id
         r.motion_status = MotionStatus.NONE
+        r.chunk_seen = c.chunk_id
         for i in range(7):
             r.tau[i] = m.tau_last[i]
             r.dq[i] = m.dq[i]
@@ -89,6 +93,9 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
     if stop == 0:
         stop = _asked_or_pushed(c, m, r)
     _stop_or_continue(r, stop)
+    if chunks.update(r, c, k, stop, _in_motion(r)):
+        _drive(TargetKind.POSITION, c, m, r)
+        chunks.begin(r, c, k, m.time)
     if c.target_id != r.target_id:
         r.target_id = c.target_id
         if stop == 0 and c.target_mode_id == r.mode_id and not _in_motion(r):
@@ -101,7 +108,7 @@ def step(commands: Record, motion: Record, measured: Record, memory: Record, scr
     law = _choose_law(c, m, r)
     _place_springs(law, r, m.q, dt)
     begins = begins or law != r.law
-    _make_torque(law, begins, c, p, m, r, s, dt)
+    _make_torque(law, begins, c, p, k, m, r, s, dt)
     _make_walls(c, m, r, s)
 
     if begins or c.law_id != r.law_id:
@@ -185,19 +192,25 @@ def _stop_or_continue(memory: Record, stop: int) -> None:
 
 
 @kernel
+def _drive(kind: int, commands: Record, measured: Record, memory: Record) -> None:
+    """Have targets of this kind drive the reference, from what it does now, or the arm, if the law changes."""
+    if kind == memory.driving:
+        return
+    changes = kind == TargetKind.SERVO and memory.law != Law.HOLD or memory.driving == TargetKind.SERVO
+    if changes and not _follows_joints(commands):
+        _settle(commands, measured, memory)
+    else:
+        reference.freeze(memory)
+    stream.unlearn(memory)
+    memory.driving = kind
+
+
+@kernel
 def _accept_target(commands: Record, measured: Record, memory: Record, scratch: Record) -> None:
     kind, now = commands.target_kind, measured.time
     if kind == TargetKind.VELOCITY and commands.mode == Mode.TORQUE:
         return
-    if kind != memory.driving:
-        # From what the reference does now, or the arm, if the law changes.
-        changes = kind == TargetKind.SERVO and memory.law != Law.HOLD or memory.driving == TargetKind.SERVO
-        if changes and not _follows_joints(commands):
-            _settle(commands, measured, memory)
-        else:
-            reference.freeze(memory)
-        stream.unlearn(memory)
-        memory.driving = kind
+    _drive(kind, commands, measured, memory)
     if kind == TargetKind.VELOCITY:
         velocity.accept(memory, commands, now)
     elif kind == TargetKind.SERVO:
@@ -287,9 +300,13 @@ def _choose_law(commands: Record, measured: Record, memory: Record) -> int:
 
 
 @kernel
-def _advance_reference(law: int, commands: Record, measured: Record, memory: Record, dt: float) -> None:
+def _advance_reference(
+    law: int, commands: Record, chunk: Record, measured: Record, memory: Record, scratch: Record, dt: float
+) -> None:
     """Advance the reference of a law by ``dt``, cycle by cycle: in one long step it would overshoot."""
-    for _ in range(int(round(dt / CYCLE))):
+    for left in range(int(round(dt / CYCLE)) - 1, -1, -1):
+        if memory.chunk_id != 0:
+            chunks.aim(memory, commands, chunk, scratch, law == Law.OSC, measured.time - left * CYCLE)
         if memory.driving == TargetKind.VELOCITY:
             velocity.advance(memory, commands, measured.q, measured.dq, CYCLE)
         elif law == Law.OSC:
@@ -302,8 +319,8 @@ def _advance_reference(law: int, commands: Record, measured: Record, memory: Rec
 
 @kernel
 def _make_torque(
-    law: int, begins: bool, commands: Record, motion: Record, measured: Record, memory: Record, scratch: Record,
-    dt: float,
+    law: int, begins: bool, commands: Record, motion: Record, chunk: Record, measured: Record, memory: Record,
+    scratch: Record, dt: float,
 ) -> None:  # fmt: skip
     """Compute the torque of the law, including coriolis torques, into ``memory.tau_law`` [Nm] (7,).
 
@@ -321,7 +338,7 @@ def _make_torque(
             tau[i] = memory.target_torque[i]
         return
     if law != Law.MOTION and not begins:
-        _advance_reference(law, commands, measured, memory, dt)
+        _advance_reference(law, commands, chunk, measured, memory, scratch, dt)
     if law == Law.OSC:
         laws.operational_space(measured.q, measured.dq, scratch.inertia, commands, memory, scratch, tau)
     else:

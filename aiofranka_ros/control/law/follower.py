@@ -38,13 +38,24 @@ def approach_speed(distance: float, bandwidth: float, acceleration: float, veloc
 
 
 @kernel
+def stopping_distance(speed: float, bandwidth: float, acceleration: float) -> float:
+    """Distance from which :func:`approach_speed` allows ``speed``."""
+    gain = 0.5 * bandwidth
+    braking = _BRAKING_SHARE * acceleration
+    if speed <= braking / gain:
+        return speed / gain
+    return 0.5 * (speed * speed / braking + braking / (gain * gain))
+
+
+@kernel
 def follow(
-    error: Array, target_velocity: Array, velocity: Array, acceleration: Array,
+    error: Array, target_velocity: Array, target_acceleration: Array, velocity: Array, acceleration: Array,
     bandwidth: float, max_velocity: float, pace: float, max_acceleration: float, dt: float,
 ) -> bool:  # fmt: skip
     """One step of the reference's ``velocity`` and ``acceleration`` (3,), in place.
 
     :param error: the way to the target (3,); overwritten.
+    :param target_acceleration: fed forward, unless the target is too fast (3,).
     :param pace: highest speed until the reference meets its stream.
     :returns: whether it is slow enough without that limit.
     """
@@ -54,9 +65,11 @@ def follow(
     for i in range(3):
         error[i] = target_velocity[i] + scale * error[i]
     slow = not limit_norm(error, pace)
-    limit_norm(error, max_velocity)
+    limited = limit_norm(error, max_velocity) or not slow
     for i in range(3):
         error[i] = (error[i] - velocity[i]) * VELOCITY_GAIN * bandwidth
+        if not limited:
+            error[i] += target_acceleration[i]
     limit_norm(error, max_acceleration)
     share = dt / (ACCELERATION_SMOOTHING + dt)
     for i in range(3):

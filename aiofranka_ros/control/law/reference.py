@@ -88,17 +88,19 @@ def seed(memory: Record, commands: Record, q: Array, dq: Array) -> None:
 
 @kernel
 def freeze(memory: Record) -> None:
-    """Stop the reference as if the newest target were where it is now; a velocity ends."""
+    """Stop the reference as if the newest target were where it is now; a velocity or a chunk ends."""
     memory.velocity_left = 0.0
     stream.forget(memory)
     _stand_still(memory)
     approach.lose(memory)
+    memory.chunk_id = 0
     for i in range(3):
         memory.target_position[i] = memory.ref_position[i]
     for i in range(4):
         memory.target_orientation[i] = memory.ref_orientation[i]
     for i in range(7):
         memory.target_q[i] = memory.ref_q[i]
+        memory.goal_acceleration[i] = 0.0
 
 
 @kernel
@@ -340,7 +342,7 @@ def _aim_joints(memory: Record, extrapolation_time: float) -> None:
 def advance_pose(memory: Record, commands: Record, dt: float) -> None:
     """Advance the reference of the control frame by ``dt``, but only as far as the arm can follow."""
     approaching = memory.approach == Approach.APPROACHING
-    if commands.smooth_targets == 0 and memory.approach == Approach.FOLLOWING:
+    if commands.smooth_targets == 0 and memory.approach == Approach.FOLLOWING and memory.chunk_id == 0:
         for i in range(3):
             memory.ref_position[i] = memory.target_position[i]
             memory.ref_linear[i] = 0.0
@@ -351,8 +353,9 @@ def advance_pose(memory: Record, commands: Record, dt: float) -> None:
             memory.ref_orientation[i] = memory.target_orientation[i]
         follower.keep_near_pose(memory)
         return
-    stream.advance(memory, dt)
-    _aim_pose(memory, commands.extrapolation_time)
+    if memory.chunk_id == 0:
+        stream.advance(memory, dt)
+        _aim_pose(memory, commands.extrapolation_time)
     error, velocity = memory.scratch[0], memory.scratch[1]
     for i in range(3):
         goal = inside(memory.goal[i], memory, i)
@@ -364,7 +367,7 @@ def advance_pose(memory: Record, commands: Record, dt: float) -> None:
         memory, commands.approach_linear_velocity, near, length(velocity), length(memory.ref_linear), gain
     )
     met = follower.follow(
-        error, velocity, memory.ref_linear, memory.ref_linear_acceleration,
+        error, velocity, memory.goal_acceleration, memory.ref_linear, memory.ref_linear_acceleration,
         commands.reference_bandwidth, min(commands.max_linear_velocity, memory.pace_linear), pace,
         commands.max_linear_acceleration, dt,
     )  # fmt: skip
@@ -379,7 +382,7 @@ def advance_pose(memory: Record, commands: Record, dt: float) -> None:
         memory, commands.approach_angular_velocity, near, length(velocity), length(memory.ref_angular), gain
     )
     turned = follower.follow(
-        error, velocity, memory.ref_angular, memory.ref_angular_acceleration,
+        error, velocity, memory.goal_acceleration[3:], memory.ref_angular, memory.ref_angular_acceleration,
         commands.reference_bandwidth, min(commands.max_angular_velocity, memory.pace_angular), pace,
         commands.max_angular_acceleration, dt,
     )  # fmt: skip
@@ -397,14 +400,15 @@ def advance_pose(memory: Record, commands: Record, dt: float) -> None:
 def advance_joints(memory: Record, commands: Record, smooth: bool, dt: float) -> None:
     """Advance the joint reference by ``dt``; without ``smooth`` it is the target, once it has met its stream."""
     approaching = memory.approach == Approach.APPROACHING
-    if not smooth and memory.approach == Approach.FOLLOWING:
+    if not smooth and memory.approach == Approach.FOLLOWING and memory.chunk_id == 0:
         for i in range(7):
             memory.ref_q[i] = memory.target_q[i]
             memory.ref_dq[i] = 0.0
             memory.ref_ddq[i] = 0.0
         return
-    stream.advance(memory, dt)
-    _aim_joints(memory, commands.extrapolation_time)
+    if memory.chunk_id == 0:
+        stream.advance(memory, dt)
+        _aim_joints(memory, commands.extrapolation_time)
     share = dt / (follower.ACCELERATION_SMOOTHING + dt)
     gain, slow = follower.VELOCITY_GAIN * commands.reference_bandwidth, approach.joint_velocity(memory, commands)
     met = True
@@ -419,8 +423,9 @@ def advance_joints(memory: Record, commands: Record, smooth: bool, dt: float) ->
         pace = approach.pace(memory, slow, near, abs(velocity), abs(memory.ref_dq[i]), gain)
         met = met and near and abs(wanted) <= pace
         pace = min(pace, commands.max_joint_velocity[i])
+        ahead = memory.goal_acceleration[i] if abs(wanted) <= pace else 0.0
         wanted = min(max(wanted, -pace), pace)
-        wanted = (wanted - memory.ref_dq[i]) * gain
+        wanted = (wanted - memory.ref_dq[i]) * gain + ahead
         wanted = min(max(wanted, -limit), limit)
         memory.ref_ddq[i] += share * (wanted - memory.ref_ddq[i])
         memory.ref_dq[i] += memory.ref_ddq[i] * dt

@@ -49,6 +49,9 @@ def report(
     s.stream_delay, s.interpolating, s.repetitions = stream.delay(r), r.interpolating, r.repetitions
     s.approaches, s.far_targets = r.approaches, r.far_targets
     s.motion_id, s.motion_status, s.motion_time = r.motion_id, r.motion_status, r.motion_time
+    if r.chunk_id != 0 and r.chunk_id != s.chunk_id:
+        s.chunk_first = stamp
+    s.chunk_id, s.chunk_seen, s.chunk_end, s.chunk_time = r.chunk_id, r.chunk_seen, r.chunk_end, r.chunk_time
     s.limited_targets[:], s.limited_torques[:] = r.limited_targets, r.limited_torques
     s.not_finite, s.silent_holds = r.not_finite, r.silent_holds
     _report_blocked(c, m, r, s)
@@ -57,6 +60,9 @@ def report(
     s.ref_q[:], s.ref_dq[:], s.ref_ddq[:] = r.ref_q, r.ref_dq, r.ref_ddq
     s.tcp[:], s.position[:], s.orientation[:], s.twist[:] = r.tcp, r.position, r.orientation, r.twist
     s.ref_position[:], s.ref_orientation[:] = r.ref_position, r.ref_orientation
+    s.ref_linear[:], s.ref_angular[:] = r.ref_linear, r.ref_angular
+    s.ref_linear_acceleration[:] = r.ref_linear_acceleration
+    s.ref_angular_acceleration[:] = r.ref_angular_acceleration
     s.jacobian[:], s.mass[:] = r.jacobian, m.mass
 
 
@@ -79,7 +85,7 @@ def _behind_pose(memory: Record) -> tuple[float, float]:
     A velocity's target is the reference.
     """
     velocity = memory.driving == TargetKind.VELOCITY
-    if memory.target_count == 0 and not velocity:
+    if memory.target_count == 0 and memory.chunk_id == 0 and not velocity:
         return 0.0, 0.0
     position = memory.ref_position if velocity else memory.raw_position
     orientation = memory.ref_orientation if velocity else memory.raw_orientation

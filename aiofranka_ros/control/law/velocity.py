@@ -104,7 +104,7 @@ def _advance_pose(memory: Record, commands: Record, dt: float) -> None:
     error = memory.scratch[0]
     error[:] = 0.0
     follower.follow(
-        error, velocity[3:6], memory.ref_angular, memory.ref_angular_acceleration,
+        error, velocity[3:6], memory.goal_acceleration[3:], memory.ref_angular, memory.ref_angular_acceleration,
         commands.reference_bandwidth, min(commands.max_angular_velocity, memory.pace_angular), math.inf,
         commands.max_angular_acceleration, dt,
     )  # fmt: skip
