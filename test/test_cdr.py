@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, TwistStamped
 from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
@@ -20,7 +20,7 @@ from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.model.fr3 import JOINT_NAMES
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.ros import messages
-from aiofranka_ros.ros.cdr import SerializedMessage, nanoseconds, read_joints, read_pose
+from aiofranka_ros.ros.cdr import SerializedMessage, nanoseconds, read_joints, read_pose, read_twist
 
 pytestmark = pytest.mark.unit
 
@@ -57,6 +57,25 @@ def test_a_pose_from_a_sender_with_another_byte_order_is_read_too() -> None:
     assert read_pose(b"\0\0\0\0" + body) == (5_000_000_006, "base", tuple(range(7)))
 
 
+@given(st.integers(0, 2**31 * 10**9 - 1), TEXTS, st.tuples(*[st.floats()] * 6))
+def test_a_twist_is_read_as_rclpy_reads_it(stamp: int, frame: str, numbers: tuple[float, ...]) -> None:
+    message = TwistStamped()
+    message.header.frame_id = frame
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+    v, w = message.twist.linear, message.twist.angular
+    v.x, v.y, v.z, w.x, w.y, w.z = numbers
+    found = read_twist(bytes(serialize_message(message)))
+    assert (found.stamp, found.frame) == (stamp, frame)
+    np.testing.assert_array_equal(found.numbers, numbers)
+    with pytest.raises(InvalidTarget, match="cannot be read"):
+        read_twist(bytes(serialize_message(message))[:-8])
+
+
+def test_a_twist_from_a_sender_with_another_byte_order_is_read_too() -> None:
+    body = struct.pack(">iII", 5, 6, 5) + b"base\0" + bytes(7) + struct.pack(">6d", *range(6))
+    assert read_twist(b"\0\0\0\0" + body) == (5_000_000_006, "base", tuple(range(6)))
+
+
 @given(st.integers(0, 200), st.binary(max_size=8), st.integers(0, 99))
 def test_a_damaged_pose_is_refused_or_read_but_nothing_else_happens(length: int, junk: bytes, place: int) -> None:
     data = bytearray(pose_of((0.1, 0.2, 0.3, 0.0, 0.0, 0.0, 1.0), "fr3_link0"))
@@ -82,13 +101,14 @@ def test_joints_are_read_as_rclpy_reads_them(content: Any) -> None:
     found = read_joints(joints_of(frame, names, position, velocity, effort))
     assert (found.stamp, found.name) == (5_000_000_006, tuple(names))
     np.testing.assert_array_equal(found.position, position)
+    np.testing.assert_array_equal(found.velocity, velocity)
     np.testing.assert_array_equal(found.effort, effort)
 
 
 def test_joints_from_a_sender_with_another_byte_order_are_read_too() -> None:
     body = struct.pack(">iII", 5, 6, 1) + bytes(4) + struct.pack(">II", 1, 2) + b"a\0" + bytes(2)
     body += struct.pack(">II", 1, 0)[:4] + bytes(-(len(body) + 4) % 8) + struct.pack(">dII", 7.0, 0, 0)
-    assert read_joints(b"\0\0\0\0" + body) == (5_000_000_006, ("a",), (7.0,), ())
+    assert read_joints(b"\0\0\0\0" + body) == (5_000_000_006, ("a",), (7.0,), (), ())
 
 
 @given(st.integers(0, 400), st.binary(max_size=8), st.integers(0, 350))

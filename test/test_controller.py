@@ -368,6 +368,35 @@ async def test_switching_keeps_the_arm_where_it_is_and_resets_all_targets(loop, 
         np.testing.assert_allclose(controller.state["qpos"], where, atol=0.03)
 
 
+@pytest.mark.parametrize(("mode", "name"), [("osc", "ee_velocity"), ("impedance", "dq_desired"), ("pid", "dq_desired")])
+async def test_velocities_move_the_arm_until_they_time_out(loop, controller, mode, name):
+    controller.switch(mode)
+    where = controller.initial_ee
+    controller.set_freq(50)
+    velocity = np.array([0.0, 0.1, 0.0, 0.0, 0.0, 0.0]) if mode == "osc" else np.array([0.2, *np.zeros(6)])
+    await set_for(controller, 1.0, name, velocity)
+    assert speed(controller) > 0.05
+    np.testing.assert_array_equal(getattr(controller, name), velocity)
+    await until(lambda: speed(controller) < REST)
+    assert controller.state["ee"][1, 3] > where[1, 3] + 0.03
+    stopped = controller.state["qpos"]
+    for _ in range(50):
+        await controller.next_state()
+    np.testing.assert_allclose(controller.state["qpos"], stopped, atol=5e-3)
+    with pytest.raises(InvalidTarget, match="shape"):
+        setattr(controller, name, np.zeros(5))
+    with pytest.raises(InvalidTarget, match="not finite"):
+        setattr(controller, name, np.full(len(velocity), np.nan))
+    controller.switch("torque")
+    with pytest.raises(InvalidTarget, match="not a target of mode torque"):
+        await controller.set(name, velocity)
+
+
+async def set_for(controller: FrankaController, seconds: float, name: str, value: np.ndarray) -> None:
+    for _ in range(int(50 * seconds)):
+        await controller.set(name, value)
+
+
 async def test_a_target_that_waits_for_a_setting_is_not_sent_after_a_switch(loop, controller):
     controller.switch("impedance")
     await controller.robot.settled()

@@ -118,11 +118,11 @@ class SettingAttribute:
 
 
 class TargetAttribute:
-    """An attribute for a target of ``modes``: an array (7,), or a pose (4, 4)."""
+    """An attribute for a target of ``modes``: an array of this ``shape``; (4, 4): a pose."""
 
-    def __init__(self, *modes: Mode, pose: bool = False) -> None:
+    def __init__(self, *modes: Mode, shape: tuple[int, ...] = (7,)) -> None:
         self._modes = modes
-        self._pose = pose
+        self._shape = shape
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -136,8 +136,8 @@ class TargetAttribute:
 
     def __set__(self, controller: Attributes, value: Any) -> None:
         name = self._name
-        target = array(name, value, (4, 4) if self._pose else (7,))
-        sent = position_and_quaternion(name, target) if self._pose else target
+        target = array(name, value, self._shape)
+        sent = position_and_quaternion(name, target) if self._shape == (4, 4) else target
         controller._check()
         if controller._moves:
             raise InvalidTarget(f"{name} is refused during a move: await or cancel the move", reason="during a move")
@@ -147,6 +147,7 @@ class TargetAttribute:
             raise InvalidTarget(message, reason="another mode")
         with controller.state_lock:
             controller._setters.check(name)
+            controller._unsent.pop(name, None)  # The newest one is sent last: its kind drives the arm.
             controller._targets[name], controller._unsent[name] = target, sent
 
 
@@ -209,7 +210,13 @@ class Attributes:
     #: Target of the modes ``impedance`` and ``pid``: joint positions [rad] (7,).
     q_desired = TargetAttribute(Mode.IMPEDANCE, Mode.PID)
     #: Target of the mode ``osc``: pose of the control frame in the base (4, 4).
-    ee_desired = TargetAttribute(Mode.OSC, pose=True)
+    ee_desired = TargetAttribute(Mode.OSC, shape=(4, 4))
+    #: Velocities of the joints in the modes ``impedance`` and ``pid`` [rad/s] (7,). Refresh them within the setting
+    #: ``velocity_timeout``; otherwise the arm stops.
+    dq_desired = TargetAttribute(Mode.IMPEDANCE, Mode.PID)
+    #: Velocity of the control frame in the mode ``osc``, along the axes of the base: linear [m/s], then angular [rad/s]
+    #: (6,). Refresh it as ``dq_desired``.
+    ee_velocity = TargetAttribute(Mode.OSC, shape=(6,))
     #: Target of the mode ``torque``, gravity excluded [Nm] (7,). Refresh it within the setting ``torque_timeout``;
     #: otherwise the arm holds.
     torque = TargetAttribute(Mode.TORQUE)
@@ -261,6 +268,7 @@ class Attributes:
         with self.state_lock:
             self._changes |= {"tcp_from_robot": False, "tcp_in_flange": tcp_in_flange.tolist()}
             self._unsent.pop("ee_desired", None)
+            self._unsent.pop("ee_velocity", None)
             if self._running:
                 state = self.robot.snapshot()
                 self._initial = replace(state, ee=control_frame(state.q, pose))
@@ -274,7 +282,8 @@ class Attributes:
     def _reseed(self, state: Snapshot) -> None:
         """Set the targets to ``state``."""
         self._unsent.clear()
-        self._targets = {"q_desired": state.q, "ee_desired": state.ee, "torque": np.zeros(7)}
+        velocities = {"dq_desired": np.zeros(7), "ee_velocity": np.zeros(6)}
+        self._targets = {"q_desired": state.q, "ee_desired": state.ee, "torque": np.zeros(7), **velocities}
 
     def _begun(self) -> Snapshot:
         if self._initial is None:

@@ -192,7 +192,8 @@ class FrankaController(Attributes):
         clock restarts, without a burst. A loop that does not keep the rate is logged, and :meth:`lateness` has the
         figures. If cancelled, the value is in force all the same.
 
-        :param attr: ``q_desired``, ``ee_desired``, ``torque``, or any other attribute that can be assigned.
+        :param attr: ``q_desired``, ``dq_desired``, ``ee_desired``, ``ee_velocity``, ``torque``, or any other attribute
+            that can be assigned.
         :raises AttributeError: there is no such attribute.
         :raises InvalidTarget, ConfigurationError: the value cannot be used, or something else sets the targets: another
             task (``error.reason`` is ``another task``), or another client of the node (``another publisher``); the arm

@@ -119,9 +119,10 @@ class Link(abc.ABC):
     def set_target(self, name: str, values: Array) -> None:
         """Send a target to the current mode.
 
-        :param name: ``q_desired``, ``ee_desired`` or ``torque``.
-        :param values: (7,): joint positions [rad]; position [m] and unit quaternion x, y, z, w of the control frame in
-            the base; or torques [Nm].
+        :param name: ``q_desired``, ``dq_desired``, ``ee_desired``, ``ee_velocity`` or ``torque``.
+        :param values: joint positions [rad] or velocities [rad/s] (7,); position [m] and unit quaternion x, y, z, w of
+            the control frame in the base (7,); its twist along the axes of the base [m/s], [rad/s] (6,); or torques
+            [Nm] (7,).
         """
 
     @abc.abstractmethod

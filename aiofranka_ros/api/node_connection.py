@@ -18,7 +18,7 @@ import numpy as np
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from franka_msgs.action import PTPMotion
-from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
+from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, Twist, TwistStamped, Vector3
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import GetParameters, SetParametersAtomically
@@ -241,7 +241,9 @@ class NodeConnection(RosClient):
             self.refusals = RefusalReader(on_refused_target)
             self._targets = {
                 "ee_desired": node.create_publisher(PoseStamped, f"{name}/ee_desired", 1),
+                "ee_velocity": node.create_publisher(TwistStamped, f"{name}/twist_desired", 1),
                 "q_desired": node.create_publisher(JointState, f"{name}/q_desired", 1),
+                "dq_desired": node.create_publisher(JointState, f"{name}/dq_desired", 1),
                 "torque": node.create_publisher(JointState, f"{name}/torque_desired", 1),
             }
             self._target_messages: dict[str, SerializedMessage] = {}
@@ -319,13 +321,20 @@ class NodeConnection(RosClient):
             pose = Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
             return PoseStamped(header=header_of(target, names), pose=pose)
 
+        def twist(target: Record) -> TwistStamped:
+            vx, vy, vz, wx, wy, wz, _ = target["values"].tolist()
+            twist = Twist(linear=Vector3(x=vx, y=vy, z=vz), angular=Vector3(x=wx, y=wy, z=wz))
+            return TwistStamped(header=header_of(target, names), twist=twist)
+
         def joints(target: Record, field: str) -> JointState:
             values: Any = {field: target["values"].tolist()}
             return JointState(header=header_of(target, names), name=list(names.joints), **values)
 
         self._target_messages = {
             "ee_desired": SerializedMessage(pose, _TARGET),
+            "ee_velocity": SerializedMessage(twist, _TARGET),
             "q_desired": SerializedMessage(lambda target: joints(target, "position"), _TARGET),
+            "dq_desired": SerializedMessage(lambda target: joints(target, "velocity"), _TARGET),
             "torque": SerializedMessage(lambda target: joints(target, "effort"), _TARGET),
         }
         self._simulated_time = simulated_time
@@ -335,7 +344,7 @@ class NodeConnection(RosClient):
     def publish_target(self, name: str, values: Array) -> None:
         """Publish a target, stamped now, in any thread; arguments as in :meth:`.Link.set_target`."""
         record = np.zeros(1, _TARGET)
-        record["values"] = values
+        record["values"][0, : len(values)] = values
         # Without rclpy's clock and messages, which are slower, because the arm waits.
         record["stamp"] = self.node.get_clock().now().nanoseconds if self._simulated_time else time.time_ns()
         self._targets[name].publish(self._target_messages[name].of(record[0]))

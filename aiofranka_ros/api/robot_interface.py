@@ -40,6 +40,20 @@ _HEARTBEAT_TIMEOUT = 1.0
 _BEAT_PERIOD, _READ_PERIOD = 0.02, 1.0
 
 
+def _set_pose(client: ControlClient, pose: Array, stamp: int) -> None:
+    client.set_pose(pose[:3], pose[3:], stamp)
+
+
+#: How targets are passed on to the control process, by their names.
+_SETTERS: dict[str, Callable[[ControlClient, Array, int], object]] = {
+    "ee_desired": _set_pose,
+    "ee_velocity": ControlClient.set_twist,
+    "q_desired": ControlClient.set_joints,
+    "dq_desired": ControlClient.set_joint_velocities,
+    "torque": ControlClient.set_torque,
+}
+
+
 class RobotInterface(Link):
     """A Franka arm, real or simulated, driven from this process.
 
@@ -116,12 +130,7 @@ class RobotInterface(Link):
     def set_target(self, name: str, values: Array) -> None:
         """See :meth:`.Link.set_target`."""
         stamp = time.monotonic_ns()
-        if name == "ee_desired":
-            self._if_active(lambda client: client.set_pose(values[:3], values[3:], stamp))
-        elif name == "q_desired":
-            self._if_active(lambda client: client.set_joints(values, stamp))
-        else:
-            self._if_active(lambda client: client.set_torque(values, stamp))
+        self._if_active(lambda client: _SETTERS[name](client, values, stamp))
 
     async def settled(self) -> None:
         """See :meth:`.Link.settled`; here, changes are in force with the next cycle."""

@@ -23,7 +23,7 @@ from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.law.approach import NEAR_ANGULAR, NEAR_LINEAR
-from aiofranka_ros.control.records import Approach, Hold, Phase, TorqueLimit
+from aiofranka_ros.control.records import Approach, Hold, Phase, TargetKind, TorqueLimit
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.control.snapshot import distance_text
 from aiofranka_ros.errors import (
@@ -205,6 +205,9 @@ class Diagnosis:
             values["stream"] = describe_stream(state)
             if targets.ahead > 0.0:
                 values["stamps ahead of this computer's clock [s]"] = f"{targets.ahead:.3f}"
+        if state is not None and active and state["target_kind"] != TargetKind.POSITION:
+            values["driven by"] = describe_driving(state)
+            values["velocities timed out"] = state["velocity_timeouts"]
         values |= {f"limited: {limit}": count for limit, count in sorted(targets.limited.items())}
         values |= {f"refused: {reason}": count for reason, count in sorted(refused.items())}
         values |= {f"goal rejected: {reason}": count for reason, count in sorted(rejected.items())}
@@ -338,6 +341,16 @@ def describe_stream(state: Record) -> str:
     if state["interpolating"]:
         return f"{text}interpolated, {1e3 * state['stream_delay']:.0f} ms behind"
     return f"{text}extrapolated"
+
+
+def describe_driving(state: Record) -> str:
+    """What drives the arm, if it is not the kind of target that its mode usually follows."""
+    if state["target_kind"] == TargetKind.SERVO:
+        return "a stream of trajectories with one point each"
+    left = float(state["velocity_left"])
+    if left == 0.0:
+        return "no velocity: the last one has timed out (velocity_timeout), or the arm was held; the arm holds"
+    return f"a velocity, for another {left:.2f} s at most"
 
 
 def _flags(hold: Hold) -> str:

@@ -22,13 +22,15 @@ from aiofranka_ros.model.kinematics import link_pose, pose_matrix, quaternion_fr
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.node.transforms import TransformTopics
 from aiofranka_ros.ros.clock import node_time
-from aiofranka_ros.ros.messages import PoseTarget
+from aiofranka_ros.ros.messages import PoseTarget, TwistTarget
 
 if TYPE_CHECKING:
     from aiofranka_ros.node.lifecycle import FrankaNode
 
 #: The first cycle after the activation also counts for stamps that are this much older [s].
 _SLACK = 0.01
+#: The Franka Hand on the flange is turned by -45° about z (franka_description).
+_HAND = np.sqrt(0.5) * np.array([[1.0, 1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 0.0, np.sqrt(2.0)]])
 
 
 class Frames:
@@ -62,6 +64,22 @@ class Frames:
         orientation = np.empty(4)
         quaternion_from_matrix(pose, orientation)
         return PoseTarget(pose[:3, 3].copy(), orientation)
+
+    def twist_to_base(self, target: TwistTarget, frame: str, stamp: int, client: ControlClient) -> TwistTarget:
+        """Turn a twist along the axes of ``frame`` at ``stamp`` to those of the base; its point remains the same.
+
+        Arguments and exceptions as :meth:`to_base`. Along the axes of the control frame, it turns with the hand.
+        """
+        if frame == self._names.tcp:
+            return TwistTarget(target.twist, in_tool=True)
+        if frame == self._names.hand_tcp:  # Known without TF.
+            there: Array | None = link_pose(self._cycle(stamp, client)["q"], len(self._names.links) - 1)[:3, :3] @ _HAND
+        else:
+            there = self.pose_of(frame, stamp, client)
+        if there is None:
+            return target
+        turned = np.reshape(target.twist, (2, 3)) @ there[:3, :3].T
+        return TwistTarget(tuple(turned.ravel().tolist()))
 
     def pose_of(self, frame: str, stamp: int, client: ControlClient) -> Array | None:
         """The pose of ``frame`` in the base at ``stamp`` (4, 4); ``None`` if it is the base.

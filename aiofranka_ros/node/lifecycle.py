@@ -83,7 +83,7 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         self._targets = TargetTopics(self, self, self._mover, Frames(self, names), names, self._actions.refusals)
         self._owner = OwnerTopic(self, self._hold, self._mover, self._targets.owners)
         MoveAction(self, self._actions, self._mover, names)
-        TrajectoryAction(self, self._actions, self._mover, names)
+        TrajectoryAction(self, self._actions, self._mover, names, self._targets)
         RecoveryAction(self, self._actions)
         self._robot_services = RobotServices(self)
         self._identity = Identity(

@@ -46,6 +46,8 @@ def describe_limited(
     if name.startswith("workspace"):
         return _beyond_wall(name, topic, target, client, limit, side)
     if name.startswith("joint"):
+        if topic == "dq_desired":
+            return f"joint velocities towards {name} were stopped {JOINT_MARGIN} rad inside of it"
         found = _worst(np.asarray(target), limit - side * JOINT_MARGIN, side) if topic == "q_desired" else None
         what = "a target" if found is None else f"a target with {joints[found]} at {target[found]:.3f} rad"
         value = "" if found is None else f" ({limit[found]:.3f} rad)"
@@ -78,6 +80,10 @@ def describe_blocked(state: Record, parameter: Callable[[str], Any], joints: Seq
 
 def _beyond_wall(name: str, topic: str, target: Any, client: ControlClient, limit: Array, side: float) -> str:
     """About a target beyond a wall of the workspace, ``limit`` [m] (3,)."""
+    if topic == "twist_desired":
+        return f"a twist towards {name} was slowed down: the control frame stays inside, and slides along the wall"
+    if topic == "dq_desired":
+        return f"joint velocities that lead beyond {name} were slowed down together: the control frame stays inside"
     position = None
     if topic == "ee_desired":
         position, effect = np.array(target.position), f"was moved to {name}"

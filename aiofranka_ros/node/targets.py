@@ -19,11 +19,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
+from trajectory_msgs.msg import JointTrajectory
 
 from aiofranka_ros.arm.moves import ArmOwner, Mover
 from aiofranka_ros.control.client import ControlClient
@@ -33,16 +34,17 @@ from aiofranka_ros.control.records import Approach, Limit
 from aiofranka_ros.control.snapshot import distance_text
 from aiofranka_ros.errors import InvalidTarget, TransformMissing
 from aiofranka_ros.kernels import Record
-from aiofranka_ros.model.names import ArmNames
+from aiofranka_ros.model.names import CONTROLLER, ArmNames
 from aiofranka_ros.node.admission import Admission
 from aiofranka_ros.node.frames import Frames
 from aiofranka_ros.node.limited import describe_blocked, describe_limited
 from aiofranka_ros.node.owners import Owners
+from aiofranka_ros.node.servo import step_positions
 from aiofranka_ros.ros.arrivals import publisher_of
-from aiofranka_ros.ros.cdr import JointValues, PoseValues, read_joints, read_pose
+from aiofranka_ros.ros.cdr import JointValues, PoseValues, TwistValues, nanoseconds, read_joints, read_pose, read_twist
 from aiofranka_ros.ros.conditions import CONDITIONS
 from aiofranka_ros.ros.executor import with_info
-from aiofranka_ros.ros.messages import PoseTarget, by_joint, pose_target
+from aiofranka_ros.ros.messages import PoseTarget, TwistTarget, by_joint, pose_target, twist_target
 from aiofranka_ros.ros.refusals import RefusalTopic
 from aiofranka_ros.ros.warnings import Warnings
 
@@ -61,19 +63,21 @@ _MOST_WAITING = 100
 class _Topic(NamedTuple):
     """One kind of target.
 
-    :ivar name: after ``~/``.
-    :ivar kind: type of its messages.
+    :ivar name: after ``~/``, or the full name of the topic.
     :ivar modes: names of the modes that use it.
-    :ivar convert: makes what ``read`` found into a target, in the base or by joint.
+    :ivar convert: makes the content of a message into a target, in the base or by joint.
     :ivar send: passes a target, its stamp and how long from now it is due [ns] on to the control process.
     """
 
     name: str
-    kind: type
     modes: tuple[str, ...]
-    read: Callable[[bytes], Any]
     convert: Callable[[Any, ControlClient], Any]
     send: Callable[[ControlClient, Any, int, int], object]
+
+    @property
+    def title(self) -> str:
+        """For messages."""
+        return self.name if self.name.startswith("/") else f"~/{self.name}"
 
 
 class _Waiting(NamedTuple):
@@ -83,7 +87,8 @@ class _Waiting(NamedTuple):
     """
 
     topic: _Topic
-    message: bytes
+    content: Any
+    stamp: int
     info: Mapping[str, Any]
     until: float
     period: tuple[ControlClient, int]
@@ -138,17 +143,19 @@ class TargetTopics:
         self._sent = 0.0  # When the last target was passed on [s, monotonic].
         self._admission = Admission(node, owner, mover)
         group = ReentrantCallbackGroup()  # Not the node's default group, whose callbacks can wait.
-        for topic in (
-            _Topic("ee_desired", PoseStamped, ("osc",), read_pose, self._pose, _set_pose),
-            _Topic(
-                "q_desired", JointState, ("impedance", "pid"), read_joints, self._position, ControlClient.set_joints
-            ),
-            _Topic("torque_desired", JointState, ("torque",), read_joints, self._torque, _set_torque),
+        osc, joints = ("osc",), ("impedance", "pid")
+        set_velocities = ControlClient.set_joint_velocities
+        for kind, read, topic in (
+            (PoseStamped, read_pose, _Topic("ee_desired", osc, self._pose, _set_pose)),
+            (JointState, read_joints, _Topic("q_desired", joints, self._position, ControlClient.set_joints)),
+            (TwistStamped, read_twist, _Topic("twist_desired", osc, self._twist, _set_twist)),
+            (JointState, read_joints, _Topic("dq_desired", joints, self._velocity, set_velocities)),
+            (JointState, read_joints, _Topic("torque_desired", ("torque",), self._torque, _set_torque)),
         ):
-            callback = with_info(partial(self._on_message, topic))
-            node.create_subscription(
-                topic.kind, f"~/{topic.name}", callback, TARGET_QOS, callback_group=group, raw=True
-            )
+            callback = with_info(partial(self._on_message, topic, read))
+            node.create_subscription(kind, f"~/{topic.name}", callback, TARGET_QOS, callback_group=group, raw=True)
+        name = node.resolve_topic_name(f"{CONTROLLER}/joint_trajectory")
+        self._servo = _Topic(name, ("osc", *joints, "torque"), self._step, _set_servo)
 
     @property
     def owners(self) -> Owners:
@@ -168,7 +175,7 @@ class TargetTopics:
             waiting = self._waiting.popleft()
             # Targets from before an activation or a switch of the mode are dropped.
             if client is not None and waiting.period == (client, client.mode_id):
-                self._on_message(waiting.topic, waiting.message, waiting.info, waiting.until)
+                self._take(waiting.topic, waiting.content, waiting.stamp, waiting.info, waiting.until)
 
     def send_next(self) -> None:
         """Pass on the next of the targets that came before they are due; called at every tick while the arm is active.
@@ -206,12 +213,12 @@ class TargetTopics:
 
     def check_approach(self, state: Record) -> None:
         """Log if the control process approaches a stream slowly, or refuses it; called with every new ``state``."""
-        topic, left = self._newest[0], distance_text(state["approach_left"])
+        topic, left = self._source[0].title if self._source else "", distance_text(state["approach_left"])
         approaches, far_targets = int(state["approaches"]), int(state["far_targets"])
         if approaches > self._approaches and state["approach"] == Approach.APPROACHING:
             self._warnings.warn(
                 ("approach", topic),
-                f"approaching the targets on ~/{topic}, which begin {left} from the arm; until it has met them, "
+                f"approaching the targets on {topic}, which begin {left} from the arm; until it has met them, "
                 "approach_linear_velocity, approach_angular_velocity and approach_joint_velocity keep it slow",
             )
         if (far := far_targets - self._far_targets) > 0 and self._source is not None:
@@ -234,14 +241,30 @@ class TargetTopics:
             log.info("no joint limit keeps the hand from its target any more")
         self.blocked = blocked
 
-    def _on_message(self, topic: _Topic, message: bytes, info: Mapping[str, Any], until: float | None = None) -> None:
+    def servo(self, message: JointTrajectory, info: Mapping[str, Any]) -> None:
+        """Pass a step of a stream of trajectories on, see :mod:`aiofranka_ros.node.servo`, or explain why not.
+
+        :param info: rclpy's info about the message.
+        """
+        self._take(self._servo, message, nanoseconds(message.header.stamp), info)
+
+    def _on_message(self, topic: _Topic, read: Callable[[bytes], Any], message: bytes, info: Mapping[str, Any]) -> None:
+        try:
+            content = read(message)
+        except InvalidTarget as error:
+            self._refuse(topic, info, error)
+        else:
+            self._take(topic, content, content.stamp, info)
+
+    def _take(
+        self, topic: _Topic, content: Any, stamp: int, info: Mapping[str, Any], until: float | None = None
+    ) -> None:
         """Pass a target on, or explain why not.
 
+        :param stamp: when it was made [ns, the node's clock]; 0: unknown.
         :param until: how long it may wait for a transform [s, monotonic]; ``None``: it has just arrived.
         """
         try:
-            content = topic.read(message)
-            stamp = content.stamp
             client = self._admission.check(topic.name, topic.modes, stamp, info, waited=until is not None)
             target = topic.convert(content, client)
         except TransformMissing as error:
@@ -249,7 +272,7 @@ class TargetTopics:
             if until is None:
                 until = now + self._admission.time_left(stamp)
             if now < until and len(self._waiting) < _MOST_WAITING:
-                self._waiting.append(_Waiting(topic, message, info, until, (client, client.mode_id)))
+                self._waiting.append(_Waiting(topic, content, stamp, info, until, (client, client.mode_id)))
             else:
                 self._refuse(topic, info, error)
         except InvalidTarget as error:
@@ -259,7 +282,7 @@ class TargetTopics:
                 self._coming.clear()  # Of the client before.
             if self.without_priority:
                 self._warnings.warn("priority", CONDITIONS["no priority"].message)
-            self._newest, self._source = (topic.name, target), (topic, info)
+            self._newest, self._source = ("q_desired" if topic is self._servo else topic.name, target), (topic, info)
             self.accepted += 1
             # Not a simulated time, which may be slow, or stand still: targets follow each other in the robot's time.
             stamp = 0 if self._admission.simulated_time else stamp
@@ -273,8 +296,8 @@ class TargetTopics:
         self.refused[error.reason] += 1
         sender = publisher_of(info)
         name = partial(self.owners.name_of, sender, topic.name)
-        self._refusals.target(f"a target on ~/{topic.name}", error, sender, name)
-        self._warnings.warn((topic.name, error.reason), f"refused a target on ~/{topic.name}: {error}")
+        self._refusals.target(f"a target on {topic.title}", error, sender, name)
+        self._warnings.warn((topic.name, error.reason), f"refused a target on {topic.title}: {error}")
 
     def _pose(self, content: PoseValues, client: ControlClient) -> PoseTarget:
         return self._frames.to_base(pose_target(content.numbers), content.frame, content.stamp, client)
@@ -282,12 +305,29 @@ class TargetTopics:
     def _position(self, content: JointValues, client: ControlClient) -> tuple[float, ...]:
         return by_joint(content.name, content.position, "position", self._joints)
 
+    def _twist(self, content: TwistValues, client: ControlClient) -> TwistTarget:
+        return self._frames.twist_to_base(twist_target(content.numbers), content.frame, content.stamp, client)
+
+    def _velocity(self, content: JointValues, client: ControlClient) -> tuple[float, ...]:
+        return by_joint(content.name, content.velocity, "velocity", self._joints)
+
+    def _step(self, content: JointTrajectory, client: ControlClient) -> tuple[float, ...]:
+        return step_positions(content, self._joints)
+
     def _torque(self, content: JointValues, client: ControlClient) -> tuple[float, ...]:
         return by_joint(content.name, content.effort, "effort", self._joints)
 
 
 def _set_pose(client: ControlClient, target: PoseTarget, stamp: int, lead: int) -> None:
     client.set_pose(*target, stamp, lead)
+
+
+def _set_twist(client: ControlClient, target: TwistTarget, stamp: int, lead: int) -> None:
+    client.set_twist(target.twist, stamp, lead, in_tool=target.in_tool)
+
+
+def _set_servo(client: ControlClient, target: tuple[float, ...], stamp: int, lead: int) -> None:
+    client.set_servo(target, stamp)
 
 
 def _set_torque(client: ControlClient, target: tuple[float, ...], stamp: int, lead: int) -> None:

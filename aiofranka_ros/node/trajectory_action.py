@@ -3,7 +3,8 @@
 Used by the node, in its process and its one thread. They have the names that franka_ros2's MoveIt configuration uses,
 so that MoveIt works unchanged: ``fr3_arm_controller/follow_joint_trajectory``, with a result, and
 ``fr3_arm_controller/joint_trajectory``, without one: its clients may leave at once, as ``ros2 topic pub --once`` does,
-and the trajectory continues. A trajectory is a coroutine of the executor, see
+and the trajectory continues. A stream of trajectories with one point each on the topic is a stream of targets, see
+:mod:`aiofranka_ros.node.servo`. Any other trajectory is a coroutine of the executor, see
 :mod:`aiofranka_ros.arm.moves`; :mod:`aiofranka_ros.arm.joint_trajectory` describes the motion between its points.
 
 Differences from joint_trajectory_controller: what the arm cannot do is refused before it moves, and so is a trajectory
@@ -15,8 +16,8 @@ onto it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from builtin_interfaces.msg import Duration
@@ -34,9 +35,12 @@ from aiofranka_ros.arm.tasks import ENDED, REST_VELOCITY, Tolerance, TrajectoryG
 from aiofranka_ros.errors import GoalMissed, InvalidTarget, MoveFailed, MoveReplaced, PathViolated, brief
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.names import CONTROLLER, ArmNames
+from aiofranka_ros.node.servo import is_step
+from aiofranka_ros.node.targets import TargetTopics
 from aiofranka_ros.ros.actions import Actions, Ending, at_intervals
 from aiofranka_ros.ros.bounded import bounded
 from aiofranka_ros.ros.cdr import NANOSECONDS, nanoseconds, read_message
+from aiofranka_ros.ros.executor import with_info
 from aiofranka_ros.ros.messages import WRONG_JOINTS, joint_order
 
 if TYPE_CHECKING:
@@ -58,18 +62,21 @@ _UNLIMITED = -1.0
 class TrajectoryAction:
     """The action ``follow_joint_trajectory`` and the topic ``joint_trajectory``."""
 
-    def __init__(self, node: FrankaNode, actions: Actions, mover: Mover, names: ArmNames) -> None:
+    def __init__(
+        self, node: FrankaNode, actions: Actions, mover: Mover, names: ArmNames, targets: TargetTopics
+    ) -> None:
         self._node = node
         self._actions = actions
         self._mover = mover
         self._names = names
+        self._targets = targets
         actions.serve(
             FollowJointTrajectory, [_ACTION], self._check, self._pursue,
             title="follow_joint_trajectory", longest_list=MOST_POINTS,
         )  # fmt: skip
         # Reliable, because a trajectory is sent once. Depth 1: only the newest one counts.
         self._message = bounded(TrajectoryMessage, MOST_POINTS)
-        node.create_subscription(TrajectoryMessage, _TOPIC, self._on_message, QoSProfile(depth=1), raw=True)
+        node.create_subscription(TrajectoryMessage, _TOPIC, with_info(self._on_message), QoSProfile(depth=1), raw=True)
 
     def _check(self, goal: FollowJointTrajectory.Goal) -> Plan[TrajectoryGoal]:
         """:raises InvalidTarget: the goal is refused."""
@@ -118,10 +125,13 @@ class TrajectoryAction:
 
     # The topic.
 
-    def _on_message(self, data: bytes) -> None:
+    def _on_message(self, data: bytes, info: Mapping[str, Any]) -> None:
         try:
             self._actions.require_alone()
             message = self._node.aside(read_message, data, self._message, LARGEST)
+            if is_step(message):
+                self._targets.servo(message, info)
+                return
             plan = self._check(FollowJointTrajectory.Goal(trajectory=message))
         except InvalidTarget as error:
             self._actions.refuse("a trajectory", error)

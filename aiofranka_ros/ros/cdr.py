@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -38,7 +38,7 @@ LITTLE_ENDIAN, BODY = b"\x00\x01", 4
 #: The body of a message with a header begins with its stamp, followed by the frame. Strings and sequences begin with
 #: their length, aligned to four bytes.
 _FRAME, _COUNT = 12, struct.Struct("<I")
-_TIME_AND_COUNT, _POSE = struct.Struct("<iII"), struct.Struct("<7d")
+_TIME_AND_COUNT, _POSE, _TWIST = struct.Struct("<iII"), struct.Struct("<7d"), struct.Struct("<6d")
 #: Most bytes of a target: ten times what one with long names has.
 _LARGEST = 10_000
 #: What reading a damaged message raises.
@@ -66,18 +66,33 @@ class PoseValues(NamedTuple):
     numbers: tuple[float, ...]
 
 
+class TwistValues(NamedTuple):
+    """The content of a ``TwistStamped``.
+
+    :ivar stamp: [ns]; 0: empty.
+    :ivar frame: name of the frame along whose axes the twist is given; may be empty.
+    :ivar numbers: linear velocity x, y, z [m/s], angular velocity x, y, z [rad/s].
+    """
+
+    stamp: int
+    frame: str
+    numbers: tuple[float, ...]
+
+
 class JointValues(NamedTuple):
     """The content of a ``JointState`` that is a target.
 
     :ivar stamp: [ns]; 0: empty.
     :ivar name: names of the joints; empty: the values are in order.
     :ivar position: [rad], one for each joint.
+    :ivar velocity: [rad/s], one for each joint.
     :ivar effort: [Nm], one for each joint.
     """
 
     stamp: int
     name: tuple[str, ...]
     position: tuple[float, ...]
+    velocity: tuple[float, ...]
     effort: tuple[float, ...]
 
 
@@ -117,17 +132,28 @@ def read_pose(data: bytes) -> PoseValues:
     _check_size(data)
     try:
         if data[:2] == LITTLE_ENDIAN:
-            seconds, rest, length = _TIME_AND_COUNT.unpack_from(data, BODY)
-            begin = _FRAME + 4
-            frame = data[begin : begin + max(0, length - 1)].decode()  # Without the zero at its end.
-            # Numbers of eight bytes are aligned to eight bytes, counted from the beginning of the body.
-            numbers = _POSE.unpack_from(data, begin + length + -(4 + length) % 8)
-            return PoseValues(seconds * NANOSECONDS + rest, frame, numbers)
+            return PoseValues(*_header_and_numbers(data, _POSE))
         message = deserialize_message(data, PoseStamped)
     except UNREADABLE as error:
         raise unreadable(error) from error
     p, o = message.pose.position, message.pose.orientation
     return PoseValues(nanoseconds(message.header.stamp), message.header.frame_id, (p.x, p.y, p.z, o.x, o.y, o.z, o.w))
+
+
+def read_twist(data: bytes) -> TwistValues:
+    """Read a serialized ``TwistStamped``.
+
+    :raises InvalidTarget: it is something else, or too large.
+    """
+    _check_size(data)
+    try:
+        if data[:2] == LITTLE_ENDIAN:
+            return TwistValues(*_header_and_numbers(data, _TWIST))
+        message = deserialize_message(data, TwistStamped)
+    except UNREADABLE as error:
+        raise unreadable(error) from error
+    v, w = message.twist.linear, message.twist.angular
+    return TwistValues(nanoseconds(message.header.stamp), message.header.frame_id, (v.x, v.y, v.z, w.x, w.y, w.z))
 
 
 def read_joints(data: bytes) -> JointValues:
@@ -141,14 +167,14 @@ def read_joints(data: bytes) -> JointValues:
             seconds, rest, length = _TIME_AND_COUNT.unpack_from(data, BODY)
             names, at = read_names(data, _FRAME + 4 + length)
             position, at = _read_doubles(data, at)
-            _, at = _read_doubles(data, at)
+            velocity, at = _read_doubles(data, at)
             effort, _ = _read_doubles(data, at)
-            return JointValues(seconds * NANOSECONDS + rest, names, position, effort)
+            return JointValues(seconds * NANOSECONDS + rest, names, position, velocity, effort)
         message = deserialize_message(data, JointState)
     except UNREADABLE as error:
         raise unreadable(error) from error
     stamp = nanoseconds(message.header.stamp)
-    return JointValues(stamp, tuple(message.name), tuple(message.position), tuple(message.effort))
+    return JointValues(stamp, tuple(message.name), *map(tuple, (message.position, message.velocity, message.effort)))
 
 
 def read_numbers(data: bytes, count: int) -> Array:
@@ -173,6 +199,15 @@ def _check_size(data: bytes, largest: int = _LARGEST) -> None:
 def unreadable(error: Exception) -> InvalidTarget:
     """What to raise for one of :data:`UNREADABLE`."""
     return InvalidTarget(f"it cannot be read: {error}", reason="cannot be read")
+
+
+def _header_and_numbers(data: bytes, numbers: struct.Struct) -> tuple[int, str, tuple[float, ...]]:
+    """The stamp [ns], the frame and the ``numbers`` that follow them."""
+    seconds, rest, length = _TIME_AND_COUNT.unpack_from(data, BODY)
+    begin = _FRAME + 4
+    frame = data[begin : begin + max(0, length - 1)].decode()  # Without the zero at its end.
+    # Numbers of eight bytes are aligned to eight bytes, counted from the beginning of the body.
+    return seconds * NANOSECONDS + rest, frame, numbers.unpack_from(data, begin + length + -(4 + length) % 8)
 
 
 def read_names(data: bytes, at: int, most: int = _LARGEST) -> tuple[tuple[str, ...], int]:

@@ -56,6 +56,26 @@ class PoseTarget(NamedTuple):
     orientation: Numbers
 
 
+class TwistTarget(NamedTuple):
+    """A velocity of the control frame's origin.
+
+    :ivar twist: linear [m/s], then angular [rad/s] (6,).
+    :ivar in_tool: whether it is given along the axes of the control frame, and turns with it; else of the base.
+    """
+
+    twist: Numbers
+    in_tool: bool = False
+
+
+def twist_target(numbers: tuple[float, ...]) -> TwistTarget:
+    """The twist given by ``numbers`` (6,), along the axes of the base.
+
+    :raises InvalidTarget: it is not finite.
+    """
+    _require_finite("the twist", numbers)
+    return TwistTarget(numbers)
+
+
 def pose_target(numbers: tuple[float, ...]) -> PoseTarget:
     """The pose given by ``numbers``: x, y, z [m], qx, qy, qz, qw.
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from control_msgs.action import FollowJointTrajectory
 from franka_msgs.action import PTPMotion
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import JointState
 
@@ -55,7 +55,13 @@ class Client(NodeClient):
         #: Publishers of targets, by topic.
         self.publishers = {
             topic: self.node.create_publisher(kind, f"{name}/{topic}", 1)
-            for topic, kind in (("ee_desired", PoseStamped), ("q_desired", JointState), ("torque_desired", JointState))
+            for topic, kind in (
+                ("ee_desired", PoseStamped),
+                ("q_desired", JointState),
+                ("torque_desired", JointState),
+                ("twist_desired", TwistStamped),
+                ("dq_desired", JointState),
+            )
         }
         self._move = self.action(PTPMotion, f"{name}/move")
         self._follow = self.action(FollowJointTrajectory, f"{namespace}/fr3_arm_controller/follow_joint_trajectory")
