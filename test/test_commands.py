@@ -13,7 +13,7 @@ import pytest
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law.motion import Motion
-from aiofranka_ros.control.records import COMMANDS, Mode, new
+from aiofranka_ros.control.records import CHUNK, COMMANDS, MAX_CHUNK_SEGMENTS, Mode, new
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.errors import ControlProcessDied
 from bench.faults.interruption import Interruption, interrupt_next_write
@@ -111,6 +111,40 @@ def test_a_motion_whose_start_was_interrupted_does_not_begin_later(client: Contr
     assert sent(client)["motion_release"] == sent(client)["motion_id"] == 2
     assert client.start_motion(motion) == 3
     assert sent(client)["motion_id"] == 3 and sent(client)["motion_release"] == 2
+
+
+def test_a_chunk_is_sent_with_its_start_its_mode_and_the_target_that_it_replaces(client: ControlClient) -> None:
+    path = Motion(np.array([0.0, 0.1, 0.3]), np.arange(84.0).reshape(2, 7, 6))
+    client.switch(Mode.IMPEDANCE)
+    client.set_joints((0.0,) * 7)
+    assert client.start_chunk(path) == 1
+    assert client.start_chunk(path, start=12.5) == 2
+    record = new(CHUNK)
+    assert client.shared.chunk.read(record)
+    chunk = record[0]
+    assert sent(client)["chunk_id"] == chunk["id"] == 2 and chunk["start"] == 12.5
+    assert (chunk["mode_id"], chunk["target_id"]) == (sent(client)["mode_id"], sent(client)["target_id"])
+    np.testing.assert_array_equal(chunk["times"][:3], path.times)
+    np.testing.assert_array_equal(chunk["coefficients"][: chunk["segments"]], path.coefficients)
+    client.stop_chunk(2)
+    client.stop_chunk(1)
+    assert sent(client)["chunk_stop"] == 2
+
+
+def test_a_chunk_that_was_not_started_does_not_begin_later(client: ControlClient) -> None:
+    path = Motion(np.array([0.0, 1.0]), np.zeros((1, 7, 6)))
+    for bad, start in (Motion(np.zeros(1), np.zeros((0, 7, 6))), 0.0), (path, np.nan):
+        with pytest.raises(ValueError, match="a chunk"):
+            client.start_chunk(bad, start=start)
+    many = Motion(np.arange(MAX_CHUNK_SEGMENTS + 2.0), np.zeros((MAX_CHUNK_SEGMENTS + 1, 7, 6)))
+    with pytest.raises(ValueError, match="256"):
+        client.start_chunk(many)
+    client.update({})
+    assert client.start_chunk(path) == 1
+    interrupt_next_write(client.shared.commands)
+    with pytest.raises(Interruption):
+        client.start_chunk(path)
+    assert sent(client)["chunk_stop"] == sent(client)["chunk_id"] == 2
 
 
 def test_a_value_that_does_not_fit_changes_nothing(client: ControlClient) -> None:
