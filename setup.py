@@ -20,6 +20,7 @@ INSTALL_REQUIRES = [
     "pyyaml>=5.4",
     "rich>=12",
     "ruckig>=0.14",
+    "scipy>=1.8",
     "pylibfranka>=0.20,<0.22",
 ]
 
@@ -33,7 +34,6 @@ EXTRAS_REQUIRE = {
         "pytest-timeout>=2.2",
         "pytest-xdist>=3.0",
         "hypothesis>=6.80",
-        "scipy>=1.8",
         "ruff==0.17.5",
         "mypy>=1.11,<3",
         "import-linter>=2.1,<3",

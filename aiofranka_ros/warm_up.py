@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from aiofranka_ros.arm import limit_checks
+from aiofranka_ros.arm import chunk_paths, limit_checks
 from aiofranka_ros.control import loop as control_loop
 from aiofranka_ros.kernels import compiled
 from aiofranka_ros.model import inverse_kinematics
@@ -36,6 +36,7 @@ def main() -> int:
         return 0 if compiled() else 1
     control_loop.load_kernels()
     limit_checks.load_kernels()
+    chunk_paths.load_kernels()
     inverse_kinematics.load_kernels()
     return 0
 

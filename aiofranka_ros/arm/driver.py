@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from aiofranka_ros.arm import limit_checks
+from aiofranka_ros.arm import chunk_paths, limit_checks
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.compilation import compile_kernels, report_compiling
@@ -77,6 +77,7 @@ class Driver:
                 client.start(stop=stop, on_compiling=self._report_compiling)
             compile_kernels(stop)  # The control process has compiled its own.
             limit_checks.load_kernels()
+            chunk_paths.load_kernels()
             answer = client.connect(address, cpu=cpu, stop=stop)
             client.update(self._settings.commands(client.state()["robot_tcp"]))
             self._settings.apply_collision_behavior(client)

@@ -166,14 +166,17 @@ SETTINGS: tuple[Setting, ...] = (
     # Chunks: several targets in one message, each with its time.
     Setting("chunk_frequency", 15.0, "How many points of a chunk are due in a second if it gives no times.",
             "Hz", 0.5, 1000.0, source="policies trained on DROID; joint_trajectory_controller's policy_frequency"),
-    Setting("chunk_end", "rest",
-            "What follows the last point of a chunk: the chunk itself slows down to stop there (rest), the arm stops "
-            "as fast as its limits allow (hold), or it first continues at its velocity for extrapolation_time "
+    Setting("chunk_end", "auto",
+            "How a chunk ends if no other replaces it: it slows down before its last point and stops there (rest), "
+            "passes that and then slows down (hold), or first continues at its velocity for extrapolation_time "
             "(extrapolate).",
-            choices=("rest", "hold", "extrapolate"),
-            source="rest: joint_trajectory_controller, and nothing is overrun if the next chunk does not come"),
+            choices=("auto", "rest", "hold", "extrapolate"),
+            source="auto: rest; hold once chunks have come before the one before them had ended"),
     Setting("chunk_freeze", 0.0, "What is due sooner than this is not altered by another chunk.",
             "s", 0.0, 0.4, source="the hard prefix of real-time chunking: the delay of the inference; 0: none"),
+    Setting("chunk_smoothing", 5.0,
+            "What the points of a chunk do faster than this is left out; 0: pass through all of them.",
+            "Hz", 0.0, 100.0, source="halves an oscillation of 5 Hz, which is noise in the points of a policy"),
     Setting("chunk_violation", "clip",
             "Whether a chunk that violates limits is kept within them on its way (clip), or refused (refuse).",
             choices=("clip", "refuse"), source="clip: as for targets"),

@@ -1,0 +1,157 @@
+"""The path of a chunk: a curve through its points, how it ends, and how the arm gets onto it without a jolt.
+
+Used by :mod:`aiofranka_ros.arm.chunks` in the process and thread that own an arm; pure functions. A path is a
+:class:`~aiofranka_ros.control.law.motion.Motion`, so the control process evaluates it at 1 kHz. Its columns are joint
+positions [rad], or position [m] and the four numbers of a quaternion x, y, z, w, which the control process normalises.
+
+1. :func:`curve` is a natural cubic spline: its acceleration is continuous, and a straight line continues it on both
+   sides. It does not pass exactly through the points: C. H. Reinsch's smoothing spline ("Smoothing by spline
+   functions", Numerische Mathematik 10, 1967) leaves out what is faster than a policy means. The points of a learned
+   policy differ from a smooth movement by a little noise, of which a third derivative would consist.
+2. :func:`ended` lets time along the curve slow down, so that it ends at rest, on the curve and without going back.
+3. :func:`joined` adds to the curve how the arm's present position, velocity and acceleration differ from it, and lets
+   that difference fade out. Its jerk is constant in each quarter of the fade, with the smallest peak that four such
+   values can have: about half of a quintic's. The fade is as short as a given jerk allows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg import solveh_banded
+
+from aiofranka_ros.arm.chunk_kernels import (
+    PARTS,
+    add_pieces,
+    fade_duration,
+    fade_pieces,
+    knots_between,
+    slow_down,
+    values,
+)
+from aiofranka_ros.control.law.motion import Motion
+from aiofranka_ros.kernels import Array
+
+#: A fade, and slowing down, take at least this long [s]...
+_SHORTEST = 0.02
+#: ...and a fade at most this long, unless its acceleration would be too high: after that, the newer chunk counts.
+_LONGEST = 0.3
+#: Pieces into which slowing down along a curve is divided: so short that quintics are as good as the curve itself.
+_BRAKE_PIECES = 6
+#: Peak derivatives of a pace that falls from 1 to 0 within 1 s, along a cubic.
+_PACE_SLOPE, _PACE_BEND = 1.5, 6.0
+_NONE = np.zeros(0)
+
+
+def curve(times: Array, points: Array, cutoff: float) -> Motion:
+    """A smoothing spline along points; a constant if there is only one.
+
+    :param times: [s] (n,), from 0, increasing.
+    :param points: (n, 7).
+    :param cutoff: an oscillation of the points of this angular frequency [rad/s] is halved, one of half of it is
+        reduced by 6 %; infinite: pass exactly through the points.
+    """
+    if len(times) == 1:
+        return _constant(points[0])
+    h = np.diff(times)[:, np.newaxis]
+    g, second = points, np.zeros_like(points)
+    if len(times) > 2:
+        inverse = 1.0 / h[:, 0]
+        # Q^T takes second differences; R γ = Q^T y gives second derivatives γ of the interpolating spline.
+        a, c = inverse[:-1], inverse[1:]
+        b = -a - c
+        bands = np.zeros((3, len(b)))
+        weight = float(h.mean()) ** -1 * cutoff**-4.0 if np.isfinite(cutoff) else 0.0
+        bands[2] = (h[:-1, 0] + h[1:, 0]) / 3.0 + weight * (a * a + b * b + c * c)
+        bands[1, 1:] = h[1:-1, 0] / 6.0 + weight * (c[:-1] * b[1:] + b[:-1] * a[1:])
+        bands[0, 2:] = weight * c[:-2] * a[2:]
+        slope = np.diff(points, axis=0) / h
+        second[1:-1] = solveh_banded(bands, np.diff(slope, axis=0), check_finite=False)
+        if weight > 0.0:
+            bend = np.diff(second, axis=0) / h
+            g = points.copy()
+            g[0] -= weight * bend[0]
+            g[1:-1] -= weight * np.diff(bend, axis=0)
+            g[-1] += weight * bend[-1]
+    coefficients = np.zeros((len(h), 7, 6))
+    coefficients[..., 0] = g[:-1]
+    coefficients[..., 1] = np.diff(g, axis=0) / h - h * (2.0 * second[:-1] + second[1:]) / 6.0
+    coefficients[..., 2] = 0.5 * second[:-1]
+    coefficients[..., 3] = np.diff(second, axis=0) / (6.0 * h)
+    return Motion(times, coefficients)
+
+
+def _constant(point: Array) -> Motion:
+    coefficients = np.zeros((1, 7, 6))
+    coefficients[0, :, 0] = point
+    return Motion(np.array([0.0, 1e-3]), coefficients)
+
+
+def evaluate(path: Motion, times: Array) -> tuple[Array, Array, Array]:
+    """Positions, velocities and accelerations (m, 7) at ``times`` [s] (m,); straight lines before and after it."""
+    p, v, a = np.empty((3, len(times), 7))
+    values(path.times, path.coefficients, times, p, v, a)
+    return p, v, a
+
+
+def ended(path: Motion, lead: float, overrun: float, jerk: Array, acceleration: Array) -> tuple[Motion, float]:
+    """``path`` with a straight line before it, and with an end at rest.
+
+    :param lead: how long before its first point it begins, at least [s].
+    :param overrun: how long time along it continues at its pace after its last point [s]; ``-inf``: it stops in its
+        last point, so it slows down before.
+    :param jerk, acceleration: what slowing down may need in each column (7,).
+    :returns: the path, whose times begin at 0 again, and its ``lead``, which is longer if it has to slow down sooner.
+    """
+    speed = np.abs(evaluate(path, path.times[-1:])[1][0])
+    duration = max(
+        float(np.sqrt(_PACE_BEND * speed / jerk).max()), float((_PACE_SLOPE * speed / acceleration).max()), _SHORTEST
+    )
+    begin = path.duration + (-0.5 * duration if overrun == -np.inf else overrun)
+    lead = max(lead, -begin)
+    knots = knots_between(path.times + lead, _NONE, begin + lead)
+    coefficients = np.zeros((len(knots) - 1 + _BRAKE_PIECES, 7, 6))
+    add_pieces(path.times, path.coefficients, knots - lead, True, coefficients)
+    coefficients[-_BRAKE_PIECES:] = slow_down(path.times, path.coefficients, begin, duration, _BRAKE_PIECES)
+    times = np.append(knots, begin + lead + duration * np.arange(1, _BRAKE_PIECES + 1) / _BRAKE_PIECES)
+    return Motion(times, coefficients), lead
+
+
+def fading(p: Array, v: Array, a: Array, jerk: Array, acceleration: Array) -> Motion:
+    """From a position, velocity and acceleration (7,) to rest at 0, as fast as limits of each column allow (7,)."""
+    duration = fade_duration(p, v, a, jerk, acceleration, _SHORTEST, _LONGEST)
+    return _fade(p, v, a, duration)
+
+
+def slowly(p: Array, v: Array, a: Array, mean: float) -> Motion:
+    """A fade whose highest velocity is about the distance divided by ``mean`` [s]."""
+    return _fade(p, v, a, 2.0 * mean)
+
+
+def _fade(p: Array, v: Array, a: Array, duration: float) -> Motion:
+    return Motion(duration / PARTS * np.arange(PARTS + 1), fade_pieces(p, v, a, duration))
+
+
+def joined(
+    before: Motion | None, begin: float, seam: float, path: Motion, offset: float, fade: Motion | None
+) -> Motion:
+    """``before`` from its time ``begin`` on for ``seam`` seconds, then ``path`` from its time ``offset`` on, plus
+    ``fade``."""
+    fade_knots = _NONE if fade is None else fade.times
+    end = max(path.duration - offset, _SHORTEST if fade is None else fade.duration)
+    knots = knots_between(path.times - offset, fade_knots, end)
+    first = np.zeros(1) if before is None else knots_between(before.times - begin, _NONE, seam)
+    kept = len(first) - 1
+    coefficients = np.zeros((kept + len(knots) - 1, 7, 6))
+    add_pieces(path.times, path.coefficients, knots + offset, False, coefficients[kept:])
+    if fade is not None:
+        add_pieces(fade.times, fade.coefficients, knots, False, coefficients[kept:])
+    if before is not None:
+        add_pieces(before.times, before.coefficients, first + begin, False, coefficients)
+    return Motion(np.append(first, first[-1] + knots[1:]), coefficients)
+
+
+def load_kernels() -> None:
+    """Compile the kernels that paths need, or load them from the cache; later, that would delay the first chunk."""
+    points = np.zeros((4, 7))
+    path, lead = ended(curve(0.1 * np.arange(4), points, 30.0), 0.1, 0.0, np.ones(7), np.ones(7))
+    joined(path, 0.0, 0.01, path, lead, fading(points[0], points[0], points[0], np.ones(7), np.ones(7)))

@@ -1,0 +1,443 @@
+"""Chunks: several targets with their times, of which the arm makes one even movement, whenever the next chunk comes.
+
+Used by the node and by :class:`~aiofranka_ros.api.robot_interface.RobotInterface`, in the process and thread that own
+an arm. A chunk becomes a path (:mod:`aiofranka_ros.arm.chunk_paths`) that continues what the arm does at that moment,
+and the control process follows it at 1 kHz (:mod:`aiofranka_ros.control.law.chunk`), within the limits of all targets.
+
+Times here are of the monotonic clock; paths have robot time, so that no jitter of this process reaches the arm.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from aiofranka_ros.arm.chunk_paths import curve, ended, evaluate, fading, joined, slowly
+from aiofranka_ros.arm.chunk_points import Chunk, Points, points_of
+from aiofranka_ros.control.law.approach import LONGEST_GAP, NEAR_ANGULAR, NEAR_LINEAR
+from aiofranka_ros.control.law.motion import Motion
+from aiofranka_ros.control.records import ChunkEnd, Hold, Mode, MotionStatus
+from aiofranka_ros.control.snapshot import distance_text
+from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.kernels import Array, Record
+from aiofranka_ros.model import fr3
+
+#: From reading the state until the control process has the new path [s]; until then it follows the old one.
+_LEAD = fr3.CYCLE
+#: Jerk of a seam [m/s³], [rad/s³]: a difference of 1 cm fades out within 0.2 s. Of slowing down at the end.
+_JERK_LINEAR, _JERK_ANGULAR = 30.0, 60.0
+#: A single point takes effect this long before it is due [s].
+_SINGLE = 0.1
+#: So many of the last delays are kept, and so many of the first ones are left out: programs compile, caches fill.
+_DELAYS, _WARM_UP = 50, 2
+#: After so many chunks in a row that came before their predecessor ended, the next one is expected to do so, too.
+_OVERLAPS = 2
+#: States from which the clock of the robot is known.
+_CLOCK_STATES = 64
+
+_WHY_ENDED = {
+    ChunkEnd.TARGET: "a single target came later",
+    ChunkEnd.HELD: "the arm holds: a client asked for it, it was pushed, or its owner was silent",
+    ChunkEnd.MODE: "the mode or the control frame changed",
+    ChunkEnd.MOTION: "a move began",
+    ChunkEnd.STOPPED: "it was stopped",
+    ChunkEnd.FAR: "it began far from the arm, see approach_far_streams",
+    ChunkEnd.INVALID: "its path could not be used",
+}
+
+
+class Outcome(enum.Enum):
+    """What became of a chunk."""
+
+    RUNNING = "running"  #: it is followed, or will be in a moment
+    FINISHED = "finished"  #: the arm's reference has arrived at its end
+    REPLACED = "replaced"  #: by a newer chunk
+    STOPPED = "stopped"  #: something else ended it
+
+
+@dataclass
+class Ticket:
+    """What is known of a chunk that was accepted; :meth:`ChunkPlayer.observe` keeps it up to date."""
+
+    number: int  #: of the chunk in the control process
+    start: float  #: when ``times == 0`` was due [s, monotonic]
+    arrived: float  #: when it was accepted [s, monotonic]
+    starts_at: float  #: from when on it decides the movement [s, monotonic]
+    ends_at: float  #: when its last point is due [s, monotonic]
+    dropped: int  #: points that were past
+    clipped: int  #: points that were cut to a limit
+    seam: tuple[float, float]  #: how far it was from what the arm would have done [m], [rad]
+    first_torque: float | None = None  #: when the first torque was computed from it [s, monotonic]
+    outcome: Outcome = Outcome.RUNNING
+    reason: str = ""  #: why it ended, as a sentence; empty while it runs
+    accepted: bool = True
+
+    @property
+    def latency(self) -> float | None:
+        """From ``start`` to the first torque [s]; ``None`` before that."""
+        return None if self.first_torque is None else self.first_torque - self.start
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self.outcome is not Outcome.RUNNING
+
+    def end(self, outcome: Outcome, reason: str) -> None:
+        """It ends; only the first reason counts."""
+        if not self.done:
+            self.outcome, self.reason = outcome, reason
+
+
+class Follower(Protocol):
+    """What follows paths: :class:`~aiofranka_ros.control.client.ControlClient`."""
+
+    @property
+    def mode(self) -> Mode:
+        """The control law."""
+
+    def state(self) -> Record:
+        """The newest measured state."""
+
+    def start_chunk(self, path: Motion, *, start: float = 0.0) -> int:
+        """Follow ``path`` from robot time ``start`` [s] on; returns its number."""
+
+    def stop_chunk(self, number: int) -> None:
+        """End that chunk."""
+
+
+@dataclass
+class _Path:
+    """A path that the control process follows, or soon will."""
+
+    ticket: Ticket
+    motion: Motion
+    begin: float  #: robot time of its beginning [s]
+    due: float  #: robot time of the chunk's last point [s]
+    joints: bool
+
+
+@dataclass
+class _Clock:
+    """Converts times of this computer to robot time."""
+
+    _offsets: deque[float] = field(default_factory=lambda: deque(maxlen=_CLOCK_STATES))
+    _seen: int = 0
+
+    def observe(self, state: Record) -> None:
+        """Compare the clocks. A stamp can be late, but not early, so the smallest difference is the best."""
+        if state["stamp"] != self._seen:
+            self._seen = int(state["stamp"])
+            self._offsets.append(1e-9 * self._seen - float(state["time"]))
+
+    @property
+    def offset(self) -> float:
+        """What to add to robot time for monotonic time [s]."""
+        return min(self._offsets)
+
+
+class ChunkPlayer:
+    """Makes paths of chunks, and knows what becomes of them; one for each activation.
+
+    :param client: follows the paths.
+    :param parameter: values of settings.
+    """
+
+    def __init__(self, client: Follower, parameter: Callable[[str], Any]) -> None:
+        self._client, self._parameter = client, parameter
+        self._clock = _Clock()
+        self._running: _Path | None = None
+        self._open: list[Ticket] = []
+        self._delays: deque[float] = deque(maxlen=_WARM_UP + _DELAYS)
+        self._overlaps = 0
+
+    @property
+    def running(self) -> Ticket | None:
+        """The newest chunk, if it has not ended."""
+        return None if self._running is None or self._running.ticket.done else self._running.ticket
+
+    def follow(self, chunk: Chunk, now: float, *, other: bool = False) -> Ticket:
+        """Follow ``chunk``, which replaces the one before.
+
+        :param now: [s, monotonic].
+        :param other: whether another client begins: unless its chunk is near, the arm approaches it slowly.
+        :raises InvalidTarget: it is refused, and ``reason`` is why; the one before continues.
+        """
+        state = self._client.state()
+        self.observe(state)
+        _refuse_if_busy(state)
+        points = points_of(chunk, self._client.mode, self._parameter)
+        start = now if chunk.start is None else float(chunk.start)
+        past = int(np.count_nonzero(start + points.times < now - 1e-9))
+        self._check_times(chunk, points, start, past, now)
+
+        robot_now = now - self._clock.offset
+        due = start - self._clock.offset + points.times
+        before = self._before(state, other, robot_now)
+        frozen = _LEAD if before is None else max(_LEAD, self._parameter("chunk_freeze"))
+        interval = due[1] - due[0] if len(due) > 1 else _SINGLE
+        seam = max(robot_now + frozen, float(due[0]) - interval)
+
+        path, lead = self._shape(points, float(due[0]) - seam, robot_now, state)
+        offset = seam - (float(due[0]) - lead)
+        present = self._present(state, before, seam)
+        path, difference = _connected(path, offset, present, points.relative, self._is_joints)
+        distance = self._distance(difference)
+        fade = self._fade(difference, distance, before is not None)
+        if before is None:
+            motion, begin = joined(None, 0.0, 0.0, path, offset, fade), seam
+        else:
+            begin = robot_now
+            motion = joined(before.motion, begin - before.begin, seam - begin, path, offset, fade)
+        number = self._client.start_chunk(motion, start=begin)
+        ticket = Ticket(
+            number=number, start=start, arrived=now, starts_at=seam + self._clock.offset,
+            ends_at=start + float(points.times[-1]), dropped=past - (points.relative and past > 0),
+            clipped=points.clipped, seam=distance,
+        )  # fmt: skip
+        overlaps = before is not None and robot_now < before.due
+        self._overlaps = self._overlaps + 1 if overlaps else 0
+        self._running = _Path(ticket, motion, begin, float(due[-1]), self._is_joints)
+        self._open.append(ticket)
+        return ticket
+
+    def stop(self) -> None:
+        """End the chunk in force, if there is one: the arm slows down and holds."""
+        if self.running is not None:
+            self._client.stop_chunk(self.running.number)
+
+    def observe(self, state: Record) -> None:
+        """Learn from a new state what became of the chunks."""
+        self._clock.observe(state)
+        inforce, seen = int(state["chunk_id"]), int(state["chunk_seen"])
+        for ticket in self._open:
+            first = 1e-9 * int(state["chunk_first"])
+            if ticket.number in (inforce, seen) and ticket.first_torque is None and first > ticket.arrived:
+                ticket.first_torque = first
+                self._delays.append(first - ticket.start)
+            if ticket.number < seen:
+                ticket.end(Outcome.REPLACED, "a newer chunk replaced it")
+            elif ticket.number == seen and inforce == 0:
+                ticket.end(Outcome.STOPPED, _WHY_ENDED.get(ChunkEnd(int(state["chunk_end"])), "the arm was released"))
+            elif ticket.number == inforce and self._running is not None:
+                if ticket is self._running.ticket and state["chunk_time"] >= self._running.motion.duration:
+                    ticket.end(Outcome.FINISHED, "the arm has arrived at its end")
+        self._open = [ticket for ticket in self._open if not ticket.done]
+
+    def close(self, reason: str) -> None:
+        """The arm is no longer active."""
+        for ticket in self._open:
+            ticket.end(Outcome.STOPPED, reason)
+        self._open = []
+
+    def committed(self, n: int, dt: float, now: float, start: float | None = None) -> tuple[Array, int]:
+        """What the arm does if no other chunk comes, on the grid of a policy.
+
+        :param n: rows, at most.
+        :param dt: time between two rows [s].
+        :param now: [s, monotonic].
+        :param start: when the first row is due [s, monotonic]; ``None``: now.
+        :returns: joint positions [rad], or positions [m] and quaternions (m, 7), up to the last point of the chunk in
+            force; and how many of them no chunk can change any more, see ``chunk_freeze``.
+        """
+        path = self._running
+        if path is None or path.ticket.done:
+            return np.empty((0, 7)), 0
+        times = (now if start is None else start) + dt * np.arange(n)
+        robot = times - self._clock.offset
+        robot = robot[robot <= path.due + 1e-6]
+        rows, _, _ = evaluate(path.motion, robot - path.begin)
+        if not path.joints:
+            rows[:, 3:] /= np.linalg.norm(rows[:, 3:], axis=1, keepdims=True)
+        certain = np.count_nonzero(times[: len(rows)] <= now + self._parameter("chunk_freeze"))
+        return rows, int(certain)
+
+    def inference_delay(self, dt: float, quantile: float = 0.95) -> int:
+        """How many steps of ``dt`` [s] passed from the start of a chunk to its first torque.
+
+        :param quantile: for this share of the last chunks it was no longer; the first ones are left out.
+        :returns: 0 before the first chunk.
+        """
+        delays = list(self._delays)
+        delays = delays[_WARM_UP:] or delays
+        if not delays:
+            return 0
+        return max(0, math.ceil(float(np.quantile(delays, quantile, method="higher")) / dt - 1e-6))
+
+    # How a path is made.
+
+    @property
+    def _is_joints(self) -> bool:
+        return self._client.mode is not Mode.OSC
+
+    def _check_times(self, chunk: Chunk, points: Points, start: float, past: int, now: float) -> None:
+        """:raises InvalidTarget: it comes too late or too early, or is older than the chunk in force."""
+        last = start + float(points.times[-1])
+        if past == len(points.times):
+            raise InvalidTarget(
+                f"its last point was due {now - last:.3f} s ago: send longer chunks, compute them faster, or compare "
+                "the clocks",
+                reason="too late",
+            )
+        ahead = start + float(points.times[0]) - now
+        if ahead > self._parameter("max_target_age"):
+            raise InvalidTarget(
+                f"its first point is due {ahead:.3f} s from now; at most {self._parameter('max_target_age'):g} s are "
+                "allowed (max_target_age): send it later, or compare the clocks",
+                reason="from the future",
+            )
+        running = self.running
+        if running is not None and chunk.start is not None and start < running.start - 1e-6:
+            raise InvalidTarget(
+                f"it is from an observation {running.start - start:.3f} s older than that of the chunk in force: send "
+                "chunks in the order of their observations",
+                reason="stale",
+            )
+
+    def _before(self, state: Record, other: bool, now: float) -> _Path | None:
+        """The path that the new one continues; ``None``: it begins where the reference is."""
+        path = self._running
+        if path is None or path.ticket.done or other or path.joints != self._is_joints:
+            return None
+        if now - path.begin > path.motion.duration + 0.9 * LONGEST_GAP:
+            return None
+        return path
+
+    def _shape(self, points: Points, ahead: float, now: float, state: Record) -> tuple[Motion, float]:
+        """The path of the points with its end, and how long before the first point it begins [s]."""
+        cutoff = 2.0 * math.pi * self._parameter("chunk_smoothing")
+        path = curve(points.times - points.times[0], points.values, cutoff or math.inf)
+        end = self._parameter("chunk_end")
+        if end == "auto":
+            end = "hold" if self._overlaps >= _OVERLAPS else "rest"
+        overrun = {"rest": -math.inf, "hold": 0.0}.get(end, self._parameter("extrapolation_time"))
+        jerk, acceleration = self._gentle()
+        return ended(path, max(ahead, 0.0), overrun, jerk, 0.5 * acceleration)
+
+    def _gentle(self) -> tuple[Array, Array]:
+        """Jerks and accelerations of seams for each column of a path (7,)."""
+        if self._is_joints:
+            return np.full(7, _JERK_ANGULAR), np.array(self._parameter("max_joint_acceleration"), dtype=float)
+        linear, angular = (self._parameter(f"max_{part}_acceleration") for part in ("linear", "angular"))
+        # A quaternion changes half as much as the angle.
+        jerk = np.array([_JERK_LINEAR] * 3 + [0.5 * _JERK_ANGULAR] * 4)
+        return jerk, np.array([linear] * 3 + [0.5 * angular] * 4)
+
+    def _present(self, state: Record, before: _Path | None, seam: float) -> tuple[Array, Array, Array]:
+        """Position, velocity and acceleration (7,) at ``seam`` [s, robot time], if there were no new chunk."""
+        if before is not None:
+            p, v, a = evaluate(before.motion, np.array([seam - before.begin]))
+            return p[0], v[0], a[0]
+        if self._is_joints:
+            p, v, a = (np.array(state[name]) for name in ("ref_q", "ref_dq", "ref_ddq"))
+        else:
+            p, v, a = _pose_reference(state)
+        # It has moved since, for some milliseconds; for longer than that only if it holds.
+        elapsed = min(max(0.0, seam - float(state["time"])), 5.0 * fr3.CYCLE)
+        return p + elapsed * v, v, a
+
+    def _distance(self, difference: tuple[Array, Array, Array]) -> tuple[float, float]:
+        """Size of a seam [m], [rad]."""
+        p = difference[0]
+        if self._is_joints:
+            return 0.0, float(np.abs(p).max())
+        return float(np.linalg.norm(p[:3])), 4.0 * math.asin(min(0.5 * float(np.linalg.norm(p[3:])), 1.0))
+
+    def _fade(
+        self, difference: tuple[Array, Array, Array], distance: tuple[float, float], replaces: bool
+    ) -> Motion | None:
+        """How the difference fades out; ``None``: the control process approaches the path.
+
+        :raises InvalidTarget: it is too large, and such chunks are refused.
+        """
+        far = distance[0] > NEAR_LINEAR or distance[1] > NEAR_ANGULAR
+        if not replaces and far:
+            if not self._parameter("approach_far_streams"):
+                raise InvalidTarget(
+                    f"it begins {distance_text(np.array(distance))} from where the arm is: begin there, or set "
+                    "approach_far_streams",
+                    reason="far away",
+                )
+            return None
+        steps = [self._parameter(name) for name in ("max_linear_step", "max_angular_step")]
+        if self._is_joints:
+            steps = [math.inf, float(np.min(self._parameter("max_joint_step")))]
+        jerk, acceleration = self._gentle()
+        fade = fading(*difference, jerk, acceleration)
+        if distance[0] <= steps[0] and distance[1] <= steps[1]:
+            return fade
+        if self._parameter("chunk_violation") == "refuse":
+            raise InvalidTarget(
+                f"it is {distance_text(np.array(distance))} from the chunk before, see max_linear_step, "
+                "max_angular_step and max_joint_step: continue where that one is, or set chunk_violation to clip",
+                reason="jumps",
+            )
+        speed = max(
+            distance[0] / self._parameter("approach_linear_velocity"),
+            distance[1] / self._parameter(f"approach_{'joint' if self._is_joints else 'angular'}_velocity"),
+        )
+        return slowly(*difference, speed)
+
+
+def _refuse_if_busy(state: Record) -> None:
+    """:raises InvalidTarget: a move runs, or the arm holds."""
+    if state["motion_status"] in (MotionStatus.EXECUTING, MotionStatus.STOPPING, MotionStatus.PAUSED):
+        raise InvalidTarget("a move runs: wait until it has ended, or cancel it", reason="during a move")
+    if int(state["hold"]) & (Hold.ASKED | Hold.PUSHED):
+        raise InvalidTarget("the arm holds until it is released", reason="held")
+
+
+def _pose_reference(state: Record) -> tuple[Array, Array, Array]:
+    """Position, velocity and acceleration (7,) of the pose that the law follows, the orientation as a quaternion."""
+    orientation = np.array(state["ref_orientation"])
+    spin = _times(np.append(state["ref_angular"], 0.0), orientation)
+    p, v, a = np.empty(7), np.empty(7), np.empty(7)
+    p[:3], v[:3], a[:3] = state["ref_position"], state["ref_linear"], state["ref_linear_acceleration"]
+    p[3:], v[3:] = orientation, 0.5 * spin
+    change = _times(np.append(state["ref_angular_acceleration"], 0.0), orientation)
+    speed = float(np.dot(state["ref_angular"], state["ref_angular"]))
+    a[3:] = 0.5 * change - 0.25 * speed * orientation
+    return p, v, a
+
+
+def _connected(
+    path: Motion, offset: float, present: tuple[Array, Array, Array], relative: bool, joints: bool
+) -> tuple[Motion, tuple[Array, Array, Array]]:
+    """``path`` where it begins, if it is relative, with the sign of its quaternions; and what it lacks at ``offset``.
+
+    :param present: position, velocity and acceleration (7,) of what it continues.
+    """
+    p, v, a = evaluate(path, np.array([offset]))
+    coefficients = path.coefficients
+    if relative:
+        coefficients = coefficients.copy()
+        columns = slice(0, 7) if joints else slice(0, 3)
+        coefficients[:, columns, 0] += present[0][columns] - p[0, columns]
+        if not joints:
+            here = p[0, 3:] / np.linalg.norm(p[0, 3:])
+            turn = _times(here * np.array([-1.0, -1.0, -1.0, 1.0]), present[0][3:])
+            coefficients[:, 3:] = _times(np.moveaxis(coefficients[:, 3:], 1, 2), turn).swapaxes(1, 2)
+        path = Motion(path.times, coefficients)
+        p, v, a = evaluate(path, np.array([offset]))
+    if not joints and float(np.dot(p[0, 3:], present[0][3:])) < 0.0:
+        coefficients = coefficients.copy()
+        coefficients[:, 3:] *= -1.0
+        path = Motion(path.times, coefficients)
+        for values in (p, v, a):
+            values[0, 3:] *= -1.0
+    return path, (present[0] - p[0], present[1] - v[0], present[2] - a[0])
+
+
+def _times(left: Array, right: Array) -> Array:
+    """Product of quaternions x, y, z, w (..., 4)."""
+    x, y, z, w = np.moveaxis(left, -1, 0)
+    a, b, c, d = np.moveaxis(right, -1, 0)
+    return np.stack(
+        [w * a + x * d + y * c - z * b, w * b - x * c + y * d + z * a, w * c + x * b - y * a + z * d,
+         w * d - x * a - y * b - z * c], axis=-1,
+    )  # fmt: skip
