@@ -70,6 +70,7 @@ setup(
             "demo = aiofranka_ros.demo.__main__:main",
             "ctl = aiofranka_ros.ctl.__main__:main",
             "doctor = aiofranka_ros.doctor.__main__:main",
+            "streams = aiofranka_ros.streams.__main__:main",
         ],
     },
 )

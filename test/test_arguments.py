@@ -26,7 +26,18 @@ from aiofranka_ros.testing import environment
 
 pytestmark = pytest.mark.unit
 
-MODULES = ("node", "gripper_node", "rviz_tools", "ctl", "doctor", "simulation", "demo", "warm_up", "control.process")
+MODULES = (
+    "node",
+    "gripper_node",
+    "rviz_tools",
+    "ctl",
+    "doctor",
+    "streams",
+    "simulation",
+    "demo",
+    "warm_up",
+    "control.process",
+)
 
 
 class FakeNode(ExplainedParameters, Node):

@@ -94,7 +94,7 @@ def test_package_xml_is_valid() -> None:
 
 def test_every_executable_is_an_existing_main_function() -> None:
     scripts = entry_points()
-    assert set(scripts) == {"node", "gripper_node", "rviz_tools", "simulation", "demo", "doctor", "ctl"}
+    assert set(scripts) == {"node", "gripper_node", "rviz_tools", "simulation", "demo", "doctor", "ctl", "streams"}
     for module, function in scripts.values():
         spec = importlib.util.find_spec(module)
         assert spec is not None and module.endswith(".__main__")

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from aiofranka_ros.ctl import commands
 from aiofranka_ros.ctl.client import Failed, NodeClient
+from aiofranka_ros.ctl.options import full_name, node_options
 from aiofranka_ros.errors import COMPILING, Interrupted
 from aiofranka_ros.processes import StopRequest
 
@@ -109,10 +110,7 @@ def _show_status(out: Console, found: dict[str, Any]) -> None:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options = parser.parse_args(arguments)
-    node, namespace = options.node, options.namespace.strip("/")
-    if node.startswith("/") and namespace:
-        parser.error(f"--node {node} is a full name already: leave --namespace out")
-    options.node = "/" + "/".join(part for part in (namespace, node.strip("/")) if part)
+    options.node = full_name(parser, options)
     if options.command == "set":
         if len(options.values) % 2:
             parser.error(f"set: {options.values[-1]} has no value; write: set NAME VALUE [NAME VALUE ...]")
@@ -142,9 +140,7 @@ def _goal(parser: argparse.ArgumentParser, words: list[str]) -> list[float]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--node", default="aiofranka", metavar="NAME", help="name of the node [%(default)s]")
-    common.add_argument("--namespace", default="", metavar="NS", help="its namespace, e.g. left [none]")
+    common = node_options()
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON")
     parser = argparse.ArgumentParser(
