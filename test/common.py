@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import resource
+import selectors
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,3 +47,23 @@ def many_descriptors(count: int) -> Iterator[None]:
             if descriptor >= count - 1:
                 break
         yield
+
+
+class InstantLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time jumps to the next timer instead of passing, so that clocks are exact."""
+
+    def __init__(self) -> None:
+        super().__init__(selectors.SelectSelector())
+        self.now = 0.0
+        select = self._selector.select  # type: ignore[attr-defined]
+
+        def jump(timeout: float | None) -> Any:
+            events = select(0.0 if timeout is None or timeout >= 0.0 else timeout)
+            if not events and timeout is not None and timeout > 0.0:
+                self.now += timeout
+            return events or select(0.0 if timeout is not None else 1.0)
+
+        self._selector.select = jump  # type: ignore[attr-defined]
+
+    def time(self) -> float:
+        return self.now

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import selectors
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
+from common import InstantLoop
 
 from aiofranka_ros import FrankaController
 from aiofranka_ros.arm.settings import ArmSettings
@@ -53,26 +53,6 @@ class Recorder:
 
     async def move(self, goal: np.ndarray) -> None:
         await asyncio.sleep(2.0)
-
-
-class InstantLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time jumps to the next timer instead of passing, so that clocks are exact."""
-
-    def __init__(self) -> None:
-        super().__init__(selectors.SelectSelector())
-        self.now = 0.0
-        select = self._selector.select  # type: ignore[attr-defined]
-
-        def jump(timeout: float | None) -> Any:
-            events = select(0.0 if timeout is None or timeout >= 0.0 else timeout)
-            if not events and timeout is not None and timeout > 0.0:
-                self.now += timeout
-            return events or select(0.0 if timeout is not None else 1.0)
-
-        self._selector.select = jump  # type: ignore[attr-defined]
-
-    def time(self) -> float:
-        return self.now
 
 
 def run(work: Callable[[FrankaController, InstantLoop], Awaitable[None]], mode: str = "impedance") -> Recorder:

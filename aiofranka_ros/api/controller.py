@@ -10,15 +10,17 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
 
 import numpy as np
 
 from aiofranka_ros.api.attributes import ASSIGNABLE, Attributes, array, position_and_quaternion
 from aiofranka_ros.api.competition import PAUSE
+from aiofranka_ros.api.following import Following
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted
 from aiofranka_ros.api.pace import Lateness, Pace
+from aiofranka_ros.api.policy import PolicyRun
 from aiofranka_ros.api.progress import reported_progress
 from aiofranka_ros.arm.settings import SETTING_NAMES
 from aiofranka_ros.control.compilation import report_compiling
@@ -31,7 +33,6 @@ from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.kinematics import control_frame
 from aiofranka_ros.offload.guard import Guard
 
-_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 #: Rate of :meth:`FrankaController.set` before :meth:`FrankaController.set_freq` is called [Hz].
@@ -40,7 +41,7 @@ _DEFAULT_FREQUENCY = 50.0
 _LIMITS_PERIOD = 0.2
 
 
-class FrankaController(Attributes):
+class FrankaController(Following):
     """Drives a Franka arm from asyncio code.
 
     ::
@@ -86,8 +87,7 @@ class FrankaController(Attributes):
         self._limited: dict[str, int] = {}
         self._reported: set[str] = set()
         self._limits_due = 0.0
-        # Made by start(): done when the control loop ends, and set at every new state.
-        self._ended: asyncio.Future[None]
+        # Made by start(), like _ended: set at every new state.
         self._measured: asyncio.Event
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -253,6 +253,34 @@ class FrankaController(Attributes):
                 with contextlib.suppress(FrankaError):  # What ended the move explains it better.
                     self._reseed(self.robot.snapshot())
 
+    def policy(
+        self,
+        infer: Callable[..., Any],
+        *,
+        dt: float,
+        horizon: int = 50,
+        overlap: float = 0.3,
+        kind: str | None = None,
+        observe: Callable[[], Any] | None = None,
+        timeout: float = 10.0,
+    ) -> PolicyRun:
+        """Let a policy that plans in chunks drive the arm while an ``async with`` block runs.
+
+        See :class:`.PolicyRun`, also for the arguments.
+
+        :raises ConfigurationError: an argument cannot be used.
+        """
+        return PolicyRun(
+            self,
+            infer,
+            dt=dt,
+            horizon=horizon,
+            overlap=overlap,
+            kind=kind,
+            observe=observe,
+            timeout=timeout,
+        )
+
     async def next_state(self) -> dict[str, Any]:
         """The first state that arrives after this call; states come at the rate of the setting ``state_rate``.
 
@@ -347,21 +375,6 @@ class FrankaController(Attributes):
         else:
             await asyncio.sleep(0.0)  # Other tasks get a turn, however late the caller is.
         self._check()
-
-    async def _unless_ended(self, work: Awaitable[_T]) -> _T:
-        """Await ``work``, unless the control loop ends first."""
-        task = asyncio.ensure_future(work)
-        either: list[asyncio.Future[Any]] = [task, self._ended]
-        try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not task.done():
-                task.cancel()
-                await uninterrupted(asyncio.wait([task]))
-        if not task.cancelled():
-            task.exception()  # Retrieved: what ended the loop explains it better.
-        self._check()
-        return task.result()
 
 
 def _no_attribute(name: str) -> str:

@@ -9,17 +9,25 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiofranka_ros.arm.moves import MoveCancelled
 from aiofranka_ros.arm.settings import ArmSettings
-from aiofranka_ros.control.snapshot import Snapshot
-from aiofranka_ros.errors import FrankaError, NotStarted
+from aiofranka_ros.control.snapshot import Snapshot, between
+from aiofranka_ros.errors import FrankaError, InvalidTarget, NotStarted
 from aiofranka_ros.kernels import Array
 
+if TYPE_CHECKING:
+    from aiofranka_ros.arm.chunks import Ticket
+
 _T = TypeVar("_T")
+
+#: For how long measurements are kept, and how old the newest one may be for a question about the present [ns].
+_KEPT, _PRESENT = 3_000_000_000, 100_000_000
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,8 @@ class Link(abc.ABC):
         #: The newest measured positions, velocities and torques.
         self.data = Data(self)
         self._newest: Snapshot | None = None
+        #: What was measured in the last seconds, at the rate of the states.
+        self._recent: deque[Snapshot] = deque()
         # The arguments of start().
         self._on_state: Callable[[], None] = lambda: None
         self._on_end: Callable[[Exception], None] = lambda error: None
@@ -87,6 +97,59 @@ class Link(abc.ABC):
         if self._newest is None:
             raise NotStarted("nothing was measured yet: await controller.start() first")
         return self._newest
+
+    def snapshot_at(self, stamp: int) -> Snapshot:
+        """What was measured at ``stamp`` [ns, as in a snapshot], interpolated.
+
+        :raises InvalidTarget: that is too long ago, or in the future.
+        """
+        recent = [*self._recent, self.snapshot()]
+        first, last = recent[0].stamp, recent[-1].stamp
+        if not first <= stamp <= last + _PRESENT:
+            raise InvalidTarget(
+                f"there is no state of the stamp {stamp}: there are those from {1e-9 * (last - first):.2f} s ago until "
+                f"now ({last}) [ns, the clock of state['stamp']]",
+                reason="no state",
+            )
+        after = bisect_left(recent, stamp, key=lambda snapshot: snapshot.stamp)
+        if after == 0 or after == len(recent):
+            return recent[min(after, len(recent) - 1)]
+        return between(recent[after - 1], recent[after], stamp)
+
+    def _keep(self, snapshot: Snapshot) -> None:
+        """Remember it for :meth:`snapshot_at`; unless it is as old as the last one."""
+        recent = self._recent
+        if recent and snapshot.stamp < recent[-1].stamp:  # The clock was put back.
+            recent.clear()
+        if not recent or snapshot.stamp > recent[-1].stamp:
+            recent.append(snapshot)
+        while snapshot.stamp - recent[0].stamp > _KEPT:
+            recent.popleft()
+
+    @abc.abstractmethod
+    async def follow(self, kind: str, values: Array, times: Array, start: int | None, gripper: Array | None) -> Ticket:
+        """Follow a chunk; returns when it is accepted.
+
+        :param kind: ``q``, ``dq``, ``ee`` or ``twist``, for the present mode.
+        :param values: (n, 7), or (n, 6) for ``twist``: joint positions [rad] or velocities [rad/s]; positions [m] and
+            quaternions x, y, z, w; velocities [m/s], [rad/s].
+        :param times: when they are due, after ``start`` [s] (n,).
+        :param start: [ns, as in a snapshot]; ``None``: now.
+        :param gripper: widths at the same times [m] (n,); ``None``: the gripper does what it did.
+        :raises InvalidTarget: it was refused.
+        """
+
+    @abc.abstractmethod
+    def committed(self, n: int, dt: float, start: int | None) -> tuple[Array, int]:
+        """See :meth:`.Following.committed`."""
+
+    @abc.abstractmethod
+    def inference_delay(self, dt: float, quantile: float) -> int:
+        """See :meth:`.Following.inference_delay`."""
+
+    @abc.abstractmethod
+    def stop_following(self) -> None:
+        """End the chunk in force, if there is one: slow down and hold."""
 
     @abc.abstractmethod
     async def start(self, on_state: Callable[[], None], on_end: Callable[[Exception], None]) -> None:

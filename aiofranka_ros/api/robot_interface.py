@@ -20,6 +20,8 @@ import numpy as np
 
 from aiofranka_ros.api.attributes import ASSIGNABLE
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted, until_stopped
+from aiofranka_ros.arm.chunk_points import Chunk
+from aiofranka_ros.arm.chunks import ChunkPlayer, Ticket
 from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.arm.moves import Mover
 from aiofranka_ros.arm.planning import check_goal
@@ -28,9 +30,9 @@ from aiofranka_ros.arm.tasks import Goal, Tolerance
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.records import Approach
 from aiofranka_ros.control.snapshot import Snapshot
-from aiofranka_ros.control.stamps import Stamps
+from aiofranka_ros.control.stamps import Stamps, offset_to
 from aiofranka_ros.errors import ConfigurationError, ControlProcessDied, ControlStopped, FrankaError, NotStarted
-from aiofranka_ros.kernels import Array
+from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.processes import StopRequest
 
 #: How long this process may be silent before the arm holds [s], unless the settings say otherwise. Longer than for the
@@ -81,6 +83,8 @@ class RobotInterface(Link):
         self._ticked = asyncio.Event()
         self._stamps = Stamps()
         self._owner = os.getpid()
+        #: Plays chunks, while the arm is active.
+        self._player: ChunkPlayer | None = None
 
     async def start(self, on_state: Callable[[], None], on_end: Callable[[Exception], None]) -> None:
         """See :meth:`.Link.start`; takes at most several seconds."""
@@ -104,6 +108,7 @@ class RobotInterface(Link):
         if os.getpid() != self._owner:  # The arm is the parent's, and so are the threads that would stop it.
             return
         self._stop_ticking()
+        self._close_player("the arm was released")
         worker, self._worker = self._worker, None
         if worker is not None:
             try:
@@ -131,6 +136,30 @@ class RobotInterface(Link):
         """See :meth:`.Link.set_target`."""
         stamp = time.monotonic_ns()
         self._if_active(lambda client: _SETTERS[name](client, values, stamp))
+
+    async def follow(self, kind: str, values: Array, times: Array, start: int | None, gripper: Array | None) -> Ticket:
+        """See :meth:`.Link.follow`.
+
+        :raises ConfigurationError: widths of a gripper were given; only a node drives one.
+        """
+        if gripper is not None:
+            raise ConfigurationError("RobotInterface drives no gripper: leave its widths out, or use RosInterface")
+        begin = None if start is None else _monotonic(start)
+        return self._require_player().follow(Chunk(kind, times, values, begin), time.monotonic())
+
+    def committed(self, n: int, dt: float, start: int | None) -> tuple[Array, int]:
+        """See :meth:`.Link.committed`."""
+        begin = None if start is None else _monotonic(start)
+        return self._require_player().committed(n, dt, time.monotonic(), begin)
+
+    def inference_delay(self, dt: float, quantile: float) -> int:
+        """See :meth:`.Link.inference_delay`."""
+        return self._require_player().inference_delay(dt, quantile)
+
+    def stop_following(self) -> None:
+        """See :meth:`.Link.stop_following`."""
+        if self._player is not None:
+            self._player.stop()
 
     async def settled(self) -> None:
         """See :meth:`.Link.settled`; here, changes are in force with the next cycle."""
@@ -209,6 +238,7 @@ class RobotInterface(Link):
         else:
             if ended is not None and ended.error is not None:
                 self._end(self._driver.cause(ended.error))
+        self._if_active(self._observe)
         self._on_state()
         self._ticked.set()
         if self._timer is not None:
@@ -217,17 +247,30 @@ class RobotInterface(Link):
     def _end(self, error: FrankaError) -> None:
         """The arm was stopped or lost; it is released."""
         self._driver.active = False
+        self._close_player(str(error))
         self._stop_ticking()
         self._stop_heartbeat()
         self._ticked.set()  # First: whatever else happens, a move must see that the arm is released.
         self._on_end(error)
+
+    def _close_player(self, reason: str) -> None:
+        """The arm is no longer active."""
+        player, self._player = self._player, None
+        if player is not None:
+            player.close(reason)
 
     def _stop_ticking(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _read(self, client: ControlClient) -> None:
+    def _observe(self, client: ControlClient) -> None:
+        state = self._read(client)
+        self._keep(super().snapshot())
+        if self._player is not None:
+            self._player.observe(state)
+
+    def _read(self, client: ControlClient) -> Record:
         state = client.state()
         self._newest = Snapshot(
             stamp=self._stamps.of(int(state["stamp"])),
@@ -241,6 +284,7 @@ class RobotInterface(Link):
             approach=Approach(int(state["approach"])),
             approach_left=state["approach_left"].copy(),
         )
+        return state
 
     def _if_active(self, work: Callable[[ControlClient], object]) -> None:
         """Call ``work`` if the arm is active; from any thread. Otherwise its activation sends all settings."""
@@ -248,6 +292,11 @@ class RobotInterface(Link):
         if client is not None:
             with contextlib.suppress(ControlProcessDied):  # The next tick reports it.
                 work(client)
+
+    def _require_player(self) -> ChunkPlayer:
+        self._require_active()
+        assert self._player is not None
+        return self._player
 
     def _require_active(self) -> ControlClient:
         client = self._driver.active_client
@@ -263,6 +312,7 @@ class RobotInterface(Link):
             self._driver.activate(stop)
             client = self._require_active()
             self._read(client)
+            self._player = ChunkPlayer(client, self.parameter)
             self._silence.clear()
             heartbeat = threading.Thread(target=self._beat, args=(client,), name="aiofranka_ros-heartbeat", daemon=True)
             heartbeat.start()
@@ -293,3 +343,8 @@ class RobotInterface(Link):
         self._silence.set()
         if self._heartbeat is not None:
             self._heartbeat.join()
+
+
+def _monotonic(stamp: int) -> float:
+    """A time [ns, as in a snapshot] by the monotonic clock [s]."""
+    return 1e-9 * (stamp - offset_to())

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State, TransitionEvent
 from rcl_interfaces.msg import ParameterEvent
@@ -24,6 +25,7 @@ from std_msgs.msg import Float64MultiArray
 from aiofranka_ros.api.competition import Competition
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted, until_stopped
 from aiofranka_ros.api.node_connection import REASON_DELAY, NodeConnection
+from aiofranka_ros.arm.chunks import Ticket
 from aiofranka_ros.arm.planning import check_goal
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.arm.settings import ArmSettings
@@ -137,6 +139,24 @@ class RosInterface(Link):
         if live is not None and live.parameters.settled:
             self._send_waiting_target()
 
+    async def follow(self, kind: str, values: Array, times: Array, start: int | None, gripper: Array | None) -> Ticket:
+        """See :meth:`.Link.follow`.
+
+        :raises ConfigurationError: always; publish chunks on the node's topics.
+        """
+        raise ConfigurationError("through a node, publish chunks on ~/joint_chunk or ~/ee_chunk, or use RobotInterface")
+
+    def committed(self, n: int, dt: float, start: int | None) -> tuple[Array, int]:
+        """See :meth:`.Link.committed`."""
+        return np.empty((0, 7)), 0
+
+    def inference_delay(self, dt: float, quantile: float) -> int:
+        """See :meth:`.Link.inference_delay`."""
+        return 0
+
+    def stop_following(self) -> None:
+        """See :meth:`.Link.stop_following`."""
+
     async def settled(self) -> None:
         """See :meth:`.Link.settled`.
 
@@ -180,6 +200,7 @@ class RosInterface(Link):
             # The node may run another version of this package; then the start reports that no state came.
             with contextlib.suppress(InvalidTarget):
                 self._newest, self._arm_active = read_snapshot(data)
+                self._keep(self._newest)
                 self._heard = time.monotonic()
                 announce(None)
 

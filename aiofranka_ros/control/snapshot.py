@@ -5,11 +5,14 @@ Made by :mod:`aiofranka_ros.ros.messages` from messages, and by ``RobotInterface
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from aiofranka_ros.control.records import Approach, Limit
 from aiofranka_ros.kernels import Array
+from aiofranka_ros.model.kinematics import pose_matrix, quaternion_from_matrix, rotate, rotation_between
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,31 @@ class Snapshot:
             "stamp": self.stamp,
             "limited_targets": self.limited_targets,
         }
+
+
+def between(before: Snapshot, after: Snapshot, stamp: int) -> Snapshot:
+    """What was measured at ``stamp`` [ns], by interpolation; counters are those of ``before``."""
+    share = (stamp - before.stamp) / max(after.stamp - before.stamp, 1)
+
+    def mixed(name: str) -> Array:
+        first: Array = getattr(before, name)
+        return first + share * (getattr(after, name) - first)
+
+    turned, target, way = np.empty(4), np.empty(4), np.empty(3)
+    quaternion_from_matrix(np.ascontiguousarray(before.ee), turned)
+    quaternion_from_matrix(np.ascontiguousarray(after.ee), target)
+    rotation_between(target, turned, way)
+    rotate(turned, way, share)
+    return replace(
+        before,
+        stamp=stamp,
+        q=mixed("q"),
+        dq=mixed("dq"),
+        ee=pose_matrix(np.concatenate((mixed("ee")[:3, 3], turned))),
+        jacobian=mixed("jacobian"),
+        mass=mixed("mass"),
+        tau=mixed("tau"),
+    )
 
 
 def distance_text(left: Array) -> str:

@@ -1,0 +1,159 @@
+"""The part of the controller that sends chunks: the next actions of a policy, with the times at which they are due.
+
+Used by policies, in their process and event loop. Here, the arguments are checked; the link has everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from aiofranka_ros.api.attributes import Attributes, array, position_and_quaternion
+from aiofranka_ros.api.link import uninterrupted
+from aiofranka_ros.arm.chunk_points import KINDS
+from aiofranka_ros.control.records import Mode
+from aiofranka_ros.control.setting import plain
+from aiofranka_ros.errors import ConfigurationError, FrankaError, InvalidTarget, unknown
+from aiofranka_ros.kernels import Array
+
+if TYPE_CHECKING:
+    from aiofranka_ros.arm.chunks import Ticket
+
+_T = TypeVar("_T")
+
+
+class Following(Attributes):
+    """The part of the controller that sends chunks; its coroutines belong to the event loop of the controller."""
+
+    #: Done when the control loop ends; made at the start.
+    _ended: asyncio.Future[None]
+
+    async def follow(
+        self,
+        chunk: Any,
+        *,
+        dt: float,
+        start: int | None = None,
+        kind: str | None = None,
+        gripper: Any = None,
+    ) -> Ticket:
+        """Let the arm follow a chunk: one action for each ``dt``, the first of which is due at ``start``.
+
+        It replaces the chunk in force without a step in position, velocity or acceleration. Actions that are past are
+        dropped; after the last one the arm slows down and holds (the setting ``chunk_end``). Limits apply as to every
+        target. Returns when the chunk is accepted; the ticket then says what becomes of it. If cancelled, it may be in
+        force all the same.
+
+        :param chunk: by ``kind``: joint positions [rad] (n, 7); poses of the control frame in the base (n, 4, 4), or
+            positions [m] and quaternions x, y, z, w (n, 7); joint velocities [rad/s] (n, 7); or velocities of the
+            control frame's origin in the axes of the base [m/s], [rad/s] (n, 6). Velocities begin where the arm's
+            reference is.
+        :param dt: time from one action to the next [s].
+        :param start: when the first one is due [ns, as ``state["stamp"]``], usually the time of the observation;
+            ``None``: now.
+        :param kind: ``"q"``, ``"ee"``, ``"dq"`` or ``"twist"``; ``None``: ``"ee"`` in mode ``osc``, otherwise ``"q"``.
+        :param gripper: widths of the gripper, at the same times [m] (n,).
+        :raises ConfigurationError: there is no such kind, or ``dt`` is not a positive number.
+        :raises InvalidTarget: the chunk is refused, and ``reason`` is why: not finite, too late, older than the one in
+            force, far away, for another mode, during a move, ...; the arm continues what it did.
+        :raises FrankaError: what ended the control loop.
+        """
+        self._check()
+        kind = kind or ("ee" if self.type == "osc" else "q")
+        if kind not in KINDS:
+            raise ConfigurationError(unknown("kind of chunk", kind, KINDS))
+        if isinstance(dt, bool) or not isinstance(dt, (int, float)) or not 0.0 < dt < np.inf:
+            raise ConfigurationError(f"dt is {dt!r}, but must be a positive number [s]")
+        values = _rows(kind, chunk)
+        widths = None if gripper is None else array("gripper", gripper, (len(values),))
+        if self._moves:
+            raise InvalidTarget("a chunk is refused during a move: await or cancel the move", reason="during a move")
+        modes = KINDS[kind][2]
+        if Mode[self.type.upper()] not in modes:
+            remedy = " or ".join(f"controller.switch({mode.name.lower()!r})" for mode in modes)
+            message = f"a chunk of kind {kind!r} is not for mode {self.type}: {remedy} first"
+            raise InvalidTarget(message, reason="another mode")
+        with self.state_lock:
+            self._setters.check("a chunk")
+        await self._unless_ended(self.robot.settled())
+        times = dt * np.arange(len(values))
+        return await self._unless_ended(self.robot.follow(kind, values, times, start, widths))
+
+    def committed(self, n: int, dt: float, start: int | None = None) -> tuple[Array, int]:
+        """What the arm does if no other chunk comes, in the rows of a policy.
+
+        :param n: how many rows, at most.
+        :param dt: time from one row to the next [s].
+        :param start: time of the first one [ns, as ``state["stamp"]``]; ``None``: now.
+        :returns: joint positions [rad], or positions [m] and quaternions x, y, z, w, by the mode (m, 7), up to the
+            end of the chunk in force, m = 0 if there is none; and how many of these rows no chunk can change any more
+            (the setting ``chunk_freeze``).
+        """
+        return self.robot.committed(n, dt, start)
+
+    def inference_delay(self, dt: float, quantile: float = 0.95) -> int:
+        """How many steps of ``dt`` [s] pass from the start of a chunk to the first torque that follows it.
+
+        :param quantile: this share of the last chunks took no longer.
+        :returns: 0 before the first chunk.
+        """
+        return self.robot.inference_delay(dt, quantile)
+
+    async def state_at(self, stamp: int) -> dict[str, Any]:
+        """The state at an earlier time, e.g. when an image was taken, interpolated between two measured ones.
+
+        :param stamp: [ns, as ``state["stamp"]``], within the last seconds.
+        :raises InvalidTarget: that is too long ago, or in the future.
+        """
+        self._check()
+        return self.robot.snapshot_at(stamp).as_state()
+
+    def stop_following(self) -> None:
+        """End the chunk in force: the arm slows down within its limits and holds. Does nothing if there is none."""
+        if self._running:
+            self.robot.stop_following()
+            with contextlib.suppress(FrankaError):
+                self._reseed(self.robot.snapshot())
+
+    async def _unless_ended(self, work: Awaitable[_T]) -> _T:
+        """Await ``work``, unless the control loop ends first."""
+        task = asyncio.ensure_future(work)
+        either: list[asyncio.Future[Any]] = [task, self._ended]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not task.done():
+                task.cancel()
+                await uninterrupted(asyncio.wait([task]))
+        if not task.cancelled():
+            task.exception()  # Retrieved: what ended the loop explains it better.
+        self._check()
+        return task.result()
+
+
+def _rows(kind: str, chunk: Any) -> Array:
+    """The rows of a chunk (n, 6 or 7).
+
+    :raises InvalidTarget: it has another shape, is not finite, or has a row that is no pose.
+    """
+    what, width, _ = KINDS[kind]
+    try:
+        values = np.array(chunk if isinstance(chunk, np.ndarray) else plain(chunk), dtype=float, order="C")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidTarget(f"the chunk is not an array of numbers: {error}", reason="wrong type") from error
+    if kind == "ee" and values.shape[1:] == (4, 4):
+        rows = [position_and_quaternion(f"row {row} of the chunk", pose) for row, pose in enumerate(values)]
+        values = np.array(rows).reshape(-1, 7)
+    if values.ndim != 2 or len(values) == 0 or values.shape[1] != width:
+        raise InvalidTarget(
+            f"the chunk has the shape {values.shape}, but a chunk of kind {kind!r} must have (n, {width}): {what}",
+            reason="wrong size",
+        )
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+        raise InvalidTarget(f"row {row} of the chunk is not finite: {values[row].tolist()}", reason="not finite")
+    return values
