@@ -20,6 +20,7 @@ failure and has its data as attributes, so that callers never match the text of 
      │    ├── PathViolated        a joint was too far from its path
      │    ├── GoalMissed          the move ended outside its tolerance
      │    └── MoveReplaced        another move replaced it
+     ├── PolicyFailed             a policy that plans in chunks raised, died, hangs, or its chunks are refused
      ├── GripperFailed            the gripper could not execute a command
      ├── ControlProcessDied       the control process is gone or does not answer
      ├── Interrupted              the program was asked to end, so a start or a wait was given up
@@ -143,6 +144,10 @@ class GoalMissed(MoveFailed):
 
 class MoveReplaced(MoveFailed):
     """Another move replaced this one before it reached its goal."""
+
+
+class PolicyFailed(FrankaError):
+    """A policy that plans in chunks raised, died, hangs, or its chunks are refused; the arm slowed down and holds."""
 
 
 class GripperFailed(FrankaError):

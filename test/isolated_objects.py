@@ -143,3 +143,19 @@ def footprint() -> dict[str, int]:
         "descriptors": len(os.listdir("/proc/self/fd")),
         "segments": Path("/proc/self/maps").read_text().count("memfd:aiofranka_ros"),
     }
+
+
+class Planner:
+    """A policy that plans in chunks to stay where the arm is.
+
+    :param checkpoint: not needed.
+    """
+
+    def __init__(self, checkpoint: str) -> None:
+        self.checkpoint = checkpoint
+
+    def get_chunk(self, observation: dict[str, Any], prefix: Any, delay: int) -> list[Any]:
+        return [observation["qpos"]] * 50
+
+    def die(self, *_: object) -> None:
+        os._exit(9)

@@ -31,6 +31,7 @@ import numpy as np
 import pytest
 import yaml
 from common import ROOT, lose_packets
+from isolated_objects import Planner
 
 import aiofranka_ros
 from aiofranka_ros import FrankaController, RobotInterface, errors
@@ -41,6 +42,7 @@ GUIDE = ROOT / "docs" / "async_mode.md"
 API = ROOT / "docs" / "async_api.md"
 PORTING = ROOT / "docs" / "from_aiofranka.md"
 NOTEBOOKS = ROOT / "docs" / "notebooks.md"
+POLICIES = ROOT / "docs" / "policies.md"
 REAL_ARM = ROOT / "docs" / "real_arm.md"
 _PIECES = re.compile(
     r"^#+ (?P<heading>[^\n]*)$"
@@ -277,6 +279,15 @@ def test_the_code_of_the_guide_runs_as_printed(
 @pytest.mark.timeout(300)
 def test_the_script_in_the_page_about_porting_runs_as_printed(surroundings: dict[str, Any], tmp_path: Path) -> None:
     asyncio.run(run_and_clean_up(PORTING, tmp_path, surroundings, PORTINGS))
+
+
+@pytest.mark.timeout(300)
+def test_the_policy_in_the_page_about_policies_drives_the_arm_as_printed(tmp_path: Path) -> None:
+    cameras = SimpleNamespace(read=lambda: {"image": np.zeros((480, 640, 3), np.uint8)})
+    names = {"make_policy": Planner, "cameras": cameras}
+    asyncio.run(run_and_clean_up(POLICIES, tmp_path, names, Companion()))
+    report = names["run"].report()  # type: ignore[attr-defined]
+    assert report.chunks > 1 and not report.refused
 
 
 def test_the_cells_of_the_page_about_notebooks_run_in_a_running_event_loop(tmp_path: Path) -> None:
