@@ -28,6 +28,8 @@ EXTRAS_REQUIRE = {
     # The simulated arm. franka-sim pins numpy 1.26.4, which works with ROS from PyPI and from a distribution.
     "sim": ["franka-sim~=1.1.7", "mujoco>=3.2,<3.3"],
     "demo": ["matplotlib>=3.5"],
+    # examples/openpi_policy.py.
+    "openpi": ["websockets>=13", "msgpack>=1.0"],
     # The check includes the formatter's output, so its version is exact.
     "test": [
         "pytest>=7.4",

@@ -11,8 +11,8 @@ import numpy as np
 
 #: How far the hand moves for each pixel [m].
 METRES_PER_PIXEL = 2e-4
-#: Weight of a new measurement in the estimate of the ball's velocity.
-_SMOOTHING = 0.3
+#: Over which time the ball's velocity is estimated [s].
+_SMOOTHING = 0.1
 
 
 class BallPolicy:
@@ -47,7 +47,7 @@ class BallPolicy:
         now, ball = observation["time"], np.mean([_find(image) for image in observation["images"]], axis=0)
         if self._last is not None and now > self._last[0]:
             measured = (ball - self._last[1]) / (now - self._last[0])
-            self._velocity += _SMOOTHING * (measured - self._velocity)
+            self._velocity += -np.expm1((self._last[0] - now) / _SMOOTHING) * (measured - self._velocity)
         self._last = now, ball
         chunk = np.repeat(self._initial_ee[None], len(self._ahead), axis=0)
         # Right in the picture is -y of the base, down is -z.

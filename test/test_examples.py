@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from common import ROOT
 
@@ -134,6 +136,67 @@ def test_the_policy_follows_the_ball_through_a_running_node(tmp_path: Path) -> N
     finally:
         node.close()
     assert node.process.returncode == 0, node.log
+
+
+def test_the_hand_follows_the_ball_by_a_slow_policy_that_plans_in_chunks(tmp_path: Path) -> None:
+    with started("chunked_policy", "--seconds", "6", tmp_path=tmp_path) as example:
+        printed = example.output()
+    assert figure(r"(\d+) chunks", printed) > 6
+    # Without any motion it would be some 25 mm; on an idle machine it is 4 mm.
+    assert figure(r"([\d.]+) mm from the ball", printed) < 15.0
+    assert_nothing_was_lost(printed)
+
+
+def test_a_policy_that_gets_the_prefix_does_not_turn_around(tmp_path: Path) -> None:
+    with started("realtime_chunking", "--seconds", "4", tmp_path=tmp_path) as example:
+        printed = example.output()
+    assert figure(r"without the prefix: (\d+) changes", printed) > figure(r"with the prefix: (\d+) changes", printed)
+    # The arm does draw circles, of 100 mrad radius.
+    assert figure(r"with the prefix: .* (\d+) mrad from the circle", printed) < 30
+    assert_nothing_was_lost(printed)
+
+
+@pytest.mark.unit
+def test_the_flow_policy_of_the_example_continues_its_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    example = importlib.import_module("realtime_chunking")
+    changes = {}
+    for inpaint in (False, True):
+        policy = example.FlowPolicy(np.zeros(7), think=0.0, inpaint=inpaint)
+        observation, prefix = {"qpos": example.RADIUS * np.eye(7)[0]}, np.zeros((0, 7))
+        for _ in range(40):
+            chunk = policy.get_chunk(observation, prefix, delay=5)
+            assert chunk.shape == (example.HORIZON, 7)
+            np.testing.assert_allclose(np.hypot(chunk[:, 0], chunk[:, 3]), example.RADIUS, rtol=0.01)
+            if inpaint:
+                np.testing.assert_allclose(chunk[: len(prefix)][:5], prefix[:5])
+            observation, prefix = {"qpos": chunk[12]}, chunk[12:]
+        changes[inpaint] = policy.changes
+    assert changes[True] == 0 and changes[False] > 5
+
+
+def test_a_policy_on_an_openpi_server_drives_the_arm(tmp_path: Path) -> None:
+    for name in ("websockets", "msgpack"):
+        pytest.importorskip(name, reason='it is in the extra "openpi"')
+    with started("openpi_policy", "--seconds", "5", tmp_path=tmp_path) as example:
+        printed = example.output()
+    assert "connected to ws://127.0.0.1:" in printed
+    assert figure(r"(\d+) chunks", printed) > 5
+    assert 0.05 < figure(r"moved by up to ([\d.]+) rad", printed) < 0.4
+    assert_nothing_was_lost(printed)
+
+
+@pytest.mark.light
+def test_without_the_packages_for_openpi_the_example_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "msgpack.py").write_text("raise ModuleNotFoundError('not here', name='msgpack')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with started("openpi_policy", tmp_path=tmp_path) as example:
+        printed, _ = example.process.communicate(timeout=PATIENCE)
+        complaints = example.complaints
+    assert example.process.returncode == 1 and printed == ""
+    assert complaints.startswith("msgpack is missing: pip install ") and "Traceback" not in complaints
 
 
 def test_modes_are_switched_without_a_step_in_the_torque(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 #: What ends a run: seconds, an event, anything to await, a function of the state, or ``None``: nothing but a failure.
 Stop = float | asyncio.Event | Awaitable[Any] | Callable[[dict[str, Any]], bool] | None
 
+#: How often a policy tries again while something else controls the arm [s].
+_AGAIN = 0.5
 #: A policy whose chunks are refused so many times in a row has failed.
 _REFUSALS = 5
 #: How many answers the figures cover, at most, and the share of them that is expected not to take longer.
@@ -188,7 +190,7 @@ class PolicyRun:
 
     async def _drive(self) -> None:
         loop = asyncio.get_running_loop()
-        refused, first = 0, True
+        refused, overridden, first = 0, False, True
         try:
             while True:
                 taken = loop.time()
@@ -199,11 +201,11 @@ class PolicyRun:
                 first = False
                 try:
                     await self._send(chunk, gripper, observation["stamp"], taken - age)
-                    refused = 0
+                    refused, overridden = 0, False
                 except Overridden:
-                    self._overridden += 1
-                    self._ends = None
-                    await self._controller.handed_back()
+                    self._overridden += not overridden
+                    overridden, self._ends = True, None
+                    await asyncio.sleep(_AGAIN)
                 except InvalidTarget as error:
                     self._refused[error.reason] += 1
                     refused += 1
@@ -348,5 +350,5 @@ async def _call(function: Callable[..., Any], *arguments: Any) -> Any:
         getattr(type(function), "__call__", None)  # noqa: B004 - to inspect the method
     )
     answer = function(*arguments) if asynchronous else await asyncify(function)(*arguments)
-    # A proxy's method only makes something to await, and so does a lambda.
+    # A lambda may only make something to await.
     return await answer if inspect.isawaitable(answer) else answer

@@ -116,9 +116,9 @@ class Proxy:
     async def __aexit__(self, *_: object) -> None:
         await self.__process.stop_in_thread()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the object itself."""
-        return self.__request(Kind.CALL, ("", args, kwargs), self.__process.name)
+        return await self.__request(Kind.CALL, ("", args, kwargs), self.__process.name)
 
     async def __request(self, kind: Kind, request: Any, what: str) -> Any:
         # Waiting here keeps the proxy, and with it the process.
@@ -149,8 +149,8 @@ class _Remote:
     def __init__(self, proxy: Proxy, name: str) -> None:
         self.__proxy, self.__name = proxy, name  # The proxy, so that it is not collected before this is used.
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        return self.__proxy._Proxy__request(Kind.CALL, (self.__name, args, kwargs), self.__name)
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return await self.__proxy._Proxy__request(Kind.CALL, (self.__name, args, kwargs), self.__name)
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self.__proxy._Proxy__request(Kind.GET, self.__name, self.__name).__await__()
