@@ -20,7 +20,7 @@ NOW = 1_764_457_110_123_456_789
 def test_a_report_is_read_as_it_was_written() -> None:
     report = ChunkReport(
         topic="joint_chunk", state=ChunkState.FOLLOWED, message="chunk 3 of 16 points", publisher="/policy", number=3,
-        stamp=NOW, arrival=NOW + 1, begin=NOW + 2, first_torque=NOW + 3_000_000, points=16, dropped=2,
+        stamp=NOW, arrival=NOW + 1, begin=NOW + 2, first_torque=NOW + 3_000_000, points=16, dropped=2, clipped=1,
         seam=(0.001, 0.25), delay=0.125, steps=2,
     )  # fmt: skip
     assert ChunkReport.of(report.message_of("/aiofranka")) == report

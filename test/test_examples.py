@@ -199,6 +199,20 @@ def test_without_the_packages_for_openpi_the_example_says_what_to_install(
     assert complaints.startswith("msgpack is missing: pip install ") and "Traceback" not in complaints
 
 
+def test_a_policy_draws_circles_in_chunks_through_a_running_node(tmp_path: Path) -> None:
+    node = NodeProcess(tmp_path / "node.log", heartbeat_timeout=2.0, discovery_time=0.0)
+    try:
+        with started("chunks_over_ros", "--node", node.name, "--seconds", "5", tmp_path=tmp_path) as example:
+            printed = example.output()
+        assert figure(r"(\d+) chunks", printed) > 5 and figure(r"(\d+) refused", printed) == 0
+        assert 150 <= figure(r"torque (\d+) ms", printed) < 1000
+        # Without any motion it would be some 50 mm; on an idle machine it is 3 mm.
+        assert figure(r"([\d.]+) mm from the circle", printed) < 15.0
+    finally:
+        node.close()
+    assert node.process.returncode == 0, node.log
+
+
 def test_modes_are_switched_without_a_step_in_the_torque(tmp_path: Path) -> None:
     with started("switch_modes", "--seconds", "2", tmp_path=tmp_path) as example:
         printed = example.output()

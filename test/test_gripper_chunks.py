@@ -160,7 +160,7 @@ REFUSED = {
     "not finite": ([0.05, np.nan], {}),
     "bad width": ([0.05, 0.5], {}),
     "wrong joints": ([0.05], {"names": ("fr3_finger_joint1",)}),
-    "times": ([0.05, 0.05, 0.05], {"dt": -0.1}),
+    "wrong times": ([0.05, 0.05, 0.05], {"dt": -0.1}),
     "too late": ([0.05, 0.05], {"stamp": 10_000_000_000}),
     "in the future": ([0.05, 0.05], {"stamp": -10_000_000_000}),
     "too many points": ([0.05] * (MOST_POINTS + 1), {}),

@@ -66,7 +66,7 @@ def test_the_policy_enclave_permits_publishing_targets_and_reading_state_only(
     running: tuple[NodeProcess, Client],
 ) -> None:
     names = offered(running)
-    targets = {name for name in names["subscribe"] if re.fullmatch(r"/aiofranka/\w+_desired", name)}
+    targets = {name for name in names["subscribe"] if re.fullmatch(r"/aiofranka/\w+_(desired|chunk)", name)}
     of_gripper = {"/franka_gripper/gripper_chunk"}
     assert rules("policy", "topics", "publish") - EVERYBODYS == targets | of_gripper
     read = rules("policy", "topics", "subscribe") - EVERYBODYS

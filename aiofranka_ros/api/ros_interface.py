@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State, TransitionEvent
 from rcl_interfaces.msg import ParameterEvent
@@ -25,6 +24,7 @@ from std_msgs.msg import Float64MultiArray
 from aiofranka_ros.api.competition import Competition
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted, until_stopped
 from aiofranka_ros.api.node_connection import REASON_DELAY, NodeConnection
+from aiofranka_ros.api.ros_chunks import RosChunks
 from aiofranka_ros.arm.chunks import Ticket
 from aiofranka_ros.arm.planning import check_goal
 from aiofranka_ros.arm.setting_table import SETTINGS
@@ -70,6 +70,8 @@ class RosInterface(Link):
         # Defaults, until the first start reads the node's parameters.
         super().__init__("/" + node.strip("/"), ArmSettings())
         self._connection: NodeConnection | None = None
+        self._chunks: RosChunks | None = None
+        self._simulated_time = False
         #: The connection from a successful start until the arm is stopped or lost.
         self._live: NodeConnection | None = None
         #: Whether this object activated the node.
@@ -102,6 +104,7 @@ class RosInterface(Link):
         """See :meth:`.Link.stop`."""
         connection, self._connection = self._connection, None
         was_live, self._live = self._live is not None, None
+        self._close_chunks("the arm was released")
         if self._watch is not None:
             self._watch.cancel()
         if connection is None:
@@ -139,24 +142,6 @@ class RosInterface(Link):
         if live is not None and live.parameters.settled:
             self._send_waiting_target()
 
-    async def follow(self, kind: str, values: Array, times: Array, start: int | None, gripper: Array | None) -> Ticket:
-        """See :meth:`.Link.follow`.
-
-        :raises ConfigurationError: always; publish chunks on the node's topics.
-        """
-        raise ConfigurationError("through a node, publish chunks on ~/joint_chunk or ~/ee_chunk, or use RobotInterface")
-
-    def committed(self, n: int, dt: float, start: int | None) -> tuple[Array, int]:
-        """See :meth:`.Link.committed`."""
-        return np.empty((0, 7)), 0
-
-    def inference_delay(self, dt: float, quantile: float) -> int:
-        """See :meth:`.Link.inference_delay`."""
-        return 0
-
-    def stop_following(self) -> None:
-        """See :meth:`.Link.stop_following`."""
-
     async def settled(self) -> None:
         """See :meth:`.Link.settled`.
 
@@ -171,6 +156,26 @@ class RosInterface(Link):
         check_goal(goal, self.settings.names.joints)
         await until_stopped(lambda cancelled: self._require_connection().move(goal, cancelled))
 
+    async def follow(self, kind: str, values: Array, times: Array, start: int | None, gripper: Array | None) -> Ticket:
+        """See :meth:`.Link.follow`; ``gripper`` goes to the node ``franka_gripper`` in the namespace of the arm's node.
+
+        :raises GripperFailed: there is no such node.
+        """
+        return await self._require_chunks().follow(kind, values, times, start, gripper)
+
+    def committed(self, n: int, dt: float, start: int | None) -> tuple[Array, int]:
+        """See :meth:`.Link.committed`."""
+        return self._require_chunks().committed(n, dt, start, self.settings["chunk_freeze"])
+
+    def inference_delay(self, dt: float, quantile: float) -> int:
+        """See :meth:`.Link.inference_delay`."""
+        return self._require_chunks().inference_delay(dt, quantile)
+
+    def stop_following(self) -> None:
+        """See :meth:`.Link.stop_following`."""
+        if self._chunks is not None:
+            self._chunks.stop()
+
     async def measure_connection(self, duration: float) -> ConnectionReport:
         """See :meth:`.Link.measure_connection` and :meth:`.NodeDiagnostics.measure`."""
         return await self._require_connection().diagnostics.measure(duration)
@@ -179,6 +184,7 @@ class RosInterface(Link):
         connection = NodeConnection(self.name, self._send_waiting_target, self._on_refused_target)
         try:
             self._listen(connection)
+            self._chunks = RosChunks(connection, self.name, self._node_time)
             connection.start()
         except BaseException:
             connection.discard()
@@ -215,6 +221,7 @@ class RosInterface(Link):
         *values, simulated_time = await connection.get_parameters([*_NAMES, "use_sim_time"])
         self.settings.update(dict(zip(_NAMES, values, strict=True)))
         connection.prepare_targets(self.settings.names, simulated_time)
+        self._simulated_time = simulated_time
         changes, self._changed_before_start = self._changed_before_start, {}
         if changes:
             self.settings.update(changes)
@@ -230,6 +237,19 @@ class RosInterface(Link):
         if self._connection is None:
             raise NotStarted("the controller does not run")
         return self._connection
+
+    def _require_chunks(self) -> RosChunks:
+        if self._chunks is None:
+            raise NotStarted("the controller does not run")
+        return self._chunks
+
+    def _close_chunks(self, reason: str) -> None:
+        if self._chunks is not None:
+            self._chunks.close(reason)
+
+    def _node_time(self) -> int:
+        """The node's clock [ns]: the system's, or, if that is simulated, the time of the newest state."""
+        return self.snapshot().stamp if self._simulated_time else time.time_ns()
 
     def _send_waiting_target(self) -> None:
         live, target, self._waiting_target = self._live, self._waiting_target, None
@@ -299,5 +319,6 @@ class RosInterface(Link):
             self._watch.cancel()
         if self._connection is not None:
             self._connection.parameters.clear()
+            self._close_chunks(str(error))
             self._connection.abandon(error)
             self._on_end(error)

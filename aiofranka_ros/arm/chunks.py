@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from aiofranka_ros.arm.chunk_delays import Delays
 from aiofranka_ros.arm.chunk_paths import curve, ended, evaluate, fading, joined, slowly
 from aiofranka_ros.arm.chunk_points import Chunk, Points, points_of
 from aiofranka_ros.control.law.approach import LONGEST_GAP, NEAR_ANGULAR, NEAR_LINEAR
@@ -34,8 +35,6 @@ _LEAD = fr3.CYCLE
 _JERK_LINEAR, _JERK_ANGULAR = 30.0, 60.0
 #: A single point takes effect this long before it is due [s].
 _SINGLE = 0.1
-#: So many of the last delays are kept, and so many of the first ones are left out: programs compile, caches fill.
-_DELAYS, _WARM_UP = 50, 2
 #: After so many chunks in a row that came before their predecessor ended, the next one is expected to do so, too.
 _OVERLAPS = 2
 #: States from which the clock of the robot is known.
@@ -153,7 +152,7 @@ class ChunkPlayer:
         self._clock = _Clock()
         self._running: _Path | None = None
         self._open: list[Ticket] = []
-        self._delays: deque[float] = deque(maxlen=_WARM_UP + _DELAYS)
+        self._delays = Delays()
         self._overlaps = 0
 
     @property
@@ -219,7 +218,7 @@ class ChunkPlayer:
             first = 1e-9 * int(state["chunk_first"])
             if ticket.number in (inforce, seen) and ticket.first_torque is None and first > ticket.arrived:
                 ticket.first_torque = first
-                self._delays.append(first - ticket.start)
+                self._delays.add(first - ticket.start)
             if ticket.number < seen:
                 ticket.end(Outcome.REPLACED, "a newer chunk replaced it")
             elif ticket.number == seen and inforce == 0:
@@ -263,11 +262,7 @@ class ChunkPlayer:
         :param quantile: for this share of the last chunks it was no longer; the first ones are left out.
         :returns: 0 before the first chunk.
         """
-        delays = list(self._delays)
-        delays = delays[_WARM_UP:] or delays
-        if not delays:
-            return 0
-        return max(0, math.ceil(float(np.quantile(delays, quantile, method="higher")) / dt - 1e-6))
+        return self._delays.steps(dt, quantile)
 
     # How a path is made.
 

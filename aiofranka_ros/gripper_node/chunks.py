@@ -200,7 +200,9 @@ class GripperChunks:
         """:raises InvalidTarget: they do not increase, all are past, or the chunk is older than the one in force."""
         if (np.diff(times) <= 0.0).any():
             index = int(np.argmax(np.diff(times) <= 0.0)) + 1
-            raise InvalidTarget(f"the time of point {index} is not after that of the point before", reason="times")
+            raise InvalidTarget(
+                f"the time of point {index} is not after that of the point before", reason="wrong times"
+            )
         if times[-1] < age:
             raise InvalidTarget(
                 f"its last point was due {age - times[-1]:.3f} s ago: send it sooner, or more points", reason="too late"

@@ -108,6 +108,18 @@ class Admission:
             self._newest[topic] = stamp
         return other
 
+    def begin(self, client: ControlClient, topic: str, info: Mapping[str, Any]) -> bool:
+        """Whether a message, which was checked, comes from another client than the last target; then tell ``client``.
+
+        For chunks: the control process must know of another client before its chunk begins. Once that has begun, call
+        :meth:`.Owners.accepted`.
+        """
+        other = self.owners.check(publisher_of(info), topic)
+        if other:
+            self._newest.clear()
+            client.begin_stream()
+        return other
+
     def lead(self, stamp: int) -> int:
         """How long from now a target is due [ns]; 0: now, or it is unknown."""
         return 0 if stamp == 0 or self.simulated_time else max(stamp - self._now(), 0)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ from aiofranka_ros.errors import (
     SimulationError,
 )
 from aiofranka_ros.kernels import Array, Record
+from aiofranka_ros.node.chunks import ChunkTopics
 from aiofranka_ros.node.owners import OwnerTopic
 from aiofranka_ros.node.targets import TargetTopics
 from aiofranka_ros.ros.actions import Actions
@@ -185,12 +187,14 @@ class Diagnosis:
         targets: TargetTopics,
         rejected: Counter[str],
         conflict: str = "",
+        chunks: Mapping[str, str] = MappingProxyType({}),
     ) -> DiagnosticStatus:
         """Status of targets and goals.
 
         :param owner: the client or interface that controls the arm.
         :param rejected: number of goals and trajectories that were rejected, by reason.
         :param conflict: which other node has this node's names, if there is one.
+        :param chunks: what there is to say about chunks.
         """
         refused = targets.refused
         values: dict[str, Any] = {"owner": owner, "accepted": targets.accepted, "limited": targets.limited.total()}
@@ -208,6 +212,7 @@ class Diagnosis:
         if state is not None and active and state["target_kind"] != TargetKind.POSITION:
             values["driven by"] = describe_driving(state)
             values["velocities timed out"] = state["velocity_timeouts"]
+        values |= chunks
         values |= {f"limited: {limit}": count for limit, count in sorted(targets.limited.items())}
         values |= {f"refused: {reason}": count for reason, count in sorted(refused.items())}
         values |= {f"goal rejected: {reason}": count for reason, count in sorted(rejected.items())}
@@ -285,13 +290,14 @@ class DiagnosticsTopic:
         driver: Driver,
         settings: ArmSettings,
         targets: TargetTopics,
+        chunks: ChunkTopics,
         owner: OwnerTopic,
         actions: Actions,
         identity: Identity,
     ) -> None:
         self._node = node
         self._name = node.get_fully_qualified_name()
-        self._driver, self._settings, self._targets = driver, settings, targets
+        self._driver, self._settings, self._targets, self._chunks = driver, settings, targets, chunks
         self._owner, self._actions, self._identity = owner, actions, identity
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         self._diagnosis = Diagnosis(self._name)
@@ -319,6 +325,7 @@ class DiagnosticsTopic:
                 targets=self._targets,
                 rejected=self._actions.rejected,
                 conflict=self._identity.conflict,
+                chunks=self._chunks.status,
             ),
             "robot": self._diagnosis.robot(
                 state, address=settings["robot_ip"], versions=driver.versions, trouble=self.trouble

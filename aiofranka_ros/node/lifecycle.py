@@ -30,6 +30,7 @@ from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.robot_records import RobotSetting
 from aiofranka_ros.control.setting import Stage
 from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError, Interrupted, NameTaken
+from aiofranka_ros.node.chunks import ChunkTopics
 from aiofranka_ros.node.diagnostics import DiagnosticsTopic, Trouble
 from aiofranka_ros.node.frames import Frames
 from aiofranka_ros.node.hold import HoldServices
@@ -80,7 +81,9 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         self._mover = Mover(self, self._planned_path.begin)
         self._hold = HoldServices(self, self._driver, self._mover)
         self._actions = Actions(self)
-        self._targets = TargetTopics(self, self, self._mover, Frames(self, names), names, self._actions.refusals)
+        frames = Frames(self, names)
+        self._targets = TargetTopics(self, self, self._mover, frames, names, self._actions.refusals)
+        self._chunks = ChunkTopics(self, self._targets, frames, names)
         self._owner = OwnerTopic(self, self._hold, self._mover, self._targets.owners)
         MoveAction(self, self._actions, self._mover, names)
         TrajectoryAction(self, self._actions, self._mover, names, self._targets)
@@ -95,7 +98,7 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
             on_change=self._on_identity,
         )
         self._diagnostics = DiagnosticsTopic(
-            self, self._driver, self._settings, self._targets, self._owner, self._actions, self._identity
+            self, self._driver, self._settings, self._targets, self._chunks, self._owner, self._actions, self._identity
         )
         # Not the node's clock: simulated time may stop, but the control process waits for heartbeats in real time.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -340,8 +343,10 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         """Publish the measured state and act on it."""
         client = self._driver.client
         if client is None:
+            self._chunks.follow(None)
             return
         state = client.state()
+        self._chunks.follow(state if self._driver.active else None)
         self._state.publish(state, self._driver.active)
         self._targets.check_blocked(state)
         if self._driver.active:

@@ -141,7 +141,8 @@ class TargetTopics:
         self._waiting: deque[_Waiting] = deque()
         self._coming: deque[_Coming] = deque(maxlen=_MOST_COMING)
         self._sent = 0.0  # When the last target was passed on [s, monotonic].
-        self._admission = Admission(node, owner, mover)
+        #: Decides whether a target is accepted, and a chunk.
+        self.admission = Admission(node, owner, mover)
         group = ReentrantCallbackGroup()  # Not the node's default group, whose callbacks can wait.
         osc, joints = ("osc",), ("impedance", "pid")
         set_velocities = ControlClient.set_joint_velocities
@@ -160,16 +161,16 @@ class TargetTopics:
     @property
     def owners(self) -> Owners:
         """The clients that send targets."""
-        return self._admission.owners
+        return self.admission.owners
 
     @property
     def without_priority(self) -> bool:
         """Whether ``priority_clients`` names clients, but rclpy does not report who sends targets."""
-        return self._admission.anonymous and bool(self._owner.parameter("priority_clients"))
+        return self.admission.anonymous and bool(self._owner.parameter("priority_clients"))
 
     def try_again(self) -> None:
         """Try the targets that wait for transforms; called at every tick while the arm is active."""
-        self._admission.follow()
+        self.admission.follow()
         client = self._owner.active_client
         for _ in range(len(self._waiting)):
             waiting = self._waiting.popleft()
@@ -189,6 +190,13 @@ class TargetTopics:
                 self._send(client, coming)
                 return
 
+    def replaced_by(self, chunk: str) -> None:
+        """A chunk on the topic ``chunk`` is followed, instead of the targets that are not due yet or wait."""
+        self.accepted += 1
+        self._newest, self._source = (chunk, None), None
+        self._coming.clear()
+        self._waiting.clear()
+
     def _send(self, client: ControlClient, target: _Coming) -> None:
         lead = self._lead(target.stamp)
         target.topic.send(client, target.target, target.stamp, lead)
@@ -196,7 +204,7 @@ class TargetTopics:
 
     def _lead(self, stamp: int) -> int:
         """How long from now a target is due [ns]; 0: now, or it is not known."""
-        lead = self._admission.lead(stamp)
+        lead = self.admission.lead(stamp)
         return lead if lead > 1e9 * SHORTEST_LEAD else 0
 
     def check_limited(self, state: Record) -> None:
@@ -213,7 +221,10 @@ class TargetTopics:
 
     def check_approach(self, state: Record) -> None:
         """Log if the control process approaches a stream slowly, or refuses it; called with every new ``state``."""
-        topic, left = self._source[0].title if self._source else "", distance_text(state["approach_left"])
+        topic, left = (
+            self._source[0].title if self._source else f"~/{self._newest[0]}",
+            distance_text(state["approach_left"]),
+        )
         approaches, far_targets = int(state["approaches"]), int(state["far_targets"])
         if approaches > self._approaches and state["approach"] == Approach.APPROACHING:
             self._warnings.warn(
@@ -227,7 +238,8 @@ class TargetTopics:
                 f"{NEAR_LINEAR:g} m and {NEAR_ANGULAR:g} rad",
                 reason=FAR_AWAY,
             )
-            self._refuse(*self._source, error)
+            source, info = self._source
+            self.refuse(source.name, info, error)
             self.refused[FAR_AWAY] += far - 1  # This was one.
             self.accepted -= far
         self._approaches, self._far_targets = approaches, far_targets  # They start again at an activation.
@@ -252,7 +264,7 @@ class TargetTopics:
         try:
             content = read(message)
         except InvalidTarget as error:
-            self._refuse(topic, info, error)
+            self.refuse(topic.name, info, error)
         else:
             self._take(topic, content, content.stamp, info)
 
@@ -265,39 +277,45 @@ class TargetTopics:
         :param until: how long it may wait for a transform [s, monotonic]; ``None``: it has just arrived.
         """
         try:
-            client = self._admission.check(topic.name, topic.modes, stamp, info, waited=until is not None)
+            client = self.admission.check(topic.name, topic.modes, stamp, info, waited=until is not None)
             target = topic.convert(content, client)
         except TransformMissing as error:
             now = time.monotonic()
             if until is None:
-                until = now + self._admission.time_left(stamp)
+                until = now + self.admission.time_left(stamp)
             if now < until and len(self._waiting) < _MOST_WAITING:
                 self._waiting.append(_Waiting(topic, content, stamp, info, until, (client, client.mode_id)))
             else:
-                self._refuse(topic, info, error)
+                self.refuse(topic.name, info, error)
         except InvalidTarget as error:
-            self._refuse(topic, info, error)
+            self.refuse(topic.name, info, error)
         else:
-            if self._admission.accepted(client, topic.name, stamp, info):
+            if self.admission.accepted(client, topic.name, stamp, info):
                 self._coming.clear()  # Of the client before.
             if self.without_priority:
                 self._warnings.warn("priority", CONDITIONS["no priority"].message)
             self._newest, self._source = ("q_desired" if topic is self._servo else topic.name, target), (topic, info)
             self.accepted += 1
             # Not a simulated time, which may be slow, or stand still: targets follow each other in the robot's time.
-            stamp = 0 if self._admission.simulated_time else stamp
+            stamp = 0 if self.admission.simulated_time else stamp
             coming = _Coming(topic, target, stamp, (client, client.mode_id))
             if self._coming or (self._lead(stamp) > 0 and time.monotonic() - self._sent < _SPACING):
                 self._coming.append(coming)
             else:
                 self._send(client, coming)
 
-    def _refuse(self, topic: _Topic, info: Mapping[str, Any], error: InvalidTarget) -> None:
+    def refuse(self, topic: str, info: Mapping[str, Any], error: InvalidTarget, what: str = "a target") -> None:
+        """Count, log and report a refused message.
+
+        :param topic: its name after ``~/``, or its full name.
+        :param what: what it is, for people.
+        """
         self.refused[error.reason] += 1
         sender = publisher_of(info)
-        name = partial(self.owners.name_of, sender, topic.name)
-        self._refusals.target(f"a target on {topic.title}", error, sender, name)
-        self._warnings.warn((topic.name, error.reason), f"refused a target on {topic.title}: {error}")
+        title = topic if topic.startswith("/") else f"~/{topic}"
+        name = partial(self.owners.name_of, sender, topic)
+        self._refusals.target(f"{what} on {title}", error, sender, name)
+        self._warnings.warn((topic, error.reason), f"refused {what} on {title}: {error}")
 
     def _pose(self, content: PoseValues, client: ControlClient) -> PoseTarget:
         return self._frames.to_base(pose_target(content.numbers), content.frame, content.stamp, client)

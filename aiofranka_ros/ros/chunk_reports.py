@@ -44,6 +44,7 @@ class ChunkReport(NamedTuple):
     first_torque: int = 0
     points: int = 0
     dropped: int = 0  #: how many of them were past at its arrival
+    clipped: int = 0  #: how many were cut to a limit
     seam: tuple[float, float] = (0.0, 0.0)  #: how far it was from what was followed, before blending [m], [rad]
     delay: float = math.nan  #: from the stamp, or the arrival without one, to the first torque [s]
     steps: int = 0  #: the same in periods of the chunk, rounded up
@@ -55,6 +56,7 @@ class ChunkReport(NamedTuple):
         values |= {name: _text(getattr(self, field)) for name, field in _TIMES.items()}
         if self.points:
             values |= {"points": str(self.points), "points dropped": str(self.dropped)}
+            values |= {"points clipped": str(self.clipped)}
         if self.state is not ChunkState.REFUSED:
             values |= {"seam [m]": f"{self.seam[0]:.6f}", "seam [rad]": f"{self.seam[1]:.6f}"}
         if math.isfinite(self.delay):
@@ -86,6 +88,7 @@ class ChunkReport(NamedTuple):
             number=int(values.get("number", 0)),
             points=int(values.get("points", 0)),
             dropped=int(values.get("points dropped", 0)),
+            clipped=int(values.get("points clipped", 0)),
             seam=(float(values.get("seam [m]", 0.0)), float(values.get("seam [rad]", 0.0))),
             delay=float(values.get("delay [s]", math.nan)),
             steps=int(values.get("delay [steps]", 0)),
