@@ -196,6 +196,23 @@ def test_velocities_and_chunks_are_described_and_what_cannot_be_used_is_named(gr
 
 
 @pytest.mark.light
+def test_a_second_publisher_is_named_and_left_out(graph: Graph, capsys: Any) -> None:
+    def elsewhere(message: PoseStamped, k: int) -> None:
+        moving(message, k)
+        message.pose.position.x = 0.3
+
+    graph.publish(PoseStamped, f"{graph.name}/ee_desired", 50.0, moving)
+    graph.publish(PoseStamped, f"{graph.name}/ee_desired", 20.0, elsewhere)
+    status, out, err = watch(graph.name, capsys, "--json")
+    assert status == 0, err
+    (topic,) = json.loads(out)["topics"]
+    if not topic["messages of other publishers"]:
+        pytest.skip("this middleware does not say who sent a message")
+    assert topic["kind"] == "dense" and topic["stream"]["gaps"]["outliers"] == 0
+    assert any("another publisher" in finding["text"] for finding in topic["findings"])
+
+
+@pytest.mark.light
 def test_ctrl_c_ends_the_watch_and_what_came_until_then_is_reported(graph: Graph) -> None:
     graph.publish(PoseStamped, f"{graph.name}/ee_desired", 50.0, moving)
     command = [sys.executable, "-m", "aiofranka_ros.streams", "--node", graph.name, "--seconds", "600"]

@@ -104,7 +104,8 @@ def stream_findings(found: Analysis, response: Response | None, settings: Mappin
         findings += [*_of_movement(found, settings), *_of_interpolation(found, settings)]
     else:
         findings += _of_timeouts(found, settings)
-    if response is not None:
+    refused = any(finding.serious for finding in findings)
+    if response is not None and (response.follows or not refused):
         findings += _of_response(found, response)
     return findings
 

@@ -75,7 +75,8 @@ def main(options: argparse.Namespace, stop: StopRequest) -> int:
         out.print(json.dumps(found, indent=2), markup=False)
     else:
         for report in reports:
-            show(out, report, client.name, seconds, said)
+            if report.received.messages:
+                show(out, report, client.name, seconds, said)
     if why:
         errors.print("[bold red]nothing came:[/] ", end="")
         errors.print(why, markup=False)
@@ -124,7 +125,7 @@ def _said(client: NodeClient, before: Mapping[str, int]) -> list[str]:
             lines.append(f"{verb}: {', '.join(parts)}")
     status = client.statuses.get("targets")
     if status is not None and status.level != DiagnosticStatus.OK:
-        lines += [status.message, f"-> {client.value('targets', 'what to do')}"]
+        lines += [*(() if more else (status.message,)), f"-> {client.value('targets', 'what to do')}"]
     return lines
 
 

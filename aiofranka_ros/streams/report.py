@@ -140,16 +140,12 @@ def _plain(value: Any) -> Any:
 
 
 def show(console: Console, report: TopicReport, node: str, seconds: float, said: Sequence[str]) -> None:
-    """Print the report of one topic.
+    """Print the report of a topic on which messages came.
 
     :param seconds: how long was watched [s].
     :param said: what the node says about its targets, line by line.
     """
     received = report.received
-    if received.messages == 0:
-        console.print(f"[bold]{received.name}[/]  no message", end="")
-        console.print(f", from {listed(received.publishers)}", markup=False)
-        return
     console.print(f"[bold]{received.name}[/]  {received.topic.type_name}", end="")
     console.print(f", from {listed(received.publishers) or 'a publisher that is gone'}", markup=False)
     _line(console, "kind", report.kind, "bold")

@@ -141,18 +141,20 @@ class Watch:
                 found.append(self._read(topic, heard, publishers, joints))
         return found
 
-    def _publishers(self, topic: Topic) -> tuple[str, ...]:
-        node = self._client.node
-        infos = node.get_publishers_info_by_topic(topic.full_name(self._client.name))
-        names = [
-            f"{info.node_namespace.rstrip('/')}/{info.node_name}"
+    def _publishers(self, topic: Topic) -> dict[bytes, str]:
+        """The nodes that publish on a topic, with the middleware's identity of their publishers."""
+        infos = self._client.node.get_publishers_info_by_topic(topic.full_name(self._client.name))
+        return {
+            bytes(info.endpoint_gid): f"{info.node_namespace.rstrip('/')}/{info.node_name}"
             for info in infos
             if info.topic_type == topic.type_name
-        ]
-        return tuple(dict.fromkeys(names))
+        }
 
-    def _read(self, topic: Topic, heard: Heard, publishers: tuple[str, ...], joints: tuple[str, ...]) -> Received:
+    def _read(self, topic: Topic, heard: Heard, publishers: dict[bytes, str], joints: tuple[str, ...]) -> Received:
         counts = Counter(heard.publishers)
+        # Those that have sent something, if the middleware says who did, and they are still there.
+        sent = [publishers[publisher] for publisher, _ in counts.most_common() if publisher in publishers]
+        names = tuple(dict.fromkeys(sent or publishers.values()))
         main = counts.most_common(1)[0][0] if counts else b""
         messages: list[tuple[float, float, list[Point]]] = []
         unusable: Counter[str] = Counter()
@@ -192,7 +194,7 @@ class Watch:
             )
         others = len(heard.data) - counts[main] if counts else 0
         return Received(
-            topic, topic.full_name(self._client.name), len(heard.data), publishers, others, unusable, example,
+            topic, topic.full_name(self._client.name), len(heard.data), names, others, unusable, example,
             tuple(frame for frame in frames if frame), stream, chunks, quantity,
         )  # fmt: skip
 
