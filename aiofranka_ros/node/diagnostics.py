@@ -353,7 +353,7 @@ def describe_stream(state: Record) -> str:
 def describe_driving(state: Record) -> str:
     """What drives the arm, if it is not the kind of target that its mode usually follows."""
     if state["target_kind"] == TargetKind.SERVO:
-        return "a stream of trajectories with one point each"
+        return "a stream of short trajectories, as from MoveIt Servo"
     left = float(state["velocity_left"])
     if left == 0.0:
         return "no velocity: the last one has timed out (velocity_timeout), or the arm was held; the arm holds"

@@ -39,7 +39,7 @@ from aiofranka_ros.node.admission import Admission
 from aiofranka_ros.node.frames import Frames
 from aiofranka_ros.node.limited import describe_blocked, describe_limited
 from aiofranka_ros.node.owners import Owners
-from aiofranka_ros.node.servo import step_positions
+from aiofranka_ros.node.servo import Steps, read_step
 from aiofranka_ros.ros.arrivals import publisher_of
 from aiofranka_ros.ros.cdr import JointValues, PoseValues, TwistValues, nanoseconds, read_joints, read_pose, read_twist
 from aiofranka_ros.ros.conditions import CONDITIONS
@@ -156,6 +156,7 @@ class TargetTopics:
             callback = with_info(partial(self._on_message, topic, read))
             node.create_subscription(kind, f"~/{topic.name}", callback, TARGET_QOS, callback_group=group, raw=True)
         name = node.resolve_topic_name(f"{CONTROLLER}/joint_trajectory")
+        self._steps = Steps()
         self._servo = _Topic(name, ("osc", *joints, "torque"), self._step, _set_servo)
 
     @property
@@ -292,6 +293,7 @@ class TargetTopics:
         else:
             if self.admission.accepted(client, topic.name, stamp, info):
                 self._coming.clear()  # Of the client before.
+                self._steps.forget()
             if self.without_priority:
                 self._warnings.warn("priority", CONDITIONS["no priority"].message)
             self._newest, self._source = ("q_desired" if topic is self._servo else topic.name, target), (topic, info)
@@ -330,7 +332,7 @@ class TargetTopics:
         return by_joint(content.name, content.velocity, "velocity", self._joints)
 
     def _step(self, content: JointTrajectory, client: ControlClient) -> tuple[float, ...]:
-        return step_positions(content, self._joints)
+        return self._steps.target(read_step(content, self._joints), time.monotonic())
 
     def _torque(self, content: JointValues, client: ControlClient) -> tuple[float, ...]:
         return by_joint(content.name, content.effort, "effort", self._joints)

@@ -3,7 +3,7 @@
 Used by the node, in its process and its one thread. They have the names that franka_ros2's MoveIt configuration uses,
 so that MoveIt works unchanged: ``fr3_arm_controller/follow_joint_trajectory``, with a result, and
 ``fr3_arm_controller/joint_trajectory``, without one: its clients may leave at once, as ``ros2 topic pub --once`` does,
-and the trajectory continues. A stream of trajectories with one point each on the topic is a stream of targets, see
+and the trajectory continues. A stream of short trajectories on the topic, as from MoveIt Servo, is one of targets, see
 :mod:`aiofranka_ros.node.servo`. Any other trajectory is a coroutine of the executor, see
 :mod:`aiofranka_ros.arm.moves`; :mod:`aiofranka_ros.arm.joint_trajectory` describes the motion between its points.
 
@@ -129,7 +129,7 @@ class TrajectoryAction:
         try:
             self._actions.require_alone()
             message = self._node.aside(read_message, data, self._message, LARGEST)
-            if is_step(message):
+            if is_step(message, self._node.get_clock().now().nanoseconds):
                 self._targets.servo(message, info)
                 return
             plan = self._check(FollowJointTrajectory.Goal(trajectory=message))
