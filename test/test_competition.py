@@ -15,7 +15,7 @@ from test_controller_clock import Recorder
 from aiofranka_ros import FrankaController
 from aiofranka_ros.api.competition import PAUSE, Competition, Setters
 from aiofranka_ros.control.records import Limit
-from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.errors import InvalidTarget, Overridden
 from aiofranka_ros.model.fr3 import HOME
 
 pytestmark = pytest.mark.unit
@@ -37,6 +37,10 @@ def clock() -> Clock:
 # Another client.
 
 
+def competing(clock: Clock) -> Competition:
+    return Competition("/arm", "/policy", clock)
+
+
 def contend(competition: Competition, clock: Clock, seconds: float, period: float = 0.5) -> None:
     """Set targets for ``seconds``, of which the node refuses one in each ``period``."""
     end = clock.now + seconds
@@ -45,13 +49,13 @@ def contend(competition: Competition, clock: Clock, seconds: float, period: floa
         competition.begun = True
         if clock.now >= due:
             due += period
-            competition.refused("/other controls the arm")
+            competition.refused("/other controls the arm", "another publisher")
         competition.check()
         clock.now += 0.02
 
 
 def test_a_client_that_only_waits_for_its_turn_is_not_told(clock: Clock) -> None:
-    competition = Competition(clock)
+    competition = competing(clock)
     contend(competition, clock, 0.4)
     clock.now += 10.0
     contend(competition, clock, 0.4)
@@ -59,12 +63,12 @@ def test_a_client_that_only_waits_for_its_turn_is_not_told(clock: Clock) -> None
 
 def test_a_client_whose_targets_are_refused_all_the_time_is_told_by_whom(clock: Clock) -> None:
     with pytest.raises(InvalidTarget, match="/other controls the arm") as caught:
-        contend(Competition(clock), clock, 2.0)
+        contend(competing(clock), clock, 2.0)
     assert caught.value.reason == "another publisher"
 
 
 def test_a_client_may_continue_once_the_other_is_silent(clock: Clock) -> None:
-    competition = Competition(clock)
+    competition = competing(clock)
     with pytest.raises(InvalidTarget):
         contend(competition, clock, 2.0)
     clock.now += 1.0
@@ -73,11 +77,88 @@ def test_a_client_may_continue_once_the_other_is_silent(clock: Clock) -> None:
 
 
 def test_a_client_that_sets_only_gains_is_not_told(clock: Clock) -> None:
-    competition = Competition(clock)
+    competition = competing(clock)
     for _ in range(5):
-        competition.refused("/other controls the arm")
+        competition.refused("/other controls the arm", "another publisher")
         clock.now += 0.5
         competition.check()
+
+
+def overrides(competition: Competition, clock: Clock, owner: str, client: str = "", reason: str = "held") -> None:
+    """From now on, something controls the arm, so that the node refuses a target."""
+    competition.owned(owner, client, True)
+    competition.refused("refused", reason)
+    competition.begun = True
+    clock.now += 0.01
+
+
+@pytest.mark.parametrize(
+    ("owner", "client", "reason"),
+    [
+        ("/teleop on /arm/ee_desired", "/teleop", "overridden"),
+        ("~/hold", "", "held"),
+        ("~/move", "", "during a move"),
+    ],
+)
+def test_a_client_that_is_overridden_is_told_at_once_by_whom_and_only_as_long_as_that_lasts(
+    clock: Clock, owner: str, client: str, reason: str
+) -> None:
+    competition = competing(clock)
+    overrides(competition, clock, owner, client, reason)
+    with pytest.raises(Overridden, match="await controller.handed_back") as caught:
+        competition.check()
+    assert (caught.value.owner, caught.value.reason) == (client or owner, reason)
+    competition.owned("no client", "", False)
+    competition.begun = True
+    competition.check()
+
+
+def test_a_client_with_priority_is_not_told_that_it_overrides_itself(clock: Clock) -> None:
+    competition = competing(clock)
+    overrides(competition, clock, "/policy on /arm/ee_desired", "/policy", "overridden")
+    competition.check()
+    assert not competition.taken
+
+
+def test_the_end_of_its_own_move_is_not_reported_as_another_one_even_if_its_report_is_late(clock: Clock) -> None:
+    competition = competing(clock)
+    competition.owned("~/move", "", True)
+    competition.begun = True
+    competition.check()
+
+
+def test_targets_that_are_refused_now_and_then_are_no_error_but_those_that_always_are(clock: Clock) -> None:
+    competition = competing(clock)
+    for _ in range(5):
+        competition.begun = True
+        competition.refused("it is 0.6 s old", "old")
+        competition.check()
+        clock.now += 1.0
+    for _ in range(2):
+        competition.refused("it is 0.6 s old", "old")
+        clock.now += 0.5
+    competition.begun = True
+    with pytest.raises(InvalidTarget, match="0.6 s old"):
+        competition.check()
+
+
+def test_a_policy_can_wait_until_the_arm_is_handed_back(clock: Clock) -> None:
+    async def main() -> None:
+        competition = competing(clock)
+        await competition.handed_back()
+        overrides(competition, clock, "/teleop on /arm/ee_desired", "/teleop", "overridden")
+        waiting = asyncio.create_task(competition.handed_back())
+        for owner, client, precedence in (("~/hold", "", True), ("/other on /arm/ee_desired", "/other", False)):
+            await asyncio.sleep(0)
+            competition.owned(owner, client, precedence)
+            await asyncio.sleep(0)
+            assert not waiting.done()
+        competition.owned("no client", "", False)
+        await asyncio.wait_for(waiting, 10.0)
+        competition.begun = True
+        competition.check()
+
+    asyncio.run(main())
 
 
 # Another task.
@@ -223,10 +304,15 @@ def test_targets_that_are_limited_are_counted_in_the_state_and_reported_once(
         controller.guard = None
         await controller.start()
         controller.switch("impedance")
-        for _ in range(5):
+        controller.set_freq(1000)
+        assert await controller.set("q_desired", HOME) == ()
+        assert await controller.set("q_desired", HOME) == ("workspace_upper",)
+        for _ in range(3):
             controller.q_desired = HOME
             link.on_state()
-        assert controller.state["limited_targets"] == {"workspace_upper": 4}
+        assert await controller.set("kp", np.full(7, 100.0)) == ()
+        assert await controller.set("q_desired", HOME) == ("workspace_upper",)
+        assert controller.state["limited_targets"] == {"workspace_upper": 5}
 
     caplog.set_level(logging.WARNING)
     asyncio.run(main())

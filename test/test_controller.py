@@ -24,7 +24,7 @@ from lifecycle_msgs.srv import GetState
 from std_srvs.srv import Trigger
 
 from aiofranka_ros import FrankaController, RobotInterface, RosInterface
-from aiofranka_ros.api.ros_client import RosClient
+from aiofranka_ros.api.ros_client import RosClient, unique_name
 from aiofranka_ros.errors import (
     ConfigurationError,
     ConnectionFailed,
@@ -34,6 +34,7 @@ from aiofranka_ros.errors import (
     InvalidTarget,
     MoveFailed,
     NotStarted,
+    Overridden,
 )
 from aiofranka_ros.model.fr3 import HOME, TORQUE_LIMIT
 from aiofranka_ros.model.kinematics import control_frame
@@ -137,7 +138,7 @@ def speed(controller: FrankaController) -> float:
 @contextlib.asynccontextmanager
 async def other_client(service: Any, name: str) -> AsyncIterator[Callable[[], Awaitable[Any]]]:
     """Calls a service of the node as a client that is independent of the controller."""
-    other = RosClient("other_client")
+    other = RosClient(unique_name("other_client"))
     client = other.node.create_client(service, name)
     other.start()
     try:
@@ -323,7 +324,7 @@ async def test_a_second_client_that_sets_targets_is_told_who_controls_the_arm(lo
     await second.start()
     policy = asyncio.ensure_future(set_again_and_again(controller))
     try:
-        await until(lambda: controller._due)  # The policy has set its first target.
+        await until(lambda: controller._paces)  # The policy has set its first target.
         with pytest.raises(
             InvalidTarget, match="aiofranka_client_.* controls the arm until it has been silent"
         ) as told:
@@ -333,6 +334,73 @@ async def test_a_second_client_that_sets_targets_is_told_who_controls_the_arm(lo
         policy.cancel()
         await asyncio.gather(policy, return_exceptions=True)
         await second.stop()
+
+
+async def test_a_policy_that_a_person_overrides_is_told_and_continues_when_it_is_handed_back(loop, controller, setup):
+    if setup.node is None:
+        pytest.skip("there are no other clients")
+    await setup_priority(controller, ["/teleop"])
+    teleop = FrankaController(RosInterface(setup.node.name, client="teleop"))
+    await teleop.start()
+    policy = asyncio.ensure_future(set_again_and_again(controller))
+    try:
+        await until(lambda: controller._paces)  # The policy has set its first target.
+        person = asyncio.ensure_future(set_again_and_again(teleop))
+        with pytest.raises(Overridden, match="/teleop on .*ee_desired controls the arm of .*handed_back") as told:
+            await asyncio.wait_for(policy, PATIENCE)
+        assert (told.value.owner, told.value.reason) == ("/teleop", "overridden")
+        for _ in range(3):
+            with pytest.raises(Overridden):
+                await controller.set("ee_desired", controller.ee_desired)
+        back = asyncio.ensure_future(controller.handed_back())
+        await asyncio.sleep(0.2)
+        assert not back.done()
+        person.cancel()
+        await asyncio.gather(person, return_exceptions=True)
+        await asyncio.wait_for(back, PATIENCE)
+        np.testing.assert_allclose(controller.ee_desired, controller.state["ee"], atol=5e-3)
+        for _ in range(50):
+            assert await controller.set("ee_desired", controller.ee_desired) == ()
+    finally:
+        policy.cancel()
+        await asyncio.gather(policy, return_exceptions=True)
+        await teleop.stop()
+        await setup_priority(controller, [])
+
+
+async def test_a_policy_is_told_of_a_hold_and_continues_after_the_release(loop, controller, setup):
+    if setup.node is None:
+        pytest.skip("there are no other clients")
+    async with other_client(Trigger, f"{setup.node.name}/hold") as hold:
+        await hold()
+    async with other_client(Trigger, f"{setup.node.name}/release") as release:
+        try:
+            with pytest.raises(Overridden) as told:
+                await asyncio.wait_for(set_again_and_again(controller), PATIENCE)
+            assert (told.value.owner, told.value.reason) == ("~/hold", "held")
+        finally:
+            await release()
+    await asyncio.wait_for(controller.handed_back(), PATIENCE)
+    for _ in range(20):
+        await controller.set("ee_desired", controller.ee_desired)
+
+
+async def setup_priority(controller: FrankaController, names: list[str]) -> None:
+    """Set ``priority_clients`` of the node."""
+    controller.robot.apply({"priority_clients": names})
+    await controller.robot.settled()
+
+
+async def test_a_target_says_which_limits_it_met(loop, controller):
+    target = controller.ee_desired.copy()
+    assert await controller.set("ee_desired", target) == ()
+    target[:3, :3] = target[:3, :3] @ np.diag([-1.0, 1.0, -1.0])  # Turned by half a turn.
+    met: set[str] = set()
+    deadline = time.monotonic() + PATIENCE
+    while not met and time.monotonic() < deadline:
+        met.update(await controller.set("ee_desired", target))
+    controller.switch("osc")
+    assert met == {"max_angular_step"}
 
 
 async def test_a_move_is_not_disturbed_by_repeated_requests_for_its_result(loop, controller, monkeypatch):
@@ -710,7 +778,7 @@ async def test_stopping_ends_waiting_calls_and_starting_again_works(loop, contro
 async def test_calls_raise_what_ended_them_and_none_is_possible_after_the_end(loop, setup):
     if setup.node is None:
         pytest.skip("this link has no node")
-    other = RosClient("other_client")
+    other = RosClient(unique_name("other_client"))
     client = other.node.create_client(GetState, f"{setup.node.name}/get_state")
     other.start()
 

@@ -51,6 +51,10 @@ class Recorder:
 
     async def settled(self) -> None: ...
 
+    async def handed_back(self) -> None: ...
+
+    def check_targets(self) -> None: ...
+
     async def move(self, goal: np.ndarray) -> None:
         await asyncio.sleep(2.0)
 

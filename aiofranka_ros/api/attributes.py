@@ -313,3 +313,5 @@ ASSIGNABLE = tuple(
     for name, member in vars(Attributes).items()
     if isinstance(member, (SettingAttribute, TargetAttribute)) or getattr(member, "fset", None) is not None
 )
+#: Those of them that are targets.
+TARGETS = tuple(name for name, member in vars(Attributes).items() if isinstance(member, TargetAttribute))

@@ -1,4 +1,4 @@
-"""Who else sets the targets: another client of the node, or another task of the same program.
+"""Who else sets the targets: another client of the node, or another task of the same program; and what is refused.
 
 Used by :mod:`aiofranka_ros.api.ros_interface` and by the controller's attributes. Two senders of targets shake the arm,
 or one of them moves nothing; either way, it must learn that.
@@ -13,42 +13,80 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.errors import InvalidTarget, Overridden
 
-#: A client may set targets for this long while another one still controls the arm, which may be about to end; and once
-#: no target was refused for the second time, it has ended [s]. The node reports every half second.
+#: Targets may be refused for this long without an error: another client may be about to end, or some messages are late;
+#: and once none was refused for the second time, it is over [s]. The node reports every half second.
 _PATIENCE, _OVER = 0.4, 0.75
+#: Reasons of refusals because something takes precedence over targets: a priority client, ``~/hold``, or a move.
+_PRECEDENCE = ("overridden", "held", "during a move")
 #: A task that set a target and then pauses for this long, at least, is no longer in charge of it [s].
 PAUSE = 0.5
 
 
 class Competition:
-    """Whether another client of the node controls the arm.
+    """Whether the node refuses this client's targets, because of another client or for any other reason.
 
     Used in the event loop, except :attr:`begun`.
 
+    :param node: full name of the node.
+    :param name: full name of this client's node.
     :param clock: [s].
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, node: str, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._node, self._name = node, name
         self._clock = clock
         #: Whether a target was set since the last :meth:`check`.
         self.begun = False
         self._first = self._last = -_OVER
-        self._message = ""
+        self._message = self._reason = ""
+        self._owner, self._client, self._overrides = "", "", False
+        self._changed = asyncio.Event()
 
-    def refused(self, message: str) -> None:
-        """The node reports that a target of this client was refused because of another client."""
+    def refused(self, message: str, reason: str) -> None:
+        """The node reports that a target of this client was refused."""
         now = self._clock()
-        if now - self._last > _OVER:
+        if reason != self._reason or now - self._last > _OVER:
             self._first = now
-        self._last, self._message = now, message
+        self._last, self._message, self._reason = now, message, reason
+
+    def owned(self, owner: str, client: str, overrides: bool) -> None:
+        """The node reports who controls the arm; arguments as in :class:`~aiofranka_ros.ros.ownership.Ownership`."""
+        self._owner, self._client, self._overrides = owner, client, overrides
+        self._changed.set()  # Wakes the calls that wait now.
+        self._changed.clear()
+
+    @property
+    def taken(self) -> bool:
+        """Whether anything but this client's targets controls the arm."""
+        return self._client != self._name if self._client else self._overrides
 
     def check(self) -> None:
-        """:raises InvalidTarget: targets were set, and another client has controlled the arm for a while."""
+        """Check the targets that were set since the last call.
+
+        :raises Overridden: something that takes precedence controls the arm.
+        :raises InvalidTarget: targets have been refused for a while, for any other reason.
+        """
         begun, self.begun = self.begun, False
-        if begun and self._clock() - self._last < _OVER and self._last - self._first > _PATIENCE:
-            raise InvalidTarget(self._message, reason="another publisher")
+        if not begun or self._clock() - self._last > _OVER:
+            return
+        if self._reason not in _PRECEDENCE:
+            if self._last - self._first > _PATIENCE:
+                raise InvalidTarget(self._message, reason=self._reason)
+        elif self._overrides and self.taken:
+            raise Overridden(
+                f"{self._owner} controls the arm of {self._node}, so targets are refused until it hands back: await "
+                "controller.handed_back(), then continue from where the arm is",
+                owner=self._client or self._owner,
+                reason=self._reason,
+            )
+
+    async def handed_back(self) -> None:
+        """Wait until nothing but this client's targets controls the arm."""
+        while self.taken:
+            await self._changed.wait()
+        self._last = -_OVER
 
 
 class Setters:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from aiofranka_ros.api.attributes import ASSIGNABLE, Attributes, array, position_and_quaternion
+from aiofranka_ros.api.attributes import ASSIGNABLE, TARGETS, Attributes, array, position_and_quaternion
 from aiofranka_ros.api.competition import PAUSE
 from aiofranka_ros.api.following import Following
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted
@@ -85,6 +85,7 @@ class FrankaController(Following):
         self._lifecycle = asyncio.Lock()
         # Targets that were limited, by the setting that did it, and of which settings the log has said so.
         self._limited: dict[str, int] = {}
+        self._counted: dict[str, int] = {}  # The same at the last call of set().
         self._reported: set[str] = set()
         self._limits_due = 0.0
         # Made by start(), like _ended: set at every new state.
@@ -124,7 +125,8 @@ class FrankaController(Following):
                 self._running = True
                 self._paces.clear()
                 self._begin()
-                self._limited, self._reported = self.robot.snapshot().limited_targets, set()
+                self._limited = self._counted = self.robot.snapshot().limited_targets
+                self._reported = set()
                 if self.guard is not None:
                     self.guard.start()
             except BaseException:
@@ -185,7 +187,7 @@ class FrankaController(Following):
         self._setters.pause = max(PAUSE, 2.0 / self._frequency)
         self._paces.clear()
 
-    async def set(self, attr: str, value: Any) -> None:
+    async def set(self, attr: str, value: Any) -> tuple[str, ...]:
         """Assign an attribute at once, then wait so that a loop of this call runs at the rate of :meth:`set_freq`.
 
         Each attribute has its own clock. A caller who is late by at most a period catches up; after a longer delay the
@@ -194,10 +196,15 @@ class FrankaController(Following):
 
         :param attr: ``q_desired``, ``dq_desired``, ``ee_desired``, ``ee_velocity``, ``torque``, or any other attribute
             that can be assigned.
+        :returns: for a target, the settings that have limited targets since the one before, e.g.
+            ``("max_linear_step",)``; empty: the arm does what they say. Limits that are met only later count for a
+            later call.
         :raises AttributeError: there is no such attribute.
-        :raises InvalidTarget, ConfigurationError: the value cannot be used, or something else sets the targets: another
-            task (``error.reason`` is ``another task``), or another client of the node (``another publisher``); the arm
-            keeps the previous one.
+        :raises Overridden: something that takes precedence controls the arm, e.g. a person who teleoperates; raised
+            after the wait, at each call, until it is over: see :meth:`handed_back`.
+        :raises InvalidTarget, ConfigurationError: the value cannot be used, or targets have been refused for a while:
+            another task sets them (``error.reason`` is ``another task``), or another client of the node
+            (``another publisher``), or for any other reason of the node; the arm keeps the previous one.
         :raises FrankaError: what ended the control loop.
         """
         self._check()
@@ -209,6 +216,20 @@ class FrankaController(Following):
             self._paces[attr] = Pace(attr, self._frequency, _log.warning)
         now, self._last_set = asyncio.get_running_loop().time(), attr
         await self._wait(self._paces[attr].wait_until(now) - now)
+        return self._check_targets() if attr in TARGETS else ()
+
+    async def handed_back(self) -> None:
+        """Wait until nothing else controls the arm; targets then start where the arm is.
+
+        Something else is another client of the node whose targets are followed, ``~/hold``, or a move of another
+        client. Returns at once if there is nothing. Without a node, there is no other client.
+
+        :raises FrankaError: what ended the control loop.
+        """
+        self._check()
+        await self._unless_ended(self.robot.handed_back())
+        self._reseed(self.robot.snapshot())
+        self._restart_clocks()
 
     def lateness(self, attr: str | None = None) -> Lateness:
         """How well a loop of :meth:`set` keeps the rate, since the start or the last :meth:`set_freq`.
@@ -319,6 +340,12 @@ class FrankaController(Following):
             if now >= self._limits_due:
                 self._limits_due = now + _LIMITS_PERIOD
                 self._report_limits()
+
+    def _check_targets(self) -> tuple[str, ...]:
+        """The settings that have limited targets since the last call; raises as :meth:`.Link.check_targets`."""
+        self.robot.check_targets()
+        before, self._counted = self._counted, self.robot.snapshot().limited_targets
+        return tuple(sorted(name for name, count in self._counted.items() if count > before.get(name, 0)))
 
     def _report_limits(self) -> None:
         """Warn once of each setting that limits targets."""

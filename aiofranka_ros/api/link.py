@@ -196,6 +196,18 @@ class Link(abc.ABC):
         """
 
     @abc.abstractmethod
+    def check_targets(self) -> None:
+        """Check whether the targets that were set since the last call were refused; returns at once.
+
+        :raises Overridden: something that takes precedence controls the arm: a priority client, ``~/hold``, a move.
+        :raises InvalidTarget: they are refused for another reason, and have been for a while.
+        """
+
+    @abc.abstractmethod
+    async def handed_back(self) -> None:
+        """Wait until nothing else controls the arm."""
+
+    @abc.abstractmethod
     async def move(self, goal: Array) -> None:
         """Move to ``goal`` [rad] (7,) and hold; if cancelled, slow down on the path and hold.
 

@@ -27,7 +27,7 @@ from sensor_msgs.msg import JointState
 
 from aiofranka_ros import errors
 from aiofranka_ros.api.link import ConnectionReport
-from aiofranka_ros.api.ros_client import ANSWER_TIMEOUT, RosClient
+from aiofranka_ros.api.ros_client import ANSWER_TIMEOUT, RosClient, unique_name
 from aiofranka_ros.errors import (
     CommandRefused,
     ConfigurationError,
@@ -222,12 +222,15 @@ class NodeConnection(RosClient):
     """A client of one node. Make subscriptions on :attr:`node`, then call :meth:`start`.
 
     :param name: full name of the node.
+    :param client: name of this client's node; empty: a unique one.
     :param on_settled: called in the event loop when the node has answered all changes of parameters.
     :param on_refused_target: called in the event loop with refusals of targets, of any client.
     """
 
-    def __init__(self, name: str, on_settled: Callable[[], None], on_refused_target: Callable[[Refusal], None]) -> None:
-        super().__init__("aiofranka_client")
+    def __init__(
+        self, name: str, client: str, on_settled: Callable[[], None], on_refused_target: Callable[[Refusal], None]
+    ) -> None:
+        super().__init__(client or unique_name("aiofranka_client"))
         with contextlib.ExitStack() as failed:
             failed.callback(self.discard)
             self._name, node = name, self.node

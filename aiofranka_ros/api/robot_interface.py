@@ -28,10 +28,17 @@ from aiofranka_ros.arm.planning import check_goal
 from aiofranka_ros.arm.settings import SETTING_NAMES, ArmSettings
 from aiofranka_ros.arm.tasks import Goal, Tolerance
 from aiofranka_ros.control.client import ControlClient
-from aiofranka_ros.control.records import Approach
-from aiofranka_ros.control.snapshot import Snapshot
+from aiofranka_ros.control.records import Approach, Hold
+from aiofranka_ros.control.snapshot import Snapshot, distance_text
 from aiofranka_ros.control.stamps import Stamps, offset_to
-from aiofranka_ros.errors import ConfigurationError, ControlProcessDied, ControlStopped, FrankaError, NotStarted
+from aiofranka_ros.errors import (
+    ConfigurationError,
+    ControlProcessDied,
+    ControlStopped,
+    FrankaError,
+    InvalidTarget,
+    NotStarted,
+)
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.processes import StopRequest
 
@@ -83,6 +90,8 @@ class RobotInterface(Link):
         self._ticked = asyncio.Event()
         self._stamps = Stamps()
         self._owner = os.getpid()
+        #: Whether the last target was refused because it is far away, as far as is known.
+        self._far = False
         #: Plays chunks, while the arm is active.
         self._player: ChunkPlayer | None = None
 
@@ -163,6 +172,33 @@ class RobotInterface(Link):
 
     async def settled(self) -> None:
         """See :meth:`.Link.settled`; here, changes are in force with the next cycle."""
+
+    def check_targets(self) -> None:
+        """See :meth:`.Link.check_targets`; no other client can send targets, but the control process may refuse them.
+
+        :raises InvalidTarget: the arm was pushed and holds, or the targets begin far away and must not.
+        """
+        client = self._driver.active_client
+        state = None if client is None else client.state()
+        if state is None:
+            return
+        if int(state["hold"]) & Hold.PUSHED:
+            raise InvalidTarget(
+                "the arm was pushed harder than max_external_force or max_external_torque and holds: await "
+                "controller.stop(), then start()",
+                reason="held",
+            )
+        # Twice, because the newest target may not have reached the control process yet.
+        before, self._far = self._far, state["approach"] == Approach.REFUSED
+        if before and self._far:
+            raise InvalidTarget(
+                f"it is {distance_text(state['approach_left'])} from the arm: begin where the arm is, see "
+                "approach_far_streams",
+                reason="begins far away",
+            )
+
+    async def handed_back(self) -> None:
+        """See :meth:`.Link.handed_back`; here, it is never handed over."""
 
     async def move(self, goal: Array) -> None:
         """See :meth:`.Link.move`."""

@@ -33,13 +33,18 @@ _DISCOVERY_PERIOD = 0.05
 ANSWER_TIMEOUT = 30.0
 
 
+def unique_name(beginning: str) -> str:
+    """A name for a node that no other one has, on this computer."""
+    return f"{beginning}_{os.getpid()}_{next(_number)}"
+
+
 class RosClient:
     """A node whose services and actions can be awaited in the event loop that made it.
 
     Make publishers, subscriptions and clients on :attr:`node` before :meth:`start`; a subscription that must not wait
     for others needs its own callback group.
 
-    :param name: beginning of the node's name; process id and a number are appended to make it unique.
+    :param name: of the node.
     """
 
     def __init__(self, name: str) -> None:
@@ -47,9 +52,7 @@ class RosClient:
         self._context = Context()
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         try:
-            self.node = rclpy.create_node(
-                f"{name}_{os.getpid()}_{next(_number)}", context=self._context, use_global_arguments=False
-            )
+            self.node = rclpy.create_node(name, context=self._context, use_global_arguments=False)
         except BaseException:
             self._context.try_shutdown()
             raise

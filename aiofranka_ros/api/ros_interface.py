@@ -38,7 +38,7 @@ from aiofranka_ros.errors import (
     NotStarted,
 )
 from aiofranka_ros.kernels import Array
-from aiofranka_ros.ros import refusals
+from aiofranka_ros.ros import ownership, refusals
 from aiofranka_ros.ros.messages import read_snapshot
 from aiofranka_ros.ros.warnings import Warnings
 
@@ -64,11 +64,13 @@ class RosInterface(Link):
     activated it; otherwise it leaves the node active, holding the arm.
 
     :param node: name of the node, with its namespace, e.g. ``aiofranka`` or ``/left/aiofranka``.
+    :param client: name of the ROS node that this object makes, e.g. for ``priority_clients``; empty: a unique one.
     """
 
-    def __init__(self, node: str = "aiofranka") -> None:
+    def __init__(self, node: str = "aiofranka", client: str = "") -> None:
         # Defaults, until the first start reads the node's parameters.
         super().__init__("/" + node.strip("/"), ArmSettings())
+        self._client = client
         self._connection: NodeConnection | None = None
         self._chunks: RosChunks | None = None
         self._simulated_time = False
@@ -81,7 +83,7 @@ class RosInterface(Link):
         self._watch: asyncio.TimerHandle | None = None
         self._changed_before_start: dict[str, Any] = {}
         self._warnings = Warnings(_log.warning)
-        self._competition = Competition()
+        self._competition = Competition(self.name, "")
         #: The newest target, if changes of settings must be in force first.
         self._waiting_target: tuple[str, Array] | None = None
 
@@ -97,7 +99,6 @@ class RosInterface(Link):
             raise
         # Last, without a wait after it: the controller would miss an end that is reported before it continues.
         self._waiting_target, self._live, self._heard = None, self._connection, time.monotonic()
-        self._competition = Competition()
         self._check_silence(overdue=False)
 
     async def stop(self) -> None:
@@ -143,13 +144,17 @@ class RosInterface(Link):
             self._send_waiting_target()
 
     async def settled(self) -> None:
-        """See :meth:`.Link.settled`.
-
-        :raises InvalidTarget: another client controls the arm, so the node refuses the targets that were set.
-        """
+        """See :meth:`.Link.settled`."""
         if self._connection is not None:
             await self._connection.parameters.wait()
-            self._competition.check()
+
+    def check_targets(self) -> None:
+        """See :meth:`.Link.check_targets`."""
+        self._competition.check()
+
+    async def handed_back(self) -> None:
+        """See :meth:`.Link.handed_back`."""
+        await self._competition.handed_back()
 
     async def move(self, goal: Array) -> None:
         """See :meth:`.Link.move`."""
@@ -181,7 +186,8 @@ class RosInterface(Link):
         return await self._require_connection().diagnostics.measure(duration)
 
     def _connect(self) -> NodeConnection:
-        connection = NodeConnection(self.name, self._send_waiting_target, self._on_refused_target)
+        connection = NodeConnection(self.name, self._client, self._send_waiting_target, self._on_refused_target)
+        self._competition = Competition(self.name, connection.node.get_fully_qualified_name())
         try:
             self._listen(connection)
             self._chunks = RosChunks(connection, self.name, self._node_time)
@@ -197,6 +203,7 @@ class RosInterface(Link):
         subscribe(TransitionEvent, f"{self.name}/transition_event", in_loop(self._on_transition), 10)
         subscribe(DiagnosticArray, "/diagnostics", in_loop(connection.diagnostics.receive), 10)
         subscribe(DiagnosticStatus, f"{self.name}/{refusals.TOPIC}", in_loop(connection.refusals.receive), refusals.QOS)
+        subscribe(DiagnosticStatus, f"{self.name}/{ownership.TOPIC}", in_loop(self._on_owner), ownership.QOS)
         on_parameters = in_loop(self._on_parameters)
         subscribe(ParameterEvent, "/parameter_events", on_parameters, qos_profile_parameter_events)
         announce = in_loop(self._on_snapshot)
@@ -264,8 +271,10 @@ class RosInterface(Link):
         if connection is not None and refusal.publisher == connection.node.get_fully_qualified_name():
             message = f"the node {self.name} refused {refusal.what}: {refusal.message}"
             self._warnings.warn(refusal.what, message)
-            if refusal.reason == "another publisher":
-                self._competition.refused(message)
+            self._competition.refused(message, refusal.reason)
+
+    def _on_owner(self, message: DiagnosticStatus) -> None:
+        self._competition.owned(*ownership.Ownership.of(message))
 
     def _on_snapshot(self, _: None) -> None:
         if self._live is not None:
