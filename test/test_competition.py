@@ -120,7 +120,7 @@ def test_a_client_with_priority_is_not_told_that_it_overrides_itself(clock: Cloc
     assert not competition.taken
 
 
-def test_the_end_of_its_own_move_is_not_reported_as_another_one_even_if_its_report_is_late(clock: Clock) -> None:
+def test_a_client_is_not_told_about_its_move_that_has_just_ended(clock: Clock) -> None:
     competition = competing(clock)
     competition.owned("~/move", "", True)
     competition.begun = True

@@ -368,7 +368,7 @@ async def test_a_policy_that_a_person_overrides_is_told_and_continues_when_it_is
         await setup_priority(controller, [])
 
 
-async def test_a_policy_is_told_of_a_hold_and_continues_after_the_release(loop, controller, setup):
+async def test_a_policy_is_told_about_a_hold_and_continues_after_the_release(loop, controller, setup):
     if setup.node is None:
         pytest.skip("there are no other clients")
     async with other_client(Trigger, f"{setup.node.name}/hold") as hold:

@@ -213,6 +213,19 @@ def test_a_policy_draws_circles_in_chunks_through_a_running_node(tmp_path: Path)
     assert node.process.returncode == 0, node.log
 
 
+def test_a_person_takes_over_and_the_policy_continues(tmp_path: Path) -> None:
+    node = NodeProcess(tmp_path / "node.log", heartbeat_timeout=2.0, discovery_time=0.0)
+    try:
+        with started("take_over", "--node", node.name, tmp_path=tmp_path) as example:
+            lines = example.output().splitlines()
+        assert lines[:2] == ["/teleop drives", "the policy drives"] and len(lines) == 3, lines
+        assert figure(r"lifted (\d+) mm", lines[2]) == pytest.approx(40, abs=5)
+        assert "/teleop takes control from /aiofranka_client_" in node.log
+    finally:
+        node.close()
+    assert node.process.returncode == 0, node.log
+
+
 def test_modes_are_switched_without_a_step_in_the_torque(tmp_path: Path) -> None:
     with started("switch_modes", "--seconds", "2", tmp_path=tmp_path) as example:
         printed = example.output()

@@ -1,4 +1,4 @@
-"""A person takes over from a policy and hands back: speeds of every cycle of a node, its log, diagnostics and topics."""
+"""A person takes over from a policy and hands back: speeds of every cycle, log, diagnostics and topics of a node."""
 
 from __future__ import annotations
 
