@@ -226,6 +226,20 @@ def test_a_priority_client_has_to_wait_for_a_hold_and_for_a_move(shared: Arm) ->
 
 
 @pytest.mark.unit
+def test_no_other_client_moves_the_arm_while_a_priority_client_drives(shared: Arm) -> None:
+    check = shared.admission.owners.check_goal
+    check("/policy_a")
+    check("")
+    shared.send(sender=b"b")
+    check("/policy_b")
+    for other in ("/policy_a", ""):
+        with pytest.raises(Overridden, match="/policy_b on /arm/ee_desired, one of priority_clients, controls the arm"):
+            check(other)
+    shared.now += 1.1 * HANDOVER
+    check("/policy_a")
+
+
+@pytest.mark.unit
 def test_an_invalid_target_of_a_priority_client_does_not_take_control(shared: Arm) -> None:
     shared.admission.check("ee_desired", ("osc",), 0, {"publisher_gid": {"data": b"b"}})
     shared.send(sender=b"a")

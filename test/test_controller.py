@@ -403,6 +403,21 @@ async def test_a_target_says_which_limits_it_met(loop, controller):
     assert met == {"max_angular_step"}
 
 
+async def test_targets_that_begin_far_away_and_must_not_are_refused_by_the_call(loop, controller):
+    target = controller.ee_desired.copy()
+    target[1, 3] += 0.2
+    controller.robot.apply({"approach_far_streams": False})
+    try:
+        deadline = time.monotonic() + PATIENCE
+        with pytest.raises(InvalidTarget) as told:
+            while time.monotonic() < deadline:
+                await controller.set("ee_desired", target)
+        assert told.value.reason == "begins far away"
+    finally:
+        controller.robot.apply({"approach_far_streams": True})
+        await controller.robot.settled()
+
+
 async def test_a_move_is_not_disturbed_by_repeated_requests_for_its_result(loop, controller, monkeypatch):
     monkeypatch.setattr("aiofranka_ros.api.node_connection._RESULT_PERIOD", 0.1)
     await controller.move(ELSEWHERE)

@@ -14,6 +14,7 @@ from test_controller_clock import Recorder
 
 from aiofranka_ros import FrankaController, RobotInterface, RosInterface
 from aiofranka_ros.api import robot_interface
+from aiofranka_ros.control.records import Approach, Hold
 from aiofranka_ros.control.shared_memory import Ring
 from aiofranka_ros.errors import ConfigurationError, ConnectionFailed, ControlStopped, InvalidTarget
 from aiofranka_ros.model.fr3 import HOME
@@ -134,6 +135,22 @@ def test_a_robot_interface_wakes_its_moves_whatever_its_callback_does() -> None:
         await asyncio.wait_for(waiting, 10.0)
 
     asyncio.run(main())
+
+
+def test_an_arm_that_was_pushed_and_targets_that_begin_far_away_are_reported_by_the_next_calls() -> None:
+    link = RobotInterface("sim")
+    state = {"hold": Hold.NONE, "approach": Approach.REFUSED, "approach_left": np.array([0.3, 0.0])}
+    link.check_targets()
+    link._driver = SimpleNamespace(active_client=SimpleNamespace(state=lambda: state))  # type: ignore[assignment]
+    link.check_targets()  # The newest target may not have been seen yet.
+    with pytest.raises(InvalidTarget, match="0.30 m from the arm") as far:
+        link.check_targets()
+    state["approach"] = Approach.FOLLOWING
+    link.check_targets()
+    state["hold"] = Hold.PUSHED
+    with pytest.raises(InvalidTarget, match=r"max_external_force.*stop\(\), then start") as pushed:
+        link.check_targets()
+    assert (far.value.reason, pushed.value.reason) == ("begins far away", "held")
 
 
 # The measurement of the connection.

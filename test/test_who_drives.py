@@ -104,6 +104,7 @@ def test_a_person_takes_over_and_hands_back_without_a_jump(
         level, values = robot.diagnostics("targets")
         assert values["owner"] == f"/teleop on {robot.name}/ee_desired" and "in control for [s]" in values
         assert level == b"\x01" and int(values["refused: overridden"]) > 5
+        assert not robot.send_goal(HOME).accepted, "a move of another client"
     finally:
         teleop.stop()
     robot.wait(lambda: owners[-1].client == "/policy", "the policy does not continue")

@@ -84,6 +84,7 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         frames = Frames(self, names)
         self._targets = TargetTopics(self, self, self._mover, frames, names, self._actions.refusals)
         self._chunks = ChunkTopics(self, self._targets, frames, names)
+        self._actions.require_free = self._targets.owners.check_goal
         self._owner = OwnerTopic(self, self._hold, self._mover, self._targets.owners)
         MoveAction(self, self._actions, self._mover, names)
         TrajectoryAction(self, self._actions, self._mover, names, self._targets)

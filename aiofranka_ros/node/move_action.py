@@ -37,7 +37,7 @@ class MoveAction:
         self._actions = actions
         self._mover = mover
         self._names = names
-        actions.serve(PTPMotion, NAMES, self._check, self._pursue)
+        actions.serve(PTPMotion, NAMES, self._check, self._pursue, moves=True)
 
     def _check(self, goal: PTPMotion.Goal) -> Plan[Goal]:
         """Fill in the goal's defaults, and plan it.

@@ -95,6 +95,18 @@ class Owners:
             reason="another publisher",
         )
 
+    def check_goal(self, client: str) -> None:
+        """Check a goal to move the arm.
+
+        :param client: full name of the node that sent it; empty if it is not known.
+        :raises Overridden: a priority client, another one, controls the arm.
+        """
+        if self.overrides and client != self.client:
+            raise Overridden(
+                f"{self.sender}, one of priority_clients, controls the arm until it has been silent for {HANDOVER:g} s",
+                owner=self.client,
+            )
+
     def accepted(self, publisher: bytes, topic: str, lasts: float = 0.0) -> bool:
         """A target, which was checked, is followed.
 

@@ -72,7 +72,7 @@ class TrajectoryAction:
         self._targets = targets
         actions.serve(
             FollowJointTrajectory, [_ACTION], self._check, self._pursue,
-            title="follow_joint_trajectory", longest_list=MOST_POINTS,
+            title="follow_joint_trajectory", moves=True, longest_list=MOST_POINTS,
         )  # fmt: skip
         # Reliable, because a trajectory is sent once. Depth 1: only the newest one counts.
         self._message = bounded(TrajectoryMessage, MOST_POINTS)
@@ -128,6 +128,7 @@ class TrajectoryAction:
     def _on_message(self, data: bytes, info: Mapping[str, Any]) -> None:
         try:
             self._actions.require_alone()
+            self._actions.require_free("")
             message = self._node.aside(read_message, data, self._message, LARGEST)
             if is_step(message, self._node.get_clock().now().nanoseconds):
                 self._targets.servo(message, info)

@@ -55,6 +55,8 @@ class Actions:
         self.names: list[str] = []
         #: Why every goal is refused; empty: goals are accepted. See :attr:`.Identity.conflict`.
         self.conflict = ""
+        #: Called with the client of each goal to move the arm, the full name of its node or nothing; may refuse it.
+        self.require_free: Callable[[str], None] = lambda client: None
         self._accepted = 0
         self._timer = node.create_timer(TICK, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         #: Refused goals by reason, since the node was started.
@@ -109,6 +111,7 @@ class Actions:
         pursue: Callable[[ServerGoalHandle, Checked], Awaitable[Ending]],
         *,
         title: str = "",
+        moves: bool = False,
         cancellable: bool = True,
         longest_list: int = 100,
     ) -> None:
@@ -118,6 +121,7 @@ class Actions:
         :param check: makes a goal message into what ``pursue`` needs; raises ``InvalidTarget`` if the goal is refused.
         :param pursue: pursues one goal. It looks at ``handle.is_cancel_requested`` and :meth:`why_abandoned` by itself.
         :param title: what log messages call the action; by default its first name.
+        :param moves: whether its goals move the arm, see :attr:`require_free`.
         :param cancellable: whether requests to cancel a goal are accepted.
         :param longest_list: how long lists of a goal may be; ``check`` refuses longer ones, which are cut, see
             :mod:`aiofranka_ros.ros.bounded`.
@@ -129,6 +133,8 @@ class Actions:
             nonlocal checked
             try:
                 self.require_alone()
+                if moves:
+                    self.require_free(self._clients.client_of(self._clients.requested(name)))
                 checked = check(goal)
             except InvalidTarget as error:
                 self.refuse(f"a goal of {title}", error, self._clients.requested(name))

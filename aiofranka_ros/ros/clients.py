@@ -172,6 +172,11 @@ class GoalClients:
         """Id of the goal that was requested last."""
         return self._last[action]
 
+    def client_of(self, goal_id: bytes) -> str:
+        """Full name of the node that requested a goal, if it has a :class:`Presence`; otherwise empty."""
+        client = self._clients.get(goal_id[:_HALF])
+        return "" if client is None else client.name
+
     def begin(self, goal_id: bytes, action: str) -> None:
         """A goal was accepted.
 
