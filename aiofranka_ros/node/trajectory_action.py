@@ -38,6 +38,7 @@ from aiofranka_ros.model.names import CONTROLLER, ArmNames
 from aiofranka_ros.node.servo import is_step
 from aiofranka_ros.node.targets import TargetTopics
 from aiofranka_ros.ros.actions import Actions, Ending, at_intervals
+from aiofranka_ros.ros.arrivals import publisher_of
 from aiofranka_ros.ros.bounded import bounded
 from aiofranka_ros.ros.cdr import NANOSECONDS, nanoseconds, read_message
 from aiofranka_ros.ros.executor import with_info
@@ -128,11 +129,12 @@ class TrajectoryAction:
     def _on_message(self, data: bytes, info: Mapping[str, Any]) -> None:
         try:
             self._actions.require_alone()
-            self._actions.require_free("")
             message = self._node.aside(read_message, data, self._message, LARGEST)
             if is_step(message, self._node.get_clock().now().nanoseconds):
                 self._targets.servo(message, info)
                 return
+            publisher, topic = publisher_of(info), self._node.resolve_topic_name(_TOPIC)
+            self._actions.require_free(self._targets.owners.name_of(publisher, topic))
             plan = self._check(FollowJointTrajectory.Goal(trajectory=message))
         except InvalidTarget as error:
             self._actions.refuse("a trajectory", error)
