@@ -122,9 +122,15 @@ def fading(p: Array, v: Array, a: Array, jerk: Array, acceleration: Array) -> Mo
     return _fade(p, v, a, duration)
 
 
-def slowly(p: Array, v: Array, a: Array, mean: float) -> Motion:
-    """A fade whose highest velocity is about the distance divided by ``mean`` [s]."""
-    return _fade(p, v, a, 2.0 * mean)
+def slowly(p: Array, v: Array, a: Array, jerk: Array, acceleration: Array, mean: float) -> Motion:
+    """As :func:`fading`, but the position fades at most as fast as the distance divided by ``mean`` [s]."""
+    nothing = np.zeros(7)
+    fast, slow = fading(nothing, v, a, jerk, acceleration), _fade(p, nothing, nothing, 2.0 * mean)
+    knots = knots_between(fast.times, slow.times, max(fast.duration, slow.duration))
+    coefficients = np.zeros((len(knots) - 1, 7, 6))
+    for motion in (fast, slow):
+        add_pieces(motion.times, motion.coefficients, knots, False, coefficients)
+    return Motion(knots, coefficients)
 
 
 def _fade(p: Array, v: Array, a: Array, duration: float) -> Motion:

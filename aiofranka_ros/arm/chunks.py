@@ -363,20 +363,21 @@ class ChunkPlayer:
         if self._is_joints:
             steps = [math.inf, float(np.min(self._parameter("max_joint_step")))]
         jerk, acceleration = self._gentle()
-        fade = fading(*difference, jerk, acceleration)
+        # A path may ask for any acceleration, but the reference on it has no higher one.
+        difference = (*difference[:2], np.clip(difference[2], -acceleration, acceleration))
         if distance[0] <= steps[0] and distance[1] <= steps[1]:
-            return fade
+            return fading(*difference, jerk, acceleration)
         if self._parameter("chunk_violation") == "refuse":
             raise InvalidTarget(
                 f"it is {distance_text(np.array(distance))} from the chunk before, see max_linear_step, "
                 "max_angular_step and max_joint_step: continue where that one is, or set chunk_violation to clip",
                 reason="jumps",
             )
-        speed = max(
+        mean = max(
             distance[0] / self._parameter("approach_linear_velocity"),
             distance[1] / self._parameter(f"approach_{'joint' if self._is_joints else 'angular'}_velocity"),
         )
-        return slowly(*difference, speed)
+        return slowly(*difference, jerk, acceleration, mean)
 
 
 def _refuse_if_busy(state: Record) -> None:

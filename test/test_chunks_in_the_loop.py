@@ -1,0 +1,181 @@
+"""Chunks from their arrival to the reference of every cycle: late, noisy, far away, stopped and interrupted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from test_chunk import CYCLE, DDQ, DQ, HOME_POSE, POSITION, Q, Rig
+
+from aiofranka_ros.arm.chunk_points import Chunk
+from aiofranka_ros.arm.chunks import ChunkPlayer, Outcome, Ticket
+from aiofranka_ros.arm.settings import ArmSettings
+from aiofranka_ros.control.law.motion import Motion
+from aiofranka_ros.control.law.report import report
+from aiofranka_ros.control.records import Approach, Mode
+from aiofranka_ros.control.shared_memory import fill_path
+from aiofranka_ros.errors import InvalidTarget
+from aiofranka_ros.kernels import Array, Record
+from aiofranka_ros.model import fr3
+
+pytestmark = pytest.mark.unit
+
+HOME_ROW = np.concatenate([HOME_POSE[:3, 3], Rotation.from_matrix(HOME_POSE[:3, :3]).as_quat()])
+
+
+class PlayedRig:
+    """The control cycle with a player of chunks; robot time is far ahead of this computer's clock."""
+
+    def __init__(self, mode: Mode = Mode.IMPEDANCE, **settings: Any) -> None:
+        self.rig, self.mode = Rig(mode), mode
+        self.player = ChunkPlayer(self, ArmSettings(**settings).__getitem__)
+        self._parts: list[Array] = []
+        self.advance(3)
+        self.begin = self.now
+        self._parts.clear()
+
+    @property
+    def now(self) -> float:
+        """This computer's clock [s]."""
+        return self.rig.time - 90.0
+
+    @property
+    def rows(self) -> Array:
+        return np.concatenate(self._parts)
+
+    def state(self) -> Record:
+        return self.rig.state[0].copy()
+
+    def start_chunk(self, path: Motion, *, start: float = 0.0) -> int:
+        rig, number = self.rig, int(self.rig.commands["chunk_id"][0]) + 1
+        fill_path(rig.chunk, number, start, path.times, path.coefficients)
+        rig.chunk["mode_id"], rig.chunk["target_id"] = rig.commands["mode_id"], rig.commands["target_id"]
+        rig.commands["chunk_id"] = number
+        return number
+
+    def stop_chunk(self, number: int) -> None:
+        self.rig.commands["chunk_stop"] = number
+
+    def advance(self, cycles: int) -> None:
+        rig = self.rig
+        # The first torque is seen in its cycle, and the newest state at the end.
+        for count in (1, cycles - 1):
+            if count > 0:
+                self._parts.append(rig.run(count))
+                report(rig.commands, rig.measured, rig.memory, rig.state, round(1e9 * self.now), 0.0, 1.0)
+        self.player.observe(self.state())
+
+    def follow(self, values: Array, dt: float, start: float | None = None) -> Ticket:
+        kind = "ee" if self.mode is Mode.OSC else "q"
+        return self.player.follow(Chunk(kind, dt * np.arange(len(values)), values, start), self.now)
+
+
+def swing(times: Array) -> Array:
+    """Joint positions (n, 7), at rest in the first 0.6 s; at most 0.45 rad/s."""
+    t = np.maximum(np.asarray(times) - 0.6, 0.0)[:, np.newaxis]
+    return fr3.HOME + 0.15 * (1.0 - np.cos(t * np.linspace(1.0, 3.0, 7)))
+
+
+def swept(times: Array) -> Array:
+    """Poses (n, 7) on a circle on which the hand turns, at rest in the first 0.6 s."""
+    t = np.maximum(np.asarray(times) - 0.6, 0.0)
+    rows = np.tile(HOME_ROW, (len(t), 1))
+    rows[:, 0] += 0.05 * (1.0 - np.cos(2.0 * t))
+    rows[:, 1] += 0.05 * np.sin(2.0 * t) * (1.0 - np.exp(-5.0 * t))
+    turns = Rotation.from_rotvec(np.outer(0.5 * (1.0 - np.cos(t)), [0.0, 0.0, 1.0]))
+    rows[:, 3:] = (turns * Rotation.from_quat(HOME_ROW[3:])).as_quat()
+    return rows
+
+
+@pytest.mark.parametrize("mode", [Mode.IMPEDANCE, Mode.OSC])
+@pytest.mark.parametrize(
+    ("count", "rate", "inference"), [(8, 10, 0.15), (16, 15, 0.4), (30, 30, 0.1), (50, 30, 0.4), (50, 50, 0.05)]
+)
+def test_late_chunks_are_followed_where_they_were_meant(mode, count, rate, inference):
+    rig, rng = PlayedRig(mode), np.random.default_rng(4)
+    meant, columns = (swept, POSITION) if mode is Mode.OSC else (swing, Q)
+    delays = []
+    while rig.now < rig.begin + 4.0:
+        observed = rig.now
+        rig.advance(round(inference * rng.uniform(0.8, 1.2) / CYCLE))
+        rows = meant(observed - rig.begin + np.arange(count) / rate)
+        rows[:, :3] += rng.normal(0.0, 3e-3, 3) + rng.normal(0.0, 3e-4, (count, 3))
+        sent = rig.now
+        ticket = rig.follow(rows, 1 / rate, observed)
+        rig.advance(20)
+        delays.append((ticket.latency, sent - observed))
+    rows = rig.rows
+    error = rows[:, columns] - meant(CYCLE * np.arange(1, len(rows) + 1))[:, : rows[:, columns].shape[1]]
+    # Each chunk is 3 mm or mrad off in each of three columns.
+    assert np.sqrt(np.mean(np.sum(error**2, axis=1))) < 8e-3
+    assert all(latency == pytest.approx(late, abs=1.5 * CYCLE) for latency, late in delays)
+    assert rig.rig.approach is Approach.FOLLOWING
+    change = np.abs(np.diff(rows[:, DDQ if mode is Mode.IMPEDANCE else slice(34, 37)], axis=0)).max() / CYCLE
+    assert change < 300.0
+
+
+def test_a_chunk_that_begins_far_away_is_approached_slowly_and_then_followed():
+    rig = PlayedRig()
+    far = fr3.HOME + np.array([0.3, 0, 0, 0, 0, 0, 0])
+    for _ in range(12):
+        rig.follow(np.tile(far, (20, 1)), 0.05)
+        rig.advance(300)
+    rows = rig.rows
+    assert np.abs(rows[:, DQ]).max() <= 0.31
+    assert rows[-1, Q] == pytest.approx(far, abs=1e-3)
+    assert rig.rig.approach is Approach.FOLLOWING
+
+
+def test_a_chunk_that_would_have_to_be_approached_may_be_refused():
+    rig = PlayedRig(approach_far_streams=False)
+    with pytest.raises(InvalidTarget) as caught:
+        rig.follow(np.tile(fr3.HOME + 0.1, (20, 1)), 0.05)
+    assert caught.value.reason == "far away"
+
+
+def test_limits_hold_for_whatever_a_chunk_contains():
+    rig, rng, fastest = PlayedRig(max_joint_velocity=[0.8] * 7), np.random.default_rng(6), 0.8
+    rig.rig.commands["max_joint_velocity"] = fastest
+    for _ in range(40):
+        rows = swing(rig.now - rig.begin + np.arange(20) / 30)
+        rows[rng.integers(20)] += rng.normal(0.0, 0.5, 7)
+        rows[rng.integers(20) :] += rng.normal(0.0, 0.1, 7)
+        rig.follow(rows, 1 / 30)
+        rig.advance(int(rng.integers(3, 200)))
+    rows = rig.rows
+    # The filter of the acceleration overshoots a little.
+    assert np.abs(rows[:, DQ]).max() < 1.03 * fastest
+    assert np.abs(rows[:, DDQ]).max() < 8.01
+    assert np.isfinite(rows).all()
+
+
+@pytest.mark.parametrize(
+    ("take", "word"),
+    [
+        (lambda rig: rig.commands.__setitem__("hold", 1), "holds"),
+        (lambda rig: rig.target(target_q=rig.memory["ref_q"][0]), "single target"),
+        (lambda rig: rig.commands.__setitem__("mode_id", rig.commands["mode_id"] + 1), "mode"),
+    ],
+)
+def test_what_takes_the_arm_from_a_chunk_is_the_reason_in_its_ticket(take, word):
+    rig = PlayedRig()
+    ticket = rig.follow(swing(0.6 + np.arange(50) / 30), 1 / 30)
+    rig.advance(500)
+    take(rig.rig)
+    rig.advance(700)
+    assert ticket.outcome is Outcome.STOPPED
+    assert word in ticket.reason
+    assert np.abs(rig.rows[-1, DQ]).max() < 1e-3
+
+
+def test_a_chunk_that_is_stopped_slows_down_without_going_back():
+    rig = PlayedRig()
+    ticket = rig.follow(swing(0.6 + np.arange(50) / 30), 1 / 30)
+    rig.advance(600)
+    rig.player.stop()
+    rig.advance(600)
+    assert ticket.reason == "it was stopped"
+    assert rig.rows[:, DQ].min() > -1e-3
+    assert np.abs(rig.rows[-1, DQ]).max() < 1e-3
