@@ -192,6 +192,17 @@ def test_a_chunk_knows_what_became_of_it():
     assert third.reason == "the arm was released"
 
 
+def test_who_waits_for_the_end_of_a_chunk_is_told_once():
+    arm, told = PathArm(), []
+    ticket = arm.follow(np.tile(HOME, (3, 1)))
+    ticket.when_ended(lambda: told.append("before"))
+    arm.advance(1.0)
+    ticket.when_ended(lambda: told.append("after"))
+    arm.player.close("the arm was released")
+    assert told == ["before", "after"]
+    assert ticket.outcome is Outcome.FINISHED
+
+
 def test_what_is_frozen_does_not_change():
     arm = PathArm(chunk_freeze=0.2)
     arm.follow(wave(np.arange(30) / 30))

@@ -159,7 +159,7 @@ def test_limits_hold_for_whatever_a_chunk_contains():
         (lambda rig: rig.commands.__setitem__("mode_id", rig.commands["mode_id"] + 1), "mode"),
     ],
 )
-def test_what_takes_the_arm_from_a_chunk_is_the_reason_in_its_ticket(take, word):
+def test_what_ends_a_chunk_is_the_reason_in_its_ticket(take, word):
     rig = PlayedRig()
     ticket = rig.follow(swing(0.6 + np.arange(50) / 30), 1 / 30)
     rig.advance(500)

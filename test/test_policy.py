@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from test_controller_clock import Recorder
 
 from aiofranka_ros import CudaInferenceThread, FrankaController, mpify
 from aiofranka_ros.api.policy import PolicyRun
+from aiofranka_ros.arm.chunks import Ticket
 from aiofranka_ros.control.snapshot import Snapshot
 from aiofranka_ros.errors import ConfigurationError, ControlStopped, InvalidTarget, Overridden, PolicyFailed
 
@@ -60,7 +60,11 @@ class Link(Recorder):
         self.chunks.append((self.now, begin, values))
         self.sent.append((kind, gripper))
         self.delays.append(self.now - begin)
-        return SimpleNamespace(dropped=int((begin + times < self.now - 1e-6).sum()))
+        dropped = int((begin + times < self.now - 1e-6).sum())
+        return Ticket(
+            number=len(self.sent), start=begin, arrived=self.now, starts_at=self.now, ends_at=begin + float(times[-1]),
+            dropped=dropped, clipped=0, seam=(0.0, 0.0),
+        )  # fmt: skip
 
     def committed(self, n: int, dt: float, start: int) -> tuple[np.ndarray, int]:
         if not self.chunks:

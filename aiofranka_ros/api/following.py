@@ -8,20 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from aiofranka_ros.api.attributes import Attributes, array, position_and_quaternion
+from aiofranka_ros.api.chunk_ticket import ChunkTicket
 from aiofranka_ros.api.link import uninterrupted
 from aiofranka_ros.arm.chunk_points import KINDS
 from aiofranka_ros.control.records import Mode
 from aiofranka_ros.control.setting import plain
 from aiofranka_ros.errors import ConfigurationError, FrankaError, InvalidTarget, unknown
 from aiofranka_ros.kernels import Array
-
-if TYPE_CHECKING:
-    from aiofranka_ros.arm.chunks import Ticket
 
 _T = TypeVar("_T")
 
@@ -40,7 +38,7 @@ class Following(Attributes):
         start: int | None = None,
         kind: str | None = None,
         gripper: Any = None,
-    ) -> Ticket:
+    ) -> ChunkTicket:
         """Let the arm follow a chunk: one action for each ``dt``, the first of which is due at ``start``.
 
         It replaces the chunk in force without a step in position, velocity or acceleration. Actions that are past are
@@ -81,7 +79,7 @@ class Following(Attributes):
             self._setters.check("a chunk")
         await self._unless_ended(self.robot.settled())
         times = dt * np.arange(len(values))
-        return await self._unless_ended(self.robot.follow(kind, values, times, start, widths))
+        return ChunkTicket(await self._unless_ended(self.robot.follow(kind, values, times, start, widths)))
 
     def committed(self, n: int, dt: float, start: int | None = None) -> tuple[Array, int]:
         """What the arm does if no other chunk comes, in the rows of a policy.

@@ -29,7 +29,7 @@ from aiofranka_ros.arm.chunk_kernels import (
     values,
 )
 from aiofranka_ros.control.law.motion import Motion
-from aiofranka_ros.kernels import Array
+from aiofranka_ros.kernels import Array, Record
 
 #: A fade, and slowing down, take at least this long [s]...
 _SHORTEST = 0.02
@@ -154,6 +154,57 @@ def joined(
     if before is not None:
         add_pieces(before.times, before.coefficients, first + begin, False, coefficients)
     return Motion(np.append(first, first[-1] + knots[1:]), coefficients)
+
+
+def pose_reference(state: Record) -> tuple[Array, Array, Array]:
+    """Position, velocity and acceleration (7,) of the pose that the law follows, the orientation as a quaternion."""
+    orientation = np.array(state["ref_orientation"])
+    spin = _times(np.append(state["ref_angular"], 0.0), orientation)
+    p, v, a = np.empty(7), np.empty(7), np.empty(7)
+    p[:3], v[:3], a[:3] = state["ref_position"], state["ref_linear"], state["ref_linear_acceleration"]
+    p[3:], v[3:] = orientation, 0.5 * spin
+    change = _times(np.append(state["ref_angular_acceleration"], 0.0), orientation)
+    speed = float(np.dot(state["ref_angular"], state["ref_angular"]))
+    a[3:] = 0.5 * change - 0.25 * speed * orientation
+    return p, v, a
+
+
+def connected(
+    path: Motion, offset: float, present: tuple[Array, Array, Array], relative: bool, joints: bool
+) -> tuple[Motion, tuple[Array, Array, Array]]:
+    """``path`` where it begins, if it is relative, with the sign of its quaternions; and what it lacks at ``offset``.
+
+    :param present: position, velocity and acceleration (7,) of what it continues.
+    """
+    p, v, a = evaluate(path, np.array([offset]))
+    coefficients = path.coefficients
+    if relative:
+        coefficients = coefficients.copy()
+        columns = slice(0, 7) if joints else slice(0, 3)
+        coefficients[:, columns, 0] += present[0][columns] - p[0, columns]
+        if not joints:
+            here = p[0, 3:] / np.linalg.norm(p[0, 3:])
+            turn = _times(here * np.array([-1.0, -1.0, -1.0, 1.0]), present[0][3:])
+            coefficients[:, 3:] = _times(np.moveaxis(coefficients[:, 3:], 1, 2), turn).swapaxes(1, 2)
+        path = Motion(path.times, coefficients)
+        p, v, a = evaluate(path, np.array([offset]))
+    if not joints and float(np.dot(p[0, 3:], present[0][3:])) < 0.0:
+        coefficients = coefficients.copy()
+        coefficients[:, 3:] *= -1.0
+        path = Motion(path.times, coefficients)
+        for values in (p, v, a):
+            values[0, 3:] *= -1.0
+    return path, (present[0] - p[0], present[1] - v[0], present[2] - a[0])
+
+
+def _times(left: Array, right: Array) -> Array:
+    """Product of quaternions x, y, z, w (..., 4)."""
+    x, y, z, w = np.moveaxis(left, -1, 0)
+    a, b, c, d = np.moveaxis(right, -1, 0)
+    return np.stack(
+        [w * a + x * d + y * c - z * b, w * b - x * c + y * d + z * a, w * c + x * b - y * a + z * d,
+         w * d - x * a - y * b - z * c], axis=-1,
+    )  # fmt: skip
 
 
 def load_kernels() -> None:

@@ -9,6 +9,7 @@ Times here are of the monotonic clock; paths have robot time, so that no jitter 
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import math
 from collections import deque
@@ -19,7 +20,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from aiofranka_ros.arm.chunk_delays import Delays
-from aiofranka_ros.arm.chunk_paths import curve, ended, evaluate, fading, joined, slowly
+from aiofranka_ros.arm.chunk_paths import (
+    connected,
+    curve,
+    ended,
+    evaluate,
+    fading,
+    joined,
+    pose_reference,
+    slowly,
+)
 from aiofranka_ros.arm.chunk_points import Chunk, Points, points_of
 from aiofranka_ros.control.law.approach import LONGEST_GAP, NEAR_ANGULAR, NEAR_LINEAR
 from aiofranka_ros.control.law.motion import Motion
@@ -76,6 +86,7 @@ class Ticket:
     outcome: Outcome = Outcome.RUNNING
     reason: str = ""  #: why it ended, as a sentence; empty while it runs
     accepted: bool = True
+    _listeners: list[Callable[[], object]] = field(default_factory=list, repr=False)
 
     @property
     def latency(self) -> float | None:
@@ -90,7 +101,19 @@ class Ticket:
     def end(self, outcome: Outcome, reason: str) -> None:
         """It ends; only the first reason counts."""
         if not self.done:
-            self.outcome, self.reason = outcome, reason
+            self.reason, self.outcome = reason, outcome
+            self._tell()
+
+    def when_ended(self, call: Callable[[], object]) -> None:
+        """Call ``call`` when it ends, in any thread; at once if it has."""
+        self._listeners.append(call)
+        if self.done:
+            self._tell()
+
+    def _tell(self) -> None:
+        with contextlib.suppress(IndexError):  # Two threads may come here at the same time.
+            while True:
+                self._listeners.pop()()
 
 
 class Follower(Protocol):
@@ -185,7 +208,7 @@ class ChunkPlayer:
         path, lead = self._shape(points, float(due[0]) - seam, robot_now, state)
         offset = seam - (float(due[0]) - lead)
         present = self._present(state, before, seam)
-        path, difference = _connected(path, offset, present, points.relative, self._is_joints)
+        path, difference = connected(path, offset, present, points.relative, self._is_joints)
         distance = self._distance(difference)
         fade = self._fade(difference, distance, before is not None)
         if before is None:
@@ -331,7 +354,7 @@ class ChunkPlayer:
         if self._is_joints:
             p, v, a = (np.array(state[name]) for name in ("ref_q", "ref_dq", "ref_ddq"))
         else:
-            p, v, a = _pose_reference(state)
+            p, v, a = pose_reference(state)
         # It has moved since, for some milliseconds; for longer than that only if it holds.
         elapsed = min(max(0.0, seam - float(state["time"])), 5.0 * fr3.CYCLE)
         return p + elapsed * v, v, a
@@ -386,54 +409,3 @@ def _refuse_if_busy(state: Record) -> None:
         raise InvalidTarget("a move runs: wait until it has ended, or cancel it", reason="during a move")
     if int(state["hold"]) & (Hold.ASKED | Hold.PUSHED):
         raise InvalidTarget("the arm holds until it is released", reason="held")
-
-
-def _pose_reference(state: Record) -> tuple[Array, Array, Array]:
-    """Position, velocity and acceleration (7,) of the pose that the law follows, the orientation as a quaternion."""
-    orientation = np.array(state["ref_orientation"])
-    spin = _times(np.append(state["ref_angular"], 0.0), orientation)
-    p, v, a = np.empty(7), np.empty(7), np.empty(7)
-    p[:3], v[:3], a[:3] = state["ref_position"], state["ref_linear"], state["ref_linear_acceleration"]
-    p[3:], v[3:] = orientation, 0.5 * spin
-    change = _times(np.append(state["ref_angular_acceleration"], 0.0), orientation)
-    speed = float(np.dot(state["ref_angular"], state["ref_angular"]))
-    a[3:] = 0.5 * change - 0.25 * speed * orientation
-    return p, v, a
-
-
-def _connected(
-    path: Motion, offset: float, present: tuple[Array, Array, Array], relative: bool, joints: bool
-) -> tuple[Motion, tuple[Array, Array, Array]]:
-    """``path`` where it begins, if it is relative, with the sign of its quaternions; and what it lacks at ``offset``.
-
-    :param present: position, velocity and acceleration (7,) of what it continues.
-    """
-    p, v, a = evaluate(path, np.array([offset]))
-    coefficients = path.coefficients
-    if relative:
-        coefficients = coefficients.copy()
-        columns = slice(0, 7) if joints else slice(0, 3)
-        coefficients[:, columns, 0] += present[0][columns] - p[0, columns]
-        if not joints:
-            here = p[0, 3:] / np.linalg.norm(p[0, 3:])
-            turn = _times(here * np.array([-1.0, -1.0, -1.0, 1.0]), present[0][3:])
-            coefficients[:, 3:] = _times(np.moveaxis(coefficients[:, 3:], 1, 2), turn).swapaxes(1, 2)
-        path = Motion(path.times, coefficients)
-        p, v, a = evaluate(path, np.array([offset]))
-    if not joints and float(np.dot(p[0, 3:], present[0][3:])) < 0.0:
-        coefficients = coefficients.copy()
-        coefficients[:, 3:] *= -1.0
-        path = Motion(path.times, coefficients)
-        for values in (p, v, a):
-            values[0, 3:] *= -1.0
-    return path, (present[0] - p[0], present[1] - v[0], present[2] - a[0])
-
-
-def _times(left: Array, right: Array) -> Array:
-    """Product of quaternions x, y, z, w (..., 4)."""
-    x, y, z, w = np.moveaxis(left, -1, 0)
-    a, b, c, d = np.moveaxis(right, -1, 0)
-    return np.stack(
-        [w * a + x * d + y * c - z * b, w * b - x * c + y * d + z * a, w * c + x * b - y * a + z * d,
-         w * d - x * a - y * b - z * c], axis=-1,
-    )  # fmt: skip
