@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 from common import lose_packets
+from scipy.interpolate import CubicSpline
 
 from aiofranka_ros.arm.planning import plan
 from aiofranka_ros.control.client import ControlClient, Ended
-from aiofranka_ros.control.records import Mode, MotionStatus, Phase
+from aiofranka_ros.control.law.motion import Motion
+from aiofranka_ros.control.records import ChunkEnd, Mode, MotionStatus, Phase
 from aiofranka_ros.errors import ArmInUse, CommandRefused, ConnectionFailed, ControlProcessDied
 from aiofranka_ros.model import fr3
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm, cpu_for
@@ -289,6 +291,60 @@ def test_a_motion_pauses_while_the_heartbeat_is_late_and_then_continues(client):
     assert client.state()["silent_holds"] == 1
     np.testing.assert_allclose(client.state()["q"], fr3.READY, atol=0.02)
     client.release_motion(number)
+    client.deactivate()
+
+
+def swing(q: np.ndarray, seconds: float) -> Motion:
+    """A chunk that swings joint 1 from ``q`` [rad], from rest to rest."""
+    times = np.linspace(0.0, seconds, 16)
+    points = np.tile(q, (16, 1))
+    points[:, 0] += 0.1 * (1.0 - np.cos(2.0 * np.pi * times / seconds))
+    spline = CubicSpline(times, points, bc_type="clamped")
+    coefficients = np.zeros((15, 7, 6))
+    coefficients[:, :, :4] = np.moveaxis(spline.c[::-1], 0, 2)
+    return Motion(times, coefficients)
+
+
+def test_a_chunk_is_in_force_in_the_next_cycle_and_the_arm_follows_it(client):
+    client.activate()
+    client.switch(Mode.IMPEDANCE)
+    run_cycles(client, 100)
+    path = swing(client.state()["ref_q"].copy(), 2.0)
+    for _ in range(20):
+        number, written = client.start_chunk(path), time.monotonic_ns()
+        wait_for(client, lambda number=number: client.state()["chunk_id"] == number)
+        first = client.state()["chunk_first"]
+        records, _, lost = client.shared.cycles.since(max(client.shared.cycles.count - 4000, 0))
+        between = np.sum((records["stamp"] > written) & (records["stamp"] <= first))
+        # The cycle during which it was written may be finished first.
+        assert between <= 2 and lost == 0
+    wait_for(client, lambda: client.state()["chunk_time"] > path.duration + 0.5)
+    state = client.state()
+    records, _, _ = client.shared.cycles.since(max(client.shared.cycles.count - 3000, 0))
+    records = records[records["chunk_id"] == number]
+    meant = np.array([path.at(t - records["time"][0])[0] for t in records["time"]])
+    np.testing.assert_allclose(records["ref_q"], meant, atol=1e-3)
+    # Friction keeps the simulated arm from its reference.
+    np.testing.assert_allclose(records["q"], meant, atol=0.02)
+    assert state["chunk_end"] == ChunkEnd.NONE and np.abs(state["ref_dq"]).max() < 1e-3
+    client.deactivate()
+
+
+def test_an_arm_whose_node_dies_in_the_middle_of_a_chunk_stops_smoothly(client):
+    client.update({"heartbeat_timeout": 0.1})
+    client.activate()
+    client.switch(Mode.IMPEDANCE)
+    run_cycles(client, 50)
+    number = client.start_chunk(swing(client.state()["ref_q"].copy(), 2.0))
+    wait_for(client, lambda: client.state()["chunk_time"] > 0.5)
+    ended = wait_for_end(client, beat=False)
+    assert ended.reason == "node_silent"
+    state = client.state()
+    assert (state["chunk_id"], state["chunk_seen"], state["chunk_end"]) == (0, number, ChunkEnd.HELD)
+    assert np.abs(state["dq"]).max() < 0.05
+    client.activate()
+    run_cycles(client, 50)
+    assert client.state()["chunk_id"] == 0, "the next activation does not continue it"
     client.deactivate()
 
 
