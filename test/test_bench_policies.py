@@ -8,7 +8,7 @@ import pytest
 from aiofranka_ros.model.fr3 import HOME
 from bench.policies import seams
 from bench.policies.chunks import Case, Meant, Sent, mix
-from bench.policies.reference_level import play
+from bench.policies.reference_level import follow, play
 from bench.policies.rules import RULES, by_index, merged, spline, timed
 from bench.policies.seams import CYCLE, Played
 
@@ -140,3 +140,14 @@ def test_without_an_arm_the_reference_follows_what_a_rule_sends(rule: str) -> No
     found = seams.figures(played, case)
     assert found["rms error without lag [mrad]"] < 30.0
     assert -5.0 <= found["lag [ms]"] < 350.0
+
+
+def test_without_an_arm_seams_of_chunks_are_gentler_than_those_of_any_rule() -> None:
+    cases = mix(3)
+    ours = seams.combined([seams.figures(follow(case), case) for case in cases])
+    for rule in RULES.values():
+        theirs = seams.combined([seams.figures(play(rule(case), case), case) for case in cases])
+        for name in ("jerk [rad/s³]", "peak jerk [rad/s³]"):
+            assert ours[name] <= 0.5 * theirs[name]
+        # The newer a chunk is, the less wrong: to be gentle, the arm follows the older one a little longer.
+        assert ours["rms error [mrad]"] <= 1.05 * theirs["rms error [mrad]"]

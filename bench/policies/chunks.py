@@ -20,8 +20,8 @@ from aiofranka_ros.model.fr3 import HOME
 _REACH, _SPEED = 0.3, 0.4
 #: The movement is a sum of so many oscillations per joint, with frequencies in this range [Hz]...
 _WAVES, _SLOWEST, _FASTEST = 3, 0.1, 0.5
-#: ...that begins and ends at rest, at home, within this time [s].
-_RAMP = 1.5
+#: ...that begins at rest, at home, after this time, and ends there; how long both take [s].
+_STILL, _RAMP = 1.0, 1.5
 #: Two chunks of a policy differ: by a distance [rad], a velocity [rad/s], and for each row [rad]; standard deviations.
 _OFFSET, _DRIFT, _ROW = 0.01, 0.02, 3e-4
 #: Share of the chunks that are lost.
@@ -31,7 +31,7 @@ _LOST = 0.02
 class Meant:
     """The movement that a policy means.
 
-    :param duration: it begins at 0 and ends at this time [s].
+    :param duration: until its end [s].
     """
 
     def __init__(self, rng: np.random.Generator, duration: float) -> None:
@@ -45,12 +45,12 @@ class Meant:
 
     def at(self, times: Array) -> Array:
         """Where the joints should be (n, 7)."""
-        t = np.clip(np.atleast_1d(times), 0.0, self.duration)[:, None]
+        t = np.clip(np.atleast_1d(times), _STILL, self.duration)[:, None]
         waves = sum(
             size * np.sin(frequency * t + phase)
             for size, frequency, phase in zip(self._size, self._frequency, self._phase, strict=True)
         )
-        u = np.clip(np.minimum(t, self.duration - t) / _RAMP, 0.0, 1.0)
+        u = np.clip(np.minimum(t - _STILL, self.duration - t) / _RAMP, 0.0, 1.0)
         return np.asarray(HOME + u**3 * (10.0 - 15.0 * u + 6.0 * u**2) * waves)
 
     def velocity(self, times: Array) -> Array:
@@ -103,7 +103,8 @@ def case(
         late = inference * (1.0 + jitter * rng.uniform(-1.0, 1.0))
         times = observed + dt * np.arange(length)
         wrong = rng.normal(0.0, _OFFSET, 7) + (times - observed)[:, None] * rng.normal(0.0, _DRIFT, 7)
-        rows = meant.at(times) + wrong + rng.normal(0.0, _ROW, (length, 7))
+        # The first chunk begins where the arm is.
+        rows = meant.at(times) + min(1.0, observed / _STILL) * wrong + rng.normal(0.0, _ROW, (length, 7))
         if rng.uniform() >= _LOST:
             sent.append(Sent(observed, observed + late, rows))
         spare = dt * length - (2.0 + jitter) * inference

@@ -74,7 +74,7 @@ def spline(case: Case) -> Targets:
     points that are still to come, ending at rest; evaluated every millisecond."""
     times = np.arange(case.sent[0].arrives, case.meant.duration, _CYCLE)
     values = np.empty((len(times), 7))
-    q, dq = case.meant.at(0.0)[0], np.zeros(7)
+    q, dq = case.meant.at(np.zeros(1))[0], np.zeros(7)
     for number, chunk in enumerate(case.sent):
         until = case.sent[number + 1].arrives if number + 1 < len(case.sent) else math.inf
         here = np.flatnonzero((times >= chunk.arrives) & (times < until))

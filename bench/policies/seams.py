@@ -21,8 +21,8 @@ CYCLE = 1e-3
 _WINDOW = 21
 #: How long after an arrival what happens is due to the seam [s].
 SEAM = 0.4
-#: Longest lag that is looked for [s], and the step.
-_LONGEST_LAG, _LAG_STEP = 0.8, 2e-3
+#: Longest lag that is looked for, largest lead, and the steps between [cycles].
+_LONGEST_LAG, _LARGEST_LEAD, _LAG_STEP = 800, 100, 4
 #: Slower than this, the movement has no direction [rad/s].
 _STANDSTILL = 0.03
 
@@ -52,10 +52,14 @@ def derivative(values: Array, order: int = 1) -> Array:
 
 def lag(played: Played, case: Case) -> float:
     """How much later than meant the joints move [s]: where the distance to what was meant is smallest."""
-    inside = slice(None, None, 10)
-    time, q = played.time[inside], played.q[inside]
-    lags = np.arange(-0.1, _LONGEST_LAG, _LAG_STEP)
-    return float(lags[np.argmin([_rms(q - case.meant.at(time - late)) for late in lags])])
+    q = played.q[::_LAG_STEP]
+    earlier, later = _LARGEST_LEAD // _LAG_STEP, _LONGEST_LAG // _LAG_STEP
+    # What was meant, from the longest lag before the record to the largest lead after it.
+    steps = np.arange(-later, len(q) + earlier)
+    meant = case.meant.at(played.time[0] + steps * _LAG_STEP * CYCLE)
+    lags = np.arange(-earlier, later + 1)
+    errors = [_rms(q - meant[later - late : later - late + len(q)]) for late in lags]
+    return float(lags[np.argmin(errors)]) * _LAG_STEP * CYCLE
 
 
 def reversal(played: Played, case: Case, late: float) -> float:

@@ -19,6 +19,18 @@ SPEED = 0.1
 DURATION = 4.0
 #: The circle's radius [m].
 _RADIUS = 0.05
+#: How fast the hand turns about the vertical where a rotation is meant [rad/s]: by 180° altogether. Negative, because
+#: that is the way which joint 7 has left.
+TURN_SPEED = -math.pi / DURATION
+#: Velocity of joint 1 that gives the hand the meant speed, when the arm is at home, 0.5545 m away [rad/s].
+JOINT_SPEED = SPEED / 0.5545
+#: Noise of a policy that means to hold still: standard deviation in each direction [m].
+_NOISE = 1e-3
+#: An outlier is this far to the side [m], and every so many targets there is one.
+_OUTLIER, _BETWEEN_OUTLIERS = 0.05, 25
+#: How long a teleoperator moves the hand, and then his own, how far [s], [m], [rad], and how often.
+_CLUTCHED, _LOST, _RECLUTCHES = 1.0, 0.15, 5
+_ELSEWHERE, _ELSEWHERE_TURN = 0.12, 0.5
 
 
 @dataclass(frozen=True)
@@ -26,8 +38,10 @@ class Message:
     """A target."""
 
     sent: float  #: [s]
-    offset: Array  #: from where the stream begins [m] (3,)
+    offset: Array  #: from where the stream begins [m] (3,); for other targets than poses: what they amount to
     stamp: float | None = None  #: [s]; ``None``: empty
+    turn: float = 0.0  #: about the vertical, from where the stream begins [rad]
+    joint: float = 0.0  #: of joint 1, likewise [rad]
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,10 @@ class Kind:
     :ivar straight: whether the movement is a straight line, on which the arm should never go back.
     :ivar paused: whether it has pauses, so that its speed cannot be even.
     :ivar like: name of the stream that this one should be like, because only the network differs.
+    :ivar to: what the targets are: ``pose``, ``twist``, or ``servo``: trajectories of one point, as MoveIt Servo sends
+        them, or ``servo+``: with velocities.
+    :ivar turning: whether the hand turns; its speed is then that of the turn.
+    :ivar near: how far from what was meant the hand may be, at most [m].
     """
 
     name: str
@@ -44,6 +62,9 @@ class Kind:
     straight: bool = True
     paused: bool = False
     like: str = ""
+    to: str = "pose"
+    turning: bool = False
+    near: float = math.inf
     slowest: float = 0.85
     fastest: float = 1.15
 
@@ -109,6 +130,41 @@ def _ahead() -> list[Message]:
     ]
 
 
+def _at_rest() -> list[Message]:
+    """50 Hz, nothing but noise."""
+    rng = np.random.default_rng(5)
+    return [Message(k / 50, rng.normal(0.0, _NOISE, 3)) for k in range(round(DURATION * 50))]
+
+
+def _outliers() -> list[Message]:
+    """50 Hz, and now and then a target to the side."""
+    aside = np.array([_OUTLIER, 0.0, 0.0])
+    return [
+        Message(k / 50, _line(k / 50) + aside * (k % _BETWEEN_OUTLIERS == _BETWEEN_OUTLIERS - 1))
+        for k in range(round(DURATION * 50))
+    ]
+
+
+def _reclutched() -> list[Message]:
+    """50 Hz; the teleoperator lets go, and takes hold again elsewhere."""
+    sent = []
+    for number in range(_RECLUTCHES + 1):
+        begin, away = number * (_CLUTCHED + _LOST), number % 2
+        start = np.array([0.0, 0.0, _ELSEWHERE * away])
+        for k in range(round(50 * _CLUTCHED)):
+            sent.append(Message(begin + k / 50, start + 0.2 * _line(k / 50), turn=_ELSEWHERE_TURN * away))
+    return sent
+
+
+def _turning(rate: float) -> Callable[[], list[Message]]:
+    return lambda: [Message(t, np.zeros(3), turn=TURN_SPEED * t) for t in np.arange(0.0, DURATION, 1.0 / rate)]
+
+
+def _around(rate: float) -> Callable[[], list[Message]]:
+    """Joint 1 turns, so that the hand has the meant speed, as do velocities that are sent instead."""
+    return lambda: [Message(t, _line(t), joint=JOINT_SPEED * t) for t in np.arange(0.0, DURATION, 1.0 / rate)]
+
+
 KINDS: tuple[Kind, ...] = (
     *(
         Kind(f"{rate} Hz", _steady(_line, rate), slowest=0.7 if rate < 5 else 0.85, fastest=1.3 if rate < 5 else 1.15)
@@ -130,4 +186,15 @@ KINDS: tuple[Kind, ...] = (
     Kind("90 Hz, held back for 150 ms, then all at once", _held_back(stamped=False), paused=True, like="90 Hz"),
     # The next eight come when the first of them is due, one period after the last: there the arm has stopped.
     Kind("8 poses at once, stamped 66 ms apart", _ahead, paused=True),
+    Kind("noise at rest, 50 Hz", _at_rest, straight=False, paused=True, near=4e-3),
+    Kind("50 Hz with outliers of 5 cm", _outliers, paused=True, near=0.03),
+    Kind("5 times re-clutched 12 cm and 29° away", _reclutched, straight=False, paused=True),
+    Kind("180° of rotation, 50 Hz", _turning(50), straight=False, turning=True),
+    Kind("180° of rotation, 10 Hz", _turning(10), straight=False, turning=True),
+    *(
+        Kind(f"MoveIt Servo, {rate} Hz{more}", _around(rate), to=to, straight=False, slowest=0.95, fastest=1.05)
+        for rate in (30, 100)
+        for to, more in (("servo", ""), ("servo+", ", with velocities"))
+    ),
+    *(Kind(f"velocities, {rate} Hz", _around(rate), to="twist") for rate in (15, 50)),
 )
