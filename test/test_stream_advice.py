@@ -218,7 +218,7 @@ def test_chunks_in_time_need_nothing() -> None:
     assert describe_chunks(figures) == "chunks: 10 of 16 points 50 ms apart, one every 400 ms"
     assert figures.age == pytest.approx(0.1) and figures.starved == 0
     assert figures.seam == pytest.approx((0.01 * math.sqrt(7.0),))
-    assert chunk_findings(figures, DEFAULTS) == []
+    assert chunk_findings(figures, None, DEFAULTS) == []
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_chunks_in_time_need_nothing() -> None:
     ],
 )  # fmt: skip
 def test_chunks_that_do_not_fit_are_explained(made: list[Chunk], text: str) -> None:
-    found = chunk_findings(chunk_figures(Quantity.JOINTS, made, 1.0 / 15.0), {"chunk_frequency": 15.0})
+    found = chunk_findings(chunk_figures(Quantity.JOINTS, made, 1.0 / 15.0), None, {"chunk_frequency": 15.0})
     assert any(text in finding.text for finding in found)
 
 

@@ -10,8 +10,9 @@ from test_stream_kinds import DURATION, SEEDS, SPEED, held_back, path, steady, s
 
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.streams.analysis import analyse
+from aiofranka_ros.streams.chunks import Chunk
 from aiofranka_ros.streams.recording import Measured, Quantity, Stream
-from aiofranka_ros.streams.response import Response, compare, respond
+from aiofranka_ros.streams.response import Response, compare, compare_chunks, respond
 
 pytestmark = pytest.mark.unit
 
@@ -116,5 +117,45 @@ def test_nothing_is_compared_if_nothing_moves_or_nothing_was_measured() -> None:
     assert compare(still, analyse(still), Measured(AT, along(AT))) is None
     moving = stream(times, values, rng)
     assert compare(moving, analyse(moving), Measured(np.empty(0), np.empty((0, 7)))) is None
-    velocities = Stream(Quantity.JOINT_VELOCITY, times, moving.stamps, values)
-    assert compare(velocities, analyse(velocities), Measured(AT, along(AT))) is None
+    torques = Stream(Quantity.TORQUE, times, moving.stamps, values)
+    assert compare(torques, analyse(torques), Measured(AT, along(AT))) is None
+
+
+def test_velocities_are_compared_with_the_way_that_they_add_up_to() -> None:
+    times = np.arange(0.0, DURATION, 0.05)
+    empty = np.full(len(times), np.nan)
+    twists = np.zeros((len(times), 6))
+    twists[:, 1] = np.where(times < 2.0, SPEED, 0.5 * SPEED)
+    way = np.interp(AT - 0.06, [0.0, 2.0, DURATION], [0.0, 2.0 * SPEED, 2.0 * SPEED + 0.5 * SPEED * (DURATION - 2.0)])
+    found = of(Stream(Quantity.TWIST, times, empty, twists), along(way))
+    assert found.unit == "m" and found.lag == pytest.approx(0.06, abs=0.005)
+    assert found.slowest == pytest.approx(1.0, abs=0.05) and found.fastest == pytest.approx(1.0, abs=0.05)
+    joints = Stream(Quantity.JOINT_VELOCITY, times, empty, np.full((len(times), 7), 0.1))
+    found = of(joints, np.tile(0.1 * np.maximum(AT - 0.06, 0.0)[:, None], (1, 7)))
+    assert found.unit == "rad" and found.lag == pytest.approx(0.06, abs=0.005) and found.apart < 1e-3
+
+
+def test_a_velocity_counts_no_longer_than_the_arm_follows_it() -> None:
+    times = np.array([*np.arange(0.0, 2.0, 0.05), *np.arange(4.0, 5.0, 0.05)])
+    twists = np.tile([0.0, SPEED, 0.0, 0.0, 0.0, 0.0], (len(times), 1))
+    stopped = 1.95 + 0.25
+    way = SPEED * np.interp(AT - 0.05, [0.0, stopped, 4.0, 5.0], [0.0, stopped, stopped, stopped + 1.0])
+    found = of(Stream(Quantity.TWIST, times, np.full(len(times), np.nan), twists), along(way))
+    assert found.lag == pytest.approx(0.05, abs=0.01) and found.apart < 2e-3
+
+
+def test_chunks_are_compared_with_the_points_that_were_due() -> None:
+    """A policy whose chunks are late, so that their first points are past, and whose last points are replaced."""
+    chunks = []
+    for i in range(9):
+        stamp = 0.5 * i
+        due = stamp + 0.05 * np.arange(20)
+        values = along(SPEED * due)
+        values[15:, 1] += 0.05 * (i < 8)  # Replaced before they are due.
+        chunks.append(Chunk(stamp + 0.1, stamp, due - stamp, values))
+    comparison = compare_chunks(Quantity.POSE, chunks, 0.05, Measured(AT, along(SPEED * np.minimum(AT - 0.02, 4.95))))
+    assert comparison is not None
+    found = respond(comparison, 0.05, even=True)
+    assert found.lag == pytest.approx(0.02, abs=0.01)
+    assert found.slowest == pytest.approx(1.0, abs=0.05) and found.fastest == pytest.approx(1.0, abs=0.05)
+    assert compare_chunks(Quantity.POSE, [], 0.05, Measured(AT, along(AT))) is None

@@ -106,7 +106,8 @@ def stream_findings(found: Analysis, response: Response | None, settings: Mappin
         findings += _of_timeouts(found, settings)
     refused = any(finding.serious for finding in findings)
     if response is not None and (response.follows or not refused):
-        findings += _of_response(found, response)
+        goes_back = found.noisy or found.gaps.outliers > 0 or len(found.gaps.jumps) > 0
+        findings += _of_response(response, goes_back=goes_back)
     return findings
 
 
@@ -261,7 +262,11 @@ def _of_timeouts(found: Analysis, settings: Mapping[str, Any]) -> list[Finding]:
     ]
 
 
-def _of_response(found: Analysis, response: Response) -> list[Finding]:
+def _of_response(response: Response, *, goes_back: bool = False) -> list[Finding]:
+    """What the arm does badly.
+
+    :param goes_back: whether the targets themselves go back and forth.
+    """
     if not response.follows:
         text = "the arm does not follow these targets"
         return [Finding(text, "python3 -m aiofranka_ros.ctl status says why", serious=True)]
@@ -272,19 +277,19 @@ def _of_response(found: Analysis, response: Response) -> list[Finding]:
     if response.slowest < _SMOOTH[0] or response.fastest > _SMOOTH[1]:
         text = f"the arm moves unevenly: {response.slowest:.2f} to {response.fastest:.2f} of the meant speed"
         findings.append(Finding(text, serious=True))
-    if response.reversal > _BACK and not found.noisy and not found.gaps.outliers and not len(found.gaps.jumps):
+    if response.reversal > _BACK and not goes_back:
         findings.append(Finding(f"the arm goes back by up to {length(response.reversal, response.unit)}", serious=True))
     return findings
 
 
 def describe_chunks(found: ChunkFigures) -> str:
     """How chunks come, in a line."""
-    each = f"{found.points:.0f} points" + ("" if math.isnan(found.step) else f" {_time(found.step)} apart")
+    each = f"{found.points:.0f} points {_time(found.step)} apart"
     every = "" if math.isnan(found.period) else f", one every {_time(found.period)}"
     return f"chunks: {found.chunks} of {each}{every}"
 
 
-def chunk_findings(found: ChunkFigures, settings: Mapping[str, Any]) -> list[Finding]:
+def chunk_findings(found: ChunkFigures, response: Response | None, settings: Mapping[str, Any]) -> list[Finding]:
     """What to know about a stream of chunks."""
     findings = []
     frequency = settings.get("chunk_frequency")
@@ -313,6 +318,9 @@ def chunk_findings(found: ChunkFigures, settings: Mapping[str, Any]) -> list[Fin
         )
         remedy = "begin to compute the next chunk earlier (docs/policies.md), or send longer ones"
         findings.append(Finding(f"{text}: the arm stops in between", remedy, serious=True))
+    refused = any(finding.serious for finding in findings)
+    if response is not None and (response.follows or not refused):
+        findings += _of_response(response)
     return findings
 
 

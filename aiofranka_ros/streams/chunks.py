@@ -49,7 +49,7 @@ class ChunkFigures:
     :ivar chunks: how many came.
     :ivar period: median time between two [s]; NaN: fewer than two.
     :ivar points: median number of points.
-    :ivar step: median time between two points [s]; NaN: no chunk has times.
+    :ivar step: median time between two points [s].
     :ivar length: median time from the first point to the last [s].
     :ivar untimed: share of chunks whose points have no times.
     :ivar stamped: share of chunks that have a stamp.
@@ -78,18 +78,28 @@ class ChunkFigures:
     largest_seam: tuple[float, ...]
 
 
+def with_times(chunks: Sequence[Chunk], step: float) -> list[Chunk]:
+    """``chunks``; those without times get some, ``step`` [s] apart."""
+    return [
+        Chunk(chunk.arrival, chunk.stamp, step * np.arange(len(chunk.times)), chunk.values)
+        if _is_bare(chunk)
+        else chunk
+        for chunk in chunks
+    ]
+
+
+def _is_bare(chunk: Chunk) -> bool:
+    return len(chunk.times) > 1 and not chunk.times.any()
+
+
 def chunk_figures(quantity: Quantity, chunks: Sequence[Chunk], default_step: float) -> ChunkFigures:
     """The figures of at least one chunk.
 
     :param default_step: how far the points of a chunk without times are apart [s].
     """
-    untimed = [len(chunk.times) > 1 and not chunk.times.any() for chunk in chunks]
-    timed = [
-        Chunk(chunk.arrival, chunk.stamp, default_step * np.arange(len(chunk.times)), chunk.values) if bare else chunk
-        for chunk, bare in zip(chunks, untimed, strict=True)
-    ]
-    given = [np.diff(chunk.times) for chunk, bare in zip(chunks, untimed, strict=True) if not bare]
-    steps = np.concatenate([np.empty(0), *given])
+    untimed = [_is_bare(chunk) for chunk in chunks]
+    timed = with_times(chunks, default_step)
+    steps = np.concatenate([np.diff(chunk.times) for chunk in timed])
     ages = np.array([chunk.arrival - chunk.stamp for chunk in timed if not math.isnan(chunk.stamp)])
     late = np.concatenate([chunk.due < chunk.arrival - 1e-6 for chunk in timed])
     pairs = list(zip(timed[:-1], timed[1:], strict=True))
@@ -100,7 +110,7 @@ def chunk_figures(quantity: Quantity, chunks: Sequence[Chunk], default_step: flo
         chunks=len(chunks),
         period=float(np.median(np.diff([chunk.arrival for chunk in chunks]))) if pairs else math.nan,
         points=float(np.median([len(chunk.times) for chunk in chunks])),
-        step=float(np.median(steps)) if len(steps) else math.nan,
+        step=float(np.median(steps)) if len(steps) else default_step,
         length=float(np.median([chunk.times[-1] - chunk.times[0] for chunk in timed])),
         untimed=float(np.mean(untimed)),
         stamped=len(ages) / len(chunks),

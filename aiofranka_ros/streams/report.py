@@ -22,8 +22,8 @@ from aiofranka_ros.ros.conditions import CTL
 from aiofranka_ros.streams import advice
 from aiofranka_ros.streams.advice import Finding, length
 from aiofranka_ros.streams.analysis import Analysis, Kind, analyse
-from aiofranka_ros.streams.chunks import ChunkFigures, chunk_figures
-from aiofranka_ros.streams.response import Comparison, Response, compare, respond
+from aiofranka_ros.streams.chunks import ChunkFigures, chunk_figures, with_times
+from aiofranka_ros.streams.response import Comparison, Response, compare, compare_chunks, respond
 from aiofranka_ros.streams.watch import Received, Watch
 
 #: Kinds whose speed is not even.
@@ -108,16 +108,23 @@ def examine(
         reasons = ", ".join(f"{count} {reason}" for reason, count in received.unusable.most_common())
         findings.append(Finding(f"messages that are refused: {reasons}: {received.example}", serious=True))
     analysis = figures = comparison = response = None
+    here = set(received.frames) <= {names.base}  # The arm is measured in its base.
+    measured = watch.measured(received.quantity, names)
     if received.stream is not None and len(received.stream) > 0:
         analysis = analyse(received.stream)
-        if set(received.frames) <= {names.base}:
-            comparison = compare(received.stream, analysis, watch.measured(received.quantity, names))
+        comparison = compare(received.stream, analysis, measured) if here else None
         if comparison is not None:
             response = respond(comparison, analysis.rhythm.period, even=analysis.kind not in _UNEVEN)
         findings += advice.stream_findings(analysis, None if findings else response, settings)
     elif received.chunks:
-        figures = chunk_figures(received.quantity, received.chunks, 1.0 / settings.get("chunk_frequency", 15.0))
-        findings += advice.chunk_findings(figures, settings)
+        step = 1.0 / settings.get("chunk_frequency", 15.0)
+        figures = chunk_figures(received.quantity, received.chunks, step)
+        if here:
+            timed = with_times(received.chunks, step)
+            comparison = compare_chunks(received.quantity, timed, figures.step, measured)
+        if comparison is not None:
+            response = respond(comparison, figures.step, even=figures.starved == 0)
+        findings += advice.chunk_findings(figures, None if findings else response, settings)
     ordered = tuple(sorted(findings, key=lambda finding: not finding.serious))
     return TopicReport(received, analysis, figures, comparison, response, ordered)
 

@@ -1,19 +1,21 @@
-"""What the arm did with a stream of places: how late it was, how even its speed, whether it went backwards.
+"""What the arm did with a stream: how late it was, how even its speed, whether it went backwards.
 
 Pure functions of arrays, called by :mod:`aiofranka_ros.streams.__main__` after the watch. They compare what was
 measured, at the rate at which the node publishes it, with the path that the targets mean: straight from each target to
-the next one, in the stream's usual time; in a pause it stands at the last target.
+the next one, in the stream's usual time; in a pause it stands at the last target. Torques mean no path.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.streams.analysis import GAP, Analysis, Kind
+from aiofranka_ros.streams.chunks import Chunk
 from aiofranka_ros.streams.recording import Measured, Quantity, Stream, Which, continuous, rotation_vectors
 
 #: Lags that are tried: from, to, and how far apart at first and in the end [s].
@@ -22,6 +24,8 @@ _LAGS, _COARSE, _FINE = (-0.1, 1.2), 0.02, 0.001
 _SHORTEST_WAY = {"m": 0.005, "rad": 0.02}
 #: An arm that covers less of the way than this share does not follow.
 _FOLLOWS = 0.2
+#: How long a velocity counts without a new one: the default of velocity_timeout [s].
+_VELOCITY_TIMEOUT = 0.25
 #: Velocities are taken over this time [s]; with the usual 100 Hz, four measurements.
 _WINDOW = 0.04
 #: Evenness counts while the path moves at this share of its usual speed, and this long after and before it begins to
@@ -73,32 +77,77 @@ class Comparison:
 
 
 def compare(stream: Stream, found: Analysis, measured: Measured) -> Comparison | None:
-    """The path of the targets and what was measured; ``None``: too little moves, or too little was measured."""
-    if not stream.quantity.is_place or len(measured.times) < 10 or len(stream) < 3 or not found.rhythm.period > 0.0:
+    """The path of the targets and what was measured; ``None``: too little moves, or too little was measured.
+
+    Of velocities, what they add up to, from where the arm is at the first one.
+    """
+    period, quantity = found.rhythm.period, stream.quantity
+    if len(measured.times) < 10 or len(stream) < 3 or not period > 0.0 or quantity is Quantity.TORQUE:
         return None
+    if not quantity.is_place:
+        first = measured.values[min(int(np.searchsorted(measured.times, stream.arrivals[0])), len(measured.times) - 1)]
+        times, way = _driven(stream)
+        return _comparison(quantity, times, first[: way.shape[1]] + way, measured)
     places = stream.different()
-    values, unit = stream.values[places], stream.quantity.units[0]
-    if stream.quantity is Quantity.POSE:
-        if np.linalg.norm(np.ptp(values[:, :3], axis=0)) >= _SHORTEST_WAY["m"]:
-            targets, did = values[:, :3], measured.values[:, :3]
-        else:
-            origin, unit = values[0, 3:], "rad"
-            targets = rotation_vectors(origin, continuous(values[:, 3:]))
-            did = rotation_vectors(origin, continuous(measured.values[:, 3:]))
-    else:
-        targets, did = values, measured.values
-    if len(places) < 3 or np.linalg.norm(np.ptp(targets, axis=0)) < _SHORTEST_WAY[unit]:
+    times, targets = _held(_due(stream, places, found), stream.values[places], period, stream.arrivals[-1])
+    return _comparison(quantity, times, targets, measured)
+
+
+def compare_chunks(quantity: Quantity, chunks: Sequence[Chunk], step: float, measured: Measured) -> Comparison | None:
+    """The path of the points of chunks, each until the next one begins, and what was measured; ``None``: see above.
+
+    :param step: how far the points of a chunk are apart [s].
+    """
+    if len(measured.times) < 10 or not chunks or not quantity.is_place:
         return None
-    times = _due(stream, places, found)
-    period = found.rhythm.period
-    # In a pause, and while it is repeated, the path stands at the last target until one period before the next.
+    begins = [max(chunk.arrival, float(chunk.due[0])) for chunk in chunks]
+    parts = [
+        (chunk.due[used], chunk.values[used])
+        for chunk, begin, end in zip(chunks, begins, [*begins[1:], math.inf], strict=True)
+        if (used := (chunk.due >= begin) & (chunk.due < end)).any()
+    ]
+    if not parts:
+        return None
+    due = np.maximum.accumulate(np.concatenate([part[0] for part in parts]))
+    times, targets = _held(due, np.concatenate([part[1] for part in parts]), step, measured.times[-1])
+    return _comparison(quantity, times, targets, measured)
+
+
+def _held(times: Array, targets: Array, period: float, end: float) -> tuple[Array, Array]:
+    """A path that stands still in pauses, until one period before the next target, and after the last one."""
     stands = np.flatnonzero(np.diff(times) > GAP * period)
-    times_held = np.insert(times, stands + 1, times[stands + 1] - period)
+    held = np.insert(times, stands + 1, times[stands + 1] - period)
     targets = np.insert(targets, stands + 1, targets[stands], axis=0)
-    if times_held[-1] < stream.arrivals[-1]:
-        times_held = np.append(times_held, stream.arrivals[-1])
-        targets = np.append(targets, targets[-1:], axis=0)
-    return Comparison(unit, times_held, targets, measured.times, did)
+    if held[-1] < end:
+        held, targets = np.append(held, end), np.append(targets, targets[-1:], axis=0)
+    return held, targets
+
+
+def _driven(stream: Stream) -> tuple[Array, Array]:
+    """The way that velocities add up to, and when; of a twist, the translation."""
+    velocities = stream.values[:, :3] if stream.quantity is Quantity.TWIST else stream.values
+    spans = np.diff(stream.arrivals)
+    driven = np.minimum(spans, _VELOCITY_TIMEOUT)
+    way = np.concatenate([np.zeros((1, velocities.shape[1])), np.cumsum(velocities[:-1] * driven[:, None], axis=0)])
+    stops = np.flatnonzero(spans > _VELOCITY_TIMEOUT)
+    times = np.insert(stream.arrivals, stops + 1, stream.arrivals[stops] + _VELOCITY_TIMEOUT)
+    return times, np.insert(way, stops + 1, way[stops + 1], axis=0)
+
+
+def _comparison(quantity: Quantity, times: Array, targets: Array, measured: Measured) -> Comparison | None:
+    """Targets (p, 3 or 7) and measurements in the same coordinates; ``None``: the targets move too little."""
+    did, unit = measured.values, "rad"
+    if quantity in (Quantity.POSE, Quantity.TWIST):
+        moves = np.linalg.norm(np.ptp(targets[:, :3], axis=0)) >= _SHORTEST_WAY["m"]
+        if moves or quantity is Quantity.TWIST:
+            targets, did, unit = targets[:, :3], did[:, :3], "m"
+        else:
+            origin = targets[0, 3:]
+            targets = rotation_vectors(origin, continuous(targets[:, 3:]))
+            did = rotation_vectors(origin, continuous(did[:, 3:]))
+    if len(targets) < 3 or np.linalg.norm(np.ptp(targets, axis=0)) < _SHORTEST_WAY[unit]:
+        return None
+    return Comparison(unit, times, targets, measured.times, did)
 
 
 def _due(stream: Stream, places: Which, found: Analysis) -> Array:

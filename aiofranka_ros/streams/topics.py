@@ -39,7 +39,8 @@ class Topic(NamedTuple):
     :ivar name: with ``~`` for the node's name, or after its namespace.
     :ivar kind: type of its messages.
     :ivar modes: names of the modes that use it; empty: a trajectory, which every mode executes.
-    :ivar read: the targets in a message, given the names of the arm's joints; raises ``InvalidTarget``.
+    :ivar read: the targets in a message, given the names of the arm's joints; raises ``InvalidTarget``. A trajectory
+        without points ends the one before.
     :ivar chunks: whether a message has several targets, each with its time.
     """
 
@@ -84,7 +85,7 @@ def _joint_points(message: Any, joints: tuple[str, ...]) -> list[Point]:
         quantity, field = (Quantity.JOINTS, "positions") if given else (Quantity.JOINT_VELOCITY, "velocities")
         values = by_joint(message.joint_names, getattr(point, field), field, joints)
         points.append(Point(quantity, 1e-9 * nanoseconds(point.time_from_start), values))
-    return _some(points)
+    return _checked(points)
 
 
 def _pose_points(message: Any, joints: tuple[str, ...]) -> list[Point]:
@@ -99,12 +100,10 @@ def _pose_points(message: Any, joints: tuple[str, ...]) -> list[Point]:
             points.append(Point(Quantity.TWIST, time, _finite(_six(point.velocities[0]))))
         else:
             raise InvalidTarget("a point has neither a transform nor a velocity", reason="wrong size")
-    return _some(points)
+    return _checked(points)
 
 
-def _some(points: list[Point]) -> list[Point]:
-    if not points:
-        raise InvalidTarget("it has no points", reason="no points")
+def _checked(points: list[Point]) -> list[Point]:
     if any(point.quantity is not points[0].quantity for point in points):
         raise InvalidTarget("some of its points have positions, others only velocities", reason="wrong size")
     if any(after.time < before.time for before, after in zip(points[:-1], points[1:], strict=True)):

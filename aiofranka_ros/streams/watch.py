@@ -169,6 +169,8 @@ class Watch:
                 unusable[error.reason] += 1
                 example = str(error)
                 continue
+            if not points:
+                continue
             stamp = nanoseconds(message.header.stamp)
             frames[message.header.frame_id] += 1
             messages.append((self._since(arrival), self._since(stamp) if stamp else math.nan, points))
@@ -203,7 +205,7 @@ class Watch:
 
     def measured(self, quantity: Quantity, names: ArmNames) -> Measured:
         """What was measured of the arm: joint positions for targets of joints, otherwise poses."""
-        if quantity is Quantity.POSE:
+        if quantity in (Quantity.POSE, Quantity.TWIST):
             return self._measurements("ee_pose", PoseStamped, measured_pose)
         return self._measurements("joint_states", JointState, partial(_positions, names.joints))
 
