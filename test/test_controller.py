@@ -35,6 +35,7 @@ from aiofranka_ros.errors import (
     MoveFailed,
     NotStarted,
     Overridden,
+    PolicyFailed,
 )
 from aiofranka_ros.model.fr3 import HOME, TORQUE_LIMIT
 from aiofranka_ros.model.kinematics import control_frame
@@ -887,3 +888,24 @@ async def test_cancelling_any_call_at_any_moment_leaves_the_controller_usable(lo
     await controller.set("ee_desired", target)
     await controller.move()
     assert controller.running
+
+
+async def test_a_policy_that_plans_in_chunks_drives_the_arm_which_holds_when_it_fails(loop, controller):
+    begin, failed = controller.state["qpos"][0], []
+
+    async def infer(observation: dict[str, Any], prefix: np.ndarray, delay: int) -> np.ndarray:
+        if observation["qpos"][0] > begin + 0.05:
+            failed.append(observation["qpos"][0])
+            raise ZeroDivisionError("in the model")
+        await asyncio.sleep(0.05)
+        here = prefix[0] if len(prefix) else observation["qpos"]
+        return here + 0.1 / 30.0 * np.arange(30)[:, None] * np.eye(7)[0]  # 0.1 rad/s for 1 s
+
+    controller.switch("impedance")
+    async with controller.policy(infer, dt=1 / 30, horizon=30, overlap=0.8) as run:
+        with pytest.raises(PolicyFailed, match="infer raised ZeroDivisionError: in the model"):
+            await asyncio.wait_for(run.until(), PATIENCE)
+    await until(lambda: speed(controller) < REST)
+    assert run.report().chunks > 1 and not run.report().refused
+    # It stops at once, rather than at the end of its chunk, some 0.08 rad further.
+    assert controller.state["qpos"][0] < failed[0] + 0.04

@@ -283,9 +283,11 @@ def test_the_script_in_the_page_about_porting_runs_as_printed(surroundings: dict
 
 @pytest.mark.timeout(300)
 def test_the_policy_in_the_page_about_policies_drives_the_arm_as_printed(tmp_path: Path) -> None:
+    (code,) = (piece.code for piece in pieces(POLICIES) if piece.heading == "A policy that plans in chunks")
+    (tmp_path / "section.md").write_text(f"```python\n{code}```\n")
     cameras = SimpleNamespace(read=lambda: {"image": np.zeros((480, 640, 3), np.uint8)})
     names = {"make_policy": Planner, "cameras": cameras}
-    asyncio.run(run_and_clean_up(POLICIES, tmp_path, names, Companion()))
+    asyncio.run(run_and_clean_up(tmp_path / "section.md", tmp_path, names, Companion()))
     report = names["run"].report()  # type: ignore[attr-defined]
     assert report.chunks > 1 and not report.refused
 

@@ -28,8 +28,6 @@ _log = logging.getLogger(__name__)
 #: What ends a run: seconds, an event, anything to await, a function of the state, or ``None``: nothing but a failure.
 Stop = float | asyncio.Event | Awaitable[Any] | Callable[[dict[str, Any]], bool] | None
 
-#: How often a policy tries again while something else controls the arm [s].
-_AGAIN = 0.5
 #: A policy whose chunks are refused so many times in a row has failed.
 _REFUSALS = 5
 #: How many answers the figures cover, at most, and the share of them that is expected not to take longer.
@@ -205,7 +203,7 @@ class PolicyRun:
                 except Overridden:
                     self._overridden += not overridden
                     overridden, self._ends = True, None
-                    await asyncio.sleep(_AGAIN)
+                    await self._controller.handed_back()
                 except InvalidTarget as error:
                     self._refused[error.reason] += 1
                     refused += 1
