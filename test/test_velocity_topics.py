@@ -72,8 +72,9 @@ def test_a_twist_moves_the_hand_along_the_axes_of_its_frame_and_stops_when_it_ti
     record = cycles.take()
     position, moving = record["ref_position"], np.linalg.norm(np.diff(record["ref_position"], axis=0), axis=1) > 2e-5
     way = position[-1] - position[0]
-    # The simulated arm's end effector is the tip of its hand.
-    axes = Rotation.from_quat(record["ref_orientation"][0]) if frame else Rotation.identity()
+    axes = Rotation.from_quat(record["ref_orientation"][0]) if frame == "fr3_tcp" else Rotation.identity()
+    if frame == "fr3_hand_tcp":  # At READY, a Franka Hand points down, its x axis forward.
+        axes = Rotation.from_euler("x", np.pi)
     expected = axes.apply([0.05, 0.02, -0.04])
     # As long as the stream and the timeout, by the robot's time; it takes some milliseconds to be that fast.
     seconds = record["time"][1:][moving].max() - record["time"][1:][moving].min()
