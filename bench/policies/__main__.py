@@ -60,6 +60,7 @@ class Bench:
 
     def __init__(self, client: Client, recorder: CycleRecorder, stop: StopRequest) -> None:
         self._client, self._recorder, self._stop = client, recorder, stop
+        self._home_joints()
         turn = client.pose.pose.orientation
         self._orientation = np.array([turn.x, turn.y, turn.z, turn.w])
         self._home = client.position
@@ -79,8 +80,7 @@ class Bench:
             return result(kind, self._recorder.take(), begin, origin)
 
     def _go(self, position: Array) -> None:
-        # By the joints first: only so is the posture always the same.
-        self._client.wait(self._client.send_goal(HOME).get_result_async().done, "a move does not end")
+        self._home_joints()
         publisher, goal = self._client.publishers["ee_desired"], pose(position, self._orientation)
         deadline = time.monotonic() + _PATIENCE
         state = self._recorder.state()
@@ -91,6 +91,10 @@ class Bench:
             self._stop.sleep(0.02)
             state = self._recorder.state()
         self._recorder.take()
+
+    def _home_joints(self) -> None:
+        """Move the joints home: only so is the posture always the same."""
+        self._client.wait(self._client.send_goal(HOME).get_result_async().done, "a move does not end")
 
     def _turned(self, orientation: Array) -> float:
         """How far the hand is turned from its first orientation [rad]."""

@@ -28,9 +28,10 @@ JOINT_SPEED = SPEED / 0.5545
 _NOISE = 1e-3
 #: An outlier is this far to the side [m], and every so many targets there is one.
 _OUTLIER, _BETWEEN_OUTLIERS = 0.05, 25
-#: How long a teleoperator moves the hand, and then his own, how far [s], [m], [rad], and how often.
-_CLUTCHED, _LOST, _RECLUTCHES = 1.0, 0.15, 5
-_ELSEWHERE, _ELSEWHERE_TURN = 0.12, 0.5
+#: How long a teleoperator holds the clutch, and how long not [s]; how far away it is pressed again [m], [rad], and how
+#: often.
+_CLUTCHED, _RELEASED, _RECLUTCHES = 3.5, 0.8, 5
+_ELSEWHERE, _ELSEWHERE_TURN = 0.25, 1.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Kind:
     :ivar to: what the targets are: ``pose``, ``twist``, or ``servo``: trajectories of one point, as MoveIt Servo sends
         them, or ``servo+``: with velocities.
     :ivar turning: whether the hand turns; its speed is then that of the turn.
-    :ivar near: how far from what was meant the hand may be, at most [m].
+    :ivar near: how far from what was meant the hand may be, at most [m]; its speed is then of no interest.
     """
 
     name: str
@@ -146,13 +147,13 @@ def _outliers() -> list[Message]:
 
 
 def _reclutched() -> list[Message]:
-    """50 Hz; the teleoperator lets go, and takes hold again elsewhere."""
+    """50 Hz; the teleoperator releases the clutch, and presses it again elsewhere."""
     sent = []
     for number in range(_RECLUTCHES + 1):
-        begin, away = number * (_CLUTCHED + _LOST), number % 2
+        begin, away = number * (_CLUTCHED + _RELEASED), number % 2
         start = np.array([0.0, 0.0, _ELSEWHERE * away])
         for k in range(round(50 * _CLUTCHED)):
-            sent.append(Message(begin + k / 50, start + 0.2 * _line(k / 50), turn=_ELSEWHERE_TURN * away))
+            sent.append(Message(begin + k / 50, start + 0.2 * _line(k / 50), turn=-_ELSEWHERE_TURN * away))
     return sent
 
 
@@ -186,9 +187,9 @@ KINDS: tuple[Kind, ...] = (
     Kind("90 Hz, held back for 150 ms, then all at once", _held_back(stamped=False), paused=True, like="90 Hz"),
     # The next eight come when the first of them is due, one period after the last: there the arm has stopped.
     Kind("8 poses at once, stamped 66 ms apart", _ahead, paused=True),
-    Kind("noise at rest, 50 Hz", _at_rest, straight=False, paused=True, near=4e-3),
-    Kind("50 Hz with outliers of 5 cm", _outliers, paused=True, near=0.03),
-    Kind("5 times re-clutched 12 cm and 29° away", _reclutched, straight=False, paused=True),
+    Kind("noise at rest, 50 Hz", _at_rest, straight=False, paused=True, near=8e-3),
+    Kind("50 Hz with outliers of 5 cm", _outliers, paused=True, near=0.01),
+    Kind("5 times re-clutched 25 cm and 57° away", _reclutched, straight=False, paused=True),
     Kind("180° of rotation, 50 Hz", _turning(50), straight=False, turning=True),
     Kind("180° of rotation, 10 Hz", _turning(10), straight=False, turning=True),
     *(
