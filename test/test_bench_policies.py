@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from aiofranka_ros.control.records import CYCLE_RECORD
 from aiofranka_ros.model.fr3 import HOME
-from bench.policies import seams
+from bench.policies import figures, seams
 from bench.policies.chunks import Case, Meant, Sent, mix
 from bench.policies.reference_level import follow, play
 from bench.policies.rules import RULES, by_index, merged, spline, timed
 from bench.policies.seams import CYCLE, Played
+from bench.policies.streams import KINDS, TURN_SPEED
 
 pytestmark = pytest.mark.unit
 
@@ -151,3 +153,28 @@ def test_without_an_arm_seams_of_chunks_are_gentler_than_those_of_any_rule() -> 
             assert ours[name] <= 0.5 * theirs[name]
         # The newer a chunk is, the less wrong: to be gentle, the arm follows the older one a little longer.
         assert ours["rms error [mrad]"] <= 1.05 * theirs["rms error [mrad]"]
+
+
+def cycles(turn: np.ndarray) -> np.ndarray:
+    """Records of a hand that points downwards and turns about the vertical."""
+    found = np.zeros(len(turn), CYCLE_RECORD)
+    found["time"] = 5.0 + CYCLE * np.arange(len(turn))
+    found["stamp"] = 1e9 * found["time"]
+    found["orientation"] = np.stack([np.cos(turn / 2), np.sin(turn / 2), 0 * turn, 0 * turn], axis=1)
+    return found
+
+
+def test_the_speed_of_a_stream_that_turns_is_that_of_the_turn() -> None:
+    kind = next(kind for kind in KINDS if kind.turning)
+    sent = kind.messages()
+    times = CYCLE * np.arange(4700)
+    found = figures.result(kind, cycles(TURN_SPEED * (np.clip(times, 0.0, 4.0) - 0.05)), 5.0, np.zeros(3))
+    values, wrong = figures.figures(found, sent, {})
+    assert values["slowest"] == pytest.approx(1.0, abs=0.01) and values["fastest"] == pytest.approx(1.0, abs=0.01)
+    assert values["lag [ms]"] == pytest.approx(0.0, abs=5.0) and not wrong
+
+
+def test_every_stream_has_a_name_and_increasing_times() -> None:
+    assert len({kind.name for kind in KINDS}) == len(KINDS)
+    for kind in KINDS:
+        assert (np.diff([message.sent for message in kind.messages()]) >= 0.0).all()
