@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,12 +14,15 @@ from geometry_msgs.msg import PoseStamped
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 
+from aiofranka_ros import FrankaController, RosInterface
+from aiofranka_ros.arm.chunks import Outcome
+from aiofranka_ros.errors import GripperFailed, InvalidTarget
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.fr3 import JOINT_NAMES
 from aiofranka_ros.ros.cdr import nanoseconds
 from aiofranka_ros.ros.chunk_reports import ChunkReport, ChunkState, reports_of
 from aiofranka_ros.ros.trajectories import MOST_POINTS, joint_trajectory, pose_trajectory, twist_trajectory
-from aiofranka_ros.testing import Client, CycleRecorder, NodeProcess
+from aiofranka_ros.testing import PATIENCE, Client, CycleRecorder, NodeProcess
 
 DT = 1.0 / 15.0
 
@@ -277,3 +281,49 @@ def test_ten_thousand_points_do_not_silence_the_node(policy: Policy, robot: Clie
         assert policy.becomes(ChunkState.REFUSED).reason == "too many points"
     assert robot.spin_until(lambda: robot.value("targets", "refused: too many points") != "")
     assert int(robot.value("control loop", "holds for lack of heartbeats")) == before
+
+
+def test_a_chunk_during_a_move_is_refused(policy: Policy, robot: Client) -> None:
+    q, pose = robot.q, policy.pose()
+    goal = robot.send_goal(q + np.array([0, 0, 0, 0, 0, 0, 0.2]), velocities=[0.1] * 7)
+    assert goal.accepted
+    policy.send("ee_chunk", pose_trajectory(0, (), np.tile(pose, (5, 1)), DT))
+    assert policy.becomes(ChunkState.REFUSED).reason == "during a move"
+    robot.result(goal.cancel_goal_async())
+    robot.outcome(goal)
+
+
+def test_the_asyncio_api_follows_chunks_through_the_node(robot: Client) -> None:
+    async def becomes(condition: Callable[[], Any]) -> None:
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end
+            await asyncio.sleep(0.01)
+
+    async def work() -> None:
+        async with FrankaController(RosInterface(robot.name)) as controller:
+            assert len(controller.committed(10, DT)[0]) == 0 and controller.inference_delay(DT) == 0
+            state = controller.state
+            rows = np.tile(state["ee"], (40, 1, 1))
+            rows[:, 2, 3] += 0.01 * DT * np.arange(40)
+            start = state["stamp"] - 100_000_000  # As if the policy had computed for 100 ms.
+            ticket = await controller.follow(rows, dt=DT, start=start)
+            assert ticket.dropped >= 2 and not ticket.done and ticket.starts_at >= ticket.start
+            await becomes(lambda: ticket.latency is not None)
+            assert 0.1 < ticket.latency < 2.0
+            assert controller.inference_delay(DT) == int(np.ceil(ticket.latency / DT))
+            await becomes(lambda: len(controller.committed(10, DT)[0]) == 10)
+            # At a time of the policy: smoothed, and from where the arm was.
+            committed, _ = controller.committed(10, DT, start=start + round(20e9 * DT))
+            np.testing.assert_allclose(committed[:, :3], rows[20:30, :3, 3], atol=0.003)
+            with pytest.raises(InvalidTarget) as refused:
+                await controller.follow(rows, dt=DT, start=start - 100_000_000)
+            assert refused.value.reason == "stale"
+            with pytest.raises(GripperFailed, match="start python -m aiofranka_ros.gripper_node"):
+                await controller.follow(rows, dt=DT, gripper=np.full(40, 0.04))
+            controller.stop_following()
+            await becomes(lambda: ticket.done)
+            assert ticket.outcome is Outcome.STOPPED
+            await becomes(lambda: len(controller.committed(10, DT)[0]) == 0)
+
+    asyncio.run(work())

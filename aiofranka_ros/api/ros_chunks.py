@@ -64,8 +64,8 @@ class RosChunks:
         self._delays = Delays()
         self._sent: dict[int, _Sent] = {}
         self._tickets: dict[int, Ticket] = {}
-        #: What the arm does if no other chunk comes; ``None``: it follows none.
-        self._rest: Trajectory | None = None
+        #: What the arm does if no other chunk comes, and whether that is poses; ``None``: it follows none.
+        self._rest: tuple[Trajectory, bool] | None = None
         self._newest = 0
         publisher = client.node.create_publisher
         self._joints = publisher(JointTrajectory, f"{node}/joint_chunk", 1)
@@ -111,9 +111,10 @@ class RosChunks:
 
     def committed(self, n: int, dt: float, start: int | None, freeze: float) -> tuple[Array, int]:
         """See :meth:`.Link.committed`; ``freeze`` is the setting ``chunk_freeze`` [s]."""
-        rest, now = self._rest, self._now()
-        if rest is None or rest.positions is None:
+        if self._rest is None:
             return np.empty((0, 7)), 0
+        (rest, poses), now = self._rest, self._now()
+        assert rest.positions is not None
         # Counted from the first row [s].
         times = 1e-9 * ((now if start is None else start) - rest.stamp) + dt * np.arange(n)
         times = times[times <= rest.times[-1] + 1e-6]
@@ -121,7 +122,7 @@ class RosChunks:
             rows = CubicSpline(rest.times, rest.positions)(np.clip(times, rest.times[0], rest.times[-1]))
         else:
             rows = np.repeat(rest.positions, len(times), axis=0)
-        if self._last is self._poses and len(rows):
+        if poses:
             rows[:, 3:] /= np.linalg.norm(rows[:, 3:], axis=1, keepdims=True)
         return rows, int(np.count_nonzero(times <= 1e-9 * (now - rest.stamp) + freeze))
 
@@ -168,7 +169,7 @@ class RosChunks:
             """In rclpy's thread."""
             with contextlib.suppress(InvalidTarget):
                 rest = read(data)
-                self._rest = rest if len(rest.times) else None
+                self._rest = None if rest.positions is None else (rest, kind is MultiDOFJointTrajectory)
 
         self._client.node.create_subscription(kind, topic, receive, _LATCHED, callback_group=group, raw=True)
 
