@@ -226,6 +226,18 @@ def test_another_client_has_to_wait_until_a_chunk_has_ended(policy: Policy, robo
     assert policy.becomes(ChunkState.ENDED).reason == "finished"
 
 
+def test_a_chunk_ends_with_its_client(policy: Policy, robot: Client) -> None:
+    pose = policy.pose()
+    message = pose_trajectory(0, (), np.tile(pose, (60, 1)), DT)
+    policy.reports.clear()
+    with Client(robot.name, measurements=False) as other:
+        publisher = other.node.create_publisher(MultiDOFJointTrajectory, f"{robot.name}/ee_chunk", 1)
+        other.wait(lambda: publisher.get_subscription_count() > 0, "no ~/ee_chunk")
+        publisher.publish(message)
+        policy.becomes(ChunkState.FOLLOWED)
+    assert policy.becomes(ChunkState.ENDED).reason == "stopped"
+
+
 def bad(reason: str, q: Array) -> tuple[str, Any]:
     """A message that is refused for ``reason`` in mode impedance."""
     rows = np.tile(q, (4, 1))

@@ -207,7 +207,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("move_settle_time", 1.0, "How long the arm may take to come within the tolerance at the end.",
             "s", 0.0, 30.0),
     Setting("goals_outlive_clients", False,
-            "Whether moves and trajectories continue to their end if their client is gone; false: the arm stops."),
+            "Whether moves, trajectories and chunks continue to their end if their client is gone; false: the arm "
+            "stops."),
     Setting("path_tolerance", 0.0,
             "Largest distance of a joint from a trajectory that gives no tolerance; 0: no limit.",
             "rad", 0.0, 3.0, source="joint_trajectory_controller has no limit either"),

@@ -32,7 +32,7 @@ from aiofranka_ros.gripper_node.parameters import GripperParameters
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.ros import chunk_reports
 from aiofranka_ros.ros.actions import Actions
-from aiofranka_ros.ros.arrivals import publisher_of, start_of, times_of
+from aiofranka_ros.ros.arrivals import Sender, publisher_of, start_of, times_of
 from aiofranka_ros.ros.chunk_reports import ChunkReport, ChunkState
 from aiofranka_ros.ros.clock import node_time
 from aiofranka_ros.ros.executor import with_info
@@ -44,38 +44,6 @@ TOPIC = "gripper_chunk"
 _BEYOND = 0.01
 #: By how much a stamp may be in the future, because clocks differ [s].
 _FUTURE = 0.5
-#: How often to look whether a client is there, and how long DDS may take to discover it [s].
-_CHECK_PERIOD, _DISCOVERY = 0.25, 3.0
-
-
-class _Client:
-    """The publisher of a chunk.
-
-    :param identity: of its publisher; empty if rclpy does not report it: then it counts as present.
-    """
-
-    def __init__(self, node: Node, topic: str, identity: bytes) -> None:
-        self._node, self._topic, self.identity = node, topic, identity
-        self._began = time.monotonic()
-        self._due, self._seen, self._gone = 0.0, False, False
-
-    def gone(self) -> bool:
-        """Whether it has left the graph; may be called often."""
-        now = time.monotonic()
-        if self.identity and not self._gone and now >= self._due:
-            self._due = now + _CHECK_PERIOD
-            there = self.name is not None
-            self._seen |= there
-            self._gone = not there and (self._seen or now > self._began + _DISCOVERY)
-        return self._gone
-
-    @property
-    def name(self) -> str | None:
-        """Full name of its node; ``None`` if it is not on the graph."""
-        for found in self._node.get_publishers_info_by_topic(self._topic):
-            if bytes(found.endpoint_gid) == self.identity:
-                return f"{found.node_namespace.rstrip('/')}/{found.node_name}"
-        return None
 
 
 class Widths:
@@ -85,7 +53,7 @@ class Widths:
     :param widths: [m] (n,).
     """
 
-    def __init__(self, client: _Client, report: ChunkReport, start: float, times: Array, widths: Array) -> None:
+    def __init__(self, client: Sender, report: ChunkReport, start: float, times: Array, widths: Array) -> None:
         self.client = client
         self.report = report
         self.start = start  #: when its stamp was, or it arrived [s, monotonic]
@@ -137,8 +105,8 @@ class GripperChunks:
     def _on_message(self, data: bytes, info: Mapping[str, Any]) -> None:
         """Begin a chunk, or explain why not."""
         arrival, now = time.monotonic(), self._now()
-        client = _Client(self._node, self._topic, publisher_of(info))
-        report = ChunkReport(TOPIC, ChunkState.REFUSED, publisher=client.name or "", arrival=now)
+        client = Sender(self._node, self._topic, publisher_of(info))
+        report = ChunkReport(TOPIC, ChunkState.REFUSED, publisher=client.name, arrival=now)
         try:
             self._actions.require_alone()
             trajectory = read_joint_trajectory(data)
@@ -196,7 +164,7 @@ class GripperChunks:
             )
         return np.clip(widths, 0.0, state.max_width)
 
-    def _check_times(self, times: Array, age: float, client: _Client, stamp: int) -> None:
+    def _check_times(self, times: Array, age: float, client: Sender, stamp: int) -> None:
         """:raises InvalidTarget: they do not increase, all are past, or the chunk is older than the one in force."""
         if (np.diff(times) <= 0.0).any():
             index = int(np.argmax(np.diff(times) <= 0.0)) + 1
@@ -235,7 +203,7 @@ class GripperChunks:
         if begun == self._gripper.begun and outcome.failure and outcome.end is not End.CANCELLED:
             self._actions.warnings.warn(TOPIC, f"a width of ~/{TOPIC} was not reached: {outcome.failure}")
 
-    def _abandoned(self, client: _Client) -> bool:
+    def _abandoned(self, client: Sender) -> bool:
         return not self._settings["goals_outlive_clients"] and client.gone()
 
     def _end(self, reason: str) -> None:

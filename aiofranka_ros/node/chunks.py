@@ -35,7 +35,7 @@ from aiofranka_ros.node.committed import CommittedTopics
 from aiofranka_ros.node.frames import Frames
 from aiofranka_ros.node.targets import TargetTopics
 from aiofranka_ros.ros import chunk_reports
-from aiofranka_ros.ros.arrivals import publisher_of, start_of, times_of
+from aiofranka_ros.ros.arrivals import Sender, publisher_of, start_of, times_of
 from aiofranka_ros.ros.chunk_reports import ChunkReport, ChunkState
 from aiofranka_ros.ros.clock import node_time
 from aiofranka_ros.ros.executor import with_info
@@ -91,6 +91,7 @@ class ChunkTopics:
         self._period: tuple[ControlClient, int] | None = None
         self._played: list[_Played] = []
         self._waiting: _Waiting | None = None
+        self._sender: Sender | None = None  # Of the newest chunk, until it is known to be gone.
         self._accepted = self._refused = self._dropped = 0
         self._newest: ChunkReport | None = None
         self._reports = node.create_publisher(DiagnosticArray, f"~/{chunk_reports.TOPIC}", chunk_reports.QOS)
@@ -120,6 +121,7 @@ class ChunkTopics:
         if state is not None and self._player is not None:
             self._player.observe(state)
             self._report_progress()
+            self._check_sender(self._player)
         self._committed.publish(self._player, offset_to(self._now))
 
     @property
@@ -186,7 +188,8 @@ class ChunkTopics:
         except InvalidTarget as error:
             self._refuse(topic, info, report, error)
             return
-        self._admission.owners.accepted(publisher_of(info), topic.name, max(0.0, ticket.ends_at - now))
+        owners = self._admission.owners
+        owners.accepted(publisher_of(info), topic.name, max(0.0, ticket.ends_at - now))
         times, frequency = chunk.times, self._node.parameter("chunk_frequency")
         period = float(np.median(np.diff(times))) if len(times) > 1 else 1.0 / frequency
         self._accepted += 1
@@ -203,9 +206,22 @@ class ChunkTopics:
             seam=ticket.seam,
         )
         self._newest = report
+        self._sender = Sender(self._node, owners.full_name(topic.name), publisher_of(info))
         self._publish(report)
         self._played.append(_Played(ticket, report, period))
         self._committed.begin(topic.name, ticket, period)
+
+    def _check_sender(self, player: ChunkPlayer) -> None:
+        """End the chunk in force if its client is gone, as goals end with their clients."""
+        if player.running is None or self._sender is None or self._node.parameter("goals_outlive_clients"):
+            return
+        if self._sender.gone():
+            self._sender = None
+            player.stop()
+            self._node.get_logger().warning(
+                "the client of a chunk is gone: the arm slows down and holds; the parameter goals_outlive_clients "
+                "would let its chunks continue"
+            )
 
     def _end(self, client: ControlClient) -> None:
         """End the chunk in force, as a message without points asks for."""

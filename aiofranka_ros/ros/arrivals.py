@@ -5,16 +5,20 @@ Used by the nodes for targets and chunks, in their one thread.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from rclpy.node import Node
 
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.kernels import Array
 
 #: Larger differences come from another kind of clock, not from a clock that is set wrong [s].
 _ANOTHER_CLOCK = 86400.0
+#: How often to look whether a sender is there, and how long DDS may take to discover it [s].
+_CHECK_PERIOD, _DISCOVERY = 0.25, 3.0
 
 
 def age_of(stamp: int, now: int, limit: float) -> float:
@@ -72,3 +76,41 @@ def publisher_of(info: Mapping[str, Any]) -> bytes:
     """Identity of a message's publisher; empty if rclpy does not report it."""
     gid = info.get("publisher_gid") or {}
     return bytes(gid.get("data", b""))
+
+
+class Sender:
+    """The publisher of a message, and whether it is still on the graph.
+
+    :param node: has received the message.
+    :param topic: full name of its topic.
+    :param identity: of the publisher; empty if rclpy does not report it: then it counts as present.
+    """
+
+    def __init__(self, node: Node, topic: str, identity: bytes) -> None:
+        self._node, self._topic, self.identity = node, topic, identity
+        self._began = time.monotonic()
+        self._due, self._seen, self._gone = 0.0, False, False
+
+    def gone(self) -> bool:
+        """Whether it has left the graph; may be called often, it looks several times a second.
+
+        DDS notices at once that a program has ended in order. For one that was killed, it waits for its lease.
+        """
+        now = time.monotonic()
+        if self.identity and not self._gone and now >= self._due:
+            self._due = now + _CHECK_PERIOD
+            there = self._found() is not None
+            self._seen |= there
+            self._gone = not there and (self._seen or now > self._began + _DISCOVERY)
+        return self._gone
+
+    @property
+    def name(self) -> str:
+        """Full name of its node; empty if it is not on the graph."""
+        return self._found() or ""
+
+    def _found(self) -> str | None:
+        for found in self._node.get_publishers_info_by_topic(self._topic):
+            if bytes(found.endpoint_gid) == self.identity:
+                return f"{found.node_namespace.rstrip('/')}/{found.node_name}"
+        return None
