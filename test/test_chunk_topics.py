@@ -60,7 +60,7 @@ class Policy:
         def found() -> bool:
             return any(report.state is state for report in self.reports)
 
-        self.client.wait(found, f"no report that says {state.value}: {self.reports}")
+        assert self.client.spin_until(found), f"no report that says {state.value}: {self.reports}"
         return next(report for report in self.reports if report.state is state)
 
     def pose(self) -> Array:
@@ -221,8 +221,12 @@ def test_another_client_has_to_wait_until_a_chunk_has_ended(policy: Policy, robo
     policy.send("ee_chunk", pose_trajectory(0, (), np.tile(pose, (30, 1)), DT))
     policy.becomes(ChunkState.FOLLOWED)
     with Client(robot.name, measurements=False) as other:
-        other.publish("ee_desired", PoseStamped())
-        assert robot.spin_until(lambda: robot.value("targets", "refused: another publisher") != "")
+
+        def refused() -> bool:
+            other.publish("ee_desired", PoseStamped())  # Again and again: DDS may lose what comes before discovery.
+            return robot.value("targets", "refused: another publisher") != ""
+
+        assert robot.spin_until(refused)
     assert policy.becomes(ChunkState.ENDED).reason == "finished"
 
 
@@ -298,7 +302,7 @@ def test_ten_thousand_points_do_not_silence_the_node(policy: Policy, robot: Clie
 def test_a_chunk_during_a_move_is_refused(policy: Policy, robot: Client) -> None:
     q, pose = robot.q, policy.pose()
     goal = robot.send_goal(q + np.array([0, 0, 0, 0, 0, 0, 0.2]), velocities=[0.1] * 7)
-    assert goal.accepted
+    assert goal.accepted and robot.spin_until(lambda: robot.feedback)
     policy.send("ee_chunk", pose_trajectory(0, (), np.tile(pose, (5, 1)), DT))
     assert policy.becomes(ChunkState.REFUSED).reason == "during a move"
     robot.result(goal.cancel_goal_async())
@@ -320,7 +324,7 @@ def test_the_asyncio_api_follows_chunks_through_the_node(robot: Client) -> None:
             rows[:, 2, 3] += 0.01 * DT * np.arange(40)
             start = state["stamp"] - 100_000_000  # As if the policy had computed for 100 ms.
             ticket = await controller.follow(rows, dt=DT, start=start)
-            assert ticket.dropped >= 2 and not ticket.done and ticket.starts_at >= ticket.start
+            assert ticket.dropped >= 2 and ticket.outcome is Outcome.RUNNING
             await becomes(lambda: ticket.latency is not None)
             assert 0.1 < ticket.latency < 2.0
             assert controller.inference_delay(DT) == int(np.ceil(ticket.latency / DT))
@@ -331,11 +335,10 @@ def test_the_asyncio_api_follows_chunks_through_the_node(robot: Client) -> None:
             with pytest.raises(InvalidTarget) as refused:
                 await controller.follow(rows, dt=DT, start=start - 100_000_000)
             assert refused.value.reason == "stale"
+            controller.stop_following()
+            assert await ticket.done is Outcome.STOPPED and ticket.reason
+            await becomes(lambda: len(controller.committed(10, DT)[0]) == 0)
             with pytest.raises(GripperFailed, match="start python -m aiofranka_ros.gripper_node"):
                 await controller.follow(rows, dt=DT, gripper=np.full(40, 0.04))
-            controller.stop_following()
-            await becomes(lambda: ticket.done)
-            assert ticket.outcome is Outcome.STOPPED
-            await becomes(lambda: len(controller.committed(10, DT)[0]) == 0)
 
     asyncio.run(work())

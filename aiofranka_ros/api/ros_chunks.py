@@ -36,7 +36,8 @@ from aiofranka_ros.ros.trajectories import (
     twist_trajectory,
 )
 
-#: How long the node may take to say whether it follows a chunk, and how long discovery may take [s].
+#: How long the node may take to say whether it follows a chunk, and how long discovery may take, of the gripper's
+#: node only once [s].
 _ANSWER_TIMEOUT, _DISCOVERY_TIMEOUT = 5.0, 5.0
 #: Name of the gripper's node, in the namespace of the arm's.
 _GRIPPER = "franka_gripper"
@@ -67,6 +68,7 @@ class RosChunks:
         #: What the arm does if no other chunk comes, and whether that is poses; ``None``: it follows none.
         self._rest: tuple[Trajectory, bool] | None = None
         self._newest = 0
+        self._patience = _DISCOVERY_TIMEOUT  # With the gripper's node.
         publisher = client.node.create_publisher
         self._joints = publisher(JointTrajectory, f"{node}/joint_chunk", 1)
         self._poses = publisher(MultiDOFJointTrajectory, f"{node}/ee_chunk", 1)
@@ -154,13 +156,13 @@ class RosChunks:
 
         if not await self._client.ready(ready, timeout=_DISCOVERY_TIMEOUT):
             raise ConnectionFailed(f"the node {self._node} does not listen to {publisher.topic_name}: an older one?")
-        if gripper and not await self._client.ready(
-            lambda: self._widths.get_subscription_count() > 0, timeout=_DISCOVERY_TIMEOUT
-        ):
-            raise GripperFailed(
-                f"nothing listens to {self._widths.topic_name}: start python -m aiofranka_ros.gripper_node, in the "
-                "namespace of the arm's node"
-            )
+        if gripper:
+            patience, self._patience = self._patience, 0.0
+            if not await self._client.ready(lambda: self._widths.get_subscription_count() > 0, timeout=patience):
+                raise GripperFailed(
+                    f"nothing listens to {self._widths.topic_name}: start python -m aiofranka_ros.gripper_node, in the "
+                    "namespace of the arm's node"
+                )
 
     def _listen(
         self, kind: Any, topic: str, read: Callable[[bytes], Trajectory], group: ReentrantCallbackGroup
