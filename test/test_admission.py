@@ -279,6 +279,18 @@ def test_a_chunk_keeps_control_while_it_lasts_but_not_from_a_priority_client(sha
 
 
 @pytest.mark.unit
+def test_a_chunk_that_ended_early_keeps_control_no_longer_than_a_target(shared: Arm) -> None:
+    shared.parameters["priority_clients"] = ()
+    shared.send(sender=b"a", lasts=3.0)
+    shared.admission.owners.ended_early()
+    shared.now += 0.9 * HANDOVER
+    shared.admission.owners.ended_early()  # As late as that, it changes nothing.
+    assert shared.refusal(sender=b"b").reason == "another publisher"
+    shared.now += 0.2 * HANDOVER
+    shared.send(sender=b"b")
+
+
+@pytest.mark.unit
 def test_who_drives_since_when_and_who_waits_for_how_long_is_known(shared: Arm) -> None:
     owners = shared.admission.owners
     assert (owners.client, owners.overrides, owners.waiting) == ("/policy_a", False, "")

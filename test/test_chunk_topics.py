@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseStamped
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 
@@ -216,18 +215,22 @@ def test_a_chunk_is_ended_by_what_ends_streams(policy: Policy, robot: Client, ho
     assert report.reason == "stopped" and report.message
 
 
-def test_another_client_has_to_wait_until_a_chunk_has_ended(policy: Policy, robot: Client) -> None:
-    pose = policy.pose()
-    policy.send("ee_chunk", pose_trajectory(0, (), np.tile(pose, (30, 1)), DT))
-    policy.becomes(ChunkState.FOLLOWED)
+def test_another_client_has_to_wait_while_a_chunk_is_followed(policy: Policy, robot: Client) -> None:
+    pose, here = policy.pose(), robot.pose
     with Client(robot.name, measurements=False) as other:
+        publisher = other.publishers["ee_desired"]
+        other.wait(lambda: publisher.get_subscription_count() > 0, "no ~/ee_desired")
+        policy.send("ee_chunk", pose_trajectory(0, (), np.tile(pose, (120, 1)), DT))
+        policy.becomes(ChunkState.FOLLOWED)
 
         def refused() -> bool:
-            other.publish("ee_desired", PoseStamped())  # Again and again: DDS may lose what comes before discovery.
+            publisher.publish(here)  # Again and again: DDS may lose what comes before discovery.
             return robot.value("targets", "refused: another publisher") != ""
 
         assert robot.spin_until(refused)
-    assert policy.becomes(ChunkState.ENDED).reason == "finished"
+    assert not any(report.state is ChunkState.ENDED for report in policy.reports)
+    policy.publishers["ee_chunk"].publish(MultiDOFJointTrajectory())
+    policy.becomes(ChunkState.ENDED)
 
 
 def test_a_chunk_ends_with_its_client(policy: Policy, robot: Client) -> None:

@@ -23,7 +23,7 @@ from rclpy.qos import QoSProfile
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 
 from aiofranka_ros.arm.chunk_points import Chunk
-from aiofranka_ros.arm.chunks import ChunkPlayer, Ticket
+from aiofranka_ros.arm.chunks import ChunkPlayer, Outcome, Ticket
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.stamps import offset_to
 from aiofranka_ros.errors import InvalidTarget, TransformMissing, brief
@@ -228,7 +228,6 @@ class ChunkTopics:
         if self._player is not None and self._period == (client, client.activation):
             self._player.stop()
         self._waiting = None
-        self._admission.owners.forget()
 
     def _report_progress(self) -> None:
         """Report first torques and ends."""
@@ -250,6 +249,8 @@ class ChunkTopics:
                 self._newest = report
             self._publish(report)
         if ticket.done:
+            if ticket.outcome is Outcome.STOPPED:
+                self._admission.owners.ended_early()
             self._publish(report._replace(state=ChunkState.ENDED, message=ticket.reason, reason=ticket.outcome.value))
             return None
         return played._replace(report=report)

@@ -123,6 +123,10 @@ class Owners:
         self._waiting.pop(publisher, None)
         return other
 
+    def ended_early(self) -> None:
+        """A chunk has ended before its time, so the arm no longer follows it; see :meth:`accepted`."""
+        self._until = min(self._until, self._clock() + HANDOVER)
+
     @property
     def present(self) -> bool:
         """Whether a client controls the arm."""
