@@ -87,7 +87,7 @@ def test_a_client_that_sets_only_gains_is_not_told(clock: Clock) -> None:
 def overrides(competition: Competition, clock: Clock, owner: str, client: str = "", reason: str = "held") -> None:
     """From now on, something controls the arm, so that the node refuses a target."""
     competition.owned(owner, client, True)
-    competition.refused("refused", reason)
+    competition.refused(f"{owner} controls the arm", reason)
     competition.begun = True
     clock.now += 0.01
 
@@ -140,6 +140,8 @@ def test_targets_that_are_refused_now_and_then_are_no_error_but_those_that_alway
     competition.begun = True
     with pytest.raises(InvalidTarget, match="0.6 s old"):
         competition.check()
+    competition.begun = True
+    competition.check()
 
 
 def test_a_policy_can_wait_until_the_arm_is_handed_back(clock: Clock) -> None:

@@ -347,12 +347,15 @@ async def test_a_policy_that_a_person_overrides_is_told_and_continues_when_it_is
     try:
         await until(lambda: controller._paces)  # The policy has set its first target.
         person = asyncio.ensure_future(set_again_and_again(teleop))
-        with pytest.raises(Overridden, match="/teleop on .*ee_desired controls the arm of .*handed_back") as told:
+        with pytest.raises(Overridden, match="is overridden: /teleop on .*ee_desired.*handed_back") as told:
             await asyncio.wait_for(policy, PATIENCE)
         assert (told.value.owner, told.value.reason) == ("/teleop", "overridden")
         for _ in range(3):
             with pytest.raises(Overridden):
                 await controller.set("ee_desired", controller.ee_desired)
+        with pytest.raises(Overridden, match="a chunk.*handed_back") as chunk:
+            await controller.follow(np.tile(controller.state["ee"], (5, 1, 1)), dt=0.1, kind="ee")
+        assert chunk.value.owner == "/teleop"
         back = asyncio.ensure_future(controller.handed_back())
         await asyncio.sleep(0.2)
         assert not back.done()
@@ -414,6 +417,7 @@ async def test_targets_that_begin_far_away_and_must_not_are_refused_by_the_call(
             while time.monotonic() < deadline:
                 await controller.set("ee_desired", target)
         assert told.value.reason == "begins far away"
+        await controller.set("ee_desired", controller.state["ee"])
     finally:
         controller.robot.apply({"approach_far_streams": True})
         await controller.robot.settled()

@@ -73,14 +73,18 @@ class Competition:
             return
         if self._reason not in _PRECEDENCE:
             if self._last - self._first > _PATIENCE:
+                self._first = self._last = -_OVER  # Told: what it sends from now on may be accepted.
                 raise InvalidTarget(self._message, reason=self._reason)
         elif self._overrides and self.taken:
-            raise Overridden(
-                f"{self._owner} controls the arm of {self._node}, so targets are refused until it hands back: await "
-                "controller.handed_back(), then continue from where the arm is",
-                owner=self._client or self._owner,
-                reason=self._reason,
-            )
+            raise self.explained(InvalidTarget(self._message, reason=self._reason))
+
+    def explained(self, error: InvalidTarget) -> InvalidTarget:
+        """``error``, a refusal by the node; :class:`.Overridden` if its reason is that something takes precedence."""
+        if error.reason not in _PRECEDENCE:
+            return error
+        owner = self._client or self._owner if self.taken else ""
+        advice = "await controller.handed_back(), then continue from where the arm is"
+        return Overridden(f"{error}; {advice}", owner=owner, reason=error.reason)
 
     async def handed_back(self) -> None:
         """Wait until nothing but this client's targets controls the arm."""

@@ -23,7 +23,7 @@ from aiofranka_ros.api.ros_client import RosClient
 from aiofranka_ros.arm.chunk_delays import Delays
 from aiofranka_ros.arm.chunks import Outcome, Ticket
 from aiofranka_ros.control.stamps import offset_to
-from aiofranka_ros.errors import ConnectionFailed, GripperFailed, InvalidTarget, NotStarted, Overridden
+from aiofranka_ros.errors import ConnectionFailed, GripperFailed, InvalidTarget, NotStarted
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.ros import chunk_reports
 from aiofranka_ros.ros.chunk_reports import ChunkReport, ChunkState, reports_of
@@ -204,10 +204,8 @@ class RosChunks:
             lost = InvalidTarget("a newer chunk replaced it before the node had read it", reason="replaced")
             _set(self._sent.pop(stamp).answer, lost)
         if report.state is ChunkState.REFUSED:
-            overridden = report.reason == "overridden"
             message = f"the node {self._node} refused a chunk: {report.message}"
-            error = Overridden(message, owner="") if overridden else InvalidTarget(message, reason=report.reason)
-            _set(sent.answer, error)
+            _set(sent.answer, InvalidTarget(message, reason=report.reason))
             return
         offset = offset_to()
         start, arrived, begin = (1e-9 * (stamp - offset) for stamp in (report.stamp, report.arrival, report.begin))

@@ -166,7 +166,10 @@ class RosInterface(Link):
 
         :raises GripperFailed: there is no such node.
         """
-        return await self._require_chunks().follow(kind, values, times, start, gripper)
+        try:
+            return await self._require_chunks().follow(kind, values, times, start, gripper)
+        except InvalidTarget as error:
+            raise self._competition.explained(error) from None
 
     def committed(self, n: int, dt: float, start: int | None) -> tuple[Array, int]:
         """See :meth:`.Link.committed`."""
