@@ -16,6 +16,7 @@ from aiofranka_ros.api.attributes import Attributes, array, position_and_quatern
 from aiofranka_ros.api.chunk_ticket import ChunkTicket
 from aiofranka_ros.api.link import uninterrupted
 from aiofranka_ros.arm.chunk_points import KINDS
+from aiofranka_ros.arm.chunks import Ticket
 from aiofranka_ros.control.records import Mode
 from aiofranka_ros.control.setting import plain
 from aiofranka_ros.errors import ConfigurationError, FrankaError, InvalidTarget, unknown
@@ -55,7 +56,7 @@ class Following(Attributes):
             ``None``: now.
         :param kind: ``"q"``, ``"ee"``, ``"dq"`` or ``"twist"``; ``None``: ``"ee"`` in mode ``osc``, otherwise ``"q"``.
         :param gripper: widths of the gripper, at the same times [m] (n,).
-        :raises ConfigurationError: there is no such kind, or ``dt`` is not a positive number.
+        :raises ConfigurationError: there is no such kind, ``dt`` is not a positive number, or ``start`` is no stamp.
         :raises InvalidTarget: the chunk is refused, and ``reason`` is why: not finite, too late, older than the one in
             force, far away, for another mode, during a move, ...; the arm continues what it did.
         :raises FrankaError: what ended the control loop.
@@ -66,6 +67,7 @@ class Following(Attributes):
             raise ConfigurationError(unknown("kind of chunk", kind, KINDS))
         if isinstance(dt, bool) or not isinstance(dt, (int, float)) or not 0.0 < dt < np.inf:
             raise ConfigurationError(f"dt is {dt!r}, but must be a positive number [s]")
+        begin = None if start is None else _stamp("start", start)
         values = _rows(kind, chunk)
         widths = None if gripper is None else array("gripper", gripper, (len(values),))
         if self._moves:
@@ -77,9 +79,13 @@ class Following(Attributes):
             raise InvalidTarget(message, reason="another mode")
         with self.state_lock:
             self._setters.check("a chunk")
-        await self._unless_ended(self.robot.settled())
         times = dt * np.arange(len(values))
-        return ChunkTicket(await self._unless_ended(self.robot.follow(kind, values, times, start, widths)))
+
+        async def send() -> Ticket:
+            await self.robot.settled()
+            return await self.robot.follow(kind, values, times, begin, widths)
+
+        return ChunkTicket(await self._unless_ended(send()))
 
     def committed(self, n: int, dt: float, start: int | None = None) -> tuple[Array, int]:
         """What the arm does if no other chunk comes, in the rows of a policy.
@@ -91,7 +97,7 @@ class Following(Attributes):
             end of the chunk in force, m = 0 if there is none; and how many of these rows no chunk can change any more
             (the setting ``chunk_freeze``).
         """
-        return self.robot.committed(n, dt, start)
+        return self.robot.committed(n, dt, None if start is None else _stamp("start", start))
 
     def inference_delay(self, dt: float, quantile: float = 0.95) -> int:
         """How many steps of ``dt`` [s] pass from the start of a chunk to the first torque that follows it.
@@ -108,7 +114,7 @@ class Following(Attributes):
         :raises InvalidTarget: that is too long ago, or in the future.
         """
         self._check()
-        return self.robot.snapshot_at(stamp).as_state()
+        return self.robot.snapshot_at(_stamp("the stamp", stamp)).as_state()
 
     def stop_following(self) -> None:
         """End the chunk in force: the arm slows down within its limits and holds. Does nothing if there is none."""
@@ -133,6 +139,14 @@ class Following(Attributes):
         return task.result()
 
 
+def _stamp(name: str, value: Any) -> int:
+    """``value`` as a stamp [ns]; ``ConfigurationError`` if it is none."""
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise ConfigurationError(f"{name} is {number!r}, but must be a whole number [ns], as state['stamp'] is")
+    return number
+
+
 def _rows(kind: str, chunk: Any) -> Array:
     """The rows of a chunk (n, 6 or 7).
 
@@ -140,9 +154,12 @@ def _rows(kind: str, chunk: Any) -> Array:
     """
     what, width, _ = KINDS[kind]
     try:
-        values = np.array(chunk if isinstance(chunk, np.ndarray) else plain(chunk), dtype=float, order="C")
+        given = np.array(chunk if isinstance(chunk, np.ndarray) else plain(chunk))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidTarget(f"the chunk is not an array of numbers: {error}", reason="wrong type") from error
+    if given.dtype.kind not in "fiu":
+        raise InvalidTarget(f"the chunk is not an array of numbers, but of {given.dtype}", reason="wrong type")
+    values = given.astype(float, order="C")
     if kind == "ee" and values.shape[1:] == (4, 4):
         rows = [position_and_quaternion(f"row {row} of the chunk", pose) for row, pose in enumerate(values)]
         values = np.array(rows).reshape(-1, 7)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ from aiofranka_ros.errors import (
     NotStarted,
 )
 from aiofranka_ros.kernels import Array, Record
+from aiofranka_ros.model.kinematics import pose_matrix, rotate
 from aiofranka_ros.processes import StopRequest
 
 #: How long this process may be silent before the arm holds [s], unless the settings say otherwise. Longer than for the
@@ -47,6 +49,8 @@ from aiofranka_ros.processes import StopRequest
 _HEARTBEAT_TIMEOUT = 1.0
 #: How often the heartbeat is sent, and the records of the cycles are read while they are evaluated [s].
 _BEAT_PERIOD, _READ_PERIOD = 0.02, 1.0
+#: A record of a cycle is of a time if it is this close [ns]: some cycles may be lost.
+_CYCLES_APART = 5_000_000
 
 
 def _set_pose(client: ControlClient, pose: Array, stamp: int) -> None:
@@ -155,6 +159,25 @@ class RobotInterface(Link):
             raise ConfigurationError("RobotInterface drives no gripper: leave its widths out, or use RosInterface")
         begin = None if start is None else _monotonic(start)
         return self._require_player().follow(Chunk(kind, times, values, begin), time.monotonic())
+
+    def snapshot_at(self, stamp: int) -> Snapshot:
+        """See :meth:`.Link.snapshot_at`; from the record of every cycle, even if the event loop was blocked then."""
+        snapshot, client = super().snapshot_at(stamp), self.active_client
+        measured = stamp - offset_to()
+        cycle = None if client is None else client.shared.cycles.at(measured)
+        if cycle is None or abs(measured - cycle["stamp"]) > _CYCLES_APART:
+            return snapshot
+        ahead = 1e-9 * (measured - int(cycle["stamp"]))
+        twist = snapshot.jacobian @ cycle["dq"]
+        orientation = cycle["orientation"].copy()
+        rotate(orientation, twist[3:], ahead)
+        return replace(
+            snapshot,
+            q=cycle["q"] + ahead * cycle["dq"],
+            dq=cycle["dq"].copy(),
+            ee=pose_matrix(np.concatenate((cycle["position"] + ahead * twist[:3], orientation))),
+            tau=cycle["tau"].copy(),
+        )
 
     def committed(self, n: int, dt: float, start: int | None) -> tuple[Array, int]:
         """See :meth:`.Link.committed`."""
