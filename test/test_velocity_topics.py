@@ -77,9 +77,9 @@ def test_a_twist_moves_the_hand_along_the_axes_of_its_frame_and_stops_when_it_ti
         axes = Rotation.from_euler("x", np.pi)
     expected = axes.apply([0.05, 0.02, -0.04])
     # As long as the stream and the timeout, by the robot's time; it takes some milliseconds to be that fast.
-    seconds = record["time"][1:][moving].max() - record["time"][1:][moving].min()
+    seconds = np.diff(record["time"])[moving].sum()
     np.testing.assert_allclose(way / seconds, expected, atol=0.002)
-    assert 1.0 < seconds < 2.5
+    assert 0.5 < seconds < 2.5, "the robot's time is slower on a busy computer"
     along = (position - position[0]) @ expected
     assert along.max() - along[-1] < 1e-4, "it does not return"
     assert "velocit" in values["driven by"]
