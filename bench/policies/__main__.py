@@ -43,6 +43,8 @@ _PATIENCE = 30.0
 _SILENCE = 0.7
 #: How long the arm may move after the last message [s].
 _REST = 0.7
+#: The record keeps sixteen seconds, so it is read after every so many messages.
+_FETCHED = 100
 #: Name of the part that plays chunks.
 _CHUNKS = "chunks"
 
@@ -73,9 +75,11 @@ class Bench:
         with contextlib.closing(Sender(self._client, kind, sent, origin, self._orientation)) as sender:
             self._recorder.take()
             begin = time.time() + 0.05
-            for message in sent:
+            for number, message in enumerate(sent):
                 self._wait(begin + message.sent)
                 sender.send(message, begin)
+                if number % _FETCHED == 0:
+                    self._recorder.fetch()
             self._wait(begin + sent[-1].sent + _REST)
             return result(kind, self._recorder.take(), begin, origin)
 
