@@ -11,6 +11,7 @@ import pytest
 
 from aiofranka_ros import FrankaController, RobotInterface
 from aiofranka_ros.arm.chunks import Outcome
+from aiofranka_ros.control.stamps import offset_to
 from aiofranka_ros.kernels import Array
 
 DT = 1 / 30
@@ -49,7 +50,7 @@ def test_late_and_noisy_chunks_are_followed_and_their_delays_are_those_on_the_wi
         home, tickets, calls, stamps = controller.state["qpos"], [], [], []
         while time.monotonic_ns() - begin < 4_000_000_000:
             obs = await controller.state_at(controller.state["stamp"])
-            observed = time.monotonic_ns() + obs["stamp"] - time.time_ns()
+            observed = obs["stamp"] - offset_to()
             await asyncio.sleep(rng.uniform(0.08, 0.2))
             rows = swing(1e-9 * (observed - begin) + DT * np.arange(20), home)
             rows += rng.normal(0.0, 0.004, 7) + rng.normal(0.0, 3e-4, rows.shape)
