@@ -479,6 +479,29 @@ def test_a_chunk_that_makes_no_sense_is_ended_and_the_arm_stops(what):
     assert rig.memory["not_finite"][0] == 0
 
 
+@pytest.mark.parametrize("mode", [Mode.OSC, Mode.IMPEDANCE])
+def test_whatever_is_in_a_chunk_the_reference_stays_within_its_limits(mode):
+    rig, rng = Rig(mode), np.random.default_rng(11)
+    for _ in range(60):
+        n = int(rng.integers(1, 6))
+        coefficients = rng.normal(size=(6, n, 7)) * 10.0 ** rng.uniform(-2, 4, (6, n, 1))
+        coefficients[-1] += pose_of() if mode is Mode.OSC else fr3.HOME
+        if rng.uniform() < 0.3:
+            coefficients.flat[rng.integers(coefficients.size)] = rng.choice([np.nan, np.inf, -1e300])
+        rig.send(PPoly(coefficients, np.arange(n + 1.0)), start=rig.time - rng.uniform(-0.01, 2.0))
+        rig.chunk["times"][0, : n + 1] = rng.normal(size=n + 1) if rng.uniform() < 0.3 else 0.05 * np.arange(n + 1)
+        rig.run(50)
+    rows = rig.rows
+    assert np.isfinite(rows).all() and np.isfinite(rig.memory["tau"]).all()
+    if mode is Mode.OSC:
+        assert np.linalg.norm(rows[:, LINEAR_CHANGE], axis=1).max() <= 8.001
+        assert np.linalg.norm(rows[:, ANGULAR_CHANGE], axis=1).max() <= 16.001
+        assert speed(rows).max() <= 1.01
+    else:
+        assert np.abs(rows[:, DDQ]).max() <= 8.001
+        assert (rows[:, Q] >= fr3.POSITION_LOWER).all() and (rows[:, Q] <= fr3.POSITION_UPPER).all()
+
+
 @pytest.mark.parametrize("late", [0.5, 100.0])
 def test_a_chunk_that_should_have_begun_earlier_is_joined_where_it_should_be_now(late):
     rig = Rig(Mode.OSC)

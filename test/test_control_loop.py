@@ -28,7 +28,7 @@ from aiofranka_ros.control.records import (
     command_word,
     new,
 )
-from aiofranka_ros.control.shared_memory import SLICE, SharedMemory, fill_path, path_size
+from aiofranka_ros.control.shared_memory import _SLICE, SharedMemory, fill_path, path_size
 from aiofranka_ros.errors import CommandRefused
 from aiofranka_ros.kernels import entry_point
 
@@ -72,7 +72,7 @@ def take(loop: ControlLoop, version: int = 0, *, cycles: int = 1) -> int:
     for _ in range(cycles):
         for incoming in (loop.motions, loop.chunks):
             if incoming.reading:
-                incoming.read(SLICE)
+                incoming.read()
     return version
 
 
@@ -144,9 +144,9 @@ def test_a_large_motion_is_read_in_parts_that_no_cycle_notices(
     take(loop, cycles=0)
     cycles = 0
     while loop.motions.reading:
-        loop.motions.read(SLICE)
+        loop.motions.read()
         cycles += 1
-    assert MOTION.itemsize / SLICE <= cycles <= 10, "it must begin before the motion that it replaces has ended"
+    assert MOTION.itemsize / _SLICE <= cycles <= 10, "it must begin before the motion that it replaces has ended"
     loop.motions.switch()
     np.testing.assert_array_equal(loop.motions.record["coefficients"][0], coefficients)
 
@@ -169,7 +169,7 @@ def test_a_chunk_of_a_policy_is_in_force_in_the_cycle_in_which_it_arrives(
     node: Node, loop: ControlLoop, shared: SharedMemory
 ) -> None:
     record = new(CHUNK)
-    for number, segments, cycles in ((1, 40, 0), (2, MAX_CHUNK_SEGMENTS, 2)):
+    for number, segments, cycles in ((1, 29, 0), (2, MAX_CHUNK_SEGMENTS, 2)):
         fill_path(record, number, 0.5, np.arange(segments + 1.0), np.full((segments, 7, 6), float(number)))
         shared.chunk.write(record, path_size(record, segments))
         node.commands["chunk_id"] = number

@@ -110,7 +110,7 @@ def test_a_torn_block_with_an_even_sequence_number_is_refused(memory):
 def test_a_block_that_was_never_written_is_not_read(memory):
     assert not memory.state.read(new(shared_memory.STATE))
     reader = GradualReader(memory.motion)
-    reader.restart(new(MOTION))
+    reader.restart(new(MOTION).view(np.uint8).data)
     assert not reader.proceed()
 
 
@@ -135,7 +135,7 @@ def test_a_gradual_reader_racing_a_writer_never_accepts_a_torn_block(memory):
     reader, accepted, calls = GradualReader(memory.motion), 0, 0
     deadline = time.monotonic() + PATIENCE
     try:
-        reader.restart(record)
+        reader.restart(record.view(np.uint8).data)
         while (accepted < 500 or calls < 3 * accepted) and time.monotonic() < deadline:
             calls += 1
             if reader.proceed():
@@ -326,5 +326,5 @@ def test_only_this_user_may_open_the_memory(memory):
 
 
 def test_blocks_are_aligned_so_that_no_word_can_tear(memory):
-    assert Block.size(COMMANDS) % 64 == 0 and Block.size(CYCLE_RECORD) % 64 == 0
+    assert Block.needs(COMMANDS) % 64 == 0 and Block.needs(CYCLE_RECORD) % 64 == 0
     assert np.frombuffer(memory.commands._head, np.uint64).ctypes.data % 64 == 0

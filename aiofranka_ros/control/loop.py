@@ -16,13 +16,13 @@ import numpy as np
 
 from aiofranka_ros.control import records
 from aiofranka_ros.control.defaults import default_commands
-from aiofranka_ros.control.incoming import Incoming
+from aiofranka_ros.control.incoming import Incoming, Words
 from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.law import report as cycle_report
 from aiofranka_ros.control.law.motion import LONGEST_STOP
 from aiofranka_ros.control.libfranka import LIBFRANKA_ERRORS, MeasuredViews, RobotConnection, RobotStateCopy, report_to
 from aiofranka_ros.control.records import Hold, Mode, MotionStatus, Phase, command_word, new
-from aiofranka_ros.control.shared_memory import SLICE, SharedMemory
+from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.errors import CommandRefused
 from aiofranka_ros.kernels import entry_point
 from aiofranka_ros.model import dynamics, fr3
@@ -41,9 +41,9 @@ _REST_VELOCITY = 0.02
 _FOLLOWING = 0.5
 #: ...and never later than this [s], which is less than a node waits.
 _REST_TIMEOUT = 4.0
-#: So much of a chunk is read before the torque of the cycle in which it arrives [bytes], in a few microseconds: all of
-#: most chunks, so that they are in force at once.
-_FIRST_SLICE = 1 << 14
+#: A chunk of at most this size [bytes], 30 segments, is read before the torque of the cycle in which it arrives. That
+#: takes some ten microseconds, and it is in force a cycle earlier.
+_READ_AT_ONCE = 12288
 #: The reference of streamed targets brakes with a share of its acceleration and then approaches its end.
 _REFERENCE_STOP = 2.0
 #: Where fields of the commands are, in words.
@@ -67,7 +67,7 @@ class ControlLoop:
         self._shared = shared
         self._parent = parent
         # ``commands`` is the record of ``_current``.
-        self._current, self._spare = _Commands(), _Commands()
+        self._current, self._spare = Words(default_commands()), Words(default_commands())
         self.commands, self.measured = self._current.record, new(records.MEASURED)
         self.memory, self._scratch, self.state = new(records.MEMORY), new(records.SCRATCH), new(records.STATE)
         self.motions = Incoming(shared.motion, records.MOTION)
@@ -139,9 +139,9 @@ class ControlLoop:
                 control.model(robot)
                 self._report(robot, departed, departed - arrived)
                 if motions.reading:
-                    motions.read(SLICE)
-                elif chunks.reading:
-                    chunks.read(SLICE)
+                    motions.read()
+                if chunks.reading:
+                    chunks.read()
                 if watch.end is None:
                     stop = watch.reason(departed)
                     if watch.end is not None:
@@ -182,8 +182,7 @@ class ControlLoop:
         if fresh.integers[_MOTION_ID] != self.motions.number:
             self.motions.expect(fresh.integers[_MOTION_ID])
         if fresh.integers[_CHUNK_ID] != self.chunks.number:
-            self.chunks.expect(fresh.integers[_CHUNK_ID])
-            self.chunks.read(_FIRST_SLICE)
+            self.chunks.expect(fresh.integers[_CHUNK_ID], _READ_AT_ONCE)
         return newest
 
     def _report(self, robot: object, departed: int, response: int) -> None:
@@ -246,15 +245,6 @@ def load_kernels() -> None:
     # For the state of an arm that is not active.
     forward(state["q"][0], commands["flange_to_tcp"][0], memory["flange"][0], state["tcp"][0], state["jacobian"][0])
     quaternion_from_matrix(state["tcp"][0], state["orientation"][0])
-
-
-class _Commands:
-    """A record of the node's commands, also as words: numpy takes some microseconds to look up a field."""
-
-    def __init__(self) -> None:
-        self.record = default_commands()
-        self.bytes = self.record.view(np.uint8).data
-        self.integers, self.numbers = self.bytes.cast("Q"), self.bytes.cast("d")
 
 
 class _Watch:

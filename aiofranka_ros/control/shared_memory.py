@@ -44,7 +44,7 @@ ROBOT_STATES = 64
 #: Bytes between the writers' words, so that they do not share a cache line.
 _LINE = 64
 #: Bytes that a :class:`GradualReader` copies and checks at once: 20 µs on a slow processor, a fiftieth of a cycle.
-SLICE = 1 << 16
+_SLICE = 1 << 16
 
 
 def _checksum(data: bytes | memoryview, number: int) -> int:
@@ -53,16 +53,21 @@ def _checksum(data: bytes | memoryview, number: int) -> int:
 
 
 class Block:
-    """One record with one writer; readers see all of it or nothing. ``memory``: :meth:`size` bytes, aligned to 64."""
+    """One record with one writer; readers see all of it or nothing. ``memory``: :meth:`needs` bytes, aligned to 64."""
 
     def __init__(self, memory: memoryview, dtype: np.dtype[Any]) -> None:
         self._head = memory[:_LINE].cast("Q")
         self._payload = memory[_LINE : _LINE + dtype.itemsize]
 
     @staticmethod
-    def size(dtype: np.dtype[Any]) -> int:
+    def needs(dtype: np.dtype[Any]) -> int:
         """Bytes that a block of ``dtype`` needs."""
         return _LINE + -(-dtype.itemsize // _LINE) * _LINE
+
+    @property
+    def size(self) -> int:
+        """Bytes of the record that was published last."""
+        return self._head[1]
 
     @property
     def version(self) -> int:
@@ -118,13 +123,13 @@ class GradualReader:
         self._data = memoryview(b"")
         self._version = self._size = self._done = self._check = 0
 
-    def restart(self, record: npt.NDArray[Any]) -> None:
-        """Read the block from its beginning into ``record``, an array of one, which may hold anything until then."""
-        self._data = record.view(np.uint8).data
+    def restart(self, data: memoryview) -> None:
+        """Read the block from its beginning into ``data``, the bytes of a record, which hold anything until then."""
+        self._data = data
         self._version = 0
 
-    def proceed(self, size: int = SLICE) -> bool:
-        """Read the next ``size`` bytes; return ``True`` once for each write, when all of it has been read."""
+    def proceed(self) -> bool:
+        """Read the next slice; return ``True`` once for each write, when all of it has been read."""
         head = self._head
         version = head[0]
         if version != self._version:
@@ -134,7 +139,7 @@ class GradualReader:
             self._check = _checksum(b"", version)
         if self._done == self._size:
             return False
-        end = min(self._done + size, self._size)
+        end = min(self._done + _SLICE, self._size)
         part = self._data[self._done : end]
         part[:] = self._payload[self._done : end]
         self._check, self._done = zlib.crc32(part, self._check), end
@@ -243,13 +248,13 @@ class SharedMemory:
             raise ControlProcessDied("node and control process come from different versions of aiofranka_ros")
         position = 3 * _LINE
         self.commands = Block(memory[position:], COMMANDS)
-        position += Block.size(COMMANDS)
+        position += Block.needs(COMMANDS)
         self.motion = Block(memory[position:], MOTION)
-        position += Block.size(MOTION)
+        position += Block.needs(MOTION)
         self.chunk = Block(memory[position:], CHUNK)
-        position += Block.size(CHUNK)
+        position += Block.needs(CHUNK)
         self.state = Block(memory[position:], STATE)
-        position += Block.size(STATE)
+        position += Block.needs(STATE)
         self.robot_states = Ring(memory[position:], ROBOT_STATE, ROBOT_STATES)
         position += Ring.size(ROBOT_STATE, ROBOT_STATES)
         self.cycles = Ring(memory[position:], CYCLE_RECORD, RING_CAPACITY)
@@ -308,7 +313,7 @@ class SharedMemory:
 def _total() -> int:
     return (
         3 * _LINE
-        + sum(map(Block.size, (COMMANDS, MOTION, CHUNK, STATE)))
+        + sum(map(Block.needs, (COMMANDS, MOTION, CHUNK, STATE)))
         + sum(Ring.size(dtype, count) for dtype, count in ((ROBOT_STATE, ROBOT_STATES), (CYCLE_RECORD, RING_CAPACITY)))
     )
 
