@@ -165,9 +165,9 @@ def test_a_request_of_a_million_parts_leaves_the_thread_to_urgent_callbacks(both
 
 
 def test_a_trajectory_of_a_million_names_leaves_the_thread_to_urgent_callbacks(both: Both) -> None:
-    mover: Any = None
+    unused: Any = None
     actions = both.server.actions
-    TrajectoryAction(both.server, actions, mover, ArmNames(""))
+    TrajectoryAction(both.server, actions, unused, ArmNames(""), unused)
     topic = publisher(both, JointTrajectory, "fr3_arm_controller/joint_trajectory")
     message = JointTrajectory(joint_names=["a"] * MANY)
     needed = time_to_read(message, bounded(JointTrajectory, 1000))

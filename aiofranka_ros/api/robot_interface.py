@@ -96,6 +96,7 @@ class RobotInterface(Link):
         self._owner = os.getpid()
         #: Whether the last target was refused because it is far away, as far as is known.
         self._far = False
+        self._observed = 0  # Stamp of the newest state that was reported [ns, monotonic].
         #: Plays chunks, while the arm is active.
         self._player: ChunkPlayer | None = None
 
@@ -298,7 +299,6 @@ class RobotInterface(Link):
             if ended is not None and ended.error is not None:
                 self._end(self._driver.cause(ended.error))
         self._if_active(self._observe)
-        self._on_state()
         self._ticked.set()
         if self._timer is not None:
             self._ticked.clear()
@@ -328,6 +328,9 @@ class RobotInterface(Link):
         self._keep(super().snapshot())
         if self._player is not None:
             self._player.observe(state)
+        if int(state["stamp"]) != self._observed:  # On a busy computer, the control process may not have run since.
+            self._observed = int(state["stamp"])
+            self._on_state()
 
     def _read(self, client: ControlClient) -> Record:
         state = client.state()
