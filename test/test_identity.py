@@ -130,7 +130,7 @@ def test_the_older_of_two_nodes_may_not_become_active_while_the_younger_is(join:
     first.identity.require_alone()
     second = join("arm")
     second.active = True  # It did not see the other one in time.
-    assert becomes(lambda: first.identity.conflict, first, second)
+    assert becomes(lambda: first.identity.conflict and second.identity.conflict, first, second)
     second.identity.refresh()
     with pytest.raises(NameTaken):
         first.activate()

@@ -18,7 +18,7 @@ from rclpy.serialization import serialize_message
 from aiofranka_ros.api import ros_chunks
 from aiofranka_ros.api.ros_chunks import RosChunks
 from aiofranka_ros.arm.chunks import Outcome, Ticket
-from aiofranka_ros.errors import ConnectionFailed, FrankaError, InvalidTarget, NotStarted, Overridden
+from aiofranka_ros.errors import ConnectionFailed, FrankaError, InvalidTarget, NotStarted
 from aiofranka_ros.ros.chunk_reports import ChunkReport, ChunkState
 from aiofranka_ros.ros.trajectories import joint_trajectory
 
@@ -97,12 +97,12 @@ def test_reports_become_a_ticket(client: Client) -> None:
     asyncio.run(work())
 
 
-@pytest.mark.parametrize(("reason", "kind"), [("too late", InvalidTarget), ("overridden", Overridden)])
-def test_a_refusal_is_raised_with_its_reason(client: Client, reason: str, kind: type[InvalidTarget]) -> None:
+@pytest.mark.parametrize("reason", ["too late", "overridden"])
+def test_a_refusal_is_raised_with_its_reason(client: Client, reason: str) -> None:
     async def work() -> None:
         task = await begun(client.follow(5))
         client.report(ChunkState.REFUSED, 5, reason=reason, message="it is so")
-        with pytest.raises(kind, match="/arm refused a chunk: it is so") as refused:
+        with pytest.raises(InvalidTarget, match="/arm refused a chunk: it is so") as refused:
             await task
         assert refused.value.reason == reason
 

@@ -157,6 +157,18 @@ def test_steps_of_a_path_are_followed_whatever_their_velocities(rate: int, veloc
     np.testing.assert_allclose(bench.memory["ref_q"][0], HOME + 2.0 * SPEED, atol=SPEED[0] / rate)
 
 
+@pytest.mark.parametrize("velocities", [False, True])
+def test_steps_without_stamps_of_which_some_are_lost_move_the_arm_evenly(velocities: bool) -> None:
+    bench, steps, rng = Watched(Mode.IMPEDANCE), Steps(), np.random.default_rng(3)
+    for k in range(300):
+        if k % 2 == 0 or rng.random() < 0.5:
+            step = Step(HOME + 0.01 * SPEED * (k + 1), SPEED if velocities else None, 0.01)
+            bench.servo(np.array(steps.target(step, 0.01 * k)), steps.stamp)
+        bench.run(10)
+    speed = bench.seen("ref_dq")[1500:, 0]
+    assert 0.95 * SPEED[0] <= speed.min() <= speed.max() <= 1.05 * SPEED[0]
+
+
 def test_velocities_lead_no_further_from_an_arm_that_is_blocked_than_the_reference_may_be() -> None:
     steps = Steps()
     for k in range(100):

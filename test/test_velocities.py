@@ -55,8 +55,8 @@ class Watched(Bench):
             target_kind=TargetKind.POSITION, target_position=position, target_orientation=self.start["ref_orientation"]
         )
 
-    def servo(self, q: np.ndarray) -> None:
-        self.target(target_kind=TargetKind.SERVO, target_q=q)
+    def servo(self, q: np.ndarray, stamp: int = 0) -> None:
+        self.target(target_kind=TargetKind.SERVO, target_q=q, target_stamp=stamp)
 
     @property
     def limited(self) -> set[Limit]:

@@ -99,6 +99,14 @@ class Steps:
         self._path = self._last = np.zeros(7)
         self._count, self._went, self._asked = 0, 0.0, 0.0
 
+    @property
+    def stamp(self) -> int:
+        """When the newest step is due, for steps without stamps [ns, monotonic].
+
+        Arrivals would not do: a step that was lost, or came late, is no change of speed.
+        """
+        return int(self._until * NANOSECONDS)
+
     def forget(self) -> None:
         """Another stream begins."""
         self._seen = -math.inf

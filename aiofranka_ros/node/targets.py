@@ -157,7 +157,7 @@ class TargetTopics:
             node.create_subscription(kind, f"~/{topic.name}", callback, TARGET_QOS, callback_group=group, raw=True)
         name = node.resolve_topic_name(f"{CONTROLLER}/joint_trajectory")
         self._steps = Steps()
-        self._servo = _Topic(name, ("osc", *joints, "torque"), self._step, _set_servo)
+        self._servo = _Topic(name, ("osc", *joints, "torque"), self._step, self._set_servo)
 
     @property
     def owners(self) -> Owners:
@@ -334,6 +334,9 @@ class TargetTopics:
     def _step(self, content: JointTrajectory, client: ControlClient) -> tuple[float, ...]:
         return self._steps.target(read_step(content, self._joints), time.monotonic())
 
+    def _set_servo(self, client: ControlClient, target: tuple[float, ...], stamp: int, lead: int) -> None:
+        client.set_servo(target, stamp or self._steps.stamp)
+
     def _torque(self, content: JointValues, client: ControlClient) -> tuple[float, ...]:
         return by_joint(content.name, content.effort, "effort", self._joints)
 
@@ -344,10 +347,6 @@ def _set_pose(client: ControlClient, target: PoseTarget, stamp: int, lead: int) 
 
 def _set_twist(client: ControlClient, target: TwistTarget, stamp: int, lead: int) -> None:
     client.set_twist(target.twist, stamp, lead, in_tool=target.in_tool)
-
-
-def _set_servo(client: ControlClient, target: tuple[float, ...], stamp: int, lead: int) -> None:
-    client.set_servo(target, stamp)
 
 
 def _set_torque(client: ControlClient, target: tuple[float, ...], stamp: int, lead: int) -> None:

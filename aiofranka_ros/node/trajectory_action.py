@@ -24,6 +24,7 @@ from builtin_interfaces.msg import Duration
 from control_msgs.action import FollowJointTrajectory
 from control_msgs.msg import JointTolerance
 from rclpy.action.server import ServerGoalHandle
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory as TrajectoryMessage
@@ -56,6 +57,8 @@ _OTHER = "INVALID_GOAL"
 _FEEDBACK_PERIOD = 0.05
 #: Most bytes of a trajectory from the topic: 1000 points have 264,000 with all that a point may give.
 LARGEST = 300 * MOST_POINTS
+#: Most bytes of a step of a stream: three points with all that they may give.
+_LARGEST_STEP = 2048
 #: A tolerance or goal time of this value means no limit.
 _UNLIMITED = -1.0
 
@@ -77,7 +80,11 @@ class TrajectoryAction:
         )  # fmt: skip
         # Reliable, because a trajectory is sent once. Depth 1: only the newest one counts.
         self._message = bounded(TrajectoryMessage, MOST_POINTS)
-        node.create_subscription(TrajectoryMessage, _TOPIC, with_info(self._on_message), QoSProfile(depth=1), raw=True)
+        self._waiting: tuple[bytes, Mapping[str, Any]] | None = None
+        callback, group = with_info(self._on_message), ReentrantCallbackGroup()  # Not the node's: steps are urgent.
+        node.create_subscription(
+            TrajectoryMessage, _TOPIC, callback, QoSProfile(depth=1), callback_group=group, raw=True
+        )
 
     def _check(self, goal: FollowJointTrajectory.Goal) -> Plan[TrajectoryGoal]:
         """:raises InvalidTarget: the goal is refused."""
@@ -127,12 +134,32 @@ class TrajectoryAction:
     # The topic.
 
     def _on_message(self, data: bytes, info: Mapping[str, Any]) -> None:
+        """Pass a step of a stream on at once; everything else waits for its turn, and only the newest one counts."""
+        if len(data) <= _LARGEST_STEP and self._pass_step_on(data, info):
+            return
+        idle, self._waiting = self._waiting is None, (data, info)
+        if idle:
+            self._node.executor.create_task(self._begin)
+
+    def _pass_step_on(self, data: bytes, info: Mapping[str, Any]) -> bool:
+        """Whether the message is a step of a stream."""
+        try:
+            self._actions.require_alone()
+            message = read_message(data, self._message, LARGEST)
+        except InvalidTarget:
+            return False  # Refused in its turn.
+        if not is_step(message, self._node.get_clock().now().nanoseconds):
+            return False
+        self._targets.servo(message, info)
+        return True
+
+    def _begin(self) -> None:
+        """Plan the newest trajectory, and follow it."""
+        assert self._waiting is not None
+        (data, info), self._waiting = self._waiting, None
         try:
             self._actions.require_alone()
             message = self._node.aside(read_message, data, self._message, LARGEST)
-            if is_step(message, self._node.get_clock().now().nanoseconds):
-                self._targets.servo(message, info)
-                return
             publisher, topic = publisher_of(info), self._node.resolve_topic_name(_TOPIC)
             self._actions.require_free(self._targets.owners.name_of(publisher, topic))
             plan = self._check(FollowJointTrajectory.Goal(trajectory=message))
