@@ -100,10 +100,11 @@ class Admission:
         :returns: whether it begins the stream of another client than the one before.
         """
         publisher = publisher_of(info)
+        if publisher != self.owners.publisher:  # Also of the same client: each stream has its own period.
+            client.begin_stream()
         other = self.owners.accepted(publisher, topic, lasts)
         if other:
             self._newest.clear()
-            client.begin_stream()
         if stamp > self._newest.get(topic, 0):
             self._newest[topic] = stamp
         return other

@@ -55,7 +55,9 @@ class Owners:
         self._clock = clock
         self._own_name = node.get_fully_qualified_name()
         self._namespace = self._own_name.rpartition("/")[0]
-        self._publisher, self._topic = b"", ""
+        #: Identity of the publisher of the last target that was accepted.
+        self.publisher = b""
+        self._topic = ""
         self._since = self._until = -math.inf
         self._names: dict[bytes, str] = {}
         self._waiting: dict[bytes, _Waiting] = {}
@@ -73,14 +75,14 @@ class Owners:
         :raises Overridden: a priority client controls the arm.
         :raises InvalidTarget: any other client does, with the reason ``another publisher``.
         """
-        if publisher == self._publisher:
+        if publisher == self.publisher:
             return False
         name = self.name_of(publisher, topic)
         if self._is_owner(publisher, name):
             return False
         if not self.present:
             return True
-        owner = self.name_of(self._publisher, self._topic)
+        owner = self.name_of(self.publisher, self._topic)
         overrides = self.has_priority(owner)
         if self.has_priority(name) and not overrides:
             return True
@@ -113,12 +115,12 @@ class Owners:
         :param lasts: how long the arm follows it even if nothing else comes [s]; a chunk takes some time.
         :returns: whether it is the first one of another client.
         """
-        other = publisher != self._publisher and not self._is_owner(publisher, self.name_of(publisher, topic))
+        other = publisher != self.publisher and not self._is_owner(publisher, self.name_of(publisher, topic))
         if other:
             self._report(publisher, topic)
         if other or not self.present:
             self._since = self._clock()
-        self._publisher, self._topic = publisher, topic
+        self.publisher, self._topic = publisher, topic
         self._until = self._clock() + lasts + HANDOVER
         self._waiting.pop(publisher, None)
         return other
@@ -143,7 +145,7 @@ class Owners:
     @property
     def client(self) -> str:
         """Full name of the node that controls the arm; empty if there is none, or if it is not known."""
-        return self.name_of(self._publisher, self._topic) if self.present else ""
+        return self.name_of(self.publisher, self._topic) if self.present else ""
 
     @property
     def overrides(self) -> bool:
@@ -189,8 +191,8 @@ class Owners:
 
     def _is_owner(self, publisher: bytes, name: str) -> bool:
         """Whether a publisher is another one of the node that sent the last target."""
-        same_process = publisher[:_PARTICIPANT] == self._publisher[:_PARTICIPANT] != b""
-        return same_process and name != "" and name == self.name_of(self._publisher, self._topic)
+        same_process = publisher[:_PARTICIPANT] == self.publisher[:_PARTICIPANT] != b""
+        return same_process and name != "" and name == self.name_of(self.publisher, self._topic)
 
     def _wait(self, publisher: bytes, topic: str) -> None:
         now = self._clock()
@@ -202,7 +204,7 @@ class Owners:
 
     def _report(self, publisher: bytes, topic: str) -> None:
         """Another client than the last one controls the arm from now on; the log says so if one has priority."""
-        before, now = self.name_of(self._publisher, self._topic), self.name_of(publisher, topic)
+        before, now = self.name_of(self.publisher, self._topic), self.name_of(publisher, topic)
         log = self._node.get_logger().info
         if self.has_priority(now):
             log(f"{now} takes control" + (f" from {before}" if self.present and before else ""))
