@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from action_msgs.msg import GoalStatus
 from hypothesis import settings
 
-from aiofranka_ros.testing import Client, NodeProcess, isolate, started
+from aiofranka_ros.model.fr3 import HOME
+from aiofranka_ros.testing import Client, CycleRecorder, NodeProcess, isolate, started
 
 isolate()
 
@@ -111,6 +113,16 @@ def robot(running: tuple[NodeProcess, Client]) -> Client:
     assert client.state == "active", process.log
     assert client.set(mode="osc") == ""
     return client
+
+
+@pytest.fixture
+def cycles(robot: Client) -> Iterator[CycleRecorder]:
+    """The record of every cycle of the module's arm, which is at home."""
+    handle = robot.send_goal(HOME)
+    assert robot.outcome(handle).status == GoalStatus.STATUS_SUCCEEDED
+    recorder = CycleRecorder(robot.diagnostics("control loop")[1]["shared memory"])
+    yield recorder
+    recorder.close()
 
 
 @pytest.fixture

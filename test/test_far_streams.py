@@ -12,7 +12,6 @@ from common import lose_packets
 from sensor_msgs.msg import JointState
 
 from aiofranka_ros.control.records import Approach
-from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.testing import Client, CycleRecorder
 from bench.faults.lunge import LIMITS, speeds
 
@@ -20,15 +19,6 @@ from bench.faults.lunge import LIMITS, speeds
 FAR, FAR_JOINT = 0.1, 0.4
 
 Log = Callable[[str], bool]
-
-
-@pytest.fixture
-def cycles(robot: Client) -> Iterator[CycleRecorder]:
-    handle = robot.send_goal(HOME)
-    assert robot.outcome(handle).status == GoalStatus.STATUS_SUCCEEDED
-    recorder = CycleRecorder(robot.diagnostics("control loop")[1]["shared memory"])
-    yield recorder
-    recorder.close()
 
 
 class Poses:

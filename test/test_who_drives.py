@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import rclpy
-from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 from trajectory_msgs.msg import MultiDOFJointTrajectory
@@ -25,15 +24,6 @@ from aiofranka_ros.testing import Client, CycleRecorder
 from bench.faults.lunge import LIMITS, speeds
 
 Log = Callable[[str], bool]
-
-
-@pytest.fixture
-def cycles(robot: Client) -> Iterator[CycleRecorder]:
-    handle = robot.send_goal(HOME)
-    assert robot.outcome(handle).status == GoalStatus.STATUS_SUCCEEDED
-    recorder = CycleRecorder(robot.diagnostics("control loop")[1]["shared memory"])
-    yield recorder
-    recorder.close()
 
 
 class Sender:
