@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from test_reference import CYCLE, Stream, advance_joints, joints
 
 from aiofranka_ros.control.records import Interpolation
@@ -83,6 +84,37 @@ def test_a_steady_movement_is_steady_however_often_its_targets_come(rate, publis
     assert 0.93 <= settled.min() <= settled.max() <= 1.07
     assert speeds(stream).max() <= 1.3
     assert reversal(stream) == 0.0
+
+
+@pytest.mark.parametrize("rate", [200, 50, 10])
+@pytest.mark.parametrize("speed", [0.1, 0.3, 0.6])
+def test_a_stream_that_starts_at_full_speed_is_caught_up_with_slowly(rate, speed):
+    """The reference needs time to accelerate, and what it is behind by then must not make it fast."""
+    stream = played(messages(lambda t: line(t * speed / SPEED), rate))
+    assert speeds(stream).max() <= 1.25 * speed / SPEED
+    late = speed * (stream.cycle * CYCLE - 0.1) - stream.positions[-1, 0]
+    assert late <= speed * (2.0 / rate + 0.05 if rate < 40 else 2e-3)
+
+
+@pytest.mark.parametrize("rate", [200, 50, 10])
+@pytest.mark.parametrize("speed", [0.3, 0.8])
+def test_a_turn_that_starts_at_full_speed_is_caught_up_with_slowly(rate, speed):
+    stream = Stream()
+    for k in range(3 * rate):
+        stream.target(np.zeros(3), orientation=Rotation.from_rotvec([0.0, 0.0, speed * k / rate]).as_quat())
+        stream.advance(1000 // rate)
+    turns = Rotation.from_quat([row[3] for row in stream.rows])
+    assert (turns[1:] * turns[:-1].inv()).magnitude().max() / CYCLE <= 1.25 * speed
+
+
+@pytest.mark.parametrize("rate", [200, 50, 10])
+@pytest.mark.parametrize("speed", [0.2, 0.6])
+def test_joints_that_start_at_full_speed_are_caught_up_with_slowly(rate, speed):
+    stream, rows = Stream(), []
+    for k in range(3 * rate):
+        joints(stream, fr3.HOME + np.eye(7)[0] * speed * k / rate, k / rate)
+        rows.append(advance_joints(stream, 1000 // rate))
+    assert np.diff(np.concatenate(rows)[:, 0]).max() / CYCLE <= 1.25 * speed
 
 
 @pytest.mark.parametrize(("rate", "publish_rate"), [(50, 0), (25, 0), (10, 0), (5, 0), (10, 50), (25, 50), (15, 50)])

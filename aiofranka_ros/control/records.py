@@ -296,9 +296,10 @@ MEMORY = np.dtype(
         *fields("f8", "intervals intervals_ordered", INTERVALS),  # [s]
         *fields("f8", "period lateness path_speed"),  # [s], [s], [m/s] or [rad/s]
         ("way_speed", "f8", (3,)),  # of the last three targets [m/s] or [rad/s]
-        # Where on it [s], how fast, without and with braking [1], how long it waits before it starts, how far ahead it
-        # should be, and what braking has cost [s].
-        *fields("f8", "playhead playhead_pace playhead_rate playhead_wait playhead_error playhead_braked"),
+        # Where on it [s], how fast, without and with braking [1], how long it takes to start, how long it waits before,
+        # how far ahead it should be, and what braking has cost [s].
+        *fields("f8", "playhead playhead_pace playhead_rate playhead_ramp"),
+        *fields("f8", "playhead_wait playhead_error playhead_braked"),
         *fields("f8", "pauses repeating"),  # how usual they are
         ("place", "f8", (2,)),
         *fields("f8", "goal goal_velocity", 7),  # the reference's target now: position and orientation, or joints

@@ -163,6 +163,10 @@ def accept_pose(memory: Record, commands: Record, now: float) -> None:
     rotation_between(commands.target_orientation, memory.raw_orientation, way)
     distance = max(length(step), _RADIUS * length(way))
     slot, elapsed = memory.target_count % 3, _since_last(memory, commands, distance, now)
+    if elapsed > 0.0:
+        linear = min(length(step) / elapsed, commands.max_linear_velocity) / commands.max_linear_acceleration
+        angular = min(length(way) / elapsed, commands.max_angular_velocity) / commands.max_angular_acceleration
+        stream.leave_time(memory, max(linear, angular))
     for i in range(3):
         if elapsed > 0.0:
             memory.slope_linear[slot, i] = step[i] / elapsed
@@ -252,9 +256,13 @@ def accept_joints(memory: Record, commands: Record, scratch: Record, now: float)
     lead = stream.delay(memory)
     knot = memory.knot[stream.newest(memory)]
     far = fast = below = above = False
+    needed = 0.0
     for i in range(7):
         if elapsed > 0.0:
-            memory.slope_q[slot, i] = (commands.target_q[i] - memory.raw_q[i]) / elapsed
+            slope = (commands.target_q[i] - memory.raw_q[i]) / elapsed
+            memory.slope_q[slot, i] = slope
+            slope = min(abs(slope), commands.max_joint_velocity[i])
+            needed = max(needed, slope / commands.max_joint_acceleration[i])
         memory.raw_q[i] = commands.target_q[i]
         velocity = median(memory.slope_q[0, i], memory.slope_q[1, i], memory.slope_q[2, i])
         limit = commands.max_joint_velocity[i]
@@ -268,6 +276,8 @@ def accept_joints(memory: Record, commands: Record, scratch: Record, now: float)
         far = far or abs(step) > longest
         memory.target_q[i] = allowed(memory.ref_q[i] + min(max(step, -longest), longest), memory, i)
         knot[i] = memory.target_q[i]
+    if elapsed > 0.0:
+        stream.leave_time(memory, needed)
     memory.target_cut = far
     memory.limited_targets[Limit.MAX_JOINT_STEP] += far
     memory.limited_targets[Limit.MAX_JOINT_VELOCITY] += fast

@@ -40,11 +40,14 @@ _BRAKING, _SERVO_BRAKING = 0.03, 0.06
 SHORTEST_LEAD = 0.02
 #: How late targets are expected to be, in periods, before it is known.
 _FIRST_LATENESS = 0.2
-#: In which time the playhead starts [s].
-_RAMP = 0.08
+#: In which time the playhead starts, unless the reference needs longer [s]; it does not need more than this share of
+#: its acceleration then, so that it keeps up.
+_RAMP, _RAMP_SHARE = 0.08, 0.7
+#: At this rate it starts in a dense stream, as it may be but one step, which the reference meets at once.
+_START = 0.1
 #: In which time the playhead makes up for differences [s], and how much faster or slower it may be for that; if the
 #: difference is large, it may be still faster, or wait.
-_CORRECTION_TIME, _CORRECTION, _LARGE_CORRECTION = 0.3, 0.1, 0.15
+_CORRECTION_TIME, _CORRECTION, _LARGE_CORRECTION = 0.3, 0.1, 0.12
 #: The same in a dense stream that moved on while the reference could not: it is met again quickly. The last is when it
 #: has been met [s].
 _CATCHING_UP_TIME, _CATCHING_UP, _CATCHING_UP_RAMP, _MET = 0.05, 1.0, 0.03, 5e-3
@@ -61,6 +64,7 @@ def forget(memory: Record) -> None:
     memory.target_count = memory.knots = memory.repeated = 0
     memory.playhead = 0.0
     memory.playhead_rate = memory.playhead_pace = 1.0
+    memory.playhead_ramp = _RAMP
     memory.playhead_wait = 0.0
     memory.playhead_error = 0.0
     memory.catching_up = 0
@@ -223,9 +227,10 @@ def add_knot(memory: Record, commands: Record, way: float, now: float) -> float:
     servo = commands.target_kind == TargetKind.SERVO  # Must not run beyond its last target.
     _choose(memory, Interpolation.INTERPOLATE if servo else commands.interpolation)
     if step > 0.0:
-        if memory.path_speed == 0.0:
-            # There was nothing to extrapolate.
-            memory.playhead = min(memory.playhead, memory.knot_time[newest(memory)])
+        last = memory.knot_time[newest(memory)]
+        if memory.path_speed == 0.0 and memory.playhead >= last:
+            # There was nothing to extrapolate: it starts, as fast as the reference can.
+            memory.playhead, memory.playhead_pace = last, _START
         speeds = memory.way_speed
         speeds[memory.target_count % 3] = way / step
         memory.path_speed = median(speeds[0], speeds[1], speeds[2])
@@ -238,6 +243,15 @@ def add_knot(memory: Record, commands: Record, way: float, now: float) -> float:
     memory.knot_time[(memory.knots - 1) % KNOTS] = last + step
     memory.target_count += 1
     return step
+
+
+@kernel
+def leave_time(memory: Record, needed: float) -> None:
+    """Leave the reference time to start.
+
+    :param needed: how long it takes at its highest acceleration to be as fast as the targets [s].
+    """
+    memory.playhead_ramp = max(needed / _RAMP_SHARE, _RAMP)
 
 
 @kernel
@@ -259,7 +273,7 @@ def _pace(memory: Record, step: float, elapsed: float, lead: float) -> None:
     if memory.interpolating != 0 and -1e-3 < left < 0.2 * _braking(memory):
         # It rests: begin so that it will not have to wait for the next knot.
         memory.playhead = min(memory.playhead, last)
-        memory.playhead_wait = max(wanted - (last - memory.playhead) - step - 0.5 * _RAMP, 0.0)
+        memory.playhead_wait = max(wanted - (last - memory.playhead) - step - 0.5 * memory.playhead_ramp, 0.0)
         memory.playhead_error = memory.playhead_pace = 0.0
         return
     if left < 0.0:
@@ -294,7 +308,7 @@ def advance(memory: Record, dt: float) -> None:
         change = error / _CORRECTION_TIME
         change = min(max(change, -1.0 if large else -_CORRECTION), _LARGE_CORRECTION if large else _CORRECTION)
         rate = 1.0 + change
-        change = dt / _RAMP
+        change = dt / memory.playhead_ramp
     rate = min(max(rate, memory.playhead_pace - change), memory.playhead_pace + change)
     memory.playhead_pace = rate
     left = memory.knot_time[newest(memory)] - memory.playhead
