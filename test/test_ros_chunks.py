@@ -25,6 +25,7 @@ from aiofranka_ros.ros.trajectories import joint_trajectory
 pytestmark = pytest.mark.unit
 
 DT = 0.1
+WIDTHS = np.full(8, 0.04)
 ROWS = np.outer(np.sin(np.arange(8)), np.ones(7))
 
 
@@ -33,7 +34,23 @@ class Client:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.chunks = RosChunks(self, "/arm", time.time_ns)  # type: ignore[arg-type]
+        #: The node's clock is ahead of the system's [ns].
+        self.ahead = 0
+        #: Topics of what was published, and how many points it had.
+        self.published: list[tuple[str, int]] = []
+        self.chunks = RosChunks(self, "/arm", lambda: time.time_ns() + self.ahead)  # type: ignore[arg-type]
+        for publisher in self.node.publishers:
+            self._note(publisher)
+
+    def _note(self, publisher: Any) -> None:
+        publish = publisher.publish
+
+        def noted(message: Any) -> None:
+            self.published.append((publisher.topic_name, len(message.points)))
+            publish(message)
+
+        if publisher.topic_name.endswith("_chunk"):
+            publisher.publish = noted
 
     def in_loop(self, callback: Callable[[Any], object]) -> Callable[[Any], object]:
         return callback
@@ -54,8 +71,8 @@ class Client:
     def rest(self, stamp: int, rows: Any) -> None:
         self._callback("joint_committed")(serialize_message(joint_trajectory(stamp, (), np.array(rows), DT)))
 
-    def follow(self, stamp: int) -> Coroutine[Any, Any, Ticket]:
-        return self.chunks.follow("q", ROWS, DT * np.arange(len(ROWS)), stamp, None)
+    def follow(self, stamp: int, widths: np.ndarray | None = None) -> Coroutine[Any, Any, Ticket]:
+        return self.chunks.follow("q", ROWS, DT * np.arange(len(ROWS)), stamp, widths)
 
 
 @pytest.fixture
@@ -135,6 +152,94 @@ def test_a_node_that_does_not_answer_is_an_error(client: Client, monkeypatch: py
     monkeypatch.setattr(ros_chunks, "_ANSWER_TIMEOUT", 0.01)
     with pytest.raises(ConnectionFailed, match="did not answer a chunk"):
         asyncio.run(client.follow(5))
+
+
+def test_the_gripper_follows_widths_once_the_arm_follows_the_chunk(client: Client) -> None:
+    async def work() -> None:
+        refused = await begun(client.follow(5, WIDTHS))
+        client.report(ChunkState.REFUSED, 5, reason="overridden", message="/person controls the arm")
+        with pytest.raises(InvalidTarget):
+            await refused
+        assert client.published == [("/arm/joint_chunk", 8)]
+        accepted = await begun(client.follow(6, WIDTHS))
+        client.report(ChunkState.ACCEPTED, 6, number=1)
+        await accepted
+        assert client.published[1:] == [("/arm/joint_chunk", 8), ("/franka_gripper/gripper_chunk", 8)]
+
+    asyncio.run(work())
+
+
+def test_a_stop_ends_the_chunk_and_its_widths_once(client: Client) -> None:
+    async def work() -> None:
+        client.chunks.stop()
+        assert not client.published
+        task = await begun(client.follow(stamp := time.time_ns(), WIDTHS))
+        client.report(ChunkState.ACCEPTED, stamp, number=1)
+        await task
+        client.chunks.stop()
+        assert client.published[2:] == [("/arm/joint_chunk", 0), ("/franka_gripper/gripper_chunk", 0)]
+        client.report(ChunkState.ENDED, stamp, number=1, reason="stopped", message="it was stopped")
+        client.chunks.stop()
+        assert len(client.published) == 4
+
+    asyncio.run(work())
+
+
+def test_widths_that_are_done_are_not_stopped(client: Client) -> None:
+    """The gripper may follow another client by then."""
+
+    async def work() -> None:
+        task = await begun(client.follow(stamp := time.time_ns() - 2_000_000_000, WIDTHS))
+        client.report(ChunkState.ACCEPTED, stamp, number=1)
+        await task
+        client.chunks.stop()
+        assert client.published[2:] == [("/arm/joint_chunk", 0)]
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_chunk_that_is_on_its_way_is_stopped_too(client: Client, cancelled: bool) -> None:
+    async def work() -> None:
+        task = await begun(client.follow(5, WIDTHS))
+        if cancelled:
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        client.chunks.stop()
+        assert client.published == [("/arm/joint_chunk", 8), ("/arm/joint_chunk", 0)]
+        if not cancelled:
+            with pytest.raises(InvalidTarget, match="it was stopped before the node had answered") as refused:
+                await task
+            assert refused.value.reason == "stopped"
+        client.report(ChunkState.ACCEPTED, 5, number=1)
+        assert len(client.published) == 2
+
+    asyncio.run(work())
+
+
+def test_a_chunk_whose_call_was_cancelled_can_be_stopped_when_it_is_in_force(client: Client) -> None:
+    async def work() -> None:
+        task = await begun(client.follow(5))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        client.report(ChunkState.ACCEPTED, 5, number=1)
+        client.chunks.stop()
+        assert client.published == [("/arm/joint_chunk", 8), ("/arm/joint_chunk", 0)]
+
+    asyncio.run(work())
+
+
+def test_times_of_a_ticket_are_monotonic_whatever_clock_the_node_has(client: Client) -> None:
+    async def work() -> None:
+        client.ahead = -1_000_000_000_000_000_000
+        task = await begun(client.follow(stamp := time.time_ns() + client.ahead))
+        client.report(ChunkState.ACCEPTED, stamp, number=1)
+        ticket = await task
+        assert ticket.starts_at == ticket.start == pytest.approx(time.monotonic(), abs=30.0)
+
+    asyncio.run(work())
 
 
 def test_everything_ends_with_the_arm(client: Client) -> None:

@@ -55,7 +55,7 @@ class Following(Attributes):
         :param start: when the first one is due [ns, as ``state["stamp"]``], usually the time of the observation;
             ``None``: now.
         :param kind: ``"q"``, ``"ee"``, ``"dq"`` or ``"twist"``; ``None``: ``"ee"`` in mode ``osc``, otherwise ``"q"``.
-        :param gripper: widths of the gripper, at the same times [m] (n,).
+        :param gripper: widths of the gripper, at the same times [m] (n,); only if the arm follows the chunk.
         :raises ConfigurationError: there is no such kind, ``dt`` is not a positive number, or ``start`` is no stamp.
         :raises InvalidTarget: the chunk is refused, and ``reason`` is why: not finite, too late, older than the one in
             force, far away, for another mode, during a move, ...; the arm continues what it did.
@@ -117,7 +117,10 @@ class Following(Attributes):
         return self.robot.snapshot_at(_stamp("the stamp", stamp)).as_state()
 
     def stop_following(self) -> None:
-        """End the chunk in force: the arm slows down within its limits and holds. Does nothing if there is none."""
+        """End the chunk in force: the arm slows down within its limits and holds, and the gripper follows it no more.
+
+        A chunk that is on its way ends, too. Does nothing if there is none.
+        """
         if self._running:
             self.robot.stop_following()
             with contextlib.suppress(FrankaError):

@@ -45,10 +45,11 @@ _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class _Sent(NamedTuple):
-    """A chunk that the node has not answered: who waits for its ticket, and when its last point is due [s]."""
+    """A chunk that the node has not answered: its ticket, when its last point is due [s], and the gripper's part."""
 
     answer: asyncio.Future[Ticket]
     duration: float
+    widths: JointTrajectory | None
 
 
 class RosChunks:
@@ -68,6 +69,8 @@ class RosChunks:
         #: What the arm does if no other chunk comes, and whether that is poses; ``None``: it follows none.
         self._rest: tuple[Trajectory, bool] | None = None
         self._newest = 0
+        #: When the last width of the gripper is due that was sent [ns, the node's clock].
+        self._widths_end = 0
         self._patience = _DISCOVERY_TIMEOUT  # With the gripper's node.
         publisher = client.node.create_publisher
         self._joints = publisher(JointTrajectory, f"{node}/joint_chunk", 1)
@@ -86,7 +89,7 @@ class RosChunks:
             self._listen(kind, f"{node}/{topic}", read, group)
 
     async def follow(self, kind: str, values: Array, times: Array, start: int | None, gripper: Array | None) -> Ticket:
-        """See :meth:`.Link.follow`.
+        """See :meth:`.Link.follow`; widths are sent when the arm has accepted the chunk.
 
         :raises GripperFailed: widths are given, but no gripper's node is there.
         :raises ConnectionFailed: the node does not answer.
@@ -99,14 +102,11 @@ class RosChunks:
         self._newest, self._last = stamp, publisher
         dt = float(times[1] - times[0]) if len(times) > 1 else 0.0
         answer = asyncio.get_running_loop().create_future()
-        self._sent[stamp] = _Sent(answer, float(times[-1]))
-        try:
-            publisher.publish(_message(kind, stamp, values, dt))
-            if gripper is not None:
-                self._widths.publish(joint_trajectory(stamp, (), gripper[:, np.newaxis], dt))
-            await asyncio.wait([answer], timeout=_ANSWER_TIMEOUT)
-        finally:
-            self._sent.pop(stamp, None)
+        # Until the answer comes, even if nothing waits for it any more: the chunk may be in force from then on.
+        widths = None if gripper is None else joint_trajectory(stamp, (), gripper[:, np.newaxis], dt)
+        self._sent[stamp] = _Sent(answer, float(times[-1]), widths)
+        publisher.publish(_message(kind, stamp, values, dt))
+        await asyncio.wait([answer], timeout=_ANSWER_TIMEOUT)
         if not answer.done():
             raise ConnectionFailed(f"the node {self._node} did not answer a chunk within {_ANSWER_TIMEOUT:g} s")
         return answer.result()
@@ -133,9 +133,14 @@ class RosChunks:
         return self._delays.steps(dt, quantile)
 
     def stop(self) -> None:
-        """End the chunk in force, if it is this client's."""
-        if self._tickets:
+        """End the chunk in force, if it is this client's, also one that is on its way, and what the gripper does."""
+        if self._tickets or self._sent:
             self._last.publish(JointTrajectory() if self._last is self._joints else MultiDOFJointTrajectory())
+        if self._now() < self._widths_end:
+            self._widths.publish(JointTrajectory())
+        self._widths_end = 0
+        for sent in self._sent.values():  # DDS may never show the node a chunk that this message has followed so soon.
+            _set(sent.answer, InvalidTarget("it was stopped before the node had answered", reason="stopped"))
 
     def close(self, reason: str) -> None:
         """The arm is no longer active."""
@@ -147,6 +152,7 @@ class RosChunks:
             if not sent.answer.done():
                 sent.answer.set_exception(NotStarted(reason))
                 sent.answer.exception()  # Retrieved: a call that is being cancelled does not raise it.
+        self._sent.clear()
 
     async def _connected(self, publisher: Any, gripper: bool) -> None:
         """Wait until the nodes are discovered."""
@@ -207,15 +213,19 @@ class RosChunks:
             message = f"the node {self._node} refused a chunk: {report.message}"
             _set(sent.answer, InvalidTarget(message, reason=report.reason))
             return
-        offset = offset_to()
+        offset = offset_to(self._now)
         start, arrived, begin = (1e-9 * (stamp - offset) for stamp in (report.stamp, report.arrival, report.begin))
         ticket = Ticket(
             number=report.number, start=start, arrived=arrived, starts_at=begin, ends_at=start + sent.duration,
             dropped=report.dropped, clipped=report.clipped, seam=report.seam,
         )  # fmt: skip
         self._tickets[report.number] = ticket
-        if not sent.answer.done():
-            sent.answer.set_result(ticket)
+        if sent.answer.done():  # It was stopped meanwhile.
+            return
+        sent.answer.set_result(ticket)
+        if sent.widths is not None:
+            self._widths.publish(sent.widths)
+            self._widths_end = report.stamp + round(1e9 * sent.duration)
 
 
 def _set(answer: asyncio.Future[Ticket], error: InvalidTarget) -> None:
