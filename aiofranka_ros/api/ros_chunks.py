@@ -220,7 +220,7 @@ class RosChunks:
             dropped=report.dropped, clipped=report.clipped, seam=report.seam,
         )  # fmt: skip
         self._tickets[report.number] = ticket
-        if sent.answer.done():  # It was stopped meanwhile.
+        if sent.answer.done():  # It was stopped before.
             return
         sent.answer.set_result(ticket)
         if sent.widths is not None:
