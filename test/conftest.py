@@ -105,6 +105,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeProc
         yield process, client
 
 
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeProcess, Client]]:
+    """A node that is not configured, so that it has no arm, and its client; shared by the tests of a module."""
+    with started(tmp_path_factory.mktemp("idle")) as (process, client):
+        assert client.becomes("unconfigured"), process.log
+        yield process, client
+
+
 @pytest.fixture
 def robot(running: tuple[NodeProcess, Client]) -> Client:
     """The client of the module's node, which is active and in its default mode."""

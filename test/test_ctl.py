@@ -13,7 +13,7 @@ import pytest
 from aiofranka_ros.ctl import commands
 from aiofranka_ros.ctl.__main__ import main
 from aiofranka_ros.model.fr3 import HOME, READY
-from aiofranka_ros.testing import PATIENCE, Client, NodeProcess, environment
+from aiofranka_ros.testing import PATIENCE, Client, Failed, NodeClient, NodeProcess, environment
 
 
 class Terminal:
@@ -52,6 +52,14 @@ def test_values_are_read_as_in_a_parameter_file_and_shown_so_that_they_can_be_re
     assert commands.parsed(commands.shown(value)) == value
 
 
+@pytest.mark.light
+def test_a_node_that_the_graph_does_not_know_offers_nothing() -> None:
+    with NodeClient("/nowhere/nothing") as client:
+        assert not any(client.offered())
+        with pytest.raises(Failed, match="the graph does not know any publishers, .*, /a/topic of /nowhere/nothing"):
+            client.offers("/a/topic", timeout=0.1)
+
+
 @pytest.mark.unit
 @pytest.mark.parametrize(
     ("words", "message"),
@@ -88,10 +96,12 @@ def test_every_command_explains_itself(command, capsys):
 # --- With one
 
 
-def test_a_node_that_does_not_exist_is_reported_with_the_nodes_that_do(robot, capsys):
+@pytest.mark.light
+def test_a_node_that_does_not_exist_is_reported_with_the_nodes_that_do(idle, capsys):
+    process, _ = idle
     status, printed = Terminal("/left/aiofranka", capsys)("activate")
     assert status == 1
-    assert "there is no node /left/aiofranka" in printed and robot.name in printed
+    assert "there is no node /left/aiofranka" in printed and process.name in printed
 
 
 @pytest.mark.light
@@ -115,7 +125,10 @@ def test_the_lifecycle_is_driven_and_a_transition_that_is_not_possible_is_explai
         assert robot.state == state
 
 
-def test_parameters_are_set_together_and_shown_and_a_refusal_has_the_nodes_reason(ctl, robot):
+@pytest.mark.light
+def test_parameters_are_set_together_and_shown_and_a_refusal_has_the_nodes_reason(idle, capsys):
+    process, client = idle
+    ctl = Terminal(process.name, capsys)
     assert ctl("set", "move_velocity", "[1, 1, 1, 1, 1, 1, 0.5]", "move_tolerance", "0.02")[0] == 0
     assert ctl("get", "move_tolerance") == (0, "move_tolerance: 0.02\n")
     status, printed = ctl("get", "--json", "move_velocity", "mode")
@@ -123,7 +136,7 @@ def test_parameters_are_set_together_and_shown_and_a_refusal_has_the_nodes_reaso
     assert len(ctl("get")[1].splitlines()) > 50
     status, printed = ctl("set", "move_tolerance", "0.03", "move_jerk", "-1")
     assert status == 1 and "move_jerk is -1; allowed: 7 values" in printed
-    assert robot.get("move_tolerance") == 0.02
+    assert client.get("move_tolerance") == 0.02
     status, printed = ctl("set", "move_velocty", "[0.3]")
     assert status == 1 and "did you mean 'move_velocity'?" in printed
     status, printed = ctl("set", "state_rate", "50")

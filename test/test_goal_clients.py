@@ -117,6 +117,18 @@ def test_what_is_not_an_identity_is_of_no_process(identity: str) -> None:
     assert not is_running(identity)
 
 
+def test_a_client_whose_node_is_not_discovered_counts_as_present(graph: Graph) -> None:
+    graph.subscribers[b"1"] = "_NODE_NAME_UNKNOWN_"
+    graph.hear(ELSEWHERE)
+    graph.begin()
+    for _ in range(20):
+        graph.hear(ELSEWHERE)
+        assert graph.why_gone_after(0.9 * SILENCE) == ""
+    graph.subscribers.clear()
+    graph.hear(ELSEWHERE)
+    assert "it has left the ROS graph" in graph.why_gone_after(0.9 * SILENCE)
+
+
 def test_a_client_that_was_killed_here_is_gone_at_once(graph: Graph, sleeper: subprocess.Popen[bytes]) -> None:
     identity = identity_of(sleeper.pid)
     graph.subscribers[b"1"] = "client"

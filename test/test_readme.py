@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from common import ROOT
-from rclpy.action import get_action_server_names_and_types_by_node
 
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.control.setting import Setting, Stage
@@ -135,15 +134,10 @@ def test_the_first_lines_of_code_run_as_printed(tmp_path: Path) -> None:
     assert run(around.format(textwrap.indent(code[1], "    ")), tmp_path) == "False\n"
 
 
-def test_every_topic_service_and_action_of_the_node_is_in_a_table(running: tuple[NodeProcess, Client]) -> None:
-    process, client = running
-    namespace, _, name = process.name.rpartition("/")
-    offered = [
-        *client.node.get_publisher_names_and_types_by_node(name, namespace),
-        *client.node.get_subscriber_names_and_types_by_node(name, namespace),
-        *get_action_server_names_and_types_by_node(client.node, name, namespace),
-        *client.node.get_service_names_and_types_by_node(name, namespace),
-    ]
+@pytest.mark.light
+def test_every_topic_service_and_action_of_the_node_is_in_a_table(idle: tuple[NodeProcess, Client]) -> None:
+    process, client = idle
+    offered = [entry for kind in client.offers() for entry in kind.items()]
     # Names that every ROS node has, names of its lifecycle, and names inside actions.
     common = re.compile(
         r"/(rosout|parameter_events|transition_event|clock)$|/_action/|/\w*parameters?(_\w+)?$|/get_type_description$|"
@@ -152,9 +146,9 @@ def test_every_topic_service_and_action_of_the_node_is_in_a_table(running: tuple
     rows = set()
     for names, kind in re.findall(r"^\| (`\S+`(?:, `\S+`)*) \| `(\w+/\w+)` \|", REFERENCE.read_text(), re.MULTILINE):
         rows |= {(short, kind) for short in re.findall(r"`(\S+)`", names)}
-    for topic, (kind,) in offered:
+    for topic, kind in offered:
         if not common.search(topic):
-            short = topic.replace(process.name, "~").removeprefix(f"{namespace}/")
+            short = topic.replace(process.name, "~").removeprefix(f"/{process.namespace}/")
             assert (short, re.sub("/(msg|action|srv)/", "/", kind)) in rows
 
 

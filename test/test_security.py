@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from common import ROOT
-from rclpy.action import get_action_server_names_and_types_by_node
 
 from aiofranka_ros.control.fci import claim
 from aiofranka_ros.control.shared_memory import SharedMemory
@@ -23,6 +22,8 @@ from aiofranka_ros.testing import Client, NodeProcess
 POLICIES = ROOT / "config" / "sros2" / "policies.xml"
 #: Topics and services that every ROS node has.
 EVERYBODYS = {"/rosout", "/parameter_events", "/clock"}
+#: Topics that are in no namespace.
+GRAPH_WIDE = {"/diagnostics"}
 
 
 def rules(node: str, kind: str, qualifier: str) -> set[str]:
@@ -38,38 +39,38 @@ def rules(node: str, kind: str, qualifier: str) -> set[str]:
     return {re.sub("^~", f"/{node}", name) for name in names}
 
 
-def offered(running: tuple[NodeProcess, Client]) -> dict[str, set[str]]:
-    """The topics, services and actions of the running node, without its namespace."""
-    process, client = running
-    namespace, _, name = process.name.rpartition("/")
-    ros = client.node
-    found = {
-        "publish": ros.get_publisher_names_and_types_by_node(name, namespace),
-        "subscribe": ros.get_subscriber_names_and_types_by_node(name, namespace),
-        "reply": ros.get_service_names_and_types_by_node(name, namespace),
-    }
-    names = {key: {full.removeprefix(namespace) for full, _ in rows} for key, rows in found.items()}
-    for action, _ in get_action_server_names_and_types_by_node(ros, name, namespace):
-        names["reply"].add(f"{action.removeprefix(namespace)}/_action/send_goal")
-    return names
+def names_for_policies(qualifier: str) -> set[str]:
+    """The topics of an arm and its gripper that a policy may ``publish`` or ``subscribe`` to."""
+    return rules("policy", "topics", qualifier) - EVERYBODYS
 
 
-def test_the_driver_enclave_permits_everything_that_the_node_does(running: tuple[NodeProcess, Client]) -> None:
-    names = offered(running)
+@pytest.fixture(scope="module")
+def names(idle: tuple[NodeProcess, Client]) -> dict[str, set[str]]:
+    """The topics, services and actions of a node, without its namespace."""
+    process, client = idle
+    namespace = f"/{process.namespace}"
+    known = names_for_policies("publish") | names_for_policies("subscribe")
+    of_arm = {name for name in known - GRAPH_WIDE if not name.startswith("/franka_gripper/")}
+    found = client.offers(*GRAPH_WIDE, *(namespace + name for name in of_arm))
+    services = [*found.services, *(f"{action}/_action/send_goal" for action in found.actions)]
+    kinds = {"publish": found.publishers, "subscribe": found.subscribers, "reply": services}
+    return {qualifier: {full.removeprefix(namespace) for full in kind} for qualifier, kind in kinds.items()}
+
+
+@pytest.mark.light
+def test_the_driver_enclave_permits_everything_that_the_node_does(names: dict[str, set[str]]) -> None:
     for kind, qualifier in (("topics", "publish"), ("topics", "subscribe"), ("services", "reply")):
         allowed = rules("aiofranka", kind, qualifier)
         missing = [name for name in names[qualifier] if not any(fnmatch.fnmatch(name, rule) for rule in allowed)]
         assert not missing, f"config/sros2/policies.xml does not let the node {qualifier} {missing}"
 
 
-def test_the_policy_enclave_permits_publishing_targets_and_reading_state_only(
-    running: tuple[NodeProcess, Client],
-) -> None:
-    names = offered(running)
+@pytest.mark.light
+def test_the_policy_enclave_permits_publishing_targets_and_reading_state_only(names: dict[str, set[str]]) -> None:
     targets = {name for name in names["subscribe"] if re.fullmatch(r"/aiofranka/\w+_(desired|chunk)", name)}
     of_gripper = {"/franka_gripper/gripper_chunk"}
-    assert rules("policy", "topics", "publish") - EVERYBODYS == targets | of_gripper
-    read = rules("policy", "topics", "subscribe") - EVERYBODYS
+    assert names_for_policies("publish") == targets | of_gripper
+    read = names_for_policies("subscribe")
     assert read and read <= names["publish"] | {"/franka_gripper/chunk_status"}
     assert not [name for name in read if "*" in name]
     assert rules("policy", "services", "request") == rules("policy", "actions", "call") == set()

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import GetParameters, ListParameters, SetParametersAtomically
-from rclpy.action import ActionClient
+from rclpy.action import ActionClient, get_action_server_names_and_types_by_node
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import NodeNameNonExistentError
 from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
@@ -35,6 +36,15 @@ _Self = TypeVar("_Self", bound="NodeClient")
 
 class Failed(Exception):
     """Something that was waited for did not happen; the message says what."""
+
+
+class Offered(NamedTuple):
+    """Full names and types of what a node offers, as far as the graph knows it."""
+
+    publishers: dict[str, str]
+    subscribers: dict[str, str]
+    services: dict[str, str]
+    actions: dict[str, str]
 
 
 class NodeClient:
@@ -153,6 +163,42 @@ class NodeClient:
         """Full names of the nodes on the graph, without this one."""
         found = {f"{space.rstrip('/')}/{name}" for name, space in self.node.get_node_names_and_namespaces()}
         return sorted(found - {self.node.get_fully_qualified_name()})
+
+    def offered(self, node: str = "") -> Offered:
+        """What a node offers, as far as the graph knows it now; nothing while it does not know the node.
+
+        :param node: its full name; by default that of this client's node.
+        """
+        namespace, _, name = (node or self.name).rpartition("/")
+        kinds = (
+            self.node.get_publisher_names_and_types_by_node,
+            self.node.get_subscriber_names_and_types_by_node,
+            self.node.get_service_names_and_types_by_node,
+            lambda *names: get_action_server_names_and_types_by_node(self.node, *names),
+        )
+        try:
+            return Offered(*({full: types[0] for full, types in ask(name, namespace or "/")} for ask in kinds))
+        except NodeNameNonExistentError:
+            return Offered({}, {}, {}, {})
+
+    def offers(self, *names: str, node: str = "", timeout: float = PATIENCE) -> Offered:
+        """What a node offers, once the graph knows some of each kind, and these names.
+
+        A node answers before its name and all its endpoints are discovered; on a busy computer, seconds before.
+
+        :param names: full names of topics, services or actions.
+        :param node: see :meth:`offered`.
+        :raises Failed: the graph does not know that within ``timeout`` [s]; the message says what is missing.
+        """
+        if not self.spin_until(lambda: self._missing(names, self.offered(node)) == [], timeout):
+            missing = ", ".join(self._missing(names, self.offered(node)))
+            raise Failed(f"the graph does not know {missing} of {node or self.name} (waited for {timeout:.0f} s)")
+        return self.offered(node)
+
+    @staticmethod
+    def _missing(names: Sequence[str], found: Offered) -> list[str]:
+        kinds = [f"any {kind}" for kind, known in found._asdict().items() if not known]
+        return kinds + [name for name in names if not any(name in known for known in found)]
 
     # Lifecycle.
 

@@ -21,6 +21,7 @@ from aiofranka_ros.arm.moves import Mover
 from aiofranka_ros.errors import InvalidTarget, Overridden, listed
 from aiofranka_ros.node.hold import HOLDER, HoldServices
 from aiofranka_ros.ros import ownership
+from aiofranka_ros.ros.graph import node_of
 from aiofranka_ros.ros.ownership import NO_CLIENT, Ownership
 
 #: How long a client must be silent before another one may control the arm [s]: longer than policies usually pause.
@@ -182,11 +183,10 @@ class Owners:
         if known is not None or not publisher:
             return known or ""
         for found in self._node.get_publishers_info_by_topic(self.full_name(topic)):
-            # Until its node is discovered, too, a publisher belongs to a node whose name begins with an underscore.
-            if bytes(found.endpoint_gid) == publisher and not found.node_name.startswith("_NODE_"):
+            if bytes(found.endpoint_gid) == publisher and (name := node_of(found)):
                 if len(self._names) >= _MOST:
                     self._names.clear()
-                return self._names.setdefault(publisher, f"{found.node_namespace.rstrip('/')}/{found.node_name}")
+                return self._names.setdefault(publisher, name)
         return ""
 
     def _is_owner(self, publisher: bytes, name: str) -> bool:

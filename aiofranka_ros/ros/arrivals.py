@@ -14,6 +14,7 @@ from rclpy.node import Node
 
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.kernels import Array
+from aiofranka_ros.ros.graph import node_of
 
 #: Larger differences come from another kind of clock, not from a clock that is set wrong [s].
 _ANOTHER_CLOCK = 86400.0
@@ -106,11 +107,11 @@ class Sender:
 
     @property
     def name(self) -> str:
-        """Full name of its node; empty if it is not on the graph."""
+        """Full name of its node; empty if it is not on the graph, or its node not discovered yet."""
         return self._found() or ""
 
     def _found(self) -> str | None:
         for found in self._node.get_publishers_info_by_topic(self._topic):
             if bytes(found.endpoint_gid) == self.identity:
-                return f"{found.node_namespace.rstrip('/')}/{found.node_name}"
+                return node_of(found)
         return None

@@ -34,6 +34,7 @@ from unique_identifier_msgs.msg import UUID
 
 from aiofranka_ros.processes import identity_of, is_running
 from aiofranka_ros.ros.cdr import subscribe
+from aiofranka_ros.ros.graph import node_of
 
 #: For servers and clients of actions: how many requests or answers DDS keeps until they are taken. By default it is
 #: ten, those of other clients included; older ones are lost.
@@ -219,7 +220,8 @@ class GoalClients:
         its = {one for one in goal.seen if goal.participant and one.startswith(goal.participant)}
         if not its:
             others = {client.name for client in self._clients.values() if not client.why_gone(now)}
-            its = {one for one, node in goal.seen.items() if (node == name if name else node not in others)}
+            # One whose node is not known may be its.
+            its = {one for one, node in goal.seen.items() if (node in (name, "") if name else node not in others)}
         undiscovered = discovering and not its
         return "" if undiscovered or its & found.keys() else "it has left the ROS graph"
 
@@ -228,7 +230,7 @@ class GoalClients:
         due, found = self._seen.get(action, (0.0, {}))
         if now >= due:
             found = {
-                bytes(one.endpoint_gid): f"{one.node_namespace.rstrip('/')}/{one.node_name}"
+                bytes(one.endpoint_gid): node_of(one)
                 for one in self._node.get_subscriptions_info_by_topic(f"{action}/_action/feedback")
             }
             self._seen[action] = now + _CHECK_PERIOD, found

@@ -25,6 +25,7 @@ from std_msgs.msg import String
 
 from aiofranka_ros.errors import NameTaken
 from aiofranka_ros.ros.cdr import subscribe
+from aiofranka_ros.ros.graph import node_of
 
 #: What to do about two nodes of one name.
 REMEDY = (
@@ -198,12 +199,12 @@ class Identity:
         """Descriptions of nodes of the graph that have this node's names and announce nothing."""
         announced = {(other.node, action) for other in self._others.values() for action in other.serves}
         found = {
-            (f"{info.node_namespace.rstrip('/')}/{info.node_name}", action)
+            (name, action)
             for action in self._serves
             # Every server of an action publishes its status.
             if self._node.count_publishers(topic := f"{action}/_action/status") > 1
             for info in self._node.get_publishers_info_by_topic(topic)
-            if not info.node_name.startswith("_")  # Not known yet.
+            if (name := node_of(info))
         }
         messages = [
             f"the node {name} serves {action}, too" for name, action in sorted(found - announced) if name != self._name

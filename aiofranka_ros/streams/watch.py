@@ -28,6 +28,7 @@ from aiofranka_ros.errors import InvalidTarget, listed
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.ros.cdr import nanoseconds
 from aiofranka_ros.ros.executor import with_info
+from aiofranka_ros.ros.graph import node_of
 from aiofranka_ros.streams.chunks import Chunk
 from aiofranka_ros.streams.recording import Measured, Quantity, Stream
 from aiofranka_ros.streams.topics import TOPICS, Point, Topic, measured_pose
@@ -106,10 +107,11 @@ class Watch:
 
     def _taken(self) -> list[Topic]:
         """The topics to which the node subscribes, as far as they are discovered."""
-        found, (space, _, name) = [], self._client.name.rpartition("/")
+        found = []
         for topic in TOPICS:
             infos = self._client.node.get_subscriptions_info_by_topic(topic.full_name(self._client.name))
-            if (space or "/", name, topic.type_name) in [(i.node_namespace, i.node_name, i.topic_type) for i in infos]:
+            # A subscription may be discovered before its node. Hardly any other node listens to these topics.
+            if any(info.topic_type == topic.type_name and node_of(info) in (self._client.name, "") for info in infos):
                 found.append(topic)
         return found
 
@@ -145,7 +147,7 @@ class Watch:
         """The nodes that publish on a topic, with the middleware's identity of their publishers."""
         infos = self._client.node.get_publishers_info_by_topic(topic.full_name(self._client.name))
         return {
-            bytes(info.endpoint_gid): f"{info.node_namespace.rstrip('/')}/{info.node_name}"
+            bytes(info.endpoint_gid): node_of(info) or "a node that is not discovered yet"
             for info in infos
             if info.topic_type == topic.type_name
         }

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import GetParameters, ListParameters, SetParameters
-from rclpy.action import ActionClient, get_action_server_names_and_types_by_node
+from rclpy.action import ActionClient
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from aiofranka_ros.model.fr3 import JOINT_NAMES
@@ -202,29 +202,20 @@ class Fuzz:
     def _discover(self) -> None:
         """Look up the node's interfaces in the graph."""
         rig, ros = self._rig, self._rig.node
-        namespace, _, name = rig.name.rpartition("/")
-        namespace = namespace or "/"
         common = re.compile(r"/(parameter_events|rosout|clock)$|/_action/")
-        known = (
-            lambda: ros.get_subscriber_names_and_types_by_node(name, namespace),
-            lambda: ros.get_service_names_and_types_by_node(name, namespace),
-            lambda: get_action_server_names_and_types_by_node(ros, name, namespace),
-        )
-        rig.wait(lambda: (name, namespace) in ros.get_node_names_and_namespaces(), "the graph does not know the node")
-        rig.wait(lambda: all(ask() for ask in known), "the graph does not know what the node offers")
+        offered = rig.offers()
         self._topics = [
             (topic, kind, ros.create_publisher(kind_of(kind), topic, _LATCHED))
-            for topic, (kind, *_) in ros.get_subscriber_names_and_types_by_node(name, namespace)
+            for topic, kind in offered.subscribers.items()
             if not common.search(topic)
         ]
         self._services = [
             (service, kind_of(kind), ros.create_client(kind_of(kind), service))
-            for service, (kind, *_) in ros.get_service_names_and_types_by_node(name, namespace)
+            for service, kind in offered.services.items()
             if not common.search(service) and "/set_parameters" not in service
         ]
         self._actions = [
-            (action, kind, ActionClient(ros, kind_of(kind), action))
-            for action, (kind, *_) in get_action_server_names_and_types_by_node(ros, name, namespace)
+            (action, kind, ActionClient(ros, kind_of(kind), action)) for action, kind in offered.actions.items()
         ]
         self._setter = ros.create_client(SetParameters, f"{rig.name}/set_parameters")
         self._getter = ros.create_client(GetParameters, f"{rig.name}/get_parameters")
