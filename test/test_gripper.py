@@ -271,13 +271,16 @@ def test_the_newest_goal_of_any_action_wins(hand: GripperClient) -> None:
 
 
 def test_the_last_of_many_goals_is_pursued_to_its_end(hand: GripperClient) -> None:
-    handles = [hand.send("franka_gripper/move", Move.Goal(width=0.07 - 0.005 * turn)) for turn in range(5)]
-    ends = [hand.end_of(handle) for handle in handles]
+    # Each of them would take seconds; all but the first are sent at once.
+    first = hand.send("franka_gripper/move", Move.Goal(width=0.035, speed=0.01))
+    goals = [*(Move.Goal(width=0.05 - 0.005 * turn, speed=0.01) for turn in range(3)), Move.Goal(width=0.05)]
+    answers = [hand.ask("franka_gripper/move", goal) for goal in goals]
+    ends = [hand.end_of(handle) for handle in (first, *map(hand.result, answers))]
     assert ends[-1][0] == SUCCEEDED and hand.width == pytest.approx(0.05)
-    # One that waited may have reached its width before the next one arrived.
     others = [(status, result.error) for status, result in ends[:-1]]
+    assert others[0] == (ABORTED, "replaced by a new goal")
     assert (ABORTED, "replaced by a newer goal before it began") in others
-    assert all(status == SUCCEEDED or error.startswith("replaced by a new") for status, error in others)
+    assert all(status == ABORTED and error.startswith("replaced by a new") for status, error in others)
 
 
 class Counting(HandServer):
