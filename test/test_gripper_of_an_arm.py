@@ -17,14 +17,14 @@ from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.testing import Client, NodeProcess, started
 
 #: Address of a hand that does not answer, and for how long the arm moves next to it [s].
-DEAF, BLOCKED = "127.0.0.62", 10.0
+DEAF, BLOCKED = "127.0.0.62", 4.0
 
 
 def test_a_blocked_gripper_costs_the_arm_no_cycle(tmp_path: Path) -> None:
     with (
         served(host=DEAF, kind=Unruly),
         started(tmp_path, autostart=True) as (process, arm),
-        gripper(tmp_path / "gripper.log", robot_ip=DEAF, command_timeout=2.0 * BLOCKED) as (_, hand),
+        gripper(tmp_path / "gripper.log", robot_ip=DEAF, command_timeout=20.0) as (_, hand),
     ):
         assert arm.becomes("active"), process.log
         homing = hand.send("franka_gripper/homing", Homing.Goal())
