@@ -81,6 +81,18 @@ def started(name: str, *arguments: str, tmp_path: Path) -> Iterator[Example]:
         example.process.communicate()
 
 
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """A node for the examples that activate it from any state; shared, as starting one takes long."""
+    log = tmp_path_factory.mktemp("node") / "log"
+    node = NodeProcess(log, diagnostics_rate=10.0, heartbeat_timeout=2.0, discovery_time=0.0)
+    try:
+        yield node
+    finally:
+        node.close()
+    assert node.process.returncode == 0, node.log
+
+
 def figure(pattern: str, text: str) -> float:
     """The number in the group of ``pattern``."""
     found = re.search(pattern, text)
@@ -125,25 +137,26 @@ def test_a_slow_policy_still_gives_a_target_in_every_period(tmp_path: Path) -> N
     assert_nothing_was_lost(printed)
 
 
-def test_the_policy_follows_the_ball_through_a_running_node(tmp_path: Path) -> None:
-    node = NodeProcess(tmp_path / "node.log", diagnostics_rate=10.0, heartbeat_timeout=2.0, discovery_time=0.0)
-    try:
-        with started("policy_over_ros", "--node", node.name, "--seconds", "6", tmp_path=tmp_path) as example:
-            printed = example.output()
-        assert_the_ball_was_followed(printed)
-        assert_nothing_was_lost(printed)
-        assert node.process.poll() is None, node.log
-    finally:
-        node.close()
-    assert node.process.returncode == 0, node.log
+def test_the_policy_follows_the_ball_through_a_running_node(node: NodeProcess, tmp_path: Path) -> None:
+    with started("policy_over_ros", "--node", node.name, "--seconds", "6", tmp_path=tmp_path) as example:
+        printed = example.output()
+    assert_the_ball_was_followed(printed)
+    assert_nothing_was_lost(printed)
+    assert node.process.poll() is None, node.log
 
 
 def test_the_hand_follows_the_ball_by_a_slow_policy_that_plans_in_chunks(tmp_path: Path) -> None:
     with started("chunked_policy", "--seconds", "6", tmp_path=tmp_path) as example:
         printed = example.output()
-    assert figure(r"(\d+) chunks", printed) > 6
-    # Without any motion it would be some 25 mm; on an idle machine it is 4 mm.
-    assert figure(r"([\d.]+) mm from the ball", printed) < 15.0
+    chunks = figure(r"(\d+) chunks", printed)
+    assert chunks > 6
+    # Without any motion it would be some 25 mm; on an idle machine it is 4 mm. The policy predicts a straight line from
+    # the last two pictures, so on a busy machine, whose pictures are old, it loses a ball in a circle of 30 mm sooner.
+    period = 6.0 / chunks
+    oldest = period + 1e-3 * figure(r"(\d+) ms \(longest\)", printed)
+    acceleration = 30.0 * (2.0 * np.pi * 0.2) ** 2
+    off_the_line = acceleration * (period / 2.0 * oldest + oldest**2 / 2.0)
+    assert figure(r"([\d.]+) mm from the ball", printed) < max(15.0, off_the_line)
     assert_nothing_was_lost(printed)
 
 
@@ -213,17 +226,12 @@ def test_a_policy_draws_circles_in_chunks_through_a_running_node(tmp_path: Path)
     assert node.process.returncode == 0, node.log
 
 
-def test_a_person_takes_over_and_the_policy_continues(tmp_path: Path) -> None:
-    node = NodeProcess(tmp_path / "node.log", heartbeat_timeout=2.0, discovery_time=0.0)
-    try:
-        with started("take_over", "--node", node.name, tmp_path=tmp_path) as example:
-            lines = example.output().splitlines()
-        assert lines[:2] == ["/teleop drives", "the policy drives"] and len(lines) == 3, lines
-        assert figure(r"lifted (\d+) mm", lines[2]) == pytest.approx(40, abs=5)
-        assert "/teleop takes control from /aiofranka_client_" in node.log
-    finally:
-        node.close()
-    assert node.process.returncode == 0, node.log
+def test_a_person_takes_over_and_the_policy_continues(node: NodeProcess, tmp_path: Path) -> None:
+    with started("take_over", "--node", node.name, tmp_path=tmp_path) as example:
+        lines = example.output().splitlines()
+    assert lines[:2] == ["/teleop drives", "the policy drives"] and len(lines) == 3, lines
+    assert figure(r"lifted (\d+) mm", lines[2]) == pytest.approx(40, abs=5)
+    assert "/teleop takes control from /aiofranka_client_" in node.log
 
 
 def test_modes_are_switched_without_a_step_in_the_torque(tmp_path: Path) -> None:
