@@ -15,12 +15,13 @@ from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 
 from aiofranka_ros import FrankaController, RosInterface
 from aiofranka_ros.arm.chunks import Outcome
+from aiofranka_ros.control.chunk_size import MOST_POINTS
 from aiofranka_ros.errors import GripperFailed, InvalidTarget
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.fr3 import JOINT_NAMES
 from aiofranka_ros.ros.cdr import nanoseconds
 from aiofranka_ros.ros.chunk_reports import ChunkReport, ChunkState, reports_of
-from aiofranka_ros.ros.trajectories import MOST_POINTS, joint_trajectory, pose_trajectory, twist_trajectory
+from aiofranka_ros.ros.trajectories import joint_trajectory, pose_trajectory, twist_trajectory
 from aiofranka_ros.testing import PATIENCE, Client, CycleRecorder, NodeProcess
 
 DT = 1.0 / 15.0

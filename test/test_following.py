@@ -82,6 +82,7 @@ def test_poses_may_be_matrices_or_positions_and_quaternions() -> None:
         ([[0.0] * 7, [0.0] * 6], "wrong type", "is not an array of numbers"),
         ("chunk", "wrong type", "is not an array of numbers"),
         (None, "wrong type", "not an array of numbers"),
+        (np.zeros((129, 7)), "too many points", "it has 129 points, but a chunk may have 128"),
         (np.where(np.arange(28).reshape(4, 7) == 15, np.nan, 0.0), "not finite", "row 2 of the chunk is not finite"),
     ],
 )
@@ -122,10 +123,29 @@ def test_arguments_that_cannot_be_used_are_refused() -> None:
         for dt in (0.0, -1.0, float("inf"), True, "0.1"):
             with pytest.raises(ConfigurationError, match="dt is"):
                 await arm.follow(np.zeros((4, 7)), dt=dt)  # type: ignore[arg-type]
+        for start in (10**30, 1.5, True, "now"):
+            with pytest.raises(ConfigurationError, match="start is .*, but must be a whole number"):
+                await arm.follow(np.zeros((4, 7)), dt=DT, start=start)  # type: ignore[arg-type]
+            with pytest.raises(ConfigurationError, match="start is"):
+                arm.committed(4, DT, start)  # type: ignore[arg-type]
+        for call in (lambda: arm.inference_delay(0.0), lambda: arm.committed(4, 0.0)):
+            with pytest.raises(ConfigurationError, match="dt is 0.0, but must be a positive number"):
+                call()
+        with pytest.raises(ConfigurationError, match="the quantile is 2, but must be a share, 0 to 1"):
+            arm.inference_delay(DT, 2)
         with pytest.raises(ConfigurationError, match="did you mean 'dq'"):
             await arm.follow(np.zeros((4, 7)), dt=DT, kind="ddq")
         with pytest.raises(InvalidTarget, match=r"gripper has the shape \(3,\), but must have \(4,\)"):
             await arm.follow(np.zeros((4, 7)), dt=DT, gripper=[0.04] * 3)
+
+    run(work)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    async def work(arm: Arm) -> None:
+        await arm.follow(np.zeros((128, 7)), dt=np.float32(DT), start=np.uint64(5))
+        assert arm.chunks[-1][1] == pytest.approx(5e-9)
+        assert arm.inference_delay(np.float32(DT), np.float32(1.0)) == 0
 
     run(work)
 

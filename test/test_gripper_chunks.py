@@ -28,9 +28,10 @@ from test_gripper import (
 from test_hand import served
 from trajectory_msgs.msg import JointTrajectory
 
+from aiofranka_ros.control.chunk_size import MOST_POINTS
 from aiofranka_ros.gripper_node.chunks import Widths
 from aiofranka_ros.ros.chunk_reports import ChunkReport, ChunkState, reports_of
-from aiofranka_ros.ros.trajectories import MOST_POINTS, joint_trajectory
+from aiofranka_ros.ros.trajectories import joint_trajectory
 
 pytestmark = pytest.mark.light
 

@@ -277,6 +277,26 @@ def test_the_first_chunk_begins_when_it_comes_however_old_its_image_is() -> None
     assert begin == pytest.approx(came)
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.uint64])
+def test_numbers_of_numpy_are_numbers(kind: type) -> None:
+    async def observe() -> dict[str, Any]:
+        return {"stamp": kind(round(1e9 * asyncio.get_running_loop().time()))}
+
+    numbers = {"dt": np.float32(DT), "horizon": kind(HORIZON), "overlap": np.float32(0.5), "timeout": np.float32(5.0)}
+    arm, run = driven_by(policy := Thinker(0.2), np.float32(10.0), observe=observe, **numbers)
+    assert len(arm.chunks) > 5 and not run.report().refused
+    assert arm.chunks[1][1] == pytest.approx(policy.asked[1])
+
+
+@pytest.mark.parametrize("stamp", [1.5, None, 10**30])
+def test_a_stamp_that_is_none_ends_the_run(stamp: Any) -> None:
+    async def observe() -> dict[str, Any]:
+        return {"stamp": stamp}
+
+    with pytest.raises(PolicyFailed, match=f"observe raised ConfigurationError: its stamp is {stamp}, but must be"):
+        driven_by(Thinker(0.2), observe=observe)
+
+
 # --- Helpers of the user's choice, in real time
 
 
@@ -508,6 +528,22 @@ def test_a_run_ends_after_a_time_with_an_event_with_anything_awaited_or_by_the_s
     run(work)
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_task_that_a_run_waits_for_continues_if_the_policy_fails_or_the_wait_is_cancelled(cancelled: bool) -> None:
+    async def infer(observation: dict[str, Any], prefix: np.ndarray, delay: int) -> np.ndarray:
+        await asyncio.sleep(2.0)
+        raise ZeroDivisionError
+
+    async def work(arm: Arm) -> None:
+        task = asyncio.ensure_future(asyncio.sleep(5.0, "done"))
+        async with arm.policy(infer, dt=DT) as run:
+            with pytest.raises(asyncio.TimeoutError if cancelled else PolicyFailed):
+                await asyncio.wait_for(run.until(task), 1.0 if cancelled else 3.0)
+        assert await task == "done"
+
+    run(work)
+
+
 # --- How it is used wrongly
 
 
@@ -516,10 +552,16 @@ def test_a_run_ends_after_a_time_with_an_event_with_anything_awaited_or_by_the_s
     [
         ({"dt": 0.0}, "dt is 0.0"),
         ({"dt": float("nan")}, "dt is nan"),
-        ({"timeout": -1.0}, "timeout -1.0"),
+        ({"dt": "0.1"}, "dt is '0.1'"),
+        ({"dt": None}, "dt is None"),
+        ({"dt": True}, "dt is True"),
+        ({"timeout": -1.0}, "the timeout is -1.0"),
         ({"horizon": 1}, "the horizon is 1"),
         ({"horizon": 2.5}, "the horizon is 2.5"),
+        ({"horizon": 129}, "the horizon is 129"),
         ({"overlap": 1.5}, "the overlap is 1.5"),
+        ({"overlap": None}, "the overlap is None"),
+        ({"kind": "qd"}, "no kind of chunk 'qd'"),
         ({"infer": "policy"}, "must be functions"),
         ({"observe": 3}, "must be functions"),
     ],

@@ -15,11 +15,11 @@ from rclpy.serialization import serialize_message
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint, MultiDOFJointTrajectory
 
+from aiofranka_ros.control.chunk_size import MOST_POINTS
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.model.fr3 import JOINT_NAMES
 from aiofranka_ros.ros import trajectories
 from aiofranka_ros.ros.trajectories import (
-    MOST_POINTS,
     Trajectory,
     joint_trajectory,
     pose_trajectory,
@@ -121,7 +121,7 @@ def broken(change: str) -> Any:
     [
         ("two transforms", "wrong size", "2 transforms each; allowed: one"),
         ("no transform", "wrong size", "1 of its 3 points have no transforms"),
-        ("too many", "too many points", f"it has {MOST_POINTS + 1} points, but at most {MOST_POINTS}"),
+        ("too many", "too many points", f"it has {MOST_POINTS + 1} points, but a chunk may have {MOST_POINTS}"),
         ("names", "cannot be read", "it has 1000 names"),
         ("frame", "too large", "2001 characters"),
         ("effort", "efforts given", "leave them out"),

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import numpy as np
 
+from aiofranka_ros.api.arguments import positive
 from aiofranka_ros.api.attributes import ASSIGNABLE, TARGETS, Attributes, array, position_and_quaternion
 from aiofranka_ros.api.competition import PAUSE
 from aiofranka_ros.api.following import Following
@@ -25,9 +25,8 @@ from aiofranka_ros.api.progress import reported_progress
 from aiofranka_ros.arm.settings import SETTING_NAMES
 from aiofranka_ros.control.compilation import report_compiling
 from aiofranka_ros.control.records import Approach
-from aiofranka_ros.control.setting import plain
 from aiofranka_ros.control.snapshot import distance_text
-from aiofranka_ros.errors import ConfigurationError, FrankaError, NotStarted, unknown
+from aiofranka_ros.errors import FrankaError, NotStarted, unknown
 from aiofranka_ros.kernels import compiled
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.model.kinematics import control_frame
@@ -183,7 +182,7 @@ class FrankaController(Following):
         :param freq: [Hz].
         :raises ConfigurationError: it is not a positive number.
         """
-        self._frequency = _positive("the frequency", freq, "Hz")
+        self._frequency = positive("the frequency", freq, "Hz")
         self._setters.pause = max(PAUSE, 2.0 / self._frequency)
         self._paces.clear()
 
@@ -328,7 +327,7 @@ class FrankaController(Following):
         :raises FrankaError: what ended the control loop.
         """
         self._check()
-        seconds = _positive("the duration", duration, "s")
+        seconds = positive("the duration", duration, "s")
         return await self._unless_ended(self.robot.measure_connection(seconds))
 
     def _on_state(self) -> None:
@@ -414,17 +413,6 @@ def _no_attribute(name: str) -> str:
         f"{name} is a setting, not an attribute: give it to RobotInterface({name}=...), or set it in the node with "
         f"python3 -m aiofranka_ros.ctl set {name} VALUE"
     )
-
-
-def _positive(name: str, value: Any, unit: str) -> float:
-    """``value`` as a number.
-
-    :raises ConfigurationError: it is not a positive, finite number.
-    """
-    number = plain(value)
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0.0 < number < math.inf:
-        raise ConfigurationError(f"{name} is {number!r}, but must be a positive number [{unit}]")
-    return float(number)
 
 
 def _warm_up() -> None:

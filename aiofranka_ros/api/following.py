@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from aiofranka_ros.api.arguments import positive, share, stamp_of
 from aiofranka_ros.api.attributes import Attributes, array, position_and_quaternion
 from aiofranka_ros.api.chunk_ticket import ChunkTicket
 from aiofranka_ros.api.link import uninterrupted
 from aiofranka_ros.arm.chunk_points import KINDS
 from aiofranka_ros.arm.chunks import Ticket
+from aiofranka_ros.control.chunk_size import check_size
 from aiofranka_ros.control.records import Mode
 from aiofranka_ros.control.setting import plain
 from aiofranka_ros.errors import ConfigurationError, FrankaError, InvalidTarget, unknown
@@ -50,7 +52,7 @@ class Following(Attributes):
         :param chunk: by ``kind``: joint positions [rad] (n, 7); poses of the control frame in the base (n, 4, 4), or
             positions [m] and quaternions x, y, z, w (n, 7); joint velocities [rad/s] (n, 7); or velocities of the
             control frame's origin in the axes of the base [m/s], [rad/s] (n, 6). Velocities begin where the arm's
-            reference is.
+            reference is. At most 128 rows.
         :param dt: time from one action to the next [s].
         :param start: when the first one is due [ns, as ``state["stamp"]``], usually the time of the observation;
             ``None``: now.
@@ -65,9 +67,8 @@ class Following(Attributes):
         kind = kind or ("ee" if self.type == "osc" else "q")
         if kind not in KINDS:
             raise ConfigurationError(unknown("kind of chunk", kind, KINDS))
-        if isinstance(dt, bool) or not isinstance(dt, (int, float)) or not 0.0 < dt < np.inf:
-            raise ConfigurationError(f"dt is {dt!r}, but must be a positive number [s]")
-        begin = None if start is None else _stamp("start", start)
+        dt = positive("dt", dt, "s")
+        begin = None if start is None else stamp_of("start", start)
         values = _rows(kind, chunk)
         widths = None if gripper is None else array("gripper", gripper, (len(values),))
         if self._moves:
@@ -96,25 +97,29 @@ class Following(Attributes):
         :returns: joint positions [rad], or positions [m] and quaternions x, y, z, w, by the mode (m, 7), up to the
             end of the chunk in force, m = 0 if there is none; and how many of these rows no chunk can change any more
             (the setting ``chunk_freeze``).
+        :raises ConfigurationError: ``dt`` is not a positive number, or ``start`` is no stamp.
         """
-        return self.robot.committed(n, dt, None if start is None else _stamp("start", start))
+        begin = None if start is None else stamp_of("start", start)
+        return self.robot.committed(n, positive("dt", dt, "s"), begin)
 
     def inference_delay(self, dt: float, quantile: float = 0.95) -> int:
         """How many steps of ``dt`` [s] pass from the start of a chunk to the first torque that follows it.
 
         :param quantile: this share of the last chunks took no longer.
         :returns: 0 before the first chunk.
+        :raises ConfigurationError: ``dt`` is not a positive number, or ``quantile`` no share.
         """
-        return self.robot.inference_delay(dt, quantile)
+        return self.robot.inference_delay(positive("dt", dt, "s"), share("the quantile", quantile))
 
     async def state_at(self, stamp: int) -> dict[str, Any]:
         """The state at an earlier time, e.g. when an image was taken, interpolated between two measured ones.
 
         :param stamp: [ns, as ``state["stamp"]``], within the last seconds.
+        :raises ConfigurationError: it is no stamp.
         :raises InvalidTarget: that is too long ago, or in the future.
         """
         self._check()
-        return self.robot.snapshot_at(_stamp("the stamp", stamp)).as_state()
+        return self.robot.snapshot_at(stamp_of("the stamp", stamp)).as_state()
 
     def stop_following(self) -> None:
         """End the chunk in force: the arm slows down within its limits and holds, and the gripper follows it no more.
@@ -142,18 +147,10 @@ class Following(Attributes):
         return task.result()
 
 
-def _stamp(name: str, value: Any) -> int:
-    """``value`` as a stamp [ns]; ``ConfigurationError`` if it is none."""
-    number = plain(value)
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise ConfigurationError(f"{name} is {number!r}, but must be a whole number [ns], as state['stamp'] is")
-    return number
-
-
 def _rows(kind: str, chunk: Any) -> Array:
     """The rows of a chunk (n, 6 or 7).
 
-    :raises InvalidTarget: it has another shape, is not finite, or has a row that is no pose.
+    :raises InvalidTarget: it has another shape, too many rows, is not finite, or has a row that is no pose.
     """
     what, width, _ = KINDS[kind]
     try:
@@ -171,6 +168,7 @@ def _rows(kind: str, chunk: Any) -> Array:
             f"the chunk has the shape {values.shape}, but a chunk of kind {kind!r} must have (n, {width}): {what}",
             reason="wrong size",
         )
+    check_size(len(values))
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
         raise InvalidTarget(f"row {row} of the chunk is not finite: {values[row].tolist()}", reason="not finite")

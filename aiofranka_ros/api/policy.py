@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aiofranka_ros.api.arguments import positive, share, stamp_of, whole
 from aiofranka_ros.api.link import uninterrupted
-from aiofranka_ros.errors import ConfigurationError, InvalidTarget, Overridden, PolicyFailed
+from aiofranka_ros.arm.chunk_points import KINDS
+from aiofranka_ros.control.chunk_size import MOST_POINTS
+from aiofranka_ros.control.setting import plain
+from aiofranka_ros.errors import ConfigurationError, InvalidTarget, Overridden, PolicyFailed, unknown
 from aiofranka_ros.offload.workers import asyncify
 
 if TYPE_CHECKING:
@@ -86,7 +90,7 @@ class PolicyRun:
         observation on if no other chunk comes, in rows of ``dt`` (m, 7), m up to ``horizon``. ``delay``: how many of
         these will be done when the answer arrives.
     :param dt: time from one action to the next [s].
-    :param horizon: how many actions of a chunk are used at most.
+    :param horizon: how many actions of a chunk are used at most, 2 to 128.
     :param overlap: share of a chunk that is left when the next one is expected, 0 to 1; 1: ask all the time.
     :param kind: what the actions are, see :meth:`.FrankaController.follow`; ``None``: ``"ee"`` in mode ``osc``,
         otherwise ``"q"``.
@@ -108,15 +112,18 @@ class PolicyRun:
         observe: Callable[[], Any] | None,
         timeout: float,
     ) -> None:
-        _check(infer, observe, dt, horizon, overlap, timeout)
+        if not callable(infer) or not (observe is None or callable(observe)):
+            raise ConfigurationError("infer and observe must be functions: infer(obs, prefix, delay), observe()")
+        if kind is not None and kind not in KINDS:
+            raise ConfigurationError(unknown("kind of chunk", kind, KINDS))
         self._controller = controller
         self._infer = infer
         self._observe = observe
-        self._dt = dt
-        self._horizon = horizon
-        self._overlap = overlap
+        self._dt = positive("dt", dt, "s")
+        self._horizon = whole("the horizon", horizon, 2, MOST_POINTS)
+        self._overlap = share("the overlap", overlap)
         self._kind = kind
-        self._timeout = timeout
+        self._timeout = positive("the timeout", timeout, "s")
         self._task: asyncio.Task[None] | None = None
         self._leaving = self._raised = False
         #: When the chunk in force ends [s, time of the event loop], and how long it is [s]; ``None``: there is none.
@@ -150,7 +157,8 @@ class PolicyRun:
 
         If cancelled, nothing else happens. May be called again.
 
-        :param stop: how long [s]; an :class:`asyncio.Event`; anything to await; a function that gets each new
+        :param stop: how long [s]; an :class:`asyncio.Event`; a task or future, which is not cancelled; anything else to
+            await, which is cancelled if this ends before it; a function that gets each new
             :attr:`~.FrankaController.state` and returns whether to stop; ``None``: for ever.
         :raises PolicyFailed: ``infer`` or ``observe`` raised, died or did not answer in time, or five chunks in a row
             were refused; the message says why. The arm slows down and holds.
@@ -246,11 +254,12 @@ class PolicyRun:
         state = self._controller.state
         if self._observe is None:
             return state, 0.0
-        more, age = await _call(self._observe), 0.0
-        if "stamp" in more:
-            age = 1e-9 * (state["stamp"] - more["stamp"])
-            state = await self._controller.state_at(more["stamp"])
-        return {**state, **more}, age
+        more = await _call(self._observe)
+        if "stamp" not in more:
+            return {**state, **more}, 0.0
+        stamp = stamp_of("its stamp", more["stamp"])
+        earlier = await self._controller.state_at(stamp)
+        return {**earlier, **more, "stamp": stamp}, 1e-9 * (state["stamp"] - stamp)
 
     async def _answer(self, observation: dict[str, Any]) -> tuple[Any, Any]:
         """The chunk for an observation, and the gripper's widths or ``None``."""
@@ -314,10 +323,12 @@ class PolicyRun:
 
     async def _stopped(self, stop: Stop) -> None:
         """Wait until ``stop``."""
-        if isinstance(stop, (int, float)):
-            await asyncio.sleep(stop)
+        if isinstance(seconds := plain(stop), (int, float)):
+            await asyncio.sleep(seconds)
         elif isinstance(stop, asyncio.Event):
             await stop.wait()
+        elif isinstance(stop, asyncio.Future):
+            await asyncio.shield(stop)  # It may have other uses, so a failure of the policy does not cancel it.
         elif inspect.isawaitable(stop):
             await stop
         elif callable(stop):
@@ -328,18 +339,6 @@ class PolicyRun:
             await asyncio.Event().wait()
         else:
             raise ConfigurationError(f"a run cannot be stopped by {stop!r}: give seconds, an event or a function")
-
-
-def _check(infer: Any, observe: Any, dt: float, horizon: int, overlap: float, timeout: float) -> None:
-    """:raises ConfigurationError: an argument of a run cannot be used."""
-    if not callable(infer) or not (observe is None or callable(observe)):
-        raise ConfigurationError("infer and observe must be functions: infer(obs, prefix, delay), observe()")
-    if not 0.0 < dt < np.inf or not 0.0 < timeout < np.inf:
-        raise ConfigurationError(f"dt is {dt!r} and timeout {timeout!r}, but both must be positive numbers [s]")
-    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 2:
-        raise ConfigurationError(f"the horizon is {horizon!r}, but must be a number of actions, at least 2")
-    if not 0.0 <= overlap <= 1.0:
-        raise ConfigurationError(f"the overlap is {overlap!r}, but must be a share of a chunk, 0 to 1")
 
 
 async def _call(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from aiofranka_ros.control.chunk_size import check_size
 from aiofranka_ros.control.records import Mode
 from aiofranka_ros.errors import InvalidTarget, brief
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model import fr3
 from aiofranka_ros.model.kinematics import rotate, rotation_between
 
-#: Most points of a chunk, and how close they may be [s]: with what is frozen of the chunk before, and with the seam, so
-#: many fit into the memory that the control process has for a path.
-MOST_POINTS, CLOSEST = 128, 4e-3
+#: How close the points of a chunk may be [s].
+CLOSEST = 4e-3
 #: Faster than the reference may be, by this factor, is a violation; less is left to the control process, because noise
 #: of a few millimetres is as fast.
 _TOO_FAST = 1.5
@@ -116,11 +116,7 @@ def _arrays(chunk: Chunk, mode: Mode) -> tuple[Array, Array]:
             f"{times.shape} and {values.shape}",
             reason="wrong size",
         )
-    if len(times) > MOST_POINTS:
-        raise InvalidTarget(
-            f"it has {len(times)} points; at most {MOST_POINTS} are allowed: send what is due next, and the rest later",
-            reason="too many points",
-        )
+    check_size(len(times))
     finite = np.isfinite(times) & np.isfinite(values).all(axis=1)
     for point in np.flatnonzero(~finite)[:1]:
         raise InvalidTarget(f"point {point} is not finite: {values[point].tolist()}", reason="not finite")

@@ -19,8 +19,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 
 from aiofranka_ros.arm.chunks import ChunkPlayer, Ticket
+from aiofranka_ros.control.chunk_size import MOST_POINTS
 from aiofranka_ros.model.names import ArmNames
-from aiofranka_ros.ros.trajectories import MOST_POINTS, joint_trajectory, pose_trajectory
+from aiofranka_ros.ros.trajectories import joint_trajectory, pose_trajectory
 
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 

@@ -24,13 +24,14 @@ from trajectory_msgs.msg import (
     MultiDOFJointTrajectoryPoint,
 )
 
+from aiofranka_ros.control.chunk_size import MOST_POINTS, check_size
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.ros.bounded import bounded
 from aiofranka_ros.ros.cdr import BODY, LITTLE_ENDIAN, NANOSECONDS, UNREADABLE, read_names, unreadable
 
-#: Most points of a message, and most names in it. Messages of the usual policies have 8 to 50 points.
-MOST_POINTS, _MOST_NAMES = 128, 20
+#: Most names in a message.
+_MOST_NAMES = 20
 #: Most bytes of a frame's name; most bytes of a message: ten times what one with ``MOST_POINTS`` full points has.
 _LONGEST_NAME, _LARGEST = 1000, 3000 * MOST_POINTS
 _HEAD, _COUNT, _DURATION = struct.Struct("<iII"), struct.Struct("<I"), struct.Struct("<iI")
@@ -39,8 +40,8 @@ _POSE, _TWIST = 7, 6
 #: Lists of numbers in a point: their names, and how many numbers an element of them has.
 _JOINT_LISTS = (("positions", 1), ("velocities", 1), ("accelerations", 1), ("effort", 1))
 _POSE_LISTS = (("transforms", _POSE), ("velocities", _TWIST), ("accelerations", _TWIST))
-#: Reasons of refusals.
-TOO_MANY_POINTS, WRONG_SIZE = "too many points", "wrong size"
+#: Reason of refusals.
+WRONG_SIZE = "wrong size"
 
 
 class Trajectory(NamedTuple):
@@ -102,11 +103,7 @@ def _read(data: bytes, kind: Any, lists: Sequence[tuple[str, int]]) -> Trajector
         frame = data[at : at + max(0, length - 1)].decode()
         names, at = read_names(data, at + length, _MOST_NAMES)
         count, at = _count(data, at)
-        if count > MOST_POINTS:
-            raise InvalidTarget(
-                f"it has {count} points, but at most {MOST_POINTS} are read: send fewer, and more often",
-                reason=TOO_MANY_POINTS,
-            )
+        check_size(count)
         if len(data) > _LARGEST:
             raise InvalidTarget(f"it has {len(data)} bytes; at most {_LARGEST} are read", reason="too large")
         points = _points(data, at, count, lists) if count else (np.empty(0), None, None)
