@@ -281,12 +281,25 @@ def test_a_chunk_keeps_control_while_it_lasts_but_not_from_a_priority_client(sha
 @pytest.mark.unit
 def test_a_chunk_that_ended_early_keeps_control_no_longer_than_a_target(shared: Arm) -> None:
     shared.parameters["priority_clients"] = ()
-    shared.send(sender=b"a", lasts=3.0)
-    shared.admission.owners.ended_early()
+    shared.admission.owners.accepted(b"a", "ee_chunk", 3.0, 7)
+    shared.admission.owners.ended_early(7)
     shared.now += 0.9 * HANDOVER
-    shared.admission.owners.ended_early()  # As late as that, it changes nothing.
+    shared.admission.owners.ended_early(7)  # As late as that, it changes nothing.
     assert shared.refusal(sender=b"b").reason == "another publisher"
     shared.now += 0.2 * HANDOVER
+    shared.send(sender=b"b")
+
+
+@pytest.mark.unit
+def test_the_end_of_a_chunk_does_not_end_the_control_of_a_newer_one(shared: Arm) -> None:
+    shared.parameters["priority_clients"] = ()
+    owners = shared.admission.owners
+    owners.accepted(b"a", "ee_chunk", 3.0, 7)
+    owners.accepted(b"a", "ee_chunk", 3.0, 8)
+    owners.ended_early(7)  # Known late: the node looks once in a while.
+    shared.now += 3.0
+    assert shared.refusal(sender=b"b").reason == "another publisher"
+    shared.now += 1.1 * HANDOVER
     shared.send(sender=b"b")
 
 

@@ -22,7 +22,7 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.qos import QoSProfile
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 
-from aiofranka_ros.arm.chunk_points import Chunk
+from aiofranka_ros.arm.chunk_points import KINDS, Chunk
 from aiofranka_ros.arm.chunks import ChunkPlayer, Outcome, Ticket
 from aiofranka_ros.control.client import ControlClient
 from aiofranka_ros.control.stamps import offset_to
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 #: A chunk is sent once, so it must not be lost; of several that wait, only the newest counts.
 CHUNK_QOS = QoSProfile(depth=1)
 _NANOSECONDS = 1e9
-_JOINT_MODES, _POSE_MODES = ("impedance", "pid"), ("osc",)
+_JOINT_MODES, _POSE_MODES = (tuple(mode.name.lower() for mode in KINDS[kind][2]) for kind in ("q", "ee"))
 
 
 class _Topic(NamedTuple):
@@ -189,7 +189,7 @@ class ChunkTopics:
             self._refuse(topic, info, report, error)
             return
         owners = self._admission.owners
-        owners.accepted(publisher_of(info), topic.name, max(0.0, ticket.ends_at - now))
+        owners.accepted(publisher_of(info), topic.name, max(0.0, ticket.ends_at - now), ticket.number)
         times, frequency = chunk.times, self._node.parameter("chunk_frequency")
         period = float(np.median(np.diff(times))) if len(times) > 1 else 1.0 / frequency
         self._accepted += 1
@@ -250,7 +250,7 @@ class ChunkTopics:
             self._publish(report)
         if ticket.done:
             if ticket.outcome is Outcome.STOPPED:
-                self._admission.owners.ended_early()
+                self._admission.owners.ended_early(ticket.number)
             self._publish(report._replace(state=ChunkState.ENDED, message=ticket.reason, reason=ticket.outcome.value))
             return None
         return played._replace(report=report)

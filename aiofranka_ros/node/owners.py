@@ -60,6 +60,7 @@ class Owners:
         self.publisher = b""
         self._topic = ""
         self._since = self._until = -math.inf
+        self._chunk = 0
         self._names: dict[bytes, str] = {}
         self._waiting: dict[bytes, _Waiting] = {}
 
@@ -110,10 +111,11 @@ class Owners:
                 owner=self.client,
             )
 
-    def accepted(self, publisher: bytes, topic: str, lasts: float = 0.0) -> bool:
+    def accepted(self, publisher: bytes, topic: str, lasts: float = 0.0, chunk: int = 0) -> bool:
         """A target, which was checked, is followed.
 
         :param lasts: how long the arm follows it even if nothing else comes [s]; a chunk takes some time.
+        :param chunk: its number, if it is a chunk.
         :returns: whether it is the first one of another client.
         """
         other = publisher != self.publisher and not self._is_owner(publisher, self.name_of(publisher, topic))
@@ -122,13 +124,17 @@ class Owners:
         if other or not self.present:
             self._since = self._clock()
         self.publisher, self._topic = publisher, topic
-        self._until = self._clock() + lasts + HANDOVER
+        self._until, self._chunk = self._clock() + lasts + HANDOVER, chunk
         self._waiting.pop(publisher, None)
         return other
 
-    def ended_early(self) -> None:
-        """A chunk has ended before its time, so the arm no longer follows it; see :meth:`accepted`."""
-        self._until = min(self._until, self._clock() + HANDOVER)
+    def ended_early(self, chunk: int) -> None:
+        """The chunk of this number has ended before its time, so the arm no longer follows it; see :meth:`accepted`.
+
+        If something newer was accepted since, that counts.
+        """
+        if chunk == self._chunk:
+            self._until = min(self._until, self._clock() + HANDOVER)
 
     @property
     def present(self) -> bool:
