@@ -17,9 +17,12 @@ from rclpy.serialization import serialize_message
 
 from aiofranka_ros.api import ros_chunks
 from aiofranka_ros.api.ros_chunks import RosChunks
+from aiofranka_ros.api.ros_interface import RosInterface
 from aiofranka_ros.arm.chunks import Outcome, Ticket
+from aiofranka_ros.control.records import STATE, new
 from aiofranka_ros.errors import ConnectionFailed, FrankaError, InvalidTarget, NotStarted
 from aiofranka_ros.ros.chunk_reports import ChunkReport, ChunkState
+from aiofranka_ros.ros.messages import snapshot_message
 from aiofranka_ros.ros.trajectories import joint_trajectory
 
 pytestmark = pytest.mark.unit
@@ -269,3 +272,19 @@ def test_what_is_committed_is_known_at_any_time_of_the_rest(client: Client) -> N
     np.testing.assert_allclose(between[:, 0], (0.03 + 0.05 * np.arange(4)) ** 2, atol=1e-9)
     client.rest(now, np.empty((0, 7)))
     assert client.chunks.committed(5, DT, now, 0.0)[0].shape == (0, 7)
+
+
+def test_now_is_by_the_clock_of_the_node_which_may_run_on_another_computer() -> None:
+    async def work() -> None:
+        link = RosInterface("arm")
+        connection = link._connect()
+        try:
+            (receive,) = (it.callback for it in connection.node.subscriptions if it.topic_name == "/arm/state")
+            state = new(STATE)[0]
+            state["stamp"] = stamp = time.time_ns() + 1_000_000_000_000
+            receive(serialize_message(snapshot_message(state, True)))
+            assert 0 <= link._node_time() - stamp < 30_000_000_000
+        finally:
+            await connection.close()
+
+    asyncio.run(work())

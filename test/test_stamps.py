@@ -11,7 +11,7 @@ import pytest
 
 from aiofranka_ros.control.records import CYCLE_RECORD, new
 from aiofranka_ros.control.shared_memory import SharedMemory
-from aiofranka_ros.control.stamps import Stamps, offset_to
+from aiofranka_ros.control.stamps import HeardClock, Stamps, offset_to
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.model.names import FR3
 from aiofranka_ros.node.frames import Frames
@@ -125,3 +125,27 @@ def test_a_stamp_from_before_the_first_cycle_is_refused(arm: RecordedArm) -> Non
     arm.record_until_now()
     with pytest.raises(InvalidTarget, match="the arm was not active then"):
         arm.x_at(time.time_ns() - 2 * SECOND)
+
+
+def test_the_clock_of_another_computer_is_known_by_the_message_that_came_soonest() -> None:
+    here, ahead = 5_000_000_000, 700_000_000_000
+    clock = HeardClock(lambda: here)
+    for late in (3_000_000, 1_000_000, 90_000_000):
+        here += 30_000_000
+        clock.hear(here + ahead - late)
+    here += 400_000_000
+    assert clock.now() == here + ahead - 1_000_000
+
+
+def test_a_clock_that_was_put_back_is_known_again_after_some_messages() -> None:
+    here = 5_000_000_000
+    clock = HeardClock(lambda: here)
+    clock.hear(here + 700_000_000)
+    for _ in range(100):
+        here += 30_000_000
+        clock.hear(here - 1_000_000)
+    assert clock.now() == here - 1_000_000
+
+
+def test_a_clock_of_which_nothing_was_heard_is_the_systems() -> None:
+    assert HeardClock().now() == pytest.approx(time.time_ns(), abs=30_000_000_000)

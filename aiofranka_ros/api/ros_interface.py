@@ -29,6 +29,7 @@ from aiofranka_ros.arm.chunks import Ticket
 from aiofranka_ros.arm.planning import check_goal
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.arm.settings import ArmSettings
+from aiofranka_ros.control.stamps import HeardClock
 from aiofranka_ros.errors import (
     ConfigurationError,
     ConnectionFailed,
@@ -74,6 +75,7 @@ class RosInterface(Link):
         self._connection: NodeConnection | None = None
         self._chunks: RosChunks | None = None
         self._simulated_time = False
+        self._clock = HeardClock()
         #: The connection from a successful start until the arm is stopped or lost.
         self._live: NodeConnection | None = None
         #: Whether this object activated the node.
@@ -207,6 +209,7 @@ class RosInterface(Link):
         subscribe(DiagnosticArray, "/diagnostics", in_loop(connection.diagnostics.receive), 10)
         subscribe(DiagnosticStatus, f"{self.name}/{refusals.TOPIC}", in_loop(connection.refusals.receive), refusals.QOS)
         subscribe(DiagnosticStatus, f"{self.name}/{ownership.TOPIC}", in_loop(self._on_owner), ownership.QOS)
+        self._clock = clock = HeardClock()
         on_parameters = in_loop(self._on_parameters)
         subscribe(ParameterEvent, "/parameter_events", on_parameters, qos_profile_parameter_events)
         announce = in_loop(self._on_snapshot)
@@ -216,6 +219,7 @@ class RosInterface(Link):
             # The node may run another version of this package; then the start reports that no state came.
             with contextlib.suppress(InvalidTarget):
                 self._newest, self._arm_active = read_snapshot(data)
+                clock.hear(self._newest.stamp)
                 self._keep(self._newest)
                 self._heard = time.monotonic()
                 announce(None)
@@ -258,8 +262,8 @@ class RosInterface(Link):
             self._chunks.close(reason)
 
     def _node_time(self) -> int:
-        """The node's clock [ns]: the system's, or, if that is simulated, the time of the newest state."""
-        return self.snapshot().stamp if self._simulated_time else time.time_ns()
+        """The node's clock [ns]: its system's, which may be another one, or, if simulated, the newest state's time."""
+        return self.snapshot().stamp if self._simulated_time else self._clock.now()
 
     def _send_waiting_target(self) -> None:
         live, target, self._waiting_target = self._live, self._waiting_target, None

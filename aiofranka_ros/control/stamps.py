@@ -1,6 +1,6 @@
 """Times of measurements for everything outside this computer: from the monotonic clock to another one.
 
-Used by the nodes, by ``RobotInterface`` and by :mod:`aiofranka_ros.testing`, in their processes. Node and control
+Used by the nodes, by both links of the API and by :mod:`aiofranka_ros.testing`, in their processes. Node and control
 process measure time with the monotonic clock, which no one can set, and which all processes of a computer share. Only
 at the boundary is it converted, so that a step of another clock, or a simulated clock that stands still, has no
 consequence inside.
@@ -9,10 +9,13 @@ consequence inside.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 
 #: Reading two clocks should take no longer than this [ns]; else the process was interrupted, and reads them again.
 _TOGETHER, _ATTEMPTS = 50_000, 3
+#: So many of the newest stamps show another computer's clock: within seconds, it is known again after it was set.
+_HEARD = 100
 
 
 def offset_to(now: Callable[[], int] = time.time_ns) -> int:
@@ -50,3 +53,26 @@ class Stamps:
             stamp = max(stamp, self._stamp)
         self._measured, self._stamp, self._read = measured, stamp, now
         return stamp
+
+
+class HeardClock:
+    """A clock that may be another computer's, known by the stamps of messages that have just been made.
+
+    Messages come late, some later than others, and none early: the one that came soonest shows the clock best.
+
+    :param monotonic: the monotonic clock of this computer [ns].
+    """
+
+    def __init__(self, monotonic: Callable[[], int] = time.monotonic_ns) -> None:
+        self._monotonic = monotonic
+        self._offsets: deque[int] = deque(maxlen=_HEARD)
+        self._offset = offset_to()  # Until a message is heard.
+
+    def hear(self, stamp: int) -> None:
+        """A message with this stamp [ns] has arrived; from one thread."""
+        self._offsets.append(stamp - self._monotonic())
+        self._offset = max(self._offsets)
+
+    def now(self) -> int:
+        """What that clock shows [ns]; from any thread."""
+        return self._monotonic() + self._offset
