@@ -15,7 +15,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 
 from aiofranka_ros.errors import InvalidTarget, Overridden
-from aiofranka_ros.node.admission import Admission
+from aiofranka_ros.node.admission import Admission, Overtaken
 from aiofranka_ros.node.owners import HANDOVER
 from aiofranka_ros.ros.arrivals import age_of
 from aiofranka_ros.testing import Client
@@ -131,6 +131,29 @@ def test_the_order_starts_again_when_the_clock_is_put_back(monkeypatch: pytest.M
     assert arm.refusal(now - SECOND // 4).reason == "out of order"
     monkeypatch.setattr(time, "time_ns", lambda: now - SECOND)
     arm.send(now - SECOND)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("change", ["mode", "held", "move", "inactive"])
+def test_a_target_that_was_on_its_way_when_the_arm_ceased_to_be_free_is_not_refused_aloud(change: str) -> None:
+    """DDS keeps no order between a last target and the call that follows it."""
+    arm = Arm()
+    before = time.time_ns()
+    if change == "mode":
+        arm.parameters["mode"] = "impedance"
+        arm.active_client.mode_id += 1
+    elif change == "inactive":
+        arm.active_client = None
+    else:
+        setattr(arm, {"held": "why_held", "move": "owner"}[change], "a move")
+    arm.admission.follow()
+    refusals = []
+    for sent in (before, time.time_ns() + SECOND):
+        with pytest.raises(InvalidTarget) as refusal:
+            arm.admission.check("ee_desired", ("osc",), 0, {"source_timestamp": sent})
+        refusals.append(refusal.value)
+    assert [isinstance(refusal, Overtaken) for refusal in refusals] == [True, False]
+    assert refusals[0].reason == refusals[1].reason
 
 
 @pytest.mark.unit

@@ -154,7 +154,7 @@ def test_targets_of_a_policy_that_are_not_due_yet_are_dropped_when_a_person_take
         message.pose.position.x, message.pose.orientation.w = float(number), 1.0
         on_message(serialize_message(message), {"publisher_gid": {"data": sender}})
 
-    targets.try_again()  # The node's clock is known from now on.
+    targets.admission.follow()  # The node's clock is known from now on.
     for number in (1, 2, 3):
         send(b"policy", number, 0.05 * number)
     send(b"teleop", 9, 0.0)

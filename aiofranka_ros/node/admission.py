@@ -26,6 +26,16 @@ from aiofranka_ros.node.owners import Owners
 from aiofranka_ros.ros.arrivals import age_of, publisher_of
 from aiofranka_ros.ros.conditions import CTL
 
+#: How long a message may be on its way [ns].
+_UNDERWAY = 1_000_000_000
+
+
+class Overtaken(InvalidTarget):
+    """A target is refused because of a change of the arm's state that its sender could not know of yet.
+
+    For example the last target before a switch of the mode: DDS keeps no order between messages and services.
+    """
+
 
 class Admission:
     """The checks of one node's targets, and the history that they need.
@@ -48,10 +58,17 @@ class Admission:
         self._period: tuple[ControlClient, int] | None = None
         #: Stamp of the newest accepted target of each topic [ns].
         self._newest: dict[str, int] = {}
+        #: What decides for which targets the arm is free, and since when it is so [ns, the system's clock].
+        self._state: tuple[Any, ...] = ()
+        self._since = 0
 
     def follow(self) -> None:
-        """Note whether the node's clock is simulated; called at every tick."""
+        """Note whether the node's clock is simulated, and the arm's state; called at every tick, active or not."""
         self.simulated_time = self._node_clock.ros_time_is_active
+        client = self._owner.active_client
+        state = client, client and client.mode_id, self._owner.why_held, self._mover.owner
+        if state != self._state:
+            self._state, self._since = state, time.time_ns()
 
     def check(
         self, topic: str, modes: tuple[str, ...], stamp: int, info: Mapping[str, Any], *, waited: bool = False
@@ -64,9 +81,16 @@ class Admission:
         :param info: rclpy's info about the message.
         :param waited: whether it was checked before: then its age does not count again.
         :returns: the control process to pass it on to.
+        :raises Overtaken: it is refused because of what happened while it was on its way.
         :raises InvalidTarget: it is refused.
         """
-        client = self.free_client(modes)
+        try:
+            client = self.free_client(modes)
+        except InvalidTarget as error:
+            self.follow()
+            if time.time_ns() - _UNDERWAY < self._since > info.get("source_timestamp", self._since):
+                raise Overtaken(str(error), reason=error.reason) from None
+            raise
         if self._period is None or (client, client.mode_id) != self._period:
             # Targets from before an activation or a switch of the mode do not count.
             self._period = client, client.mode_id

@@ -334,6 +334,7 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
                 if ended is not None and ended.error is not None:
                     self._fall_back(ended.error, disconnected=ended.reason == "connection")
                 self._follow_state()
+        self._targets.admission.follow()
         self._owner.follow()
         self._robot_state.follow()
         self._planned_path.publish()

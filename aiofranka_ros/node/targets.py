@@ -35,7 +35,7 @@ from aiofranka_ros.control.snapshot import distance_text
 from aiofranka_ros.errors import InvalidTarget, TransformMissing
 from aiofranka_ros.kernels import Record
 from aiofranka_ros.model.names import CONTROLLER, ArmNames
-from aiofranka_ros.node.admission import Admission
+from aiofranka_ros.node.admission import Admission, Overtaken
 from aiofranka_ros.node.frames import Frames
 from aiofranka_ros.node.limited import describe_blocked, describe_limited
 from aiofranka_ros.node.owners import Owners
@@ -171,7 +171,6 @@ class TargetTopics:
 
     def try_again(self) -> None:
         """Try the targets that wait for transforms; called at every tick while the arm is active."""
-        self.admission.follow()
         client = self._owner.active_client
         for _ in range(len(self._waiting)):
             waiting = self._waiting.popleft()
@@ -288,6 +287,8 @@ class TargetTopics:
                 self._waiting.append(_Waiting(topic, content, stamp, info, until, (client, client.mode_id)))
             else:
                 self.refuse(topic.name, info, error)
+        except Overtaken:
+            return  # Its sender could not know.
         except InvalidTarget as error:
             self.refuse(topic.name, info, error)
         else:
