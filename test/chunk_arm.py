@@ -14,6 +14,7 @@ from aiofranka_ros.control.law.motion import Motion
 from aiofranka_ros.control.records import STATE, Approach, Mode, new
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model import fr3
+from aiofranka_ros.model.kinematics import control_frame
 
 #: Robot time when this computer's clock is 0, and a cycle [s].
 ROBOT_TIME, CYCLE = 1000.0, 1e-3
@@ -32,18 +33,23 @@ class PathArm:
         self.begin, self.number, self.first = 0.0, 0, 0
         #: Position, velocity and acceleration of all cycles so far, in parts (n, 7).
         self.record: list[tuple[Array, Array, Array]] = []
-        self.motion_status = self.hold = 0
+        self.motion_status = self.hold = self.streams = 0
+        self.flange_to_tcp = np.eye(4)
 
     def state(self) -> Record:
         state = new(STATE)[0]
         state["time"], state["stamp"] = self.now + ROBOT_TIME, round(1e9 * self.now) + 1
         state["approach"], state["motion_status"], state["hold"] = Approach.FOLLOWING, self.motion_status, self.hold
         state["ref_q"] = self.at
-        state["ref_position"], state["ref_orientation"] = self.at[:3], self.at[3:]
+        state["ref_position"], state["ref_orientation"] = self.at[:3], self.at[3:] / np.linalg.norm(self.at[3:])
+        state["law"], state["tcp"] = self.mode, control_frame(state["q"], self.flange_to_tcp)
         if self.path is not None:
             state["chunk_id"] = state["chunk_seen"] = self.number
             state["chunk_first"], state["chunk_time"] = self.first, self.now + ROBOT_TIME - self.begin
         return state
+
+    def begin_stream(self) -> None:
+        self.streams += 1
 
     def start_chunk(self, path: Motion, *, start: float = 0.0) -> int:
         assert len(path.coefficients) <= 256

@@ -97,13 +97,20 @@ class Arm:
     def parameter(self, name: str) -> Any:
         return self.parameters[name]
 
-    def send(
-        self, stamp: int = 0, sender: bytes = b"", topic: str = "ee_desired", mode: str = "osc", lasts: float = 0.0
-    ) -> bool:
+    def send(self, stamp: int = 0, sender: bytes = b"", topic: str = "ee_desired", mode: str = "osc") -> bool:
         """Send a target that is passed on unless it is refused; returns whether it begins another client's stream."""
         info = {"publisher_gid": {"data": sender}}
         assert self.admission.check(topic, (mode,), stamp, info) is self.active_client
-        return self.admission.accepted(self.active_client, topic, stamp, info, lasts=lasts)
+        return self.admission.accepted(self.active_client, topic, stamp, info)
+
+    def send_chunk(self, sender: bytes, lasts: float = 3.0, refuse: bool = False) -> bool:
+        """Send a chunk that is followed, or that its player refuses; returns whether it is another client's."""
+        info = {"publisher_gid": {"data": sender}}
+        self.admission.check("ee_chunk", ("osc",), 0, info)
+        other = self.admission.is_other("ee_chunk", info)
+        if not refuse:
+            self.admission.accepted_chunk("ee_chunk", info, lasts, 1)
+        return other
 
     def refusal(self, *arguments: Any, **options: Any) -> InvalidTarget:
         with pytest.raises(InvalidTarget) as refusal:
@@ -292,13 +299,26 @@ def test_the_publishers_of_one_node_are_one_client() -> None:
 @pytest.mark.unit
 def test_a_chunk_keeps_control_while_it_lasts_but_not_from_a_priority_client(shared: Arm) -> None:
     shared.parameters["priority_clients"] = ("policy_c",)
-    shared.send(sender=b"a", lasts=3.0)
+    shared.send_chunk(b"a")
     shared.now += 3.0 + 0.9 * HANDOVER
     assert shared.refusal(sender=b"b").reason == "another publisher"
     shared.now += 0.2 * HANDOVER
     shared.send(sender=b"b")
-    shared.send(sender=b"b", lasts=3.0)
+    shared.send_chunk(b"b")
     shared.send(sender=b"c")
+
+
+@pytest.mark.unit
+def test_a_refused_chunk_of_a_priority_client_does_not_disturb_the_stream_of_the_owner(shared: Arm) -> None:
+    shared.parameters["priority_clients"] = ("policy_c",)
+    now = time.time_ns()
+    shared.send(now, sender=b"a")
+    streams = shared.active_client.streams
+    assert shared.send_chunk(b"c", refuse=True)
+    assert shared.active_client.streams == streams
+    assert shared.refusal(now - SECOND // 50, sender=b"a").reason == "out of order"
+    assert shared.send_chunk(b"c")
+    assert shared.admission.owners.client == "/policy_c"
 
 
 @pytest.mark.unit

@@ -422,6 +422,52 @@ def test_a_chunk_from_an_older_observation_is_refused():
     arm.follow(np.tile(HOME, (50, 1)), 0.2, start=0.3)  # Nothing runs any more that it could be older than.
 
 
+def test_the_observation_of_another_client_may_be_older():
+    arm = PathArm()
+    arm.advance(0.5)
+    first = arm.follow(np.tile(HOME, (50, 1)), start=0.4)
+    arm.player.follow(Chunk("q", np.arange(50) / 30, np.tile(HOME, (50, 1)), 0.3), arm.now, other=True)
+    arm.advance(0.6)
+    assert first.outcome is Outcome.REPLACED
+
+
+@pytest.mark.parametrize("violation", ["clip", "refuse"])
+@pytest.mark.parametrize("wrong", [0.6, -HOME, 4.0])
+def test_a_row_that_is_past_neither_drags_the_others_nor_is_a_reason_to_refuse(violation, wrong):
+    arm = PathArm(chunk_violation=violation)
+    arm.advance(0.5)
+    rows = np.tile(HOME, (50, 1))
+    rows[:2] += wrong
+    ticket = arm.follow(rows, start=arm.now - 0.1)
+    assert (ticket.dropped, ticket.clipped) == (3, 0)
+    arm.advance(2.0)
+    assert np.abs(arm.columns()[0] - HOME).max() < 0.02
+
+
+def test_a_pose_that_is_past_neither_drags_the_others_nor_is_a_reason_to_refuse():
+    arm = PathArm(Mode.OSC, chunk_violation="refuse")
+    arm.advance(0.5)
+    rows = np.tile(POSE, (50, 1))
+    rows[1] = -turned(2.0)
+    rows[1, :3] = POSE[:3] + 0.3
+    ticket = arm.follow(rows, start=arm.now - 0.1)
+    assert (ticket.dropped, ticket.clipped) == (3, 0)
+    arm.advance(2.0)
+    assert np.abs(arm.columns()[0] - POSE).max() < 0.02
+
+
+def test_velocities_that_are_past_are_no_reason_to_refuse():
+    rows = np.zeros((20, 7))
+    rows[1] = 5.0
+    arm = PathArm(chunk_violation="refuse")
+    arm.advance(0.5)
+    arm.follow(rows, start=arm.now - 0.1, kind="dq")
+    with pytest.raises(InvalidTarget) as caught:
+        arm.follow(rows, start=arm.now - 0.05, kind="dq")  # The second row is in force until the third is due.
+    assert caught.value.reason == "too fast"
+    assert "point 1 is" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [

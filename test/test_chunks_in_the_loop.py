@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
-from test_chunk import CYCLE, DDQ, DQ, HOME_POSE, POSITION, Q, Rig
+from test_chunk import CYCLE, DDQ, DQ, HOME_POSE, LINEAR, LINEAR_CHANGE, POSITION, Q, Rig
 
 from aiofranka_ros.arm.chunk_points import Chunk
 from aiofranka_ros.arm.chunks import ChunkPlayer, Outcome, Ticket
 from aiofranka_ros.arm.settings import ArmSettings
+from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.law.motion import Motion
 from aiofranka_ros.control.law.report import report
-from aiofranka_ros.control.records import Approach, Mode
+from aiofranka_ros.control.records import Approach, Mode, TargetKind
 from aiofranka_ros.control.shared_memory import fill_path
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.kernels import Array, Record
@@ -29,7 +31,7 @@ class PlayedRig:
     """The control cycle with a player of chunks; robot time is far ahead of this computer's clock."""
 
     def __init__(self, mode: Mode = Mode.IMPEDANCE, **settings: Any) -> None:
-        self.rig, self.mode = Rig(mode), mode
+        self.rig = Rig(mode)
         self.player = ChunkPlayer(self, ArmSettings(**settings).__getitem__)
         self._parts: list[Array] = []
         self.advance(3)
@@ -44,6 +46,43 @@ class PlayedRig:
     @property
     def rows(self) -> Array:
         return np.concatenate(self._parts)
+
+    @property
+    def mode(self) -> Mode:
+        return Mode(int(self.rig.commands["mode"][0]))
+
+    @property
+    def flange_to_tcp(self) -> Array:
+        return self.rig.commands["flange_to_tcp"][0].copy()
+
+    def hold_in_place(self, cycles: int) -> None:
+        """Run while a person holds the arm."""
+        rig, measured, memory = self.rig, self.rig.measured, self.rig.memory
+        for _ in range(cycles):
+            measured["elapsed"] = CYCLE
+            measured["time"] += CYCLE
+            measured["tau_last"], measured["dq"] = memory["tau"], 0.0
+            control_cycle.step(rig.commands, rig.motion, rig.chunk, measured, memory, rig.scratch, 0)
+        if cycles:
+            report(rig.commands, rig.measured, rig.memory, rig.state, round(1e9 * self.now), 0.0, 1.0)
+        self.player.observe(self.state())
+
+    def drive(self, velocity: Any, seconds: float, advance: Callable[[int], None] | None = None) -> None:
+        """A policy of velocities, whose chunks of 1 s follow each other after 0.3 s."""
+        kind = "twist" if self.mode is Mode.OSC else "dq"
+        for _ in range(round(seconds / 0.3)):
+            self.follow(np.tile(velocity, (30, 1)), 1 / 30, kind=kind)
+            (advance or self.advance)(300)
+
+    def switch(self, mode: Mode, **fields: Any) -> None:
+        """Change the mode, as the client does; the newest state is from before that."""
+        for name, value in {"mode": mode, **fields}.items():
+            self.rig.commands[name] = value
+        self.rig.commands["mode_id"] += 1
+        self.rig.commands["law_id"] += 1
+
+    def begin_stream(self) -> None:
+        self.rig.commands["stream_id"] += 1
 
     def state(self) -> Record:
         return self.rig.state[0].copy()
@@ -67,8 +106,8 @@ class PlayedRig:
                 report(rig.commands, rig.measured, rig.memory, rig.state, round(1e9 * self.now), 0.0, 1.0)
         self.player.observe(self.state())
 
-    def follow(self, values: Array, dt: float, start: float | None = None) -> Ticket:
-        kind = "ee" if self.mode is Mode.OSC else "q"
+    def follow(self, values: Array, dt: float, start: float | None = None, kind: str = "") -> Ticket:
+        kind = kind or ("ee" if self.mode is Mode.OSC else "q")
         return self.player.follow(Chunk(kind, dt * np.arange(len(values)), values, start), self.now)
 
 
@@ -179,3 +218,142 @@ def test_a_chunk_that_is_stopped_slows_down_without_going_back():
     assert ticket.reason == "it was stopped"
     assert rig.rows[:, DQ].min() > -1e-3
     assert np.abs(rig.rows[-1, DQ]).max() < 1e-3
+
+
+# Velocities, which have no place to return to.
+
+AHEAD = {Mode.IMPEDANCE: np.array([0.3, 0, 0, 0, 0, 0, 0]), Mode.OSC: np.array([0.1, 0, 0, 0, 0, 0])}
+
+
+@pytest.mark.parametrize("mode", [Mode.IMPEDANCE, Mode.OSC])
+def test_velocities_do_not_add_up_while_the_arm_is_held(mode):
+    rig, column = PlayedRig(mode), Q if mode is Mode.IMPEDANCE else POSITION
+    start = fr3.HOME[0] if mode is Mode.IMPEDANCE else HOME_POSE[0, 3]
+    rig.drive(AHEAD[mode], 3.0, rig.hold_in_place)
+    rig.drive(0.0 * AHEAD[mode], 3.0)
+    # What the reference may be ahead of an arm that is held, and slowing down.
+    assert abs(rig.rows[-1, column][0] - start) < 0.15
+    assert np.abs(rig.rows[:, DQ if mode is Mode.IMPEDANCE else LINEAR]).max() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("mode", "limit"),
+    [(Mode.IMPEDANCE, "joint"), (Mode.IMPEDANCE, "wall"), (Mode.OSC, "wall")],
+)
+@pytest.mark.parametrize("pushed", [0.6, 3.0])
+def test_velocities_that_point_away_from_a_limit_leave_it_at_once(mode, limit, pushed):
+    rig, velocity = PlayedRig(mode), AHEAD[mode]
+    if limit == "joint":
+        rig.rig.commands["joint_upper"] = np.append(fr3.HOME[0] + 0.1, rig.rig.commands["joint_upper"][0][1:])
+    else:
+        x = 0.05 if mode is Mode.OSC else 1.0
+        rig.rig.commands["workspace_upper"] = HOME_POSE[:3, 3] + np.array([x, 0.05, 1.0])
+    rig.advance(5)
+    rig.drive(velocity, pushed)
+    before = len(rig.rows)
+    rig.drive(-velocity, 1.2)
+    x = rig.rows[before:, Q if mode is Mode.IMPEDANCE else POSITION][:, 0]
+    assert np.argmax(x < x[0] - 0.01) * CYCLE == pytest.approx(0.15, abs=0.15)
+    assert x[-1] < x[0] - 0.05
+
+
+# What the arm did before was another law's.
+
+
+def frame_aside() -> Array:
+    frame = np.eye(4)
+    frame[:3, 3] = [0.0, 0.05, 0.1]
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fields"),
+    [
+        (Mode.OSC, Mode.IMPEDANCE, {}),
+        (Mode.IMPEDANCE, Mode.OSC, {}),
+        (Mode.IMPEDANCE, Mode.PID, {}),
+        (Mode.OSC, Mode.OSC, {"flange_to_tcp": frame_aside()}),
+    ],
+)
+@pytest.mark.parametrize("late", [0, 5])
+def test_velocities_of_zero_do_not_move_the_arm_after_a_change_of_law(before, after, fields, late):
+    rig = PlayedRig(before)
+    rig.follow(swept(0.6 + np.arange(20) / 30) if before is Mode.OSC else swing(0.6 + np.arange(20) / 30), 1 / 30)
+    rig.advance(2500)
+    q = rig.rig.measured["q"][0].copy()
+    rig.switch(after, **fields)
+    rig.hold_in_place(late)
+    ticket = rig.follow(
+        np.zeros((30, 6 if after is Mode.OSC else 7)), 1 / 30, kind="twist" if after is Mode.OSC else "dq"
+    )
+    rig.hold_in_place(1)  # The rig's arm follows the reference of the new law once that is known.
+    rig.advance(3000)
+    assert ticket.outcome is Outcome.FINISHED
+    # From an arm that has not quite arrived, the reference slows down.
+    assert rig.rig.measured["q"][0] == pytest.approx(q, abs=5e-3)
+
+
+def test_a_chunk_where_the_arm_is_is_not_far_away_after_a_change_of_law():
+    rig = PlayedRig(Mode.OSC, approach_far_streams=False)
+    rig.follow(swept(0.6 + np.arange(40) / 30), 1 / 30)
+    rig.advance(2500)
+    rig.switch(Mode.IMPEDANCE)
+    rig.follow(np.tile(rig.rig.measured["q"][0], (30, 1)), 1 / 30)
+
+
+def test_velocities_of_zero_after_moveit_servo_leave_the_hand_where_it_is():
+    rig = PlayedRig(Mode.OSC)
+    aside = np.array([0.25, 0, 0, 0, 0, 0, 0])
+    for k in range(60):
+        rig.rig.target(target_q=fr3.HOME + aside * k / 60, target_kind=TargetKind.SERVO)
+        for _ in range(33):  # The law holds joints, so the arm follows those.
+            rig.hold_in_place(1)
+            rig.rig.measured["q"] = rig.rig.memory["ref_q"]
+    rig.hold_in_place(1)
+    here = rig.rig.memory["position"][0].copy()
+    rig.follow(np.zeros((30, 6)), 1 / 30, kind="twist")
+    rig.advance(2000)
+    assert rig.rig.memory["position"][0] == pytest.approx(here, abs=0.01)
+
+
+# After the end of a chunk.
+
+
+@pytest.mark.parametrize("pause", [0.05, 0.3, 0.44, 0.47, 0.49, 0.6])
+def test_a_chunk_soon_after_the_end_of_another_is_blended_and_later_approached(pause):
+    rig, aside = PlayedRig(Mode.OSC), HOME_ROW.copy()
+    aside[1] += 0.1
+    first = rig.follow(np.tile(HOME_ROW, (6, 1)), 1 / 30)
+    rig.advance(167 + round(1000 * pause))
+    rig.follow(np.tile(aside, (60, 1)), 1 / 30)
+    rig.advance(2500)
+    speed = np.linalg.norm(rig.rows[:, LINEAR], axis=1).max()
+    jerk = np.linalg.norm(np.diff(rig.rows[:, LINEAR_CHANGE], axis=0), axis=1).max() / CYCLE
+    assert first.done
+    assert (speed < 0.65 and jerk < 200.0) or speed < 0.12  # As while the first one runs; or an approach.
+    assert rig.rows[-1, POSITION] == pytest.approx(aside[:3], abs=1e-3)
+
+
+def test_velocities_begin_where_the_arm_is_if_something_else_moved_it_since_the_last_chunk():
+    rig = PlayedRig()
+    rig.follow(np.tile(fr3.HOME, (6, 1)), 1 / 30)
+    rig.advance(400)
+    rig.rig.target(target_q=fr3.HOME + 0.03)
+    rig.advance(100)
+    here = rig.rows[-1, Q]
+    rig.follow(np.tile(here, (30, 1)), 1 / 30)
+    rig.advance(1500)
+    # It slows down from where the target has brought it, and does not go back to the old chunk.
+    assert rig.rows[-1500:, Q].min(axis=0) == pytest.approx(here, abs=2e-3)
+
+
+def test_a_chunk_has_not_arrived_while_the_arm_still_approaches_it():
+    rig, far = PlayedRig(Mode.OSC), HOME_ROW.copy()
+    far[1] += 0.3
+    ticket = rig.follow(np.tile(far, (15, 1)), 1 / 15)
+    rig.advance(1300)
+    assert rig.rig.approach is Approach.APPROACHING
+    assert ticket.outcome is Outcome.RUNNING
+    rig.advance(4000)
+    assert ticket.outcome is Outcome.FINISHED
+    assert rig.rows[-1, POSITION] == pytest.approx(far[:3], abs=1e-3)

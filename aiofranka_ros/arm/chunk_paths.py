@@ -30,6 +30,7 @@ from aiofranka_ros.arm.chunk_kernels import (
 )
 from aiofranka_ros.control.law.motion import Motion
 from aiofranka_ros.kernels import Array, Record
+from aiofranka_ros.model.kinematics import control_frame, quaternion_from_matrix
 
 #: A fade, and slowing down, take at least this long [s]...
 _SHORTEST = 0.02
@@ -39,6 +40,8 @@ _LONGEST = 0.3
 _BRAKE_PIECES = 6
 #: Peak derivatives of a pace that falls from 1 to 0 within 1 s, along a cubic.
 _PACE_SLOPE, _PACE_BEND = 1.5, 6.0
+#: A reference within these distances is on its path [m], [rad].
+_ON_PATH_LINEAR, _ON_PATH_ANGULAR = 0.005, 0.01
 _NONE = np.zeros(0)
 
 
@@ -167,6 +170,29 @@ def pose_reference(state: Record) -> tuple[Array, Array, Array]:
     speed = float(np.dot(state["ref_angular"], state["ref_angular"]))
     a[3:] = 0.5 * change - 0.25 * speed * orientation
     return p, v, a
+
+
+def at_rest(q: Array, flange_to_tcp: Array | None) -> tuple[Array, Array, Array]:
+    """Position, velocity and acceleration (7,) of an arm at ``q`` [rad] (7,) that does not move.
+
+    :param flange_to_tcp: the control frame in the flange (4, 4), for a pose; ``None``: joint positions.
+    """
+    p = np.array(q)
+    if flange_to_tcp is not None:
+        pose = control_frame(q, flange_to_tcp)
+        p[:3] = pose[:3, 3]
+        quaternion_from_matrix(pose, p[3:])
+    return p, np.zeros(7), np.zeros(7)
+
+
+def is_on(path: Motion, time: float, state: Record, joints: bool) -> bool:
+    """Whether the reference in ``state`` is where ``path`` is at ``time`` [s]."""
+    p = evaluate(path, np.array([time]))[0][0]
+    if joints:
+        return bool(np.abs(p - state["ref_q"]).max() <= _ON_PATH_ANGULAR)
+    near = float(np.linalg.norm(p[:3] - state["ref_position"])) <= _ON_PATH_LINEAR
+    same = abs(float(np.dot(p[3:], state["ref_orientation"]))) / float(np.linalg.norm(p[3:]))
+    return near and same >= float(np.cos(0.5 * _ON_PATH_ANGULAR))
 
 
 def connected(

@@ -26,6 +26,9 @@ _TOO_FAST = 1.5
 #: Largest deviation of a quaternion's norm from 1.
 _NORM_TOLERANCE = 0.01
 
+#: How long the velocity of a chunk of one holds [s].
+_ALONE = 0.1
+
 _JOINT_MODES = (Mode.IMPEDANCE, Mode.PID)
 #: Kinds of chunks: what a value is, its length, and for which modes.
 KINDS = {
@@ -40,7 +43,8 @@ KINDS = {
 class Chunk:
     """Several targets, each with its time.
 
-    :ivar kind: ``q``, ``dq``, ``ee`` or ``twist``, see :data:`KINDS`. A velocity holds until the next one.
+    :ivar kind: ``q``, ``dq``, ``ee`` or ``twist``, see :data:`KINDS`. A velocity holds until the next one, the last one
+        as long as the one before it, and a single one for 0.1 s.
     :ivar times: when each is due [s] (n,), from ``start`` on, increasing.
     :ivar values: (n, 6 or 7), in the base; a twist is that of the control frame's origin, in the axes of the base.
     :ivar start: when ``times == 0`` is due [s, monotonic], usually the time of the observation that the chunk was made
@@ -69,23 +73,28 @@ class Points:
     clipped: int
 
 
-def points_of(chunk: Chunk, mode: Mode, parameter: Callable[[str], Any]) -> Points:
+def points_of(chunk: Chunk, mode: Mode, parameter: Callable[[str], Any], now: float) -> Points:
     """Check ``chunk``, and make the points of its path.
 
     :param parameter: values of settings: the limits, and ``chunk_violation``.
+    :param now: time of the chunk [s]. No limit refuses a point that is past, or counts it as clipped; what is before
+        a jump does not count.
     :raises InvalidTarget: it cannot be used, or violates a limit and such chunks are refused.
     """
     times, values = _arrays(chunk, mode)
     refuses = parameter("chunk_violation") == "refuse"
     limits = _Limits.of(chunk.kind, parameter)
+    past = min(int(np.count_nonzero(times < now)), len(times) - 1)
     if chunk.kind in ("dq", "twist"):
-        clipped = _clip_velocities(values, limits, refuses)
+        past = max(past - int(times[past] >= now), 0)  # Each holds until the next one.
+        _clip_velocities(values[:past], limits, False)
+        clipped = _clip_velocities(values[past:], limits, refuses, past)
         return _summed(chunk.kind, times, values, clipped)
     if chunk.kind == "ee":
         _unite_quaternions(values)
     if refuses:
-        _refuse_outside(chunk.kind, values, parameter)
-    return Points(times, values, False, _clip_steps(times, values, limits, refuses))
+        _refuse_outside(chunk.kind, values, parameter, past)
+    return Points(times, values, False, _clip_steps(times, values, limits, refuses, past))
 
 
 def _arrays(chunk: Chunk, mode: Mode) -> tuple[Array, Array]:
@@ -172,9 +181,10 @@ def _sizes(part: str, differences: Array) -> Array:
     return np.abs(differences) if part == "joint" else np.linalg.norm(differences, axis=1, keepdims=True)
 
 
-def _clip_velocities(values: Array, limits: _Limits, refuses: bool) -> int:
+def _clip_velocities(values: Array, limits: _Limits, refuses: bool, number: int = 0) -> int:
     """Shorten velocities to the limits, in place; return how many.
 
+    :param number: of the first one, for the message.
     :raises InvalidTarget: ``refuses``, and one is much faster.
     """
     clipped = np.zeros(len(values), dtype=bool)
@@ -182,8 +192,8 @@ def _clip_velocities(values: Array, limits: _Limits, refuses: bool) -> int:
         excess = _sizes(part, values[:, columns]) / fastest
         for point in np.flatnonzero((excess > _TOO_FAST).any(axis=1))[: 1 if refuses else 0]:
             raise InvalidTarget(
-                f"point {point} is {excess[point].max():.1f} times as fast as max_{part}_velocity allows: slow it "
-                "down, or set chunk_violation to clip",
+                f"point {number + point} is {excess[point].max():.1f} times as fast as max_{part}_velocity allows: "
+                "slow it down, or set chunk_violation to clip",
                 reason="too fast",
             )
         values[:, columns] /= np.maximum(excess, 1.0)
@@ -192,8 +202,8 @@ def _clip_velocities(values: Array, limits: _Limits, refuses: bool) -> int:
 
 
 def _summed(kind: str, times: Array, velocities: Array, clipped: int) -> Points:
-    """The path of velocities, each of which holds until the next one, and the last one as long as the one before."""
-    durations = np.diff(times, append=2.0 * times[-1] - times[-2] if len(times) > 1 else times[-1] + 0.1)
+    """The path of velocities, see :class:`Chunk`."""
+    durations = np.diff(times, append=2.0 * times[-1] - times[-2] if len(times) > 1 else times[-1] + _ALONE)
     ends = np.append(times, times[-1] + durations[-1])
     steps = velocities * durations[:, np.newaxis]
     if kind == "dq":
@@ -208,11 +218,12 @@ def _summed(kind: str, times: Array, velocities: Array, clipped: int) -> Points:
     return Points(ends, values, True, clipped)
 
 
-def _refuse_outside(kind: str, values: Array, parameter: Callable[[str], Any]) -> None:
+def _refuse_outside(kind: str, values: Array, parameter: Callable[[str], Any], past: int) -> None:
     """:raises InvalidTarget: a point is outside the limits of the joints, or of the workspace."""
     names, width = (("joint_lower", "joint_upper"), 7) if kind == "q" else (("workspace_lower", "workspace_upper"), 3)
     lower, upper = (np.asarray(parameter(name)) for name in names)
     outside = (values[:, :width] < lower) | (values[:, :width] > upper)
+    outside[:past] = False
     for point, column in np.argwhere(outside)[:1]:
         what = fr3.JOINT_NAMES[column] if kind == "q" else "xyz"[column]
         raise InvalidTarget(
@@ -222,18 +233,21 @@ def _refuse_outside(kind: str, values: Array, parameter: Callable[[str], Any]) -
         )
 
 
-def _clip_steps(times: Array, values: Array, limits: _Limits, refuses: bool) -> int:
-    """Cut steps between neighbours to the limits, in place; return how many points were moved.
+def _clip_steps(times: Array, values: Array, limits: _Limits, refuses: bool, past: int) -> int:
+    """Cut steps between neighbours to the limits, in place; return how many points that are due were moved.
 
+    :param past: so many points at the beginning are past: those before a jump do not count.
     :raises InvalidTarget: ``refuses``, and a step is longer.
     """
     durations = np.diff(times)[:, np.newaxis]
-    jumps = np.zeros(len(durations), dtype=bool)
+    jumps, early = np.zeros(len(durations), dtype=bool), np.zeros(past, dtype=bool)
     for columns, longest, fastest, part in limits.parts:
         steps = _sizes(part, np.diff(values[:, columns], axis=0))
         if part == "angular":  # Between unit quaternions, whose difference is a chord.
             steps = 4.0 * np.arcsin(np.minimum(0.5 * steps, 1.0))
         wrong = (steps > np.minimum(longest, _TOO_FAST * fastest * durations)).any(axis=1)
+        early |= wrong[:past]
+        wrong[:past] = False
         for point in np.flatnonzero(wrong)[: 1 if refuses else 0]:
             raise InvalidTarget(
                 f"from point {point} to point {point + 1} it jumps by {steps[point].max():.3f} "
@@ -242,6 +256,8 @@ def _clip_steps(times: Array, values: Array, limits: _Limits, refuses: bool) -> 
                 reason="jumps",
             )
         jumps |= wrong
+    for point in np.flatnonzero(early)[-1:]:
+        values[: point + 1] = values[point + 1]
     if not jumps.any():
         return 0
     clipped = 0

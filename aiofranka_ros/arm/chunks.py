@@ -21,11 +21,13 @@ import numpy as np
 
 from aiofranka_ros.arm.chunk_delays import Delays
 from aiofranka_ros.arm.chunk_paths import (
+    at_rest,
     connected,
     curve,
     ended,
     evaluate,
     fading,
+    is_on,
     joined,
     pose_reference,
     slowly,
@@ -33,11 +35,12 @@ from aiofranka_ros.arm.chunk_paths import (
 from aiofranka_ros.arm.chunk_points import Chunk, Points, points_of
 from aiofranka_ros.control.law.approach import LONGEST_GAP, NEAR_ANGULAR, NEAR_LINEAR
 from aiofranka_ros.control.law.motion import Motion
-from aiofranka_ros.control.records import ChunkEnd, Hold, Mode, MotionStatus
+from aiofranka_ros.control.records import Approach, ChunkEnd, Hold, Mode, MotionStatus
 from aiofranka_ros.control.snapshot import distance_text
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model import fr3
+from aiofranka_ros.model.kinematics import control_frame
 
 #: From reading the state until the control process has the new path [s]; until then it follows the old one.
 _LEAD = fr3.CYCLE
@@ -126,6 +129,13 @@ class Follower(Protocol):
     def state(self) -> Record:
         """The newest measured state."""
 
+    @property
+    def flange_to_tcp(self) -> Array:
+        """The control frame in the flange (4, 4)."""
+
+    def begin_stream(self) -> None:
+        """What comes next must be near the reference, or is approached slowly."""
+
     def start_chunk(self, path: Motion, *, start: float = 0.0) -> int:
         """Follow ``path`` from robot time ``start`` [s] on; returns its number."""
 
@@ -193,26 +203,28 @@ class ChunkPlayer:
         state = self._client.state()
         self.observe(state)
         _refuse_if_busy(state)
-        points = points_of(chunk, self._client.mode, self._parameter)
         start = now if chunk.start is None else float(chunk.start)
+        points = points_of(chunk, self._client.mode, self._parameter, now - start - 1e-9)
         past = int(np.count_nonzero(start + points.times < now - 1e-9))
-        self._check_times(chunk, points, start, past, now)
+        self._check_times(chunk, points, start, past, now, other)
 
         robot_now = now - self._clock.offset
         due = start - self._clock.offset + points.times
-        before = self._before(state, other, robot_now)
-        frozen = _LEAD if before is None else max(_LEAD, self._parameter("chunk_freeze"))
+        valid = self._is_of_this_law(state)
+        before = self._before(state, points.relative, robot_now) if valid and not other else None
+        frozen = _LEAD if before is None or before.ticket.done else max(_LEAD, self._parameter("chunk_freeze"))
         interval = due[1] - due[0] if len(due) > 1 else _SINGLE
         seam = max(robot_now + frozen, float(due[0]) - interval)
 
         path, lead = self._shape(points, float(due[0]) - seam, robot_now, state)
         offset = seam - (float(due[0]) - lead)
-        present = self._present(state, before, seam)
+        present = self._present(state, before, seam if valid else None)
         path, difference = connected(path, offset, present, points.relative, self._is_joints)
         distance = self._distance(difference)
         fade = self._fade(difference, distance, before is not None)
         if before is None:
             motion, begin = joined(None, 0.0, 0.0, path, offset, fade), seam
+            self._client.begin_stream()  # The control process must not follow at once what is not blended.
         else:
             begin = robot_now
             motion = joined(before.motion, begin - before.begin, seam - begin, path, offset, fade)
@@ -247,7 +259,8 @@ class ChunkPlayer:
             elif ticket.number == seen and inforce == 0:
                 ticket.end(Outcome.STOPPED, _WHY_ENDED.get(ChunkEnd(int(state["chunk_end"])), "the arm was released"))
             elif ticket.number == inforce and self._running is not None:
-                if ticket is self._running.ticket and state["chunk_time"] >= self._running.motion.duration:
+                over = ticket is self._running.ticket and state["chunk_time"] >= self._running.motion.duration
+                if over and state["approach"] != Approach.APPROACHING:
                     ticket.end(Outcome.FINISHED, "the arm has arrived at its end")
         self._open = [ticket for ticket in self._open if not ticket.done]
 
@@ -293,7 +306,7 @@ class ChunkPlayer:
     def _is_joints(self) -> bool:
         return self._client.mode is not Mode.OSC
 
-    def _check_times(self, chunk: Chunk, points: Points, start: float, past: int, now: float) -> None:
+    def _check_times(self, chunk: Chunk, points: Points, start: float, past: int, now: float, other: bool) -> None:
         """:raises InvalidTarget: it comes too late or too early, or is older than the chunk in force."""
         last = start + float(points.times[-1])
         if past == len(points.times):
@@ -309,7 +322,7 @@ class ChunkPlayer:
                 "allowed (max_target_age): send it later, or compare the clocks",
                 reason="from the future",
             )
-        running = self.running
+        running = None if other else self.running  # The clocks and delays of two clients do not compare.
         if running is not None and chunk.start is not None and start < running.start - 1e-6:
             raise InvalidTarget(
                 f"it is from an observation {running.start - start:.3f} s older than that of the chunk in force: send "
@@ -317,14 +330,28 @@ class ChunkPlayer:
                 reason="stale",
             )
 
-    def _before(self, state: Record, other: bool, now: float) -> _Path | None:
+    def _is_of_this_law(self, state: Record) -> bool:
+        """Whether the reference in ``state`` is that of the mode and its control frame, not of what controlled the arm
+        before; if not, the control process lets the mode start from where the arm is measured."""
+        if state["law"] != self._client.mode:
+            return False
+        pose = None if self._is_joints else control_frame(state["q"], self._client.flange_to_tcp)
+        return pose is None or np.allclose(pose, state["tcp"], rtol=0.0, atol=1e-6)
+
+    def _before(self, state: Record, relative: bool, now: float) -> _Path | None:
         """The path that the new one continues; ``None``: it begins where the reference is."""
         path = self._running
-        if path is None or path.ticket.done or other or path.joints != self._is_joints:
+        if path is None or path.joints != self._is_joints:
+            return None
+        if path.ticket.done and (
+            path.ticket.outcome is not Outcome.FINISHED or state["chunk_id"] != path.ticket.number
+        ):
             return None
         if now - path.begin > path.motion.duration + 0.9 * LONGEST_GAP:
             return None
-        return path
+        # Velocities would take the path ever further away from an arm that something keeps from following it.
+        on_path = not relative or is_on(path.motion, float(state["time"]) - path.begin, state, path.joints)
+        return path if on_path else None
 
     def _shape(self, points: Points, ahead: float, now: float, state: Record) -> tuple[Motion, float]:
         """The path of the points with its end, and how long before the first point it begins [s]."""
@@ -346,8 +373,13 @@ class ChunkPlayer:
         jerk = np.array([_JERK_LINEAR] * 3 + [0.5 * _JERK_ANGULAR] * 4)
         return jerk, np.array([linear] * 3 + [0.5 * angular] * 4)
 
-    def _present(self, state: Record, before: _Path | None, seam: float) -> tuple[Array, Array, Array]:
-        """Position, velocity and acceleration (7,) at ``seam`` [s, robot time], if there were no new chunk."""
+    def _present(self, state: Record, before: _Path | None, seam: float | None) -> tuple[Array, Array, Array]:
+        """Position, velocity and acceleration (7,) at ``seam`` [s, robot time], if there were no new chunk.
+
+        ``None``: the reference in ``state`` is another law's.
+        """
+        if seam is None:
+            return at_rest(state["q"], None if self._is_joints else self._client.flange_to_tcp)
         if before is not None:
             p, v, a = evaluate(before.motion, np.array([seam - before.begin]))
             return p[0], v[0], a[0]

@@ -115,35 +115,32 @@ class Admission:
             )
         return client
 
-    def accepted(
-        self, client: ControlClient, topic: str, stamp: int, info: Mapping[str, Any], *, lasts: float = 0.0
-    ) -> bool:
+    def accepted(self, client: ControlClient, topic: str, stamp: int, info: Mapping[str, Any]) -> bool:
         """Note that a target, which was checked, is passed on to ``client``.
 
-        :param lasts: how long the arm follows it even if nothing else comes [s].
         :returns: whether it begins the stream of another client than the one before.
         """
         publisher = publisher_of(info)
         if publisher != self.owners.publisher:  # Also of the same client: each stream has its own period.
             client.begin_stream()
-        other = self.owners.accepted(publisher, topic, lasts)
+        other = self.owners.accepted(publisher, topic)
         if other:
             self._newest.clear()
         if stamp > self._newest.get(topic, 0):
             self._newest[topic] = stamp
         return other
 
-    def begin(self, client: ControlClient, topic: str, info: Mapping[str, Any]) -> bool:
-        """Whether a message, which was checked, comes from another client than the last target; then tell ``client``.
+    def is_other(self, topic: str, info: Mapping[str, Any]) -> bool:
+        """Whether a message, which was checked, comes from another client than the last target; changes nothing.
 
-        For chunks: the control process must know of another client before its chunk begins. Once that has begun, call
-        :meth:`.Owners.accepted`.
+        For chunks: it must be known before a chunk begins. Once that has begun, call :meth:`accepted_chunk`.
         """
-        other = self.owners.check(publisher_of(info), topic)
-        if other:
+        return self.owners.check(publisher_of(info), topic)
+
+    def accepted_chunk(self, topic: str, info: Mapping[str, Any], lasts: float, number: int) -> None:
+        """Note that a chunk, which was checked, is followed; parameters as of :meth:`.Owners.accepted`."""
+        if self.owners.accepted(publisher_of(info), topic, lasts, number):
             self._newest.clear()
-            client.begin_stream()
-        return other
 
     def lead(self, stamp: int) -> int:
         """How long from now a target is due [ns]; 0: now, or it is unknown."""

@@ -182,14 +182,13 @@ class ChunkTopics:
         if self._player is None or self._period != (client, client.activation):
             self._player, self._period = ChunkPlayer(client, self._node.parameter), (client, client.activation)
         now = time.monotonic()
-        other = self._admission.begin(client, topic.name, info)
+        other = self._admission.is_other(topic.name, info)
         try:
             ticket = self._player.follow(chunk, now, other=other)
         except InvalidTarget as error:
             self._refuse(topic, info, report, error)
             return
-        owners = self._admission.owners
-        owners.accepted(publisher_of(info), topic.name, max(0.0, ticket.ends_at - now), ticket.number)
+        self._admission.accepted_chunk(topic.name, info, max(0.0, ticket.ends_at - now), ticket.number)
         times, frequency = chunk.times, self._node.parameter("chunk_frequency")
         period = float(np.median(np.diff(times))) if len(times) > 1 else 1.0 / frequency
         self._accepted += 1
@@ -206,7 +205,7 @@ class ChunkTopics:
             seam=ticket.seam,
         )
         self._newest = report
-        self._sender = Sender(self._node, owners.full_name(topic.name), publisher_of(info))
+        self._sender = Sender(self._node, self._admission.owners.full_name(topic.name), publisher_of(info))
         self._publish(report)
         self._played.append(_Played(ticket, report, period))
         self._committed.begin(topic.name, ticket, period)
