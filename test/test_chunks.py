@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chunk_arm import CYCLE, POSE, PathArm
+from chunk_arm import CYCLE, POSE, ROBOT_TIME, PathArm
 from scipy.interpolate import CubicSpline
 
 from aiofranka_ros.arm.chunk_points import Chunk
 from aiofranka_ros.arm.chunks import Outcome
 from aiofranka_ros.control.records import Hold, Mode, MotionStatus
 from aiofranka_ros.errors import InvalidTarget
-from aiofranka_ros.kernels import Array
+from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.fr3 import HOME
 
 pytestmark = pytest.mark.unit
@@ -174,6 +174,24 @@ def test_what_is_past_is_dropped_and_counted():
     assert (ticket.dropped, ticket.done) == (5, False)
     arm.advance(0.52)
     assert ticket.latency == pytest.approx(0.151, abs=1e-3)
+
+
+def test_the_clock_of_a_robot_that_is_slower_than_this_computer_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A simulated one is, on a computer that is too slow for it; its chunks must not be due in its future."""
+    arm, rate = PathArm(), 0.9
+    at_full_rate = arm.state
+
+    def state() -> Record:
+        state = at_full_rate()
+        state["time"] = ROBOT_TIME + rate * arm.now
+        return state
+
+    monkeypatch.setattr(arm, "state", state)
+    for _ in range(100):
+        arm.now += 0.01  # About as often as a node looks.
+        arm.player.observe(arm.state())
+    arm.follow(wave(np.linspace(0.0, 1.0, 30)))
+    assert arm.begin == pytest.approx(ROBOT_TIME + rate * arm.now, abs=0.01)
 
 
 def test_a_chunk_knows_what_became_of_it():

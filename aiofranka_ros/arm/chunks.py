@@ -50,8 +50,9 @@ _JERK_LINEAR, _JERK_ANGULAR = 30.0, 60.0
 _SINGLE = 0.1
 #: After so many chunks in a row that came before their predecessor ended, the next one is expected to do so, too.
 _OVERLAPS = 2
-#: States from which the clock of the robot is known.
-_CLOCK_STATES = 64
+#: States from which the clock of the robot is known: some, since each can be late, but few, because a simulated robot
+#: on a slow computer has a slow clock.
+_CLOCK_STATES = 8
 
 _WHY_ENDED = {
     ChunkEnd.TARGET: "a single target came later",
