@@ -10,6 +10,7 @@ import pytest
 from chunk_arm import CYCLE, POSE, ROBOT_TIME, PathArm
 from scipy.interpolate import CubicSpline
 
+from aiofranka_ros.arm.chunk_paths import curve, evaluate
 from aiofranka_ros.arm.chunk_points import Chunk
 from aiofranka_ros.arm.chunks import Outcome
 from aiofranka_ros.control.records import Hold, Mode, MotionStatus
@@ -266,6 +267,27 @@ def test_without_smoothing_the_arm_passes_through_every_point():
     # Later, it slows down; before, it comes from where it was.
     for index in range(6, 17):
         assert p[index * 50 - 1] == pytest.approx(rows[index], abs=1e-4)
+
+
+@pytest.mark.parametrize("cutoff", [np.inf, 50.0, 5.0])
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 6, 50, 128])
+def test_a_curve_is_the_smoothing_spline_of_its_points_however_many_and_uneven_they_are(count, cutoff):
+    rng = np.random.default_rng(count)
+    h = rng.uniform(0.004, 0.1, count - 1)
+    points = rng.normal(0.0, 0.05, (count, 7)).cumsum(axis=0)
+    weight = cutoff**-4.0 / h.mean()
+    # Second differences of the points, and the second derivatives that Reinsch's equations give for them.
+    q, r = np.zeros((count, count - 2)), np.zeros((count - 2, count - 2))
+    for k in range(count - 2):
+        q[k : k + 3, k] = 1.0 / h[k], -1.0 / h[k] - 1.0 / h[k + 1], 1.0 / h[k + 1]
+        r[k, k] = (h[k] + h[k + 1]) / 3.0
+        r[k, k + 1 : k + 2] = r[k + 1 : k + 2, k] = h[k + 1] / 6.0
+    second = np.linalg.solve(r + weight * q.T @ q, q.T @ points)
+    times = np.concatenate(([0.0], h.cumsum()))
+    p, v, a = evaluate(curve(times, points, cutoff), times)
+    np.testing.assert_allclose(p, points - weight * q @ second, atol=1e-9)
+    np.testing.assert_allclose(a[1:-1], second, rtol=1e-7, atol=1e-6)
+    np.testing.assert_allclose(np.diff(v, axis=0), 0.5 * h[:, np.newaxis] * (a[1:] + a[:-1]), atol=1e-7)
 
 
 # Poses.

@@ -169,7 +169,7 @@ def test_a_chunk_of_a_policy_is_in_force_in_the_cycle_in_which_it_arrives(
     node: Node, loop: ControlLoop, shared: SharedMemory
 ) -> None:
     record = new(CHUNK)
-    for number, segments, cycles in ((1, 29, 0), (2, MAX_CHUNK_SEGMENTS, 2)):
+    for number, segments, cycles in ((1, 70, 0), (2, MAX_CHUNK_SEGMENTS, 2)):  # 50 points; the longest path.
         fill_path(record, number, 0.5, np.arange(segments + 1.0), np.full((segments, 7, 6), float(number)))
         shared.chunk.write(record, path_size(record, segments))
         node.commands["chunk_id"] = number

@@ -50,16 +50,31 @@ def position_and_quaternion(name: str, pose: Array) -> Array:
     :param name: for messages.
     :raises InvalidTarget: the matrix is not a pose.
     """
-    rotation, tolerance = pose[:3, :3], _ROTATION_TOLERANCE
-    proper = np.allclose(rotation.T @ rotation, np.eye(3), atol=tolerance) and np.linalg.det(rotation) > 0.0
-    if not proper or not np.allclose(pose[3], (0.0, 0.0, 0.0, 1.0), atol=tolerance):
+    return positions_and_quaternions(name, pose[np.newaxis])[0]
+
+
+def positions_and_quaternions(name: str, poses: Array) -> Array:
+    """Positions [m] and unit quaternions x, y, z, w (n, 7) of poses (n, 4, 4).
+
+    :param name: for messages, with ``{row}`` for the number of a pose.
+    :raises InvalidTarget: a matrix is not a pose.
+    """
+    rotations, tolerance = poses[:, :3, :3], _ROTATION_TOLERANCE
+    products = rotations.transpose(0, 2, 1) @ rotations
+    proper = np.isclose(products, np.eye(3), atol=tolerance).all(axis=(1, 2)) & (np.linalg.det(rotations) > 0.0)
+    proper &= np.isclose(poses[:, 3], (0.0, 0.0, 0.0, 1.0), atol=tolerance).all(axis=1)
+    for row in np.flatnonzero(~proper)[:1]:
         raise InvalidTarget(
-            f"{name} is not a pose: its rotation must be orthonormal and right-handed, and its last row 0 0 0 1",
+            f"{name.format(row=row)} is not a pose: its rotation must be orthonormal and right-handed, and its last "
+            "row 0 0 0 1",
             reason="not a pose",
         )
-    quaternion = np.empty(4)
-    quaternion_from_matrix(pose, quaternion)
-    return np.concatenate((pose[:3, 3], quaternion / np.linalg.norm(quaternion)))
+    rows = np.empty((len(poses), 7))
+    rows[:, :3] = poses[:, :3, 3]
+    for row, pose in zip(rows, poses, strict=True):
+        quaternion_from_matrix(pose, row[3:])
+    rows[:, 3:] /= np.linalg.norm(rows[:, 3:], axis=1, keepdims=True)
+    return rows
 
 
 def frozen(array: Array) -> Array:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from aiofranka_ros.api.arguments import positive, share, stamp_of
-from aiofranka_ros.api.attributes import Attributes, array, position_and_quaternion
+from aiofranka_ros.api.attributes import Attributes, array, positions_and_quaternions
 from aiofranka_ros.api.chunk_ticket import ChunkTicket
 from aiofranka_ros.api.link import uninterrupted
 from aiofranka_ros.arm.chunk_points import KINDS
@@ -161,8 +161,7 @@ def _rows(kind: str, chunk: Any) -> Array:
         raise InvalidTarget(f"the chunk is not an array of numbers, but of {given.dtype}", reason="wrong type")
     values = given.astype(float, order="C")
     if kind == "ee" and values.shape[1:] == (4, 4):
-        rows = [position_and_quaternion(f"row {row} of the chunk", pose) for row, pose in enumerate(values)]
-        values = np.array(rows).reshape(-1, 7)
+        values = positions_and_quaternions("row {row} of the chunk", values)
     if values.ndim != 2 or len(values) == 0 or values.shape[1] != width:
         raise InvalidTarget(
             f"the chunk has the shape {values.shape}, but a chunk of kind {kind!r} must have (n, {width}): {what}",

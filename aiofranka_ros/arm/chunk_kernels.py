@@ -1,4 +1,4 @@
-"""Piecewise polynomials of seven columns: values, pieces, ends and fades, in microseconds.
+"""Piecewise polynomials of seven columns: curves, values, pieces, ends and fades, in microseconds.
 
 Compiled kernels, called by :mod:`aiofranka_ros.arm.chunk_paths`: numpy would take a millisecond for them, as long as
 everything else from the arrival of a chunk to the first torque. Polynomials are as in
@@ -15,6 +15,8 @@ from aiofranka_ros.kernels import Array, kernel
 
 #: Parts of a fade with a constant jerk each.
 PARTS = 4
+#: Peak derivatives of a pace that falls from 1 to 0 within 1 s, along a cubic.
+_PACE_SLOPE, _PACE_BEND = 1.5, 6.0
 #: Knots closer than this are the same knot [s].
 _SAME_KNOT = 1e-7
 
@@ -96,6 +98,55 @@ def add_pieces(times: Array, coefficients: Array, knots: Array, straight: bool, 
 
 
 @kernel
+def spline(times: Array, points: Array, weight: float) -> Array:
+    """Pieces (n - 1, 7, 6) of Reinsch's smoothing spline along ``points`` (n, 7), n > 1, at ``times`` [s] (n,).
+
+    :param weight: of the points' distances to it, compared with its bending; 0: it passes exactly through them.
+    """
+    count = len(times)
+    g, second, lower = points.copy(), np.zeros((count, 7)), np.zeros((count, 2))
+    diagonal = np.ones(count)
+    # R γ = Q^T y gives second derivatives γ of the interpolating spline; Q^T takes second differences. Here, weight
+    # Q^T Q is added to R, and the sum, which has five diagonals, is factored into L D L^T while it is made.
+    for k in range(1, count - 1):
+        before, after = times[k] - times[k - 1], times[k + 1] - times[k]
+        a, b = 1.0 / before, 1.0 / after
+        diagonal[k] = (before + after) / 3.0 + weight * (a * a + (a + b) ** 2 + b * b)
+        for back in range(1, min(k, 3)):
+            diagonal[k] -= diagonal[k - back] * lower[k - back, back - 1] ** 2
+        for i in range(7):
+            second[k, i] = (points[k + 1, i] - points[k, i]) * b - (points[k, i] - points[k - 1, i]) * a
+            for back in range(1, min(k, 3)):
+                second[k, i] -= lower[k - back, back - 1] * second[k - back, i]
+        if k < count - 2:
+            lower[k, 0] = after / 6.0 - weight * b * (a + 2.0 * b + 1.0 / (times[k + 2] - times[k + 1]))
+            if k > 1:
+                lower[k, 0] -= diagonal[k - 1] * lower[k - 1, 0] * lower[k - 1, 1]
+            lower[k, 0] /= diagonal[k]
+        if k < count - 3:
+            lower[k, 1] = weight * b / (times[k + 2] - times[k + 1]) / diagonal[k]
+    for k in range(count - 2, 0, -1):
+        for i in range(7):
+            second[k, i] /= diagonal[k]
+            for ahead in range(1, min(count - 1 - k, 3)):
+                second[k, i] -= lower[k, ahead - 1] * second[k + ahead, i]
+    for k in range(count - 1):
+        h = times[k + 1] - times[k]
+        for i in range(7):
+            bend = weight * (second[k + 1, i] - second[k, i]) / h
+            g[k, i] -= bend
+            g[k + 1, i] += bend
+    pieces = np.zeros((count - 1, 7, 6))
+    for k in range(count - 1):
+        h = times[k + 1] - times[k]
+        for i in range(7):
+            c, s0, s1 = pieces[k, i], second[k, i], second[k + 1, i]
+            c[0], c[1] = g[k, i], (g[k + 1, i] - g[k, i]) / h - h * (2.0 * s0 + s1) / 6.0
+            c[2], c[3] = 0.5 * s0, (s1 - s0) / (6.0 * h)
+    return pieces
+
+
+@kernel
 def knots_between(first: Array, second: Array, end: float) -> Array:
     """0, all of ``first`` and ``second`` between 0 and ``end``, and ``end`` [s]."""
     every = np.sort(np.concatenate((first, second)))
@@ -135,6 +186,57 @@ def slow_down(times: Array, coefficients: Array, begin: float, duration: float, 
             c[4] = (-30.0 * way + 16.0 * v0 + 14.0 * v1 + 3.0 * a0 - 2.0 * a1) / (2.0 * h**4)
             c[5] = (12.0 * way - 6.0 * (v0 + v1) - a0 + a1) / (2.0 * h**5)
     return pieces
+
+
+@kernel
+def end_of(
+    times: Array, coefficients: Array, lead: float, overrun: float, jerk: Array, acceleration: Array, shortest: float,
+    parts: int,
+) -> tuple[Array, Array, float]:  # fmt: skip
+    """Knots and pieces of :func:`.chunk_paths.ended`, and its lead.
+
+    :param shortest: slowing down takes at least this long [s].
+    :param parts: pieces into which it is divided.
+    """
+    p, v, a = np.empty(7), np.empty(7), np.empty(7)
+    last = times[len(times) - 1]
+    _value(times, coefficients, last, p, v, a)
+    duration = shortest
+    for i in range(7):
+        speed = abs(v[i])
+        duration = max(duration, math.sqrt(_PACE_BEND * speed / jerk[i]), _PACE_SLOPE * speed / acceleration[i])
+    begin = last + (-0.5 * duration if overrun == -math.inf else overrun)
+    lead = max(lead, -begin)
+    knots = knots_between(times + lead, np.empty(0), begin + lead)
+    count = len(knots) - 1
+    every, pieces = np.empty(count + 1 + parts), np.zeros((count + parts, 7, 6))
+    add_pieces(times, coefficients, knots - lead, True, pieces)
+    pieces[count:] = slow_down(times, coefficients, begin, duration, parts)
+    every[: count + 1] = knots
+    for k in range(1, parts + 1):
+        every[count + k] = begin + lead + duration * k / parts
+    return every, pieces, lead
+
+
+@kernel
+def join(
+    before_times: Array, before: Array, begin: float, seam: float, path_times: Array, path: Array, offset: float,
+    fade_times: Array, fade: Array, end: float,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Knots and pieces of :func:`.chunk_paths.joined`; without knots, there is no ``before`` or ``fade``.
+
+    :param end: when the path or the fade ends, whichever is later, from the seam on [s].
+    """
+    knots = knots_between(path_times - offset, fade_times, end)
+    first = knots_between(before_times - begin, np.empty(0), seam) if len(before_times) else np.zeros(1)
+    kept = len(first) - 1
+    pieces = np.zeros((kept + len(knots) - 1, 7, 6))
+    add_pieces(path_times, path, knots + offset, False, pieces[kept:])
+    if len(fade_times):
+        add_pieces(fade_times, fade, knots, False, pieces[kept:])
+    if len(before_times):
+        add_pieces(before_times, before, first + begin, False, pieces)
+    return np.concatenate((first, first[kept] + knots[1:])), pieces
 
 
 @kernel

@@ -17,15 +17,16 @@ positions [rad], or position [m] and the four numbers of a quaternion x, y, z, w
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import solveh_banded
 
 from aiofranka_ros.arm.chunk_kernels import (
     PARTS,
     add_pieces,
+    end_of,
     fade_duration,
     fade_pieces,
+    join,
     knots_between,
-    slow_down,
+    spline,
     values,
 )
 from aiofranka_ros.control.law.motion import Motion
@@ -38,11 +39,9 @@ _SHORTEST = 0.02
 _LONGEST = 0.3
 #: Pieces into which slowing down along a curve is divided: so short that quintics are as good as the curve itself.
 _BRAKE_PIECES = 6
-#: Peak derivatives of a pace that falls from 1 to 0 within 1 s, along a cubic.
-_PACE_SLOPE, _PACE_BEND = 1.5, 6.0
 #: A reference within these distances is on its path [m], [rad].
 _ON_PATH_LINEAR, _ON_PATH_ANGULAR = 0.005, 0.01
-_NONE = np.zeros(0)
+_NOTHING = Motion(np.zeros(0), np.zeros((0, 7, 6)))
 
 
 def curve(times: Array, points: Array, cutoff: float) -> Motion:
@@ -55,32 +54,8 @@ def curve(times: Array, points: Array, cutoff: float) -> Motion:
     """
     if len(times) == 1:
         return _constant(points[0])
-    h = np.diff(times)[:, np.newaxis]
-    g, second = points, np.zeros_like(points)
-    if len(times) > 2:
-        inverse = 1.0 / h[:, 0]
-        # Q^T takes second differences; R γ = Q^T y gives second derivatives γ of the interpolating spline.
-        a, c = inverse[:-1], inverse[1:]
-        b = -a - c
-        bands = np.zeros((3, len(b)))
-        weight = float(h.mean()) ** -1 * cutoff**-4.0 if np.isfinite(cutoff) else 0.0
-        bands[2] = (h[:-1, 0] + h[1:, 0]) / 3.0 + weight * (a * a + b * b + c * c)
-        bands[1, 1:] = h[1:-1, 0] / 6.0 + weight * (c[:-1] * b[1:] + b[:-1] * a[1:])
-        bands[0, 2:] = weight * c[:-2] * a[2:]
-        slope = np.diff(points, axis=0) / h
-        second[1:-1] = solveh_banded(bands, np.diff(slope, axis=0), check_finite=False)
-        if weight > 0.0:
-            bend = np.diff(second, axis=0) / h
-            g = points.copy()
-            g[0] -= weight * bend[0]
-            g[1:-1] -= weight * np.diff(bend, axis=0)
-            g[-1] += weight * bend[-1]
-    coefficients = np.zeros((len(h), 7, 6))
-    coefficients[..., 0] = g[:-1]
-    coefficients[..., 1] = np.diff(g, axis=0) / h - h * (2.0 * second[:-1] + second[1:]) / 6.0
-    coefficients[..., 2] = 0.5 * second[:-1]
-    coefficients[..., 3] = np.diff(second, axis=0) / (6.0 * h)
-    return Motion(times, coefficients)
+    weight = cutoff**-4.0 * (len(times) - 1) / float(times[-1] - times[0]) if np.isfinite(cutoff) else 0.0
+    return Motion(times, spline(times, points, weight))
 
 
 def _constant(point: Array) -> Motion:
@@ -105,18 +80,10 @@ def ended(path: Motion, lead: float, overrun: float, jerk: Array, acceleration: 
     :param jerk, acceleration: what slowing down may need in each column (7,).
     :returns: the path, whose times begin at 0 again, and its ``lead``, which is longer if it has to slow down sooner.
     """
-    speed = np.abs(evaluate(path, path.times[-1:])[1][0])
-    duration = max(
-        float(np.sqrt(_PACE_BEND * speed / jerk).max()), float((_PACE_SLOPE * speed / acceleration).max()), _SHORTEST
+    times, coefficients, lead = end_of(
+        path.times, path.coefficients, lead, overrun, jerk, acceleration, _SHORTEST, _BRAKE_PIECES
     )
-    begin = path.duration + (-0.5 * duration if overrun == -np.inf else overrun)
-    lead = max(lead, -begin)
-    knots = knots_between(path.times + lead, _NONE, begin + lead)
-    coefficients = np.zeros((len(knots) - 1 + _BRAKE_PIECES, 7, 6))
-    add_pieces(path.times, path.coefficients, knots - lead, True, coefficients)
-    coefficients[-_BRAKE_PIECES:] = slow_down(path.times, path.coefficients, begin, duration, _BRAKE_PIECES)
-    times = np.append(knots, begin + lead + duration * np.arange(1, _BRAKE_PIECES + 1) / _BRAKE_PIECES)
-    return Motion(times, coefficients), lead
+    return Motion(times, coefficients), float(lead)
 
 
 def fading(p: Array, v: Array, a: Array, jerk: Array, acceleration: Array) -> Motion:
@@ -145,18 +112,14 @@ def joined(
 ) -> Motion:
     """``before`` from its time ``begin`` on for ``seam`` seconds, then ``path`` from its time ``offset`` on, plus
     ``fade``."""
-    fade_knots = _NONE if fade is None else fade.times
+    before, fade_or_none = before or _NOTHING, fade or _NOTHING
     end = max(path.duration - offset, _SHORTEST if fade is None else fade.duration)
-    knots = knots_between(path.times - offset, fade_knots, end)
-    first = np.zeros(1) if before is None else knots_between(before.times - begin, _NONE, seam)
-    kept = len(first) - 1
-    coefficients = np.zeros((kept + len(knots) - 1, 7, 6))
-    add_pieces(path.times, path.coefficients, knots + offset, False, coefficients[kept:])
-    if fade is not None:
-        add_pieces(fade.times, fade.coefficients, knots, False, coefficients[kept:])
-    if before is not None:
-        add_pieces(before.times, before.coefficients, first + begin, False, coefficients)
-    return Motion(np.append(first, first[-1] + knots[1:]), coefficients)
+    return Motion(
+        *join(
+            before.times, before.coefficients, begin, seam, path.times, path.coefficients, offset,
+            fade_or_none.times, fade_or_none.coefficients, end,
+        )
+    )  # fmt: skip
 
 
 def pose_reference(state: Record) -> tuple[Array, Array, Array]:

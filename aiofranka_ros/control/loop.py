@@ -41,9 +41,9 @@ _REST_VELOCITY = 0.02
 _FOLLOWING = 0.5
 #: ...and never later than this [s], which is less than a node waits.
 _REST_TIMEOUT = 4.0
-#: A chunk of at most this size [bytes], 30 segments, is read before the torque of the cycle in which it arrives. That
-#: takes some ten microseconds, and it is in force a cycle earlier.
-_READ_AT_ONCE = 12288
+#: A chunk of at most this size [bytes], 80 segments, e.g. 50 points with their seam and end, is read before the torque
+#: of the cycle in which it arrives. That takes up to thirty microseconds, and it is in force a cycle earlier.
+_READ_AT_ONCE = 28976
 #: The reference of streamed targets brakes with a share of its acceleration and then approaches its end.
 _REFERENCE_STOP = 2.0
 #: Where fields of the commands are, in words.
