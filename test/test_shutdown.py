@@ -63,7 +63,7 @@ def test_a_signal_ends_a_node_that_is_not_active_and_others_change_nothing(
 
 @pytest.mark.parametrize(
     ("state", "number"),
-    [("active", signal.SIGTERM), ("moving", signal.SIGINT), ("moving", signal.SIGHUP)],
+    [*itertools.product(("active", "moving"), (signal.SIGINT, signal.SIGTERM)), ("moving", signal.SIGHUP)],
 )
 def test_a_signal_ends_an_active_node_and_others_change_nothing(
     tmp_path: Path, state: str, number: signal.Signals
