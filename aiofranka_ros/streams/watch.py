@@ -110,8 +110,7 @@ class Watch:
         found = []
         for topic in TOPICS:
             infos = self._client.node.get_subscriptions_info_by_topic(topic.full_name(self._client.name))
-            # A subscription may be discovered before its node. Hardly any other node listens to these topics.
-            if any(info.topic_type == topic.type_name and node_of(info) in (self._client.name, "") for info in infos):
+            if (self._client.name, topic.type_name) in [(node_of(info), info.topic_type) for info in infos]:
                 found.append(topic)
         return found
 

@@ -85,6 +85,9 @@ class _Reference:
             state[name] = values[0]
         return state
 
+    def begin_stream(self) -> None:
+        """Whatever the arm has to approach slowly counts as it is here."""
+
     def start_chunk(self, path: Motion, *, start: float = 0.0) -> int:
         """Follow ``path`` from ``start`` [s, robot time] on."""
         self._path, self._begin = path, start
