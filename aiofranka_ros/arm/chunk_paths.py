@@ -112,12 +112,12 @@ def joined(
 ) -> Motion:
     """``before`` from its time ``begin`` on for ``seam`` seconds, then ``path`` from its time ``offset`` on, plus
     ``fade``."""
-    before, fade_or_none = before or _NOTHING, fade or _NOTHING
     end = max(path.duration - offset, _SHORTEST if fade is None else fade.duration)
+    before, fade = before or _NOTHING, fade or _NOTHING
     return Motion(
         *join(
             before.times, before.coefficients, begin, seam, path.times, path.coefficients, offset,
-            fade_or_none.times, fade_or_none.coefficients, end,
+            fade.times, fade.coefficients, end,
         )
     )  # fmt: skip
 

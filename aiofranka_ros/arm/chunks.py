@@ -205,8 +205,9 @@ class ChunkPlayer:
         self.observe(state)
         _refuse_if_busy(state)
         start = now if chunk.start is None else float(chunk.start)
-        points = points_of(chunk, self._client.mode, self._parameter, now - start - 1e-9)
-        past = int(np.count_nonzero(start + points.times < now - 1e-9))
+        present = now - start - 1e-9  # Time of the chunk: what was due before is past.
+        points = points_of(chunk, self._client.mode, self._parameter, present)
+        past = int(np.count_nonzero(points.times < present))
         self._check_times(chunk, points, start, past, now, other)
 
         robot_now = now - self._clock.offset
@@ -219,8 +220,8 @@ class ChunkPlayer:
 
         path, lead = self._shape(points, float(due[0]) - seam, robot_now, state)
         offset = seam - (float(due[0]) - lead)
-        present = self._present(state, before, seam if valid else None)
-        path, difference = connected(path, offset, present, points.relative, self._is_joints)
+        reference = self._present(state, before, seam if valid else None)
+        path, difference = connected(path, offset, reference, points.relative, self._is_joints)
         distance = self._distance(difference)
         fade = self._fade(difference, distance, before is not None)
         if before is None:
@@ -337,7 +338,7 @@ class ChunkPlayer:
         if state["law"] != self._client.mode:
             return False
         pose = None if self._is_joints else control_frame(state["q"], self._client.flange_to_tcp)
-        return pose is None or np.allclose(pose, state["tcp"], rtol=0.0, atol=1e-6)
+        return pose is None or bool(np.abs(pose - state["tcp"]).max() <= 1e-6)
 
     def _before(self, state: Record, relative: bool, now: float) -> _Path | None:
         """The path that the new one continues; ``None``: it begins where the reference is."""
