@@ -257,6 +257,20 @@ def test_a_target_that_comes_before_it_is_due_waits_for_its_time():
     assert stream.positions[:, 0].max() <= line(8 * step)[0] + 0.5e-3
 
 
+def test_a_path_whose_times_are_given_starts_in_time_from_rest():
+    """Nothing came before it: only without given times may the start of a stream take as long as it needs."""
+    stream, step = Stream(), 66e-3
+    begin = stream.cycle * CYCLE + 0.05
+    for k in range(1, 7):
+        due = begin + k * step
+        stream.commands["target_lead"] = int(1e9 * (due - stream.cycle * CYCLE))
+        stream.target(line(k * step), stamp=due)
+        stream.advance(2)
+    stream.advance(1000)
+    late = [line(k * step)[0] - stream.positions[round((begin + k * step) / CYCLE), 0] for k in range(1, 7)]
+    assert max(late) < 0.25 * step * SPEED
+
+
 @pytest.mark.parametrize(("rate", "repeat"), [(50, 1), (10, 1), (10, 5), (3, 1)])
 def test_joint_targets_move_as_evenly_as_poses(rate, repeat):
     stream, rows = Stream(), []

@@ -229,8 +229,10 @@ def add_knot(memory: Record, commands: Record, way: float, now: float) -> float:
     if step > 0.0:
         last = memory.knot_time[newest(memory)]
         if memory.path_speed == 0.0 and memory.playhead >= last:
-            # There was nothing to extrapolate: it starts, as fast as the reference can.
-            memory.playhead, memory.playhead_pace = last, _START
+            # There was nothing to extrapolate: it starts, as fast as the reference can, unless the time is given.
+            memory.playhead = last
+            if lead == 0.0:
+                memory.playhead_pace = _START
         speeds = memory.way_speed
         speeds[memory.target_count % 3] = way / step
         memory.path_speed = median(speeds[0], speeds[1], speeds[2])
