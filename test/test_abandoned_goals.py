@@ -68,7 +68,7 @@ def test_the_goal_of_a_client_that_exits_without_cancelling_ends(
 
 
 def test_the_goal_of_a_stopped_client_continues(robot: Client, log: Log, request_goal: Callable[..., Child]) -> None:
-    robot.set(move_velocity=[0.4] * 7)
+    assert robot.set(move_velocity=[0.4] * 7) == ""
     request_goal("move").process.send_signal(signal.SIGSTOP)
     assert robot.spin_until(lambda: np.abs(robot.q - GOAL).max() < 0.01)
     assert not log("is gone")
@@ -85,7 +85,7 @@ def test_the_goal_of_a_silent_client_on_another_computer_ends(
 def test_a_goal_may_outlive_its_client_if_the_node_says_so(
     robot: Client, log: Log, request_goal: Callable[..., Child]
 ) -> None:
-    robot.set(goals_outlive_clients=True, move_velocity=[0.4] * 7)
+    assert robot.set(goals_outlive_clients=True, move_velocity=[0.4] * 7) == ""
     request_goal("move").kill()
     assert robot.spin_until(lambda: np.abs(robot.q - GOAL).max() < 0.01)
     assert not log("is gone")

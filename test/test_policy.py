@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+import itertools
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +44,8 @@ class Link(Recorder):
         self.refusals: list[InvalidTarget] = []
         self.delays: list[float] = []
         self.free = asyncio.Event()
+        #: How old the state is that each question gets [s].
+        self.ages: Iterator[float] = itertools.repeat(0.0)
 
     async def handed_back(self) -> None:
         await self.free.wait()
@@ -51,8 +54,12 @@ class Link(Recorder):
     def now(self) -> float:
         return asyncio.get_running_loop().time()
 
+    def clock(self) -> int:
+        return round(1e9 * self.now)
+
     def snapshot(self) -> Snapshot:
-        return replace(super().snapshot(), stamp=round(1e9 * self.now))
+        age = next(self.ages)
+        return replace(super().snapshot(), stamp=round(1e9 * self.now) - round(1e9 * age))
 
     def snapshot_at(self, stamp: int) -> Snapshot:
         return replace(super().snapshot(), stamp=stamp, q=np.full(7, 1e-9 * stamp))
@@ -61,6 +68,8 @@ class Link(Recorder):
         if self.refusals:
             raise self.refusals.pop(0)
         begin = 1e-9 * start
+        if self.chunks and begin < self.chunks[-1][1] - 1e-6:
+            raise InvalidTarget("it is older than the chunk in force", reason="stale")
         self.chunks.append((self.now, begin, values))
         self.sent.append((kind, gripper))
         self.delays.append(self.now - begin)
@@ -139,11 +148,14 @@ def run(work: Callable[[Arm], Awaitable[None]], loop: asyncio.AbstractEventLoop 
     return arm
 
 
-def driven_by(policy: Any, seconds: float = 20.0, **options: Any) -> tuple[Arm, PolicyRun]:
+def driven_by(
+    policy: Any, seconds: float = 20.0, ages: Iterable[float] = itertools.repeat(0.0), **options: Any
+) -> tuple[Arm, PolicyRun]:
     """An arm that ``policy`` has driven for ``seconds``, and the run."""
     runs = []
 
     async def work(arm: Arm) -> None:
+        arm.link.ages = iter(ages)
         async with arm.policy(policy, **{"dt": DT, "horizon": HORIZON, **options}) as run:
             runs.append(run)
             await run.until(seconds)
@@ -265,7 +277,7 @@ def test_with_a_stamp_of_the_image_the_state_is_of_the_same_time() -> None:
     arm, _ = driven_by(policy := Thinker(0.2), observe=observe)
     observation = policy.given[1][0]
     assert observation["qpos"][0] == pytest.approx(policy.asked[1] - 0.05)
-    assert arm.chunks[1][1] == pytest.approx(policy.asked[1] - 0.05)
+    assert arm.chunks[2][1] == pytest.approx(policy.asked[2] - 0.05)
 
 
 def test_the_first_chunk_begins_when_it_comes_however_old_its_image_is() -> None:
@@ -275,6 +287,28 @@ def test_the_first_chunk_begins_when_it_comes_however_old_its_image_is() -> None
     arm, _ = driven_by(Thinker(0.2), observe=observe)
     came, begin, _ = arm.chunks[0]
     assert begin == pytest.approx(came)
+
+
+@pytest.mark.parametrize("overlap", [0.3, 1.0])
+@pytest.mark.parametrize("age", [0.0, 0.05, 0.5])
+def test_no_chunk_is_older_than_its_predecessor_which_began_while_the_arm_stood_still(
+    age: float, overlap: float
+) -> None:
+    async def observe() -> dict[str, Any]:
+        return {"stamp": round(1e9 * (asyncio.get_running_loop().time() - age))}
+
+    # The arm waits for the first chunk, and for the fourth one; the next picture can be of the time before it came.
+    arm, run = driven_by(Thinker(0.2, 0.2, 0.2, 4.0, 0.02), observe=observe, overlap=overlap)
+    assert run.report().gaps and not run.report().refused
+    begins = [begin for _, begin, _ in arm.chunks]
+    assert np.diff(begins).min() > -1e-6
+    if age:
+        assert begins[1] == pytest.approx(begins[0])
+
+
+def test_states_that_are_older_at_times_make_no_chunk_older_than_its_predecessor() -> None:
+    arm, run = driven_by(Thinker(0.2, 0.11), ages=itertools.cycle([0.001, 0.02]), overlap=1.0)
+    assert len(arm.chunks) > 10 and not run.report().refused
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint64])

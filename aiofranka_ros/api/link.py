@@ -98,6 +98,10 @@ class Link(abc.ABC):
             raise NotStarted("nothing was measured yet: await controller.start() first")
         return self._newest
 
+    @abc.abstractmethod
+    def clock(self) -> int:
+        """The present time [ns, as in a snapshot]."""
+
     def snapshot_at(self, stamp: int) -> Snapshot:
         """What was measured at ``stamp`` [ns, as in a snapshot], interpolated.
 

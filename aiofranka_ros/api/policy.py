@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -129,6 +130,8 @@ class PolicyRun:
         #: When the chunk in force ends [s, time of the event loop], and how long it is [s]; ``None``: there is none.
         self._ends: float | None = None
         self._length = 0.0
+        #: When the last chunk began [s, time of the event loop].
+        self._started = -math.inf
         # For the report.
         self._chunks = self._dropped = self._overridden = 0
         self._refused: Counter[str] = Counter()
@@ -200,13 +203,13 @@ class PolicyRun:
         try:
             while True:
                 taken = loop.time()
-                observation, age = await self._ask("observe", self._observed)
+                observation, observed = await self._ask("observe", self._observed)
                 chunk, gripper = await self._ask("infer", self._answer, observation)
                 if not first:
                     self._durations.append(loop.time() - taken)
                 first = False
                 try:
-                    await self._send(chunk, gripper, observation["stamp"], taken - age)
+                    await self._send(chunk, gripper, observation["stamp"], observed)
                     refused, overridden = 0, False
                 except Overridden:
                     self._overridden += not overridden
@@ -249,17 +252,17 @@ class PolicyRun:
     async def _observed(self) -> tuple[dict[str, Any], float]:
         """The state, and what ``observe`` adds; of the time that ``observe`` gives as ``stamp``, if it does.
 
-        :returns: also how old it was at the call [s].
+        :returns: also when that was [s, time of the event loop].
         """
         state = self._controller.state
-        if self._observe is None:
-            return state, 0.0
-        more = await _call(self._observe)
-        if "stamp" not in more:
-            return {**state, **more}, 0.0
-        stamp = stamp_of("its stamp", more["stamp"])
-        earlier = await self._controller.state_at(stamp)
-        return {**earlier, **more, "stamp": stamp}, 1e-9 * (state["stamp"] - stamp)
+        if self._observe is not None:
+            more = await _call(self._observe)
+            if "stamp" in more:
+                more = {**more, "stamp": stamp_of("its stamp", more["stamp"])}
+                state = await self._controller.state_at(more["stamp"])
+            state = {**state, **more}
+        age = 1e-9 * (self._controller.robot.clock() - state["stamp"])
+        return state, asyncio.get_running_loop().time() - age
 
     async def _answer(self, observation: dict[str, Any]) -> tuple[Any, Any]:
         """The chunk for an observation, and the gripper's widths or ``None``."""
@@ -272,26 +275,28 @@ class PolicyRun:
             raise TypeError(f"it returned {chunk!r}, but must return the next actions: an array of one row each")
         return chunk[: self._horizon], None if gripper is None else gripper[: self._horizon]
 
-    async def _send(self, chunk: Any, gripper: Any, stamp: int, taken: float) -> None:
+    async def _send(self, chunk: Any, gripper: Any, stamp: int, observed: float) -> None:
         """Let the arm follow ``chunk``.
 
         Its first action is for the time of the observation. Time during which the arm stood still is left out: then
         nothing has changed that the policy knows of.
 
         :param stamp: of the observation [ns].
-        :param taken: the same, by the event loop's clock [s].
+        :param observed: the same, by the event loop's clock [s].
         """
         now = asyncio.get_running_loop().time()
-        stood = now - taken if self._ends is None else max(0.0, now - max(self._ends, taken))
+        stood = now - observed if self._ends is None else max(0.0, now - max(self._ends, observed))
+        # What was observed before the last chunk began has not seen the arm move, either.
+        begin = max(observed + stood, self._started)
         kind = self._kind or ("ee" if self._controller.type == "osc" else "q")
-        start = stamp + int(1e9 * stood)
+        start = stamp + round(1e9 * (begin - observed))
         ticket = await self._controller.follow(chunk, dt=self._dt, start=start, kind=kind, gripper=gripper)
         if self._ends is not None:
             self._note_gap(stood)
         self._chunks += 1
         self._dropped += ticket.dropped
         self._length = (len(chunk) - 1) * self._dt
-        self._ends = taken + stood + self._length
+        self._started, self._ends = begin, begin + self._length
 
     def _note_gap(self, stood: float) -> None:
         before, self._waiting = self._waiting, stood > self._dt

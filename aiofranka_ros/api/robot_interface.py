@@ -131,6 +131,10 @@ class RobotInterface(Link):
                 worker.shutdown(wait=False)
                 self._ticked.set()  # A move that still waits must see that the arm is released.
 
+    def clock(self) -> int:
+        """See :meth:`.Link.clock`: the computer's."""
+        return time.time_ns()
+
     def snapshot(self) -> Snapshot:
         """See :meth:`.Link.snapshot`; read from the control process."""
         self._if_active(self._read)

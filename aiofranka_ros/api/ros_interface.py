@@ -123,6 +123,11 @@ class RosInterface(Link):
             connection.parameters.clear()
             await connection.close()
 
+    def clock(self) -> int:
+        """See :meth:`.Link.clock`: of the node's computer, which may be another one, or, if simulated, of the newest
+        state."""
+        return self.snapshot().stamp if self._simulated_time else self._clock.now()
+
     def switch(self, mode: str) -> None:
         """See :meth:`.Link.switch`."""
         self._waiting_target = None  # It is older than the switch.
@@ -195,7 +200,7 @@ class RosInterface(Link):
         self._competition = Competition(self.name, connection.node.get_fully_qualified_name())
         try:
             self._listen(connection)
-            self._chunks = RosChunks(connection, self.name, self._node_time)
+            self._chunks = RosChunks(connection, self.name, self.clock)
             connection.start()
         except BaseException:
             connection.discard()
@@ -260,10 +265,6 @@ class RosInterface(Link):
     def _close_chunks(self, reason: str) -> None:
         if self._chunks is not None:
             self._chunks.close(reason)
-
-    def _node_time(self) -> int:
-        """The node's clock [ns]: its system's, which may be another one, or, if simulated, the newest state's time."""
-        return self.snapshot().stamp if self._simulated_time else self._clock.now()
 
     def _send_waiting_target(self) -> None:
         live, target, self._waiting_target = self._live, self._waiting_target, None

@@ -48,6 +48,9 @@ _LEAD = fr3.CYCLE
 _JERK_LINEAR, _JERK_ANGULAR = 30.0, 60.0
 #: A single point takes effect this long before it is due [s].
 _SINGLE = 0.1
+#: How far the times of one observation may be apart [s]: its stamp is converted anew for each chunk, and the clocks are
+#: compared anew.
+_SAME = fr3.CYCLE
 #: After so many chunks in a row that came before their predecessor ended, the next one is expected to do so, too.
 _OVERLAPS = 2
 #: States from which the clock of the robot is known: some, since each can be late, but few, because a simulated robot
@@ -325,7 +328,7 @@ class ChunkPlayer:
                 reason="from the future",
             )
         running = None if other else self.running  # The clocks and delays of two clients do not compare.
-        if running is not None and chunk.start is not None and start < running.start - 1e-6:
+        if running is not None and chunk.start is not None and start < running.start - _SAME:
             raise InvalidTarget(
                 f"it is from an observation {running.start - start:.3f} s older than that of the chunk in force: send "
                 "chunks in the order of their observations",
