@@ -3,7 +3,7 @@
 :func:`start_child` is used by everything that starts the control process or the simulated arm. :class:`StopRequest` is
 used by the main threads of nodes, tools, demo and benchmarks; Python handles signals in main threads only.
 :func:`identity_of` lets a node watch the process of a client. :func:`end_with_parent` is used by processes that must
-not outlive the one that started them.
+not outlive the one that started them. :func:`lock` makes sure that one process at a time drives an arm.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import functools
 import os
 import select
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -28,6 +29,8 @@ from aiofranka_ros.errors import Interrupted
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: How long a wait may take before it checks whether the program was asked to end [s].
 WAIT_STEP = 0.05
+#: Of the lock of an arm, before its address.
+ARM_LOCK = "aiofranka_ros/arm/"
 #: How often a process checks that its parent still lives [s].
 _PARENT_POLL_PERIOD = 0.2
 
@@ -210,3 +213,25 @@ def _ignore_signals() -> None:
 
 #: A request that never comes, for calls that nothing interrupts.
 NEVER = StopRequest()
+
+
+def lock(name: str) -> socket.socket:
+    """Lock ``name`` against all processes of this machine until the socket is closed.
+
+    An abstract socket cannot be left behind: it ends with its process.
+
+    :raises OSError: it is locked.
+    """
+    held = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        held.bind(f"\0{name}")
+    except OSError:
+        held.close()
+        raise
+    return held
+
+
+def is_locked(name: str) -> bool:
+    """Whether a process has locked ``name``; asking for it does not lock it for a moment, as an attempt would."""
+    with open("/proc/net/unix") as sockets:
+        return any(line.split()[-1] == f"@{name}" for line in sockets)

@@ -129,6 +129,7 @@ def test_processes_are_connected_by_sockets_without_names() -> None:
     # The arm's lock, the hand's states, and the simulated arm at its loopback address and for rehearsals.
     assert found == {
         "control.fci",
+        "processes",
         "gripper_node.connection",
         "simulation.hand",
         "simulation.simulated_arm",

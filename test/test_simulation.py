@@ -22,7 +22,7 @@ import pytest
 from franka_sim.control_modes import ControlMode
 from franka_sim.franka_sim_server import FrankaSimServer
 
-from aiofranka_ros.control import libfranka
+from aiofranka_ros.control import fci, libfranka
 from aiofranka_ros.control.realtime import scheduled_as_before
 from aiofranka_ros.errors import SimulationError
 from aiofranka_ros.model import dynamics, fr3
@@ -170,6 +170,14 @@ def test_without_an_address_the_first_free_one_is_taken(arm: SimulatedArm, monke
     monkeypatch.setattr(simulation, "_LOOPBACK_HOSTS", (arm.host, OTHER, SPARE))
     with SimulatedArm() as chosen:
         assert chosen.host == OTHER
+
+
+def test_the_address_of_a_lost_arm_that_a_process_still_waits_for_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulation, "_LOOPBACK_HOSTS", (SPARE, OTHER))
+    with fci.claim(SPARE), SimulatedArm() as chosen:
+        assert chosen.host == OTHER
+    with SimulatedArm() as chosen:
+        assert chosen.host == SPARE
 
 
 def test_an_address_that_another_process_takes_during_the_start_is_skipped(

@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 
 from aiofranka_ros.errors import ArmInUse, ConnectionFailed, Problem
+from aiofranka_ros.processes import ARM_LOCK, lock
 
 #: TCP port of the FCI: ``kCommandPort``, libfranka ``research_interface/robot/service_types.h``.
 PORT = 1337
@@ -44,22 +45,16 @@ def resolve(address: str) -> str:
 def claim(address: str) -> socket.socket:
     """Make sure that no other process on this machine drives the arm at ``address`` until the socket is closed.
 
-    An abstract socket is a lock that cannot be left behind: it ends with its process.
-
     :raises ArmInUse: another process drives it.
     :raises ConnectionFailed: there is no such host.
     """
-    name = f"\0aiofranka_ros/arm/{resolve(address)}"
-    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        lock.bind(name)
+        return lock(ARM_LOCK + resolve(address))
     except OSError as error:
-        lock.close()
         raise ArmInUse(
             f"another process on this machine already drives the arm at {address}: "
             "stop that node, or give this one another robot_ip"
         ) from error
-    return lock
 
 
 def find_fault(address: str, library: str) -> Fault | None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO
 
 from aiofranka_ros.errors import SimulationError
-from aiofranka_ros.processes import NEVER, WAIT_STEP, StopRequest, readable, start_child
+from aiofranka_ros.processes import ARM_LOCK, NEVER, WAIT_STEP, StopRequest, is_locked, readable, start_child
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ def cpu_for(host: str) -> int:
 
 
 def is_taken(host: str) -> bool:
-    """Whether something listens at the arm's ports.
+    """Whether something listens at the arm's ports, or drives an arm there, be it one that has ended.
 
     Binding without listening disturbs no other process, not even one that looks for an address at the same time.
     """
@@ -214,7 +214,7 @@ def is_taken(host: str) -> bool:
                 probe.bind((host, port))
             except OSError:
                 return True
-    return False
+    return is_locked(ARM_LOCK + host)
 
 
 def _child_environment() -> dict[str, str]:
