@@ -559,3 +559,15 @@ def test_no_motion_takes_longer_to_stop_than_the_bound_that_the_loop_waits_for(j
         bench.run(1, stop=Hold.FINISHING, moving=False)
         cycles += 1
     assert cycles <= 1e3 * LONGEST_STOP + 2
+
+
+def test_of_targets_that_come_within_a_cycle_the_last_is_as_much_later_as_they_are_many():
+    bench, fastest = Bench(), 0.0
+    for k in range(200):
+        late = k in (100, 130, 131)  # These wait for the next one.
+        bench.target(target_q=fr3.HOME + np.array([2e-3 * k, 0, 0, 0, 0, 0, 0]))
+        for _ in range(0 if late else 10 * (1 + (k in (101,)) + 2 * (k in (132,)))):
+            bench.run()
+            if k > 50:
+                fastest = max(fastest, abs(bench.memory["ref_dq"][0, 0]))
+    assert fastest < 1.2 * 0.2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -50,8 +51,14 @@ def messages(
 
 def played(sent: Iterable[Message], seconds: float = 4.0, **settings: float) -> Stream:
     stream = Stream(**settings)
-    for arrival, position, stamp in sorted(sent, key=lambda message: message[0]):
-        stream.advance(max(round(arrival / CYCLE) - stream.cycle, 0))
+    # Of targets that come within a cycle, the control process has the last one.
+    cycles: dict[int, list[Message]] = defaultdict(list)
+    for message in sorted(sent, key=lambda message: message[0]):
+        cycles[round(message[0] / CYCLE)].append(message)
+    for cycle, came in cycles.items():
+        stream.advance(cycle - stream.cycle)
+        _, position, stamp = came[-1]
+        stream.memory["targets_passed"] = len(came)
         stream.target(position, stamp=stamp)
     stream.advance(max(round(seconds / CYCLE) - stream.cycle, 0))
     return stream
@@ -150,6 +157,18 @@ def test_a_dense_stream_with_pauses_is_interpolated_after_the_first():
     assert (np.maximum.accumulate(x) - x).max() <= 0.5e-3
 
 
+def late(sent: Iterable[Message], jitter: float, seed: int) -> list[Message]:
+    """The same messages, each of them late; they do not overtake one another.
+
+    :param jitter: usual delay [s].
+    """
+    rng, delayed, last = np.random.default_rng(seed), [], 0.0
+    for arrival, position, stamp in sent:
+        last = max(last, arrival + abs(rng.normal(0.0, jitter)))
+        delayed.append((last, position, stamp))
+    return delayed
+
+
 def held_back(stamped: bool) -> list[Message]:
     """A stream of 90 Hz that the network holds back for 150 ms in every second, then delivers at once."""
     sent, last = [], 0.0
@@ -162,12 +181,46 @@ def held_back(stamped: bool) -> list[Message]:
 
 
 @pytest.mark.parametrize("stamped", [False, True])
-def test_a_burst_after_a_hold_up_is_as_if_nothing_had_been_held_up(stamped):
+@pytest.mark.parametrize(
+    ("jitter", "seed"), [(0.0, 0), *((0.001, seed) for seed in range(5)), *((0.002, seed) for seed in range(10))]
+)
+def test_a_burst_after_a_hold_up_is_as_if_nothing_had_been_held_up(stamped, jitter, seed):
     begin = round(1.1 / CYCLE)
-    held, steady = (played(sent) for sent in (held_back(stamped), messages(line, 90, stamped=stamped)))
+    held, steady = (
+        played(late(sent, jitter, seed)) for sent in (held_back(stamped), messages(line, 90, stamped=stamped))
+    )
     count = min(len(held.rows), len(steady.rows))
     assert np.abs(held.positions[begin:count] - steady.positions[begin:count]).max() <= 2e-3
     assert np.abs(held.accelerations[begin:count] - steady.accelerations[begin:count]).max() <= 2.0
+    assert speeds(held, 1.1).max() <= 1.2
+
+
+@pytest.mark.parametrize("rate", [100, 50, 25, 10])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_stream_whose_first_targets_are_uneven_starts_without_a_sprint(rate, seed):
+    stream = played(late(messages(line, rate), 0.3 / rate, seed), 1.5)
+    assert speeds(stream).max() <= 1.9
+
+
+def test_noise_about_a_place_is_not_extrapolated():
+    rng = np.random.default_rng(5)
+    places = rng.normal(0.0, 1e-3, (200, 3))
+    stream = played((0.1 + k / 50, place, None) for k, place in enumerate(places))
+    furthest = np.linalg.norm(places, axis=1).max()
+    assert np.linalg.norm(stream.positions, axis=1).max() < furthest
+    assert speeds(stream, 0.5).max() < 1.2
+
+
+def test_a_movement_that_turns_back_and_forth_is_no_noise():
+    """It is followed as a slower one is, without a delay of several targets at each turn."""
+
+    def swing(t: float) -> np.ndarray:
+        return np.array([0.05 * np.sin(2.0 * np.pi * 0.5 * t), 0.0, 0.0])
+
+    stream = played(messages(swing, 50))
+    times = CYCLE * np.arange(1, len(stream.rows) + 1) - 0.1
+    errors = stream.positions[:, 0] - np.array([swing(t)[0] for t in times])
+    assert np.abs(errors[1500:]).max() < 2e-3
 
 
 @pytest.mark.parametrize("stamped", [False, True])

@@ -48,8 +48,7 @@ _LEAD = fr3.CYCLE
 _JERK_LINEAR, _JERK_ANGULAR = 30.0, 60.0
 #: A single point takes effect this long before it is due [s].
 _SINGLE = 0.1
-#: How far the times of one observation may be apart [s]: its stamp is converted anew for each chunk, and the clocks are
-#: compared anew.
+#: How far the times of one observation may be apart [s]: for each chunk, its stamp is converted to this clock again.
 _SAME = fr3.CYCLE
 #: After so many chunks in a row that came before their predecessor ended, the next one is expected to do so, too.
 _OVERLAPS = 2

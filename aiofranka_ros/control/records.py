@@ -22,7 +22,7 @@ MESSAGE_SIZE = 65536
 #: Most segments that one motion, and one chunk, may have.
 MAX_SEGMENTS, MAX_CHUNK_SEGMENTS = 1024, 256
 #: Targets that the reference remembers, and times between them.
-KNOTS, INTERVALS = 64, 9
+KNOTS, INTERVALS = 64, 17
 
 
 class Mode(enum.IntEnum):
@@ -263,6 +263,7 @@ MEMORY = np.dtype(
         ("orientation", "f8", (4,)),
         # The newest target, after limits, and how it moves.
         ("target_id", "u8"),
+        ("targets_passed", "i8"),  # since the one before it was seen: more than one, if several came within a cycle
         ("target_seen", "f8"),  # robot time of its arrival [s]
         ("target_stamp", "i8"),
         ("target_position", "f8", (3,)),
@@ -275,8 +276,9 @@ MEMORY = np.dtype(
         ("raw_q", "f8", (7,)),
         *fields("f8", "slope_linear slope_angular", 3, 3),  # the last three velocities between targets
         ("slope_q", "f8", (3, 7)),
-        *fields("f8", "target_linear target_angular", 3),  # their median
+        *fields("f8", "target_linear target_angular", 3),  # their median, without noise
         ("target_dq", "f8", (7,)),
+        ("steadiness", "f8", (3,)),  # of positions, orientations and joints, see stream.leave_noise_out
         ("stream_id", "u8"),
         ("driving", "i8"),  # TargetKind of the newest target
         ("servo_seen", "f8"),  # robot time at which the newest SERVO target arrived [s]
@@ -289,12 +291,14 @@ MEMORY = np.dtype(
         ("approach_left", "f8", (2,)),  # how far the stream is, unless it is followed [m], [rad]
         ("believed", "f8", (2,)),  # how far the target is extrapolated, see reference._coast
         # The path of the last targets, and where the reference's target is on it, see law/stream.py.
-        *fields("i8", "knots repeated interpolating intervals_seen burst_credit gap_paused catching_up"),
+        *fields("i8", "knots repeated interpolating intervals_seen gap_paused catching_up"),
         ("knot_time", "f8", (KNOTS,)),  # [s], from the beginning of the path
         ("knot", "f8", (KNOTS, 7)),  # position and orientation, or joint positions
         ("knot_seen", "f8"),  # robot time at which the newest one arrived [s]
         *fields("f8", "intervals intervals_ordered", INTERVALS),  # [s]
         *fields("f8", "period lateness path_speed"),  # [s], [s], [m/s] or [rad/s]
+        # Since a pause: how late targets are [s], how many have come, and in which time [s].
+        *fields("f8", "held held_targets held_time"),
         ("way_speed", "f8", (3,)),  # of the last three targets [m/s] or [rad/s]
         # Where on it [s], how fast, without and with braking [1], how long it takes to start, how long it waits before,
         # how far ahead it should be, and what braking has cost [s].

@@ -97,6 +97,7 @@ def step(
         _drive(TargetKind.POSITION, c, m, r)
         chunks.begin(r, c, k, m.time)
     if c.target_id != r.target_id:
+        r.targets_passed = c.target_id - r.target_id
         r.target_id = c.target_id
         if stop == 0 and c.target_mode_id == r.mode_id and not _in_motion(r):
             _accept_target(c, m, r, s)

@@ -183,6 +183,9 @@ def accept_pose(memory: Record, commands: Record, now: float) -> None:
     limited = memory.limited_targets
     limited[Limit.MAX_LINEAR_VELOCITY] += limit_norm(memory.target_linear, commands.max_linear_velocity)
     limited[Limit.MAX_ANGULAR_VELOCITY] += limit_norm(memory.target_angular, commands.max_angular_velocity)
+    if elapsed > 0.0:
+        stream.leave_noise_out(memory.target_linear, memory.slope_linear, slot, memory.steadiness[0:1])
+        stream.leave_noise_out(memory.target_angular, memory.slope_angular, slot, memory.steadiness[1:2])
 
     step = memory.target_position
     _count_outside(commands.target_position, memory)
@@ -278,6 +281,7 @@ def accept_joints(memory: Record, commands: Record, scratch: Record, now: float)
         knot[i] = memory.target_q[i]
     if elapsed > 0.0:
         stream.leave_time(memory, needed)
+        stream.leave_noise_out(memory.target_dq, memory.slope_q, slot, memory.steadiness[2:3])
     memory.target_cut = far
     memory.limited_targets[Limit.MAX_JOINT_STEP] += far
     memory.limited_targets[Limit.MAX_JOINT_VELOCITY] += fast

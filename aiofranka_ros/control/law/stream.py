@@ -17,6 +17,8 @@ Times are in s; ``now`` is robot time.
 
 from __future__ import annotations
 
+import math
+
 from aiofranka_ros.control.law.vectors import median
 from aiofranka_ros.control.records import INTERVALS, KNOTS, Interpolation, TargetKind
 from aiofranka_ros.kernels import Array, Record, kernel
@@ -30,8 +32,13 @@ _SAME = 1e-6
 #: A target that comes later than this many periods follows a gap; one that usually is repeated until the next comes is
 #: known to be late before.
 _GAP, _LATE = 1.5, 1.2
-#: Intervals beyond this many times the median are pauses, not periods; below the other share, bursts.
+#: Intervals beyond this many times the median are pauses, not periods; below the other share, bursts. Of the first few
+#: intervals, none is usual yet.
 _PAUSE, _BURST = 2.3, 0.5
+_FEW, _FIRST_PAUSE, _FIRST_BURST = 5, 4.0, 0.25
+#: Targets were held back by the network if those after a pause take less than this share of their usual time, and were
+#: not if so many of them did not.
+_HASTY, _DECIDED = 0.75, 3
 #: Of pauses and repetitions, this share is still remembered at the next knot; so many of them are a habit.
 _FORGET, _PAUSES, _REPEATING = 0.98, 0.9, 0.01
 #: The playhead slows down this long before the last knot [s]; with SERVO targets, which may be fast, more evenly.
@@ -56,6 +63,9 @@ _CATCHING_UP_TIME, _CATCHING_UP, _CATCHING_UP_RAMP, _MET = 0.05, 1.0, 0.03, 5e-3
 _STAMP_TRUST = 0.25
 #: Targets closer together than this count as one target for the velocity [s].
 _SHORTEST_GAP = 0.5e-3
+#: The weight of the newest cosine in their average, and below which average targets are noise, above which a movement:
+#: -0.5 is expected of independent noise, 1 of a movement without noise.
+_NEW, _NOISE, _MOVEMENT = 0.0625, -0.2, 0.1
 
 
 @kernel
@@ -77,6 +87,7 @@ def _rest(memory: Record) -> None:
     memory.path_speed = 0.0
     for j in range(3):
         memory.way_speed[j] = 0.0
+        memory.steadiness[j] = _MOVEMENT
 
 
 @kernel
@@ -84,7 +95,7 @@ def unlearn(memory: Record) -> None:
     """Another sender: forget its period, too."""
     memory.period = 0.0
     memory.intervals_seen = 0
-    memory.burst_credit = 0
+    memory.held = 0.0
     memory.lateness = 0.0
     memory.interpolating = 0
     memory.pauses = memory.repeating = 0.0
@@ -109,32 +120,72 @@ def delay(memory: Record) -> float:
 
 
 @kernel
-def _learn(memory: Record, elapsed: float, stamped: bool) -> None:
-    """Take the time between two targets into account for the period."""
-    period = memory.period
-    if period > 0.0 and not stamped:
-        if elapsed < _BURST * period and memory.burst_credit > 0:
-            memory.burst_credit -= 1
-            memory.gap_paused = 0  # What seemed a pause was the network.
-            return
-        if elapsed > _GAP * period:
-            memory.burst_credit = int(elapsed / period) + 1
+def _count_pause(memory: Record) -> None:
+    """The policy has paused before the newest target, if it seemed so."""
+    memory.pauses += memory.gap_paused
+    memory.gap_paused = 0
+
+
+@kernel
+def _is_pause(memory: Record, elapsed: float, count: float) -> bool:
+    """Whether the time between two targets belongs to a pause, and says nothing of the period.
+
+    If the targets after a pause come in haste, the network has held them back, until all have come. If the first ones
+    come as usual, the policy has paused. If another one comes at once, targets come more slowly now.
+
+    :param count: how many targets came in that time.
+    """
+    usual = count * memory.period
+    if elapsed > _PAUSE * usual:
+        again = memory.held > 0.0 and memory.held_targets == 0.0
+        _count_pause(memory)
+        memory.held = elapsed - usual
+        memory.held_time = memory.held_targets = 0.0
+        return not again
+    if memory.held <= 0.0:
+        return False
+    memory.held -= usual - elapsed
+    memory.held_targets += count
+    memory.held_time += elapsed
+    hasty = memory.held_time < _HASTY * memory.held_targets * memory.period
+    if hasty:
+        memory.gap_paused = 0
+    elif memory.held_targets >= _DECIDED:
+        _count_pause(memory)
+        memory.held = 0.0
+    if memory.held < 0.5 * memory.period:
+        memory.held = 0.0
+    return hasty
+
+
+@kernel
+def _learn(memory: Record, elapsed: float, count: float, stamped: bool) -> None:
+    """Take the time between two targets into account for the period.
+
+    :param count: how many targets came in that time.
+    """
+    if stamped or memory.period == 0.0:
+        _count_pause(memory)
+    elif _is_pause(memory, elapsed, count):
+        return
+    elapsed /= count
     if elapsed > _LONGEST_PERIOD:
         return
     memory.intervals[memory.intervals_seen % INTERVALS] = elapsed
     memory.intervals_seen += 1
-    count = min(memory.intervals_seen, INTERVALS)
+    known = min(memory.intervals_seen, INTERVALS)
     ordered = memory.intervals_ordered
-    for i in range(count):
+    for i in range(known):
         value, j = memory.intervals[i], i
         while j > 0 and ordered[j - 1] > value:
             ordered[j] = ordered[j - 1]
             j -= 1
         ordered[j] = value
-    middle = ordered[(count - 1) // 2]
+    middle = ordered[(known - 1) // 2]
     total, used = 0.0, 0
-    for i in range(count):
-        if _BURST * middle <= ordered[i] <= _PAUSE * middle:
+    least, most = (_BURST, _PAUSE) if known >= _FEW else (_FIRST_BURST, _FIRST_PAUSE)
+    for i in range(known):
+        if least * middle <= ordered[i] <= most * middle:
             total += ordered[i]
             used += 1
     memory.period = total / used
@@ -208,20 +259,23 @@ def add_knot(memory: Record, commands: Record, way: float, now: float) -> float:
         if stamped:
             elapsed = by_stamp
         period = memory.period
+        # Of several that came within a cycle, the control process has only the last one.
+        count = 1.0
+        if memory.targets_passed > 1 and memory.path_speed > 0.0 and not stamped:
+            count = min(max(way / (memory.path_speed * period), 1.0), memory.targets_passed)
         if elapsed >= _SHORTEST_GAP:
-            _learn(memory, elapsed, stamped)
-        memory.pauses += memory.gap_paused
-        memory.gap_paused = 0
+            _learn(memory, elapsed, count, stamped)
         period = period if period > 0.0 else memory.period
         if period > 0.0:
-            step = elapsed if stamped else memory.period
+            step = elapsed if stamped else count * memory.period
             if elapsed > _GAP * period and lead == 0.0:
                 step = memory.period
                 if memory.path_speed > 0.0:
                     step = min(max(way / memory.path_speed, step), elapsed)
                 if elapsed - step > _PAUSE * period and memory.repeated == 0:
                     memory.gap_paused = 1
-                memory.catching_up = memory.interpolating == 0 and step > _PAUSE * period
+                lost = step - (memory.targets_passed - 1) * period > _PAUSE * period
+                memory.catching_up = memory.interpolating == 0 and lost
     if step == 0.0:
         forget(memory)
     servo = commands.target_kind == TargetKind.SERVO  # Must not run beyond its last target.
@@ -245,6 +299,29 @@ def add_knot(memory: Record, commands: Record, way: float, now: float) -> float:
     memory.knot_time[(memory.knots - 1) % KNOTS] = last + step
     memory.target_count += 1
     return step
+
+
+@kernel
+def leave_noise_out(velocity: Array, slopes: Array, slot: int, steadiness: Array) -> None:
+    """Reduce ``velocity`` (n,), with which targets are extrapolated, as far as it is noise, which leads nowhere.
+
+    From one target to the next, a movement hardly changes its direction; noise about a place turns back.
+
+    :param slopes: the last three velocities between targets (3, n).
+    :param slot: index of the newest one.
+    :param steadiness: average of the cosine of the angle between one velocity and the next (1,).
+    """
+    newest, before = slopes[slot], slopes[(slot + 2) % 3]
+    product = square = square_before = 0.0
+    for i in range(len(velocity)):
+        product += newest[i] * before[i]
+        square += newest[i] ** 2
+        square_before += before[i] ** 2
+    if square > 0.0 and square_before > 0.0:
+        steadiness[0] += _NEW * (product / math.sqrt(square * square_before) - steadiness[0])
+    share = min(max((steadiness[0] - _NOISE) / (_MOVEMENT - _NOISE), 0.0), 1.0)
+    for i in range(len(velocity)):
+        velocity[i] *= share
 
 
 @kernel
