@@ -81,7 +81,8 @@ class Rig:
         self.commands["mode"], self.commands["mode_id"] = mode, 1
         for name, value in settings.items():
             self.commands[name] = value
-        self.measured["q"], self.measured["mass"], self.measured["time"] = fr3.HOME, np.eye(7), 100.0
+        self.measured["q"], self.measured["time"] = fr3.HOME, 100.0
+        self.measured["mass"] = np.diag([0.3, 0.3, 0.3, 0.2, 0.1, 0.1, 0.1])  # Not singular, as of an arm.
         self.rows = np.empty((0, 40))
         self.run(5)
 

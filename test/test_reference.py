@@ -24,6 +24,7 @@ def _advance(memory: Record, commands: Record, held: bool, rows: Array) -> None:
     for row in rows:
         if not held:  # The arm follows perfectly.
             memory.position[:], memory.orientation[:] = memory.ref_position, memory.ref_orientation
+            memory.twist[:3], memory.twist[3:] = memory.ref_linear, memory.ref_angular
         reference.advance_pose(memory, commands, CYCLE)
         row[0:3], row[3:6] = memory.ref_position, memory.ref_linear
         row[6:9], row[9:13] = memory.ref_linear_acceleration, memory.ref_orientation

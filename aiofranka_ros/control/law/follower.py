@@ -14,6 +14,8 @@ from aiofranka_ros.model.kinematics import rotate, rotation_between
 #: Largest distance of the reference from the arm [m], [rad], [rad]: many times what it takes to follow a target, and
 #: with the default gains too little for the largest torque.
 _LEASH_LINEAR, _LEASH_ANGULAR, _LEASH_JOINT = 0.05, 0.2, 0.1
+#: The reference gets there more and more slowly: what is left of the distance, it could go in this time [s].
+_LEASH_TIME = 0.05
 #: At a singularity, that distance is smaller by this share: a stretched arm oscillates if it is pulled further.
 _SINGULAR_LEASH = 0.9
 #: Braking is planned with this share of the acceleration; the rest compensates for the lag of the velocity.
@@ -89,16 +91,38 @@ def keep_near_pose(memory: Record) -> None:
     if limit_norm(apart, linear):
         for i in range(3):
             memory.ref_position[i] = memory.position[i] + apart[i]
-            memory.ref_linear[i] = memory.twist[i]
-            memory.ref_linear_acceleration[i] = 0.0
+    _stay_near(apart, linear, memory.twist[:3], memory.ref_linear, memory.ref_linear_acceleration)
     rotation_between(memory.ref_orientation, memory.orientation, apart)
     if limit_norm(apart, angular):
         for i in range(4):
             memory.ref_orientation[i] = memory.orientation[i]
         rotate(memory.ref_orientation, apart, 1.0)
+    _stay_near(apart, angular, memory.twist[3:], memory.ref_angular, memory.ref_angular_acceleration)
+
+
+@kernel
+def _stay_near(apart: Array, furthest: float, arm: Array, velocity: Array, acceleration: Array) -> None:
+    """Slow the reference down, in time, where it leaves the arm behind; it may come back, or go along.
+
+    :param apart: from the arm to the reference (3,).
+    :param furthest: how far that may be.
+    :param arm: velocity of the arm (3,).
+    :param velocity: of the reference, changed in place (3,), as its acceleration is.
+    """
+    distance = length(apart)
+    if distance == 0.0:
+        return
+    away = further = along = 0.0
+    for i in range(3):
+        away += apart[i] / distance * velocity[i]
+        further += apart[i] / distance * acceleration[i]
+        along += apart[i] / distance * arm[i]
+    # An arm that moves away is damped: the reference does not follow it with its velocity, too.
+    excess = away - max(along, 0.0) - (furthest - distance) / _LEASH_TIME
+    if excess > 0.0:
         for i in range(3):
-            memory.ref_angular[i] = memory.twist[i + 3]
-            memory.ref_angular_acceleration[i] = 0.0
+            velocity[i] -= excess * apart[i] / distance
+            acceleration[i] -= max(further, 0.0) * apart[i] / distance
 
 
 @kernel
@@ -106,7 +130,11 @@ def keep_near_joints(memory: Record, q: Array, dq: Array) -> None:
     """Keep the joint reference near the arm, for the same reason; ``q`` [rad] and ``dq`` [rad/s] (7,) are measured."""
     for i in range(7):
         apart = memory.ref_q[i] - q[i]
-        if abs(apart) > _LEASH_JOINT:
-            memory.ref_q[i] = q[i] + math.copysign(_LEASH_JOINT, apart)
-            memory.ref_dq[i] = dq[i]
-            memory.ref_ddq[i] = 0.0
+        distance = min(abs(apart), _LEASH_JOINT)
+        side = math.copysign(1.0, apart)
+        memory.ref_q[i] = q[i] + side * distance
+        excess = side * memory.ref_dq[i] - max(side * dq[i], 0.0) - (_LEASH_JOINT - distance) / _LEASH_TIME
+        if excess > 0.0:
+            memory.ref_dq[i] -= side * excess
+            if side * memory.ref_ddq[i] > 0.0:
+                memory.ref_ddq[i] = 0.0
