@@ -349,3 +349,25 @@ def test_whatever_comes_the_reference_stays_within_its_limits():
     assert np.isfinite(stream.positions).all()
     assert np.linalg.norm(stream.velocities, axis=1).max() <= 0.5 * 1.02
     assert np.linalg.norm(stream.accelerations, axis=1).max() <= 4.0 + 1e-9
+
+
+def test_a_stream_that_starts_smoothly_is_soon_followed_without_delay():
+    """It begins with a repetition, by which it looks slow, and so is interpolated at first."""
+
+    def smooth(t: float) -> np.ndarray:
+        u = np.clip(t, 0.0, 1.0)
+        return line(u**3 - 0.5 * u**4 + max(t - 1.0, 0.0))
+
+    stream = played(messages(smooth, 50))
+    times = CYCLE * np.arange(1, len(stream.rows) + 1) - 0.1
+    late = np.array([smooth(t)[0] for t in times]) - stream.positions[:, 0]
+    assert np.abs(late[400:]).max() < 0.5e-3
+    assert np.abs(stream.accelerations).max() < 1.0
+
+
+def test_a_stream_that_begins_where_the_last_one_ended_starts_as_any_other():
+    stream = played([(0.1, line(0.0), None)], 1.5)
+    for sent in messages(line, 10, 50):
+        stream.advance(round((1.5 + sent[0]) / CYCLE) - stream.cycle)
+        stream.target(sent[1])
+    assert speeds(stream, 1.5, 5.0).max() <= 1.3

@@ -23,6 +23,7 @@ STEP = np.dtype(
     [
         ("stamp", "i8"),  # [ns, system clock]
         ("steady", "i8"),  # [ns, monotonic clock]
+        ("received", "i8"),  # when the newest command arrived [ns, monotonic clock]
         ("q", "f8", (7,)),  # [rad]
         ("dq", "f8", (7,)),  # [rad/s]
         ("tau", "f8", (7,)),  # [Nm], commanded, gravity excluded; 0 while the arm's own controller holds

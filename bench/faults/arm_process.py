@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from aiofranka_ros.simulation import __main__ as simulation
 from aiofranka_ros.simulation import touched
@@ -28,12 +29,19 @@ class RecordedPhysics(touched.TouchedPhysics):
     """
 
     tape: Tape
+    _received = 0
+
+    def update_torques(self, torques: Any) -> None:
+        """A command has arrived."""
+        self._received = time.monotonic_ns()
+        super().update_torques(torques)
 
     def _apply_control(self) -> None:
         super()._apply_control()
         fields, index = self.tape.fields, self.tape.next()
         fields["stamp"][index] = time.time_ns()
         fields["steady"][index] = time.monotonic_ns()
+        fields["received"][index] = self._received
         fields["q"][index] = self.data.qpos[self.arm_qpos_adr]
         fields["dq"][index] = self.data.qvel[self.arm_dofs_idx]
         fields["tau"][index] = self.latest_torques

@@ -38,7 +38,7 @@ _LEAD = 0.3
 class Reports:
     """What the project says about its chunks, and what its cycles say about them.
 
-    :ivar to_torque: from the call of ``follow`` to the first torque [s].
+    :ivar to_torque: from the call of ``follow`` to the arrival of the first torque at the arm [s].
     :ivar wrong: what it reports as delay, minus the delay on the wire [s].
     :ivar response: of each cycle [s], by what was played: ``chunks`` or ``targets``.
     :ivar violations: sentences.
@@ -148,16 +148,22 @@ class ArmPlayer:
         return recorded(self.arm, case, begin, reflexes)
 
     def _compare(self, cycles: npt.NDArray[Any], tickets: Sequence[tuple[float, float, Any]]) -> None:
-        """Compare what was reported about chunks with the cycles' records."""
+        """Compare what was reported about chunks with what arrived at the arm."""
         to_system = 1e-9 * offset_to()
+        steps = self.arm.since(0)
+        arrived = {
+            tau.tobytes(): 1e-9 * received for tau, received in zip(steps["tau"], steps["received"], strict=True)
+        }
         numbers, first = np.unique(cycles["chunk_id"], return_index=True)
-        stamps = dict(zip(numbers.tolist(), (1e-9 * cycles["stamp"][first]).tolist(), strict=True))
+        torques = dict(zip(numbers.tolist(), cycles["tau"][first], strict=True))
         for called, observed, ticket in tickets:
-            stamp = stamps.get(ticket.number)
-            if stamp is None or ticket.latency is None:
+            if ticket.number not in torques or ticket.latency is None:
                 continue  # Replaced before a cycle saw it.
-            self.reports.to_torque.append(stamp - called)
-            self.reports.wrong.append(ticket.latency - (stamp + to_system - observed))
+            received = arrived.get(torques[ticket.number].tobytes())
+            if received is None:
+                continue  # The arm did not get it in time.
+            self.reports.to_torque.append(received - called)
+            self.reports.wrong.append(ticket.latency - (received + to_system - observed))
 
 
 def recorded(arm: FaultyArm, case: Case, begin: float, reflexes: int) -> Played:

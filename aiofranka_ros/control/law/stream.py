@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 
+from aiofranka_ros.control.law.approach import LONGEST_GAP
 from aiofranka_ros.control.law.vectors import median
 from aiofranka_ros.control.records import INTERVALS, KNOTS, Interpolation, TargetKind
 from aiofranka_ros.kernels import Array, Record, kernel
@@ -58,6 +59,8 @@ _CORRECTION_TIME, _CORRECTION, _LARGE_CORRECTION = 0.3, 0.1, 0.12
 #: The same in a dense stream that moved on while the reference could not: it is met again quickly. The last is when it
 #: has been met [s].
 _CATCHING_UP_TIME, _CATCHING_UP, _CATCHING_UP_RAMP, _MET = 0.05, 1.0, 0.03, 5e-3
+#: So is one that is still so slow that the reference needs less than this time to be as fast [s]: nobody feels that.
+_AT_ONCE = 2.5e-3
 #: Stamps closer together than this share of the time between the arrivals are ignored: the velocity would be too high
 #: by the inverse of that share.
 _STAMP_TRUST = 0.25
@@ -211,6 +214,8 @@ def is_repetition(memory: Record, way: float, now: float) -> bool:
     """
     if memory.target_count == 0 or way > _SAME:
         return False
+    if now - memory.target_seen > LONGEST_GAP:  # The stream begins with it: the next one is a period later.
+        memory.knot_seen = now
     memory.target_seen = now
     memory.repeated = 1
     memory.repetitions += 1
@@ -331,6 +336,8 @@ def leave_time(memory: Record, needed: float) -> None:
     :param needed: how long it takes at its highest acceleration to be as fast as the targets [s].
     """
     memory.playhead_ramp = max(needed / _RAMP_SHARE, _RAMP)
+    if needed < _AT_ONCE and memory.interpolating == 0 and memory.playhead_error > _MET:
+        memory.catching_up = 1
 
 
 @kernel
