@@ -39,7 +39,7 @@ ROUNDING = 1e-9
 class Bench:
     """The cycle with a toy arm of seven independent inertias, which is enough to test torques."""
 
-    INERTIA = np.array([0.5, 0.5, 0.3, 0.3, 0.1, 0.1, 0.1])  # [kg m²]
+    INERTIA = np.array([0.3, 0.3, 0.3, 0.2, 0.1, 0.1, 0.1])  # [kg m²]
 
     def __init__(self, mode: Mode = Mode.IMPEDANCE, **settings: object) -> None:
         self.commands = c = default_commands()

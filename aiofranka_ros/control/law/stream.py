@@ -59,7 +59,7 @@ _CORRECTION_TIME, _CORRECTION, _LARGE_CORRECTION = 0.3, 0.1, 0.12
 #: The same in a dense stream that moved on while the reference could not: it is met again quickly. The last is when it
 #: has been met [s].
 _CATCHING_UP_TIME, _CATCHING_UP, _CATCHING_UP_RAMP, _MET = 0.05, 1.0, 0.03, 5e-3
-#: So is one that is still so slow that the reference needs less than this time to be as fast [s]: nobody feels that.
+#: So is one that is still so slow that the reference needs less than this time to be as fast [s]: that is not felt.
 _AT_ONCE = 2.5e-3
 #: Stamps closer together than this share of the time between the arrivals are ignored: the velocity would be too high
 #: by the inverse of that share.
