@@ -48,8 +48,9 @@ def claim(address: str) -> socket.socket:
     :raises ArmInUse: another process drives it.
     :raises ConnectionFailed: there is no such host.
     """
+    name = ARM_LOCK + resolve(address)
     try:
-        return lock(ARM_LOCK + resolve(address))
+        return lock(name)
     except OSError as error:
         raise ArmInUse(
             f"another process on this machine already drives the arm at {address}: "
