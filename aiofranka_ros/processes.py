@@ -29,6 +29,8 @@ from aiofranka_ros.errors import Interrupted
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: How long a wait may take before it checks whether the program was asked to end [s].
 WAIT_STEP = 0.05
+#: Environment variable with the id of the process with which a node ends; set by the launch files and by tests.
+LAUNCH = "AIOFRANKA_ROS_LAUNCH"
 #: Of the lock of an arm, before its address.
 ARM_LOCK = "aiofranka_ros/arm/"
 #: How often a process checks that its parent still lives [s].

@@ -12,8 +12,8 @@ import pytest
 import rclpy
 from rclpy.exceptions import ParameterException
 
-from aiofranka_ros.processes import StopRequest
-from aiofranka_ros.ros.running import LAUNCH, run, send_last_results
+from aiofranka_ros.processes import LAUNCH, StopRequest
+from aiofranka_ros.ros.running import run, send_last_results
 from aiofranka_ros.testing import wait_until
 
 pytestmark = pytest.mark.unit

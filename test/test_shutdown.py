@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aiofranka_ros.model.fr3 import HOME
-from aiofranka_ros.ros.running import LAUNCH
+from aiofranka_ros.processes import LAUNCH
 from aiofranka_ros.simulation.simulated_arm import is_taken
 from aiofranka_ros.testing import Child, Client, CycleRecorder, NodeProcess, alive, descendants, started, wait_until
 
@@ -120,6 +120,25 @@ def test_nodes_of_a_launch_that_is_gone_end_in_order(tmp_path: Path, number: sig
         memory.close()
         # The arm was stopped, not dropped in the middle of its move.
         assert abs(cycles["dq"][-1]).max() < 0.05 < abs(cycles["dq"]).max()
+
+
+#: A test, or a benchmark, that has started a node.
+TESTER = """
+import pathlib, sys, time
+from aiofranka_ros.testing import NodeProcess
+node = NodeProcess(pathlib.Path(sys.argv[1]))
+print("started", node.process.pid, flush=True)
+time.sleep(120.0)
+"""
+
+
+@pytest.mark.light
+def test_the_node_of_a_test_that_is_killed_ends(tmp_path: Path) -> None:
+    with Child(["-c", TESTER, str(tmp_path / "node.log")], log=tmp_path / "log") as tester:
+        assert wait_until(lambda: tester.log.endswith("\n")), tester.log
+        node = int(tester.log.split()[-1])
+        tester.kill()
+    assert wait_until(lambda: not alive(node))
 
 
 @pytest.mark.light

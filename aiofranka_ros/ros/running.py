@@ -19,11 +19,9 @@ from rclpy.exceptions import ParameterException
 from rclpy.signals import SignalHandlerOptions
 
 from aiofranka_ros.errors import ConfigurationError, Interrupted
-from aiofranka_ros.processes import StopRequest
+from aiofranka_ros.processes import LAUNCH, StopRequest
 from aiofranka_ros.ros.answers import sent_in_background
 
-#: Environment variable with the process id of the launch that started a node; set by the launch files.
-LAUNCH = "AIOFRANKA_ROS_LAUNCH"
 #: How long the results of ended goals may take to leave [s].
 _LAST_RESULTS = 0.8
 

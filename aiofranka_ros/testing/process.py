@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from aiofranka_ros.ctl.client import PATIENCE, Failed
+from aiofranka_ros.processes import LAUNCH
 
 #: How many lines of a log an error message quotes.
 _LOG_LINES = 12
@@ -191,7 +192,7 @@ def ros_arguments(*remappings: str, **parameters: Any) -> list[str]:
 
 
 class NodeProcess(Child):
-    """The arm's node, started as a user starts it; a subclass names another node.
+    """The arm's node, started as a user starts it; a subclass names another node. It ends with this process.
 
     :param log: the log file.
     :param namespace: the node's namespace, without slashes; by default one that no other node has.
@@ -220,7 +221,9 @@ class NodeProcess(Child):
         self.name = f"{self._prefix}/{self.NAME}"
         remappings = [f"__ns:=/{self.namespace}"] if self.namespace else []
         arguments = ["-m", module or self.MODULE, *options, *ros_arguments(*remappings, **parameters)]
-        super().__init__(arguments, log=log, label="node", **(child or {}))
+        given = dict(child or {})
+        env = {LAUNCH: str(os.getpid()), **given.pop("env", {})}
+        super().__init__(arguments, log=log, label="node", env=env, **given)
 
     def name_of(self, name: str) -> str:
         """The full name of a topic, service or action that the node calls ``name``."""
