@@ -222,7 +222,7 @@ class NodeProcess(Child):
         remappings = [f"__ns:=/{self.namespace}"] if self.namespace else []
         arguments = ["-m", module or self.MODULE, *options, *ros_arguments(*remappings, **parameters)]
         given = dict(child or {})
-        env = {LAUNCH: str(os.getpid()), **given.pop("env", {})}
+        env = {LAUNCH: str(os.getpid()), **(given.pop("env", None) or {})}
         super().__init__(arguments, log=log, label="node", env=env, **given)
 
     def name_of(self, name: str) -> str:
