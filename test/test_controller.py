@@ -822,6 +822,19 @@ async def test_calls_raise_what_ended_them_and_none_is_possible_after_the_end(lo
             await call
 
 
+async def test_a_node_is_not_lost_because_this_program_has_no_time_to_hear_it(loop, controller, setup):
+    if setup.node is None:
+        pytest.skip("this link has no node")
+    link, released = controller.robot, threading.Event()
+    link._live._executor.create_task(lambda: released.wait(PATIENCE))  # As if others kept its thread waiting.
+    while controller.running and time.monotonic() - link._heard < 2.0:
+        await asyncio.sleep(0.05)
+    released.set()
+    while controller.running and time.monotonic() - link._heard > 0.5:
+        await asyncio.sleep(0.05)
+    assert controller.running
+
+
 async def test_a_lost_node_that_is_back_is_deactivated_at_the_stop(loop, controller, setup, monkeypatch):
     if setup.node is None:
         pytest.skip("this link has no node")

@@ -99,6 +99,10 @@ class RosClient:
         if not self._stopping.is_set():
             self._executor.create_task(lambda: send().add_done_callback(self.in_loop(done)))
 
+    def after_turn(self, call: Callable[[], object]) -> None:
+        """Call ``call`` in the event loop when rclpy's thread has had time to receive something."""
+        self._executor.create_task(lambda: self.in_loop(lambda _: call())(None))
+
     async def call(self, service: Any, request: Any, timeout: float = ANSWER_TIMEOUT) -> Any:
         """The answer of a service; errors and cancellation as in :meth:`prompt_answer`."""
         return await self.prompt_answer(service.srv_name, lambda: service.call_async(request), timeout)

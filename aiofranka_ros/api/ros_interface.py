@@ -308,7 +308,13 @@ class RosInterface(Link):
     # The end.
 
     def _check_silence(self, overdue: bool) -> None:
-        """End it if the node was silent for too long at two checks in a row: the event loop may have been blocked."""
+        """End it if the node was silent for too long at two checks in a row, with time to hear it in between.
+
+        The event loop may have been blocked, or busy threads may have kept rclpy's thread waiting.
+        """
+        live = self._live
+        if live is None:
+            return
         silent = time.monotonic() - self._heard > _SILENCE_TIMEOUT
         if silent and overdue:
             self._end(
@@ -317,8 +323,14 @@ class RosInterface(Link):
                     "network is down"
                 )
             )
-        elif self._live is not None:
-            self._watch = asyncio.get_running_loop().call_later(_WATCH_PERIOD, self._check_silence, silent)
+        elif silent:
+            live.after_turn(lambda: self._check_later(live, overdue=True))
+        else:
+            self._check_later(live, overdue=False)
+
+    def _check_later(self, live: NodeConnection, overdue: bool) -> None:
+        if live is self._live:
+            self._watch = asyncio.get_running_loop().call_later(_WATCH_PERIOD, self._check_silence, overdue)
 
     def _end_soon(self) -> None:
         """The node is not active any more: end it when the reason has had time to arrive."""
