@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import rclpy
 from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Duration
 from control_msgs.action import FollowJointTrajectory
@@ -37,9 +38,10 @@ def _check_owner(rig: Rig, findings: Findings, expected: str) -> None:
     "the first publisher controls the arm and is named; the other is refused and learns why, until the first is silent"
 )
 def two_publishers(rig: Rig, findings: Findings) -> None:
-    """Two publishers stream poses 4 cm apart on one topic in turns; then the first one stops."""
+    """Two nodes stream poses 4 cm apart on one topic in turns; then the first one stops."""
     rig.ready()
-    other = rig.node.create_publisher(PoseStamped, f"{rig.name}/ee_desired", 1)
+    second = rclpy.create_node("second_client", context=rig.node.context)
+    other = second.create_publisher(PoseStamped, f"{rig.name}/ee_desired", 1)
     target = rig.pose
     y = target.pose.position.y
     rig.wait(lambda: other.get_subscription_count() > 0, "the node does not listen")
@@ -70,7 +72,7 @@ def two_publishers(rig: Rig, findings: Findings) -> None:
         publish(other, -0.02)
     apart = rig.pose.pose.position.y - y
     findings.check(apart < -0.01, f"and {1e3 * apart:.0f} mm after the first one is silent")
-    rig.node.destroy_publisher(other)
+    second.destroy_node()
     findings.check("has to wait" in rig.log, "the log names the publisher that must wait")
     findings.check(rig.state == "active", f"the node is {rig.state}")
     check_reflex(rig, findings)
