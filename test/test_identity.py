@@ -141,6 +141,8 @@ def test_the_older_of_two_nodes_may_not_become_active_while_the_younger_is(join:
         return False
 
     assert becomes(is_refused, first, second)
+    with pytest.raises(NameTaken):
+        first.activate()
 
 
 def test_a_node_that_could_not_listen_for_a_while_still_notices_the_other_before_it_becomes_active(join: Join) -> None:
