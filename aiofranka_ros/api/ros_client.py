@@ -100,8 +100,9 @@ class RosClient:
             self._executor.create_task(lambda: send().add_done_callback(self.in_loop(done)))
 
     def after_turn(self, call: Callable[[], object]) -> None:
-        """Call ``call`` in the event loop when rclpy's thread has had time to receive something."""
-        self._executor.create_task(lambda: self.in_loop(lambda _: call())(None))
+        """Call ``call`` in the event loop when rclpy's thread had time to receive something. Ignored once closed."""
+        if not self._stopping.is_set():
+            self._executor.create_task(lambda: self.in_loop(lambda _: call())(None))
 
     async def call(self, service: Any, request: Any, timeout: float = ANSWER_TIMEOUT) -> Any:
         """The answer of a service; errors and cancellation as in :meth:`prompt_answer`."""
