@@ -35,10 +35,12 @@ class PathArm:
         self.record: list[tuple[Array, Array, Array]] = []
         self.motion_status = self.hold = self.streams = 0
         self.flange_to_tcp = np.eye(4)
+        #: How late states are stamped [s].
+        self.late = 0.0
 
     def state(self) -> Record:
         state = new(STATE)[0]
-        state["time"], state["stamp"] = self.now + ROBOT_TIME, round(1e9 * self.now) + 1
+        state["time"], state["stamp"] = self.now + ROBOT_TIME, round(1e9 * (self.now + self.late)) + 1
         state["approach"], state["motion_status"], state["hold"] = Approach.FOLLOWING, self.motion_status, self.hold
         state["ref_q"] = self.at
         state["ref_position"], state["ref_orientation"] = self.at[:3], self.at[3:] / np.linalg.norm(self.at[3:])

@@ -246,6 +246,19 @@ def test_what_is_committed_ends_with_the_chunk():
     assert rows[-1] == pytest.approx(wave(np.array([0.3]))[0], abs=2e-3)
 
 
+@pytest.mark.parametrize("late", [20e-6, 500e-6])
+def test_the_last_row_is_committed_whatever_is_learned_of_the_clock_of_the_robot(late):
+    arm = PathArm()
+    arm.late = late  # Of the first states; those that follow show that the clocks differ less.
+    arm.follow(wave(np.arange(30) / 30), start=0.0)
+    arm.late = 0.0
+    arm.player.observe(arm.state())
+    rows, _ = arm.player.committed(50, 1 / 30, arm.now, 0.0)
+    assert len(rows) == 30
+    rows, _ = arm.player.committed(50, 1 / 30, arm.now, -1e-6)  # As two conversions of one stamp differ.
+    assert len(rows) == 30
+
+
 def test_the_delay_of_the_inference_is_learned_without_the_warm_up():
     arm = PathArm()
     assert arm.player.inference_delay(1 / 30) == 0

@@ -17,6 +17,7 @@ import time
 
 import pytest
 
+from aiofranka_ros.offload import console
 from aiofranka_ros.offload.console import async_input
 
 pytestmark = pytest.mark.unit
@@ -53,6 +54,14 @@ def terminal(monkeypatch):
     yield lambda keys: os.write(master, keys)
     stream.close()
     os.close(master)
+
+
+def noted(function, calls):
+    def call(*args):
+        calls.append(args)
+        return function(*args)
+
+    return call
 
 
 async def asked(prompt=""):
@@ -159,6 +168,30 @@ def test_loops_in_several_threads_get_whole_lines(pipe):
     for thread in threads:
         thread.join(LONG)
     assert sorted(lines) == sorted(f"line {i}" for i in range(60))
+
+
+def test_loops_that_ask_at_the_same_moment_share_what_was_read(pipe, monkeypatch):
+    """Two readers would each keep parts of the lines."""
+    both = threading.Barrier(2)
+
+    class Slow:
+        encoding, errors = "utf-8", "strict"
+
+        def fileno(self):
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(0.2)  # Until the other thread is here, too, if it can be.
+            return stream.fileno()
+
+    stream, readers = sys.stdin, []
+    monkeypatch.setattr(sys, "stdin", Slow())
+    monkeypatch.setattr(console._WatchedLines, "__init__", noted(console._WatchedLines.__init__, readers))
+    threads = [threading.Thread(target=run, args=(async_input(),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    pipe(b"one\nother\n")
+    for thread in threads:
+        thread.join(LONG)
+    assert len(readers) == 1
 
 
 def test_a_flood_is_taken_in_many_turns_of_the_loop(pipe):
@@ -342,6 +375,7 @@ def test_errors_of_stdin_are_raised(monkeypatch):
 
 SCRIPT = """
 import asyncio
+from aiofranka_ros.offload import console
 from aiofranka_ros.offload.console import async_input
 
 async def main():

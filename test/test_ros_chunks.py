@@ -268,6 +268,8 @@ def test_what_is_committed_is_known_at_any_time_of_the_rest(client: Client) -> N
     on_grid, certain = client.chunks.committed(50, DT, now, 0.25)
     np.testing.assert_allclose(on_grid, rows, atol=1e-12)
     assert certain >= 3  # Those within chunk_freeze from now on; time has passed since.
+    # The stamps of a policy and of the node differ by what two conversions between clocks do.
+    assert len(client.chunks.committed(50, DT, now + 5_000, 0.0)[0]) == len(rows)
     between, _ = client.chunks.committed(4, 0.05, now + 30_000_000, 0.0)
     np.testing.assert_allclose(between[:, 0], (0.03 + 0.05 * np.arange(4)) ** 2, atol=1e-9)
     client.rest(now, np.empty((0, 7)))

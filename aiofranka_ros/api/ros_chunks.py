@@ -21,7 +21,7 @@ from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 
 from aiofranka_ros.api.ros_client import RosClient
 from aiofranka_ros.arm.chunk_delays import Delays
-from aiofranka_ros.arm.chunks import Outcome, Ticket
+from aiofranka_ros.arm.chunks import SAME, Outcome, Ticket
 from aiofranka_ros.control.stamps import offset_to
 from aiofranka_ros.errors import ConnectionFailed, GripperFailed, InvalidTarget, NotStarted
 from aiofranka_ros.kernels import Array
@@ -119,7 +119,7 @@ class RosChunks:
         assert rest.positions is not None
         # Counted from the first row [s].
         times = 1e-9 * ((now if start is None else start) - rest.stamp) + dt * np.arange(n)
-        times = times[times <= rest.times[-1] + 1e-6]
+        times = times[times <= rest.times[-1] + SAME]
         if len(rest.times) > 1:
             rows = CubicSpline(rest.times, rest.positions)(np.clip(times, rest.times[0], rest.times[-1]))
         else:

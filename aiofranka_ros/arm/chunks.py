@@ -48,8 +48,8 @@ _LEAD = fr3.CYCLE
 _JERK_LINEAR, _JERK_ANGULAR = 30.0, 60.0
 #: A single point takes effect this long before it is due [s].
 _SINGLE = 0.1
-#: How far the times of one observation may be apart [s]: for each chunk, its stamp is converted to this clock again.
-_SAME = fr3.CYCLE
+#: How far two times may be apart that are the same [s]: each stamp is converted to this clock on its own.
+SAME = fr3.CYCLE
 #: After so many chunks in a row that came before their predecessor ended, the next one is expected to do so, too.
 _OVERLAPS = 2
 #: States from which the clock of the robot is known: some, since each can be late, but few, because a simulated robot
@@ -153,7 +153,6 @@ class _Path:
     ticket: Ticket
     motion: Motion
     begin: float  #: robot time of its beginning [s]
-    due: float  #: robot time of the chunk's last point [s]
     joints: bool
 
 
@@ -238,9 +237,9 @@ class ChunkPlayer:
             ends_at=start + float(points.times[-1]), dropped=past - (points.relative and past > 0),
             clipped=points.clipped, seam=distance,
         )  # fmt: skip
-        overlaps = before is not None and robot_now < before.due
+        overlaps = before is not None and now < before.ticket.ends_at
         self._overlaps = self._overlaps + 1 if overlaps else 0
-        self._running = _Path(ticket, motion, begin, float(due[-1]), self._is_joints)
+        self._running = _Path(ticket, motion, begin, self._is_joints)
         self._open.append(ticket)
         return ticket
 
@@ -288,12 +287,11 @@ class ChunkPlayer:
         if path is None or path.ticket.done:
             return np.empty((0, 7)), 0
         times = (now if start is None else start) + dt * np.arange(n)
-        robot = times - self._clock.offset
-        robot = robot[robot <= path.due + 1e-6]
-        rows, _, _ = evaluate(path.motion, robot - path.begin)
+        times = times[times <= path.ticket.ends_at + SAME]
+        rows, _, _ = evaluate(path.motion, times - self._clock.offset - path.begin)
         if not path.joints:
             rows[:, 3:] /= np.linalg.norm(rows[:, 3:], axis=1, keepdims=True)
-        certain = np.count_nonzero(times[: len(rows)] <= now + self._parameter("chunk_freeze"))
+        certain = np.count_nonzero(times <= now + self._parameter("chunk_freeze"))
         return rows, int(certain)
 
     def inference_delay(self, dt: float, quantile: float = 0.95) -> int:
@@ -327,7 +325,7 @@ class ChunkPlayer:
                 reason="from the future",
             )
         running = None if other else self.running  # The clocks and delays of two clients do not compare.
-        if running is not None and chunk.start is not None and start < running.start - _SAME:
+        if running is not None and chunk.start is not None and start < running.start - SAME:
             raise InvalidTarget(
                 f"it is from an observation {running.start - start:.3f} s older than that of the chunk in force: send "
                 "chunks in the order of their observations",

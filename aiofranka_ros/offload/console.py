@@ -53,9 +53,13 @@ async def async_input(prompt: str = "") -> str:
         if sys.stdout is not None:
             sys.stdout.write(str(prompt))
             sys.stdout.flush()
-        return await _lines_of(stream).next()
+        with _making:
+            lines = _lines_of(stream)
+        return await lines.next()
 
 
+#: Loops in several threads share one reader: a cached function alone may be called in each of them.
+_making = threading.Lock()
 #: The lock that gives the calls in each loop their turns, in order.
 _turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
 
