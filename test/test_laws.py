@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -62,6 +62,29 @@ class OperationalSpace:
         for name in ("ref_linear", "ref_angular", "ref_linear_acceleration", "ref_angular_acceleration"):
             m[name][0] = rng.normal(size=3)
         m["null_q"][0] = somewhere(rng)
+        self.limit_joints(np.full(7, np.inf))
+
+    def limit_joints(self, highest: np.ndarray) -> None:
+        """Let the joints stop at upper limits from where they may still be accelerated this much [rad/s²] (7,)."""
+        end = self.q + (highest / laws._STOP_GAIN + 2.0 * self.dq) / laws._STOP_GAIN
+        end = np.where(np.isfinite(end), end, 100.0)
+        self.memory["joint_upper"] = self.memory["spring_upper"] = end
+        self.memory["joint_lower"] = self.memory["spring_lower"] = -100.0
+
+    @property
+    def wanted(self) -> np.ndarray:
+        """Acceleration of the hand [m/s²], [rad/s²] (6,)."""
+        c, m = self.commands[0], self.memory[0]
+        turn = (self.ref_rotation * self.rotation.inv()).as_rotvec()
+        error = np.concatenate([m["ref_position"] - m["position"], turn])
+        velocity = np.concatenate([m["ref_linear"], m["ref_angular"]])
+        acceleration = np.concatenate([m["ref_linear_acceleration"], m["ref_angular_acceleration"]])
+        return np.asarray(c["ee_kp"] * error + c["ee_kd"] * (velocity - m["twist"]) + acceleration)
+
+    @property
+    def acceleration(self) -> np.ndarray:
+        """What the torque makes of the joints [rad/s²] (7,)."""
+        return np.linalg.solve(self.mass, self.computed())
 
     def computed(self) -> np.ndarray:
         tau = np.empty(7)
@@ -71,22 +94,20 @@ class OperationalSpace:
 
     @property
     def singularity(self) -> float:
+        return self.singularity_with(np.zeros(7))
+
+    def singularity_with(self, weight: np.ndarray) -> float:
         jacobian = self.memory["jacobian"][0]
-        pivots = np.diag(np.linalg.cholesky(jacobian @ np.linalg.inv(self.mass) @ jacobian.T)) ** 2
+        pivots = np.diag(np.linalg.cholesky(jacobian @ np.linalg.inv(self.mass + np.diag(weight)) @ jacobian.T)) ** 2
         regular = np.repeat([laws._REGULAR_TRANSLATION, laws._REGULAR_ROTATION], 3)
         return (1.0 - min(1.0, (pivots / regular).min())) ** 2
 
     def textbook(self, posture: bool = True) -> np.ndarray:
         c, m, jacobian = self.commands[0], self.memory[0], self.memory["jacobian"][0]
-        error = np.concatenate(
-            [m["ref_position"] - m["position"], (self.ref_rotation * self.rotation.inv()).as_rotvec()]
-        )
-        velocity = np.concatenate([m["ref_linear"], m["ref_angular"]])
-        acceleration = np.concatenate([m["ref_linear_acceleration"], m["ref_angular_acceleration"]])
         inverse = np.linalg.inv(self.mass)
         damping = self.singularity * np.repeat([laws._SINGULAR_TRANSLATION, laws._SINGULAR_ROTATION], 3)
         task = np.linalg.inv(jacobian @ inverse @ jacobian.T + np.diag(damping))
-        force = task @ (c["ee_kp"] * error + c["ee_kd"] * (velocity - jacobian @ self.dq) + acceleration)
+        force = task @ self.wanted
         null_kd = c["null_kd"] + self.singularity * laws._SINGULAR_DAMPING
         pull = self.mass @ (c["null_kp"] * (m["null_q"] - self.q) - null_kd * self.dq) * posture
         return jacobian.T @ force + (np.eye(7) - jacobian.T @ task @ jacobian @ inverse) @ pull
@@ -107,6 +128,51 @@ def test_the_posture_does_not_accelerate_the_hand(rng):
     effect = jacobian @ inverse @ (law.computed() - law.textbook(posture=False))
     posture = inverse @ (law.computed() - law.textbook(posture=False))
     assert np.abs(effect).max() <= 1e-6 * np.abs(posture).max()
+
+
+@given(seeds, st.integers(0, 6), st.floats(0.0, 30.0))
+def test_a_joint_stops_at_its_limit_and_the_others_do_the_task(rng, joint, less):
+    law = OperationalSpace(rng, regular=True)
+    highest = np.full(7, np.inf)
+    highest[joint] = law.acceleration[joint] - less
+    law.limit_joints(highest)
+    found = law.acceleration
+    assume(law.singularity_with(laws._STOP_WEIGHT * np.eye(7)[joint]) == 0.0)  # The others can do it.
+    assert found[joint] == pytest.approx(highest[joint], abs=1e-3 * (1.0 + np.abs(found).max()))
+    np.testing.assert_allclose(law.memory["jacobian"][0] @ found, law.wanted, atol=1e-6 * np.abs(found).max())
+
+
+@given(seeds, st.integers(0, 6))
+def test_that_a_joint_begins_to_stop_is_not_felt(rng, joint):
+    law = OperationalSpace(rng, regular=True)
+    free, highest = law.acceleration, np.full(7, np.inf)
+    highest[joint] = free[joint] - 1e-6
+    law.limit_joints(highest)
+    np.testing.assert_allclose(law.acceleration, free, atol=1e-4)
+
+
+@given(seeds)
+def test_whatever_limits_the_joints_have_the_torque_is_finite(rng):
+    law = OperationalSpace(rng)
+    law.limit_joints(rng.normal(size=7) * 10.0)
+    assert np.all(np.isfinite(law.computed()))
+
+
+@given(seeds)
+def test_an_arm_that_approaches_is_not_pulled_beyond_its_pace_and_held_in_full(rng):
+    error, reference = rng.normal(0.0, 0.1, 3), np.zeros(3)
+    kp, kd, pace = np.full(3, 400.0), np.full(3, 40.0), 0.1
+
+    def pull(speed: float, fastest: float) -> np.ndarray:
+        found, velocity = error.copy(), speed * error / np.linalg.norm(error)
+        laws._pull(found, reference, velocity, kp, kd, fastest)
+        return found
+
+    for speed in (0.0, -0.2):
+        np.testing.assert_allclose(pull(speed, pace), pull(speed, np.inf))
+    if np.linalg.norm(error) > 0.02:
+        assert pull(pace, pace) @ error == pytest.approx(0.0, abs=1e-9)
+        assert pull(1.1 * pace, pace) @ error < 0.0 < pull(0.9 * pace, pace) @ error
 
 
 def test_at_a_singularity_the_torque_stays_bounded():

@@ -204,8 +204,8 @@ def test_velocities_that_never_end_stop_at_what_is_in_the_way(mode, direction):
         assert arm.run(50) < 1.0, "as fast as the robot allows"
         q = arm.measured["q"][0]
         assert np.all(q > fr3.POSITION_LOWER) and np.all(q < fr3.POSITION_UPPER)
-    # Without friction, a hand that a joint's limit keeps from its reference slides around that, slowly.
-    assert arm.run(6000) < 1.0
+    # A hand that a joint's limit keeps from its reference is not drawn there any more.
+    assert arm.run(1500) < 1.0
     assert np.abs(arm.measured["dq"][0]).max() < 0.02
 
 

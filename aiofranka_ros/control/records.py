@@ -321,6 +321,8 @@ MEMORY = np.dtype(
         *fields("f8", "ref_linear ref_angular ref_linear_acceleration ref_angular_acceleration", 3),
         *fields("f8", "ref_q ref_dq ref_ddq", 7),
         ("singularity", "f8"),  # how singular the task is: 0 if regular, 1 at a singularity
+        ("giving_way", "i8"),  # whether the reference of a velocity that is over returns to the arm
+        ("lag", "f8"),  # distance of the pose reference from the arm, or a turn's way at 0.2 m if that is more [m]
         # Highest speeds at which the joints can follow the reference [m/s], [rad/s].
         *fields("f8", "pace_linear pace_angular"),
         # The motion.
@@ -347,13 +349,13 @@ MEMORY = np.dtype(
 #: Scratch memory of the kernels, so that none of them allocates.
 SCRATCH = np.dtype(
     [
-        *fields("f8", "inertia factor", 7, 7),  # inertia: mass matrix with the motors' inertia
+        *fields("f8", "inertia factor weight weight_factor", 7, 7),  # inertia: mass matrix with the motors' inertia
         *fields("f8", "task task_factor", 6, 6),  # task: Λ⁻¹
         *fields("f8", "inverse_times_jacobian ahead_jacobian", 6, 7),
-        ("force", "f8", (6,)),
+        *fields("f8", "force wanted", 6),
         *fields("f8", "ahead_flange ahead_tcp", 4, 4),
         ("envelope", "f8", (2, 7)),
-        *fields("f8", "posture ahead torque wall asked low high row", 7),
+        *fields("f8", "posture acceleration bias ahead torque wall asked low high row", 7),
     ]
 )
 

@@ -31,9 +31,9 @@ _OVERTAKING = 0.2
 #: How long the reference takes at least to become that fast [s]: if robot cycles are lost, the last torque continues to
 #: accelerate the arm, so that torque must be small. Braking is not limited.
 _RAMP = 0.2
-#: Near a singularity, an approach has this share of its pace: the arm falls behind there, and catches up where it gets
-#: free. The singularity from which on it is slower by as many times.
-_SINGULAR_PACE, _SINGULAR = 0.25, 0.125
+#: An approach has at least this share of its pace: it is slower near a singularity and where the arm is behind the
+#: reference, since the arm catches up where it gets free. The singularity and the distance [m] from which on it is so.
+_SLOWEST, _SINGULAR, _LAG = 0.25, 0.125, 0.02
 #: The joints' velocities after this time decide how fast they may be [s]: the reference takes that long to react.
 _LOOK_AHEAD = 0.02
 
@@ -87,7 +87,7 @@ def pace(memory: Record, velocity: float, near: bool, stream: float, present: fl
     """
     if memory.approach != Approach.APPROACHING:
         return math.inf
-    velocity *= max(_SINGULAR_PACE, 1.0 - memory.singularity / _SINGULAR)
+    velocity *= max(_SLOWEST, 1.0 - max(memory.singularity / _SINGULAR, memory.lag / _LAG))
     highest = max(velocity, stream + _OVERTAKING * velocity) if near else velocity
     return min(highest, present + highest / (gain * _RAMP))
 

@@ -11,6 +11,8 @@ from aiofranka_ros.control.law.vectors import length, limit_norm
 from aiofranka_ros.kernels import Array, Record, kernel
 from aiofranka_ros.model.kinematics import rotate, rotation_between
 
+#: A turn counts as the way at this distance from its axis [m].
+RADIUS = 0.2
 #: Largest distance of the reference from the arm [m], [rad], [rad]: many times what it takes to follow a target, and
 #: with the default gains too little for the largest torque.
 _LEASH_LINEAR, _LEASH_ANGULAR, _LEASH_JOINT = 0.05, 0.2, 0.1
@@ -18,6 +20,8 @@ _LEASH_LINEAR, _LEASH_ANGULAR, _LEASH_JOINT = 0.05, 0.2, 0.1
 _LEASH_TIME = 0.05
 #: At a singularity, that distance is smaller by this share: a stretched arm oscillates if it is pulled further.
 _SINGULAR_LEASH = 0.9
+#: Time constant of a reference that gives way [s].
+_GIVE_WAY_TIME = 0.1
 #: Braking is planned with this share of the acceleration; the rest compensates for the lag of the velocity.
 _BRAKING_SHARE = 0.7
 #: The acceleration is this many bandwidths times what the velocity lacks: critical damping.
@@ -81,23 +85,41 @@ def follow(
 
 
 @kernel
-def keep_near_pose(memory: Record) -> None:
-    """Keep the reference near the arm: an arm that is held, or cannot reach further, must not be pulled harder."""
+def keep_near_pose(memory: Record) -> bool:
+    """Keep the reference near the arm: an arm that is held, or cannot reach further, must not be pulled harder.
+
+    :returns: whether it was further away.
+    """
     apart = memory.scratch[0]
     slack = 1.0 - _SINGULAR_LEASH * memory.singularity
     linear, angular = slack * _LEASH_LINEAR, slack * _LEASH_ANGULAR
     for i in range(3):
         apart[i] = memory.ref_position[i] - memory.position[i]
-    if limit_norm(apart, linear):
+    far = limit_norm(apart, linear)
+    if far:
         for i in range(3):
             memory.ref_position[i] = memory.position[i] + apart[i]
+    memory.lag = length(apart)
     _stay_near(apart, linear, memory.twist[:3], memory.ref_linear, memory.ref_linear_acceleration)
     rotation_between(memory.ref_orientation, memory.orientation, apart)
-    if limit_norm(apart, angular):
+    turned = limit_norm(apart, angular)
+    if turned:
         for i in range(4):
             memory.ref_orientation[i] = memory.orientation[i]
         rotate(memory.ref_orientation, apart, 1.0)
+    memory.lag = max(memory.lag, RADIUS * length(apart))
     _stay_near(apart, angular, memory.twist[3:], memory.ref_angular, memory.ref_angular_acceleration)
+    return far or turned
+
+
+@kernel
+def give_way(memory: Record, dt: float) -> None:
+    """Bring the reference, which is at rest, back to the arm."""
+    apart, share = memory.scratch[0], dt / (_GIVE_WAY_TIME + dt)
+    for i in range(3):
+        memory.ref_position[i] += share * (memory.position[i] - memory.ref_position[i])
+    rotation_between(memory.orientation, memory.ref_orientation, apart)
+    rotate(memory.ref_orientation, apart, share)
 
 
 @kernel

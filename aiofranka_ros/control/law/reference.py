@@ -30,8 +30,6 @@ from aiofranka_ros.control.records import KNOTS, Approach, Limit, TargetKind
 from aiofranka_ros.kernels import Array, Record, kernel
 from aiofranka_ros.model.kinematics import forward, rotate, rotation_between
 
-#: A turn counts as the way at this distance from its axis [m].
-_RADIUS = 0.2
 #: An extrapolated target begins to return this long after it stopped [s]: a policy that pauses for less is not pulled
 #: back. The return takes this many times the extrapolation time, so it is at most a quarter as fast as the target was:
 #: its way is the target's velocity times 1.5 times that time, and a cubic's highest velocity is 1.5 times its mean.
@@ -65,7 +63,7 @@ def seed(memory: Record, commands: Record, q: Array, dq: Array) -> None:
     began at rest, the law would brake an arm that moves, and what is blended in against that step would push the arm as
     soon as the reference moves.
     """
-    memory.singularity = 0.0
+    memory.singularity = memory.lag = 0.0
     memory.pace_linear = memory.pace_angular = math.inf
     for i in range(3):
         memory.ref_position[i] = memory.position[i]
@@ -161,7 +159,7 @@ def accept_pose(memory: Record, commands: Record, now: float) -> None:
     for i in range(3):
         step[i] = commands.target_position[i] - memory.raw_position[i]
     rotation_between(commands.target_orientation, memory.raw_orientation, way)
-    distance = max(length(step), _RADIUS * length(way))
+    distance = max(length(step), follower.RADIUS * length(way))
     slot, elapsed = memory.target_count % 3, _since_last(memory, commands, distance, now)
     if elapsed > 0.0:
         linear = min(length(step) / elapsed, commands.max_linear_velocity) / commands.max_linear_acceleration

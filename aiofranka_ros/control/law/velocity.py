@@ -20,6 +20,10 @@ from aiofranka_ros.control.records import Approach, Limit, Mode
 from aiofranka_ros.kernels import Array, Record, kernel
 from aiofranka_ros.model.kinematics import rotate
 
+#: A reference that is slower than this is at rest [m/s], [rad/s].
+_RESTS = 1e-3
+#: A reference that gives way does so until it is this near [m].
+_GAVE_WAY = 5e-4
 #: A hand that is slower than this [m/s] does not approach a wall.
 _STANDS = 1e-9
 
@@ -109,7 +113,12 @@ def _advance_pose(memory: Record, commands: Record, dt: float) -> None:
         commands.max_angular_acceleration, dt,
     )  # fmt: skip
     rotate(memory.ref_orientation, memory.ref_angular, dt)
-    follower.keep_near_pose(memory)
+    far = follower.keep_near_pose(memory)
+    # A hand that does not get where the last velocity has led the reference must not be drawn there for ever.
+    over = memory.velocity_left == 0.0 and max(length(memory.ref_linear), length(memory.ref_angular)) < _RESTS
+    memory.giving_way = over and (far or memory.giving_way and memory.lag > _GAVE_WAY)
+    if memory.giving_way:
+        follower.give_way(memory, dt)
     memory.limited_targets[Limit.WORKSPACE_LOWER] += below and memory.wanted_is_new
     memory.limited_targets[Limit.WORKSPACE_UPPER] += above and memory.wanted_is_new
 
