@@ -91,6 +91,9 @@ def test_torque_rates_are_those_of_the_cycles() -> None:
     tau = np.where(played.time[:, None] < 1.2, 0.0, 0.5) * np.ones(7)
     found = seams.figures(Played(played.time, HOME + played.q, tau), case)
     assert found["peak torque rate [Nm/s]"] == pytest.approx(500.0)
+    waited = np.where(tau[:, 0] > 0.0, 4, 1)  # It came after three cycles without a torque.
+    found = seams.figures(Played(played.time, HOME + played.q, tau, waited), case)
+    assert found["peak torque rate [Nm/s]"] == pytest.approx(125.0)
 
 
 def test_a_policy_sends_the_same_chunks_each_time_and_some_are_lost() -> None:

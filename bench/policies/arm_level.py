@@ -173,4 +173,7 @@ def recorded(arm: FaultyArm, case: Case, begin: float, reflexes: int) -> Played:
     # The arm's steps are even; the clock, at which a busy computer records them, is not.
     even = CYCLE * np.arange(len(steps))
     times = even + np.median(1e-9 * (steps["stamp"] - int(1e9 * begin)) - even)
-    return Played(times, steps["q"], steps["tau"], reflexes)
+    index = np.arange(len(steps))
+    arrival = np.maximum.accumulate(np.where(np.diff(steps["received"], prepend=0) != 0, index, 0))
+    waited = np.maximum(index - np.concatenate([[0], arrival[:-1]]), 1)
+    return Played(times, steps["q"], steps["tau"], waited, reflexes)

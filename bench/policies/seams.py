@@ -34,12 +34,14 @@ class Played:
     :ivar time: from the case's beginning [s] (n,), evenly spaced.
     :ivar q: [rad] (n, 7).
     :ivar tau: commanded torques [Nm] (n, 7); ``None`` if there is no arm.
+    :ivar waited: how long after the torque before it each of them arrived at the arm [cycles] (n,); ``None``: always 1.
     :ivar reflexes: how often the robot stopped by itself.
     """
 
     time: Array
     q: Array
     tau: Array | None = None
+    waited: Array | None = None
     reflexes: int = 0
 
 
@@ -83,7 +85,6 @@ def figures(played: Played, case: Case) -> dict[str, float]:
     # Where derivatives are not affected by the ends of the record.
     inside = (played.time > 0.1) & (played.time < played.time[-1] - 0.1)
     velocity, meant = derivative(played.q), case.meant.velocity(played.time - late)
-    rate = np.abs(np.diff(played.tau, axis=0, prepend=played.tau[:1])) / CYCLE if played.tau is not None else None
     jerks = at_seams(played.time[inside], np.abs(derivative(played.q, 3)).max(axis=1)[inside], case.arrivals)
     found = {
         "rms error [mrad]": 1e3 * _rms(played.q - case.meant.at(played.time)),
@@ -96,8 +97,11 @@ def figures(played: Played, case: Case) -> dict[str, float]:
         "peak jerk [rad/s³]": float(np.max(jerks)),
         "reflexes": float(played.reflexes),
     }
-    if rate is not None:
-        rates = at_seams(played.time, rate.max(axis=1), case.arrivals)
+    if played.tau is not None:
+        # A computer that stops for some cycles makes no seam steeper.
+        elapsed = CYCLE * (np.ones(len(played.time)) if played.waited is None else played.waited)
+        steps = np.abs(np.diff(played.tau, axis=0, prepend=played.tau[:1])).max(axis=1)
+        rates = at_seams(played.time, steps / elapsed, case.arrivals)
         found |= {"torque rate [Nm/s]": float(np.mean(rates)), "peak torque rate [Nm/s]": float(np.max(rates))}
     return found
 
