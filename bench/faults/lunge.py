@@ -19,7 +19,7 @@ from aiofranka_ros.control.records import Approach, Law
 from aiofranka_ros.kernels import Array
 from bench.faults.catalogue import fault
 from bench.faults.processes import check_reflex
-from bench.faults.rig import SWING, Findings, Rig
+from bench.faults.rig import Findings, Rig
 from bench.faults.walk import torque_violations
 
 #: Highest speeds of the hand until it has met its stream [m/s], [rad/s]: a fifth above the settings.
@@ -135,7 +135,8 @@ def _release(rig: Rig, stream: _Stream) -> None:
 
 
 def _end_of_a_move(rig: Rig, stream: _Stream) -> None:
-    handle = rig.move(SWING[0])
+    # It ends where the stream was, wherever that is.
+    handle = rig.move(rig.arm_q() + np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.3]))
     stream.elsewhere()
     rig.outcome(handle)
 
