@@ -375,7 +375,6 @@ def test_errors_of_stdin_are_raised(monkeypatch):
 
 SCRIPT = """
 import asyncio
-from aiofranka_ros.offload import console
 from aiofranka_ros.offload.console import async_input
 
 async def main():

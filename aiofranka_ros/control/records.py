@@ -355,7 +355,7 @@ SCRATCH = np.dtype(
         *fields("f8", "force wanted", 6),
         *fields("f8", "ahead_flange ahead_tcp", 4, 4),
         ("envelope", "f8", (2, 7)),
-        *fields("f8", "posture acceleration bias ahead torque wall asked low high row", 7),
+        *fields("f8", "acceleration bias ahead torque wall asked low high row", 7),
     ]
 )
 

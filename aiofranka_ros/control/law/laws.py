@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 
 from aiofranka_ros.control.law.cholesky import factorize, solve
+from aiofranka_ros.control.law.vectors import length
 from aiofranka_ros.control.records import Approach
 from aiofranka_ros.kernels import Array, Record, kernel
 from aiofranka_ros.model.fr3 import velocity_envelope
@@ -32,7 +33,7 @@ _SINGULARITY_SHARE = 0.02
 #: How a joint stops at its limit: critically damped [1/s], at this share of the way through its springs, which add
 #: what the law does not know of. The other joints move as if its inertia were this much larger [kg m²]. No more joints
 #: than these stop at once because others have stopped.
-_STOP_GAIN, _STOP_DEPTH, _STOP_WEIGHT, _MOST_STOPPED = 20.0, 0.5, 1e3, 3
+_STOP_GAIN, _STOP_DEPTH, _STOP_WEIGHT, _MOST_STOPPED = 20.0, 0.5, 1e5, 3
 #: Following the reference may take this share of the allowed joint velocities. A joint velocity below the slack [rad/s]
 #: is always allowed, so that the reference never gets stuck. The velocities are those allowed at the positions that the
 #: joints will have after the look-ahead [s], since reference and arm take time to slow down.
@@ -139,16 +140,14 @@ def _pull(error: Array, reference: Array, velocity: Array, kp: Array, kd: Array,
 
     :param fastest: an arm this fast is not pulled any faster; that does not weaken what holds an arm at rest.
     """
-    size = along = ahead = strongest = 0.0
+    along = strongest = 0.0
     for i in range(3):
         error[i] = kp[i] * error[i] + kd[i] * reference[i]
-        size += error[i] ** 2
         along += error[i] * velocity[i]
-        ahead += reference[i] ** 2
         strongest += (kd[i] * error[i]) ** 2
-    size = math.sqrt(size)
+    size = length(error)
     if size > 0.0 and fastest < math.inf:
-        fastest = max(fastest, math.sqrt(ahead))
+        fastest = max(fastest, length(reference))
         share = min(max(along / size / fastest, 0.0), 1.0)
         strongest = fastest * math.sqrt(strongest) / size
         if strongest < size:
