@@ -69,7 +69,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "mode",
                 default_value="",
-                description="control law: osc, impedance, pid or torque; empty: as in config_file",
+                description="control law: osc, impedance, pid, torque or free; empty: as in config_file",
             ),
             DeclareLaunchArgument(
                 "config_file",

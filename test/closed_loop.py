@@ -8,15 +8,16 @@ from franka_sim.control_modes import ControlMode
 
 from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
-from aiofranka_ros.control.records import CHUNK, MEASURED, MEMORY, MOTION, SCRATCH, Mode, new
+from aiofranka_ros.control.law.memory import MEMORY, SCRATCH
+from aiofranka_ros.control.records import CHUNK, MEASURED, MOTION, Mode, new
 from aiofranka_ros.model import fr3
 from aiofranka_ros.simulation.model import ArmPhysics
 
 
 class ClosedLoop:
-    """An arm at home, in ``mode``; time advances in :meth:`run` only."""
+    """An arm at home, or at ``q`` [rad] (7,), in ``mode``; time advances in :meth:`run` only."""
 
-    def __init__(self, mode: Mode = Mode.OSC, **settings: object) -> None:
+    def __init__(self, mode: Mode = Mode.OSC, q: np.ndarray = fr3.HOME, **settings: object) -> None:
         self.commands, self.motion, self.chunk = default_commands(), new(MOTION), new(CHUNK)
         self.measured, self.memory, self.scratch = new(MEASURED), new(MEMORY), new(SCRATCH)
         for name, value in ({"mode": mode, "mode_id": 1} | settings).items():
@@ -25,7 +26,7 @@ class ClosedLoop:
         self._physics = physics = ArmPhysics()
         physics.initialize_simulation()
         physics.set_control_mode(ControlMode.TORQUE)
-        physics.data.qpos[physics.arm_qpos_adr], physics.data.qvel[:] = fr3.HOME, 0.0
+        physics.data.qpos[physics.arm_qpos_adr], physics.data.qvel[:] = q, 0.0
         mujoco.mj_forward(physics.model, physics.data)
         self._mass = np.zeros((physics.model.nv, physics.model.nv))
         self._measure()
@@ -64,6 +65,16 @@ class ClosedLoop:
             self.commands["target_id"] += 1
             speeds.append(self.run(0.02))
         return np.concatenate(speeds)
+
+    def push(self, *force: float, link: int = 7) -> None:
+        """Push a link with a force along the axes of the base [N] from now on, and a torque if six are given [Nm]."""
+        body = self._physics.model.body(f"fr3_link{link}").id
+        self._physics.data.xfrc_applied[body] = np.resize(np.append(force, [0.0] * 3), 6)
+
+    @property
+    def friction(self) -> np.ndarray:
+        """Of the joints [Nm] (7,)."""
+        return self._physics.model.dof_frictionloss[self._physics.arm_dofs_idx]
 
     def _measure(self) -> None:
         physics, dofs = self._physics, self._physics.arm_dofs_idx

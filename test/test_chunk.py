@@ -11,13 +11,12 @@ from scipy.spatial.transform import Rotation
 
 from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
+from aiofranka_ros.control.law.memory import MEMORY, SCRATCH
 from aiofranka_ros.control.law.report import report as control_cycle_report
 from aiofranka_ros.control.records import (
     CHUNK,
     MEASURED,
-    MEMORY,
     MOTION,
-    SCRATCH,
     STATE,
     Approach,
     ChunkEnd,

@@ -11,6 +11,7 @@ import pytest
 
 from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.law import report as cycle_report
+from aiofranka_ros.control.law.memory import MEMORY, SCRATCH
 from aiofranka_ros.control.law.motion import LONGEST_STOP
 from aiofranka_ros.control.loop import SILENCE_GRACE, ControlLoop, End, _Watch
 from aiofranka_ros.control.records import (
@@ -19,9 +20,7 @@ from aiofranka_ros.control.records import (
     MAX_CHUNK_SEGMENTS,
     MAX_SEGMENTS,
     MEASURED,
-    MEMORY,
     MOTION,
-    SCRATCH,
     STATE,
     Hold,
     MotionStatus,

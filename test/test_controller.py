@@ -39,6 +39,7 @@ from aiofranka_ros.errors import (
 )
 from aiofranka_ros.model.fr3 import HOME, TORQUE_LIMIT
 from aiofranka_ros.model.kinematics import control_frame
+from aiofranka_ros.simulation import remote
 from aiofranka_ros.testing import NodeProcess, descendant
 
 #: Longest that these tests wait for anything [s].
@@ -69,6 +70,11 @@ class Setup:
         """Process id of a process that the arm's owner started, found by a word of its command line."""
         owner = self.node.process.pid if self.node else os.getpid()
         return descendant(owner, name)
+
+    def push(self, force: list[float], duration: float) -> None:
+        """Push the hand of the simulated arm [N] (3,), for so long [s]."""
+        words = Path(f"/proc/{self.process('aiofranka_ros.simulation')}/cmdline").read_text().split("\0")
+        remote.ask(words[words.index("--host") + 1], "push", force=force, duration=duration)
 
     def close(self) -> None:
         if self.node is not None:
@@ -506,6 +512,21 @@ async def test_joint_targets_move_the_arm(loop, controller, mode):
     await controller.set("q_desired", target)
     await until(lambda: abs(controller.state["qpos"][0] - target[0]) < 0.01)
     np.testing.assert_array_equal(controller.q_desired, target)
+
+
+async def test_in_mode_free_the_arm_yields_to_a_hand_along_free_axes_and_refuses_targets(loop, controller, setup):
+    controller.switch("free")
+    await controller.set("free_axes", ["x", "y", "z"])
+    assert controller.free_axes == ("x", "y", "z")
+    before = controller.state["ee"]
+    with pytest.raises(InvalidTarget, match=r"not a target of mode free: controller.switch\('osc'\) first"):
+        controller.ee_desired = before
+    await asyncio.to_thread(setup.push, [0.0, 12.0, 0.0], 1.0)
+    await until(lambda: abs(controller.state["ee"][1, 3] - before[1, 3]) > 0.03)
+    await until(lambda: speed(controller) < REST)
+    np.testing.assert_allclose(controller.state["ee"][:3, :3], before[:3, :3], atol=0.1)
+    await controller.move()
+    assert controller.type == "free" and np.abs(controller.state["qpos"] - HOME).max() < 0.02
 
 
 async def test_pose_targets_move_the_arm(loop, controller):

@@ -10,7 +10,8 @@ from scipy.spatial.transform import Rotation
 
 from aiofranka_ros.control.law import laws
 from aiofranka_ros.control.law.cholesky import factorize
-from aiofranka_ros.control.records import COMMANDS, MEMORY, SCRATCH, new
+from aiofranka_ros.control.law.memory import MEMORY, SCRATCH
+from aiofranka_ros.control.records import COMMANDS, new
 from aiofranka_ros.model import fr3, kinematics
 
 pytestmark = pytest.mark.unit

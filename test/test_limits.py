@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiofranka_ros.control.law import limits
-from aiofranka_ros.control.records import COMMANDS, MEMORY, TorqueLimit, new
+from aiofranka_ros.control.law.memory import MEMORY
+from aiofranka_ros.control.records import COMMANDS, TorqueLimit, new
 from aiofranka_ros.model import fr3
 from aiofranka_ros.model.kinematics import control_frame
 

@@ -92,6 +92,8 @@ def default(setting: Setting) -> str:
         return str(value).lower()
     if value in ("", ()):
         return "empty"
+    if setting.is_list:
+        return " ".join(map(str, setting.default))
     if not isinstance(value, tuple):
         return f"{value:g}" if isinstance(value, float) else f"{value}"
     if len(set(value)) == 1:

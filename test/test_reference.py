@@ -8,7 +8,8 @@ from scipy.spatial.transform import Rotation
 
 from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import reference
-from aiofranka_ros.control.records import MEMORY, SCRATCH, Limit, new
+from aiofranka_ros.control.law.memory import MEMORY, SCRATCH
+from aiofranka_ros.control.records import Limit, new
 from aiofranka_ros.kernels import Array, Record, kernel
 from aiofranka_ros.model import fr3
 from aiofranka_ros.model.kinematics import control_frame

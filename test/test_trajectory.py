@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from aiofranka_ros.arm import planning
 from aiofranka_ros.arm.limit_checks import check_set_limits
 from aiofranka_ros.control.law import motion as motion_kernels
-from aiofranka_ros.control.records import MEMORY, MOTION, MotionStatus, new
+from aiofranka_ros.control.law.memory import MEMORY
+from aiofranka_ros.control.records import MOTION, MotionStatus, new
 from aiofranka_ros.control.shared_memory import fill_path
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.model import fr3

@@ -19,7 +19,8 @@ from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.law import limits
 from aiofranka_ros.control.law.cholesky import factorize
-from aiofranka_ros.control.records import CHUNK, MEASURED, MEMORY, MOTION, SCRATCH, Mode, new
+from aiofranka_ros.control.law.memory import MEMORY, SCRATCH
+from aiofranka_ros.control.records import CHUNK, MEASURED, MOTION, Mode, new
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model import fr3
 from aiofranka_ros.simulation.model import JOINT_ARMATURE, fr3_mjcf

@@ -198,7 +198,7 @@ class Attributes:
 
     @property
     def type(self) -> str:
-        """The control law: ``impedance``, ``pid``, ``osc`` or ``torque``."""
+        """The control law: ``impedance``, ``pid``, ``osc``, ``torque`` or ``free``."""
         return str(self.robot.settings["mode"])
 
     @property
@@ -254,6 +254,13 @@ class Attributes:
     null_kp = SettingAttribute()
     #: Its damping [1/s] (7,).
     null_kd = SettingAttribute()
+    #: Names of the axes along which the arm can be guided by hand in mode ``free``: of ``x``, ``y``, ``z``, ``roll``,
+    #: ``pitch``, ``yaw`` of the control frame in the base, and ``elbow``. The others are locked where the arm is.
+    free_axes = SettingAttribute()
+    #: Joint damping of this mode [Nm s/rad] (7,).
+    free_damping = SettingAttribute()
+    #: Torque that helps a moving joint against its friction in this mode [Nm] (7,).
+    free_friction = SettingAttribute()
     #: Largest torque, gravity excluded [Nm] (7,).
     torque_limit = SettingAttribute()
     #: Largest change of the torque [Nm/s].

@@ -119,7 +119,7 @@ class Driver:
             raise
         self.active = True
         note = " after clearing a reflex" if recovered else ""
-        _log.info("active%s, the arm holds; mode %s", note, self._settings["mode"])
+        _log.info("active%s; mode %s: %s", note, self._settings["mode"], self._settings.at_first)
         return recovered
 
     def _report_compiling(self) -> None:

@@ -230,8 +230,8 @@ class Mover:
         if run is not None and state["motion_id"] == run.number and status is MotionStatus.EXECUTING:
             running = remainder(run.motion, float(state["motion_time"]) + _LEAD)
             return Departure(ArmState(*running.at(0.0)), running, float(state["time"]) + _LEAD, _LEAD)
-        if status in (MotionStatus.NONE, MotionStatus.REFUSED) and state["mode"] in (Mode.OSC, Mode.TORQUE):
-            # These modes have no joint reference.
+        if status in (MotionStatus.NONE, MotionStatus.REFUSED) and state["mode"] not in (Mode.IMPEDANCE, Mode.PID):
+            # The other modes have no joint reference.
             return Departure(ArmState(state["q"].copy(), state["dq"].copy(), np.zeros(7)))
         return Departure(ArmState(state["ref_q"].copy(), state["ref_dq"].copy(), state["ref_ddq"].copy()))
 

@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from aiofranka_ros.control.realtime import PRIORITY
+from aiofranka_ros.control.records import Axis
 from aiofranka_ros.control.setting import Effect, Setting, Stage
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model import fr3
@@ -30,6 +31,8 @@ _MAX_STIFFNESS, _MAX_DAMPING = 3000.0, 200.0
 #: Farther than the arm reaches with any tool [m].
 _FAR = 2.0
 
+#: The names of the axes of hand guiding.
+_AXES = tuple(axis.name.lower() for axis in Axis)
 _EXAMPLE = (
     "libfranka examples/joint_impedance_control.cpp; joints 6 and 7 stiffer, so that friction leaves them within "
     "move_tolerance"
@@ -64,7 +67,7 @@ SETTINGS: tuple[Setting, ...] = (
     _at_start("tcp_frame", TCP_FRAME, "Name of the control frame in TF, without the prefix.",
               is_name=True, source="a name that franka_description does not use"),
     Setting("mode", "osc", "Control law that turns targets into torques.",
-            choices=("osc", "impedance", "pid", "torque"), effect=Effect.MODE),
+            choices=("osc", "impedance", "pid", "torque", "free"), effect=Effect.MODE),
     _at_start("autostart", False, "Configure and activate as soon as the node runs."),
     _at_start("discovery_time", 3.5, "How long the node listens for others of its name before it becomes active.",
               "s", 0.0, 60.0, source="Fast DDS announces a process every 3 s, should its first announcements be lost"),
@@ -105,6 +108,16 @@ SETTINGS: tuple[Setting, ...] = (
     _frame("tcp_in_flange", (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
            "Control frame in the flange, x y z and qx qy qz qw; used if tcp_from_robot is false.",
            "m and 1", (-2.0,) * 3 + (-1.01,) * 4, (2.0,) * 3 + (1.01,) * 4),
+    # Hand guiding.
+    _law("free_axes", _AXES,
+         "Axes along which the arm can be guided by hand in mode free; the others are locked where the arm is: x, y, "
+         "z, roll, pitch and yaw of the control frame in the base, and the elbow (joint 3).",
+         choices=_AXES, source="the flags of libfranka's setGuidingMode"),
+    _law("free_damping", (1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5), "Joint damping in mode free.",
+         "Nm s/rad", 0.0, _MAX_DAMPING, source="the arm stops within a second when it is let go"),
+    _law("free_friction", _joints(0.0),
+         "Torque that helps a moving joint against its friction in mode free; more than the friction makes it drift.",
+         "Nm", 0.0, 2.0, source="off; the robot compensates most of the friction itself"),
     # Limits of every torque.
     _command("torque_limit", _joints(fr3.TORQUE_LIMIT),
              "Largest commanded torque, without gravity; exceeded only to brake a joint in time.",

@@ -6,6 +6,7 @@ without ROS. :mod:`aiofranka_ros.arm.setting_table` lists the settings.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,13 +14,15 @@ import numpy as np
 
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.control.client import ControlClient
-from aiofranka_ros.control.records import Interpolation, Mode
+from aiofranka_ros.control.records import Axis, Interpolation, Mode
 from aiofranka_ros.control.robot_records import RobotSetting
 from aiofranka_ros.control.setting import Effect
 from aiofranka_ros.errors import ConfigurationError, FrankaError, unknown
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model.kinematics import pose_matrix
 from aiofranka_ros.model.names import ArmNames
+
+_log = logging.getLogger(__name__)
 
 #: Largest deviation from 1 of the norm of the quaternion in ``tcp_in_flange``.
 _QUATERNION_TOLERANCE = 0.01
@@ -98,6 +101,7 @@ class ArmSettings:
             if setting.effect in (Effect.COMMAND, Effect.LAW)
         }
         fields["mode"] = self.mode
+        fields["free_axes"] = sum(1 << axis for axis in Axis if axis.name.lower() in self["free_axes"])
         fields["interpolation"] = Interpolation[self["interpolation"].upper()]
         fields["flange_to_tcp"] = robot_tcp if self["tcp_from_robot"] else pose_matrix(self["tcp_in_flange"])
         return fields
@@ -115,6 +119,8 @@ class ArmSettings:
                 mode=self.mode if Effect.MODE in effects else None,
                 blend=bool(effects & {Effect.LAW, Effect.FRAME}),
             )
+        if Effect.MODE in effects and self.mode is Mode.FREE:
+            _log.info("mode free: %s", self.at_first)
         if Effect.COLLISION in effects:
             self.apply_collision_behavior(client)
 
@@ -138,6 +144,14 @@ class ArmSettings:
         except FrankaError:
             self._not_taken.update(names)
             raise
+
+    @property
+    def at_first(self) -> str:
+        """What the arm does in its mode until a target comes, for people who watch it."""
+        if self.mode is not Mode.FREE:
+            return "the arm holds"
+        force = self["collision_force_thresholds"][:3].min()
+        return f"guide the arm by hand; the robot stops if it is pushed with {force:g} N (collision_force_thresholds)"
 
     @property
     def names(self) -> ArmNames:

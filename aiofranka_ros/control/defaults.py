@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aiofranka_ros.control.records import COMMANDS, Interpolation, Mode, new
+from aiofranka_ros.control.records import COMMANDS, Axis, Interpolation, Mode, new
 from aiofranka_ros.model.fr3 import POSITION_LOWER, POSITION_UPPER, TORQUE_LIMIT, VELOCITY_LIMIT
 
 #: No control frame gets this far from the base [m]: no limit.
@@ -30,6 +30,8 @@ _DEFAULTS: dict[str, Any] = {
     "null_kd": 6.32,
     "motion_kp": (600.0, 600.0, 600.0, 600.0, 250.0, 250.0, 150.0),
     "motion_kd": (50.0, 50.0, 50.0, 50.0, 30.0, 25.0, 10.0),
+    "free_damping": (1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5),
+    "free_axes": sum(1 << axis for axis in Axis),
     "motor_inertia": 0.1,
     "torque_limit": TORQUE_LIMIT,
     "torque_rate_limit": 990.0,

@@ -19,6 +19,7 @@ from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.incoming import Incoming, Words
 from aiofranka_ros.control.law import cycle as control_cycle
 from aiofranka_ros.control.law import report as cycle_report
+from aiofranka_ros.control.law.memory import MEMORY, SCRATCH
 from aiofranka_ros.control.law.motion import LONGEST_STOP
 from aiofranka_ros.control.libfranka import LIBFRANKA_ERRORS, MeasuredViews, RobotConnection, RobotStateCopy, report_to
 from aiofranka_ros.control.records import Hold, Mode, MotionStatus, Phase, command_word, new
@@ -69,7 +70,7 @@ class ControlLoop:
         # ``commands`` is the record of ``_current``.
         self._current, self._spare = Words(default_commands()), Words(default_commands())
         self.commands, self.measured = self._current.record, new(records.MEASURED)
-        self.memory, self._scratch, self.state = new(records.MEMORY), new(records.SCRATCH), new(records.STATE)
+        self.memory, self._scratch, self.state = new(MEMORY), new(SCRATCH), new(records.STATE)
         self.motions = Incoming(shared.motion, records.MOTION)
         self.chunks = Incoming(shared.chunk, records.CHUNK)
         self._rest_timeout = _REST_TIMEOUT
@@ -95,7 +96,7 @@ class ControlLoop:
         # What they name belongs to an earlier activation.
         self.motions.reset(self._current.integers[_MOTION_ID])
         self.chunks.reset(self._current.integers[_CHUNK_ID])
-        memory[:] = np.zeros(1, records.MEMORY)
+        memory[:] = np.zeros(1, MEMORY)
         state["activation"], state["phase"] = activation, Phase.ACTIVE
         for field in ("cycles", "cycles_lost", "longest_gap"):
             state[field] = 0
@@ -227,7 +228,7 @@ def load_kernels() -> None:
     """Compile every kernel of the cycle or load it from the cache, so that it does not delay a torque later."""
     commands, measured = default_commands(), new(records.MEASURED)
     motion, chunk = new(records.MOTION), new(records.CHUNK)
-    memory, scratch = new(records.MEMORY), new(records.SCRATCH)
+    memory, scratch = new(MEMORY), new(SCRATCH)
     measured["q"], measured["mass"], measured["elapsed"] = fr3.HOME, np.eye(7), fr3.CYCLE
     motion["segments"], motion["id"] = 1, 1
     for mode in Mode:

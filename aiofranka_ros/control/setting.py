@@ -73,12 +73,14 @@ class Setting:
     """A setting."""
 
     name: str
-    default: Value  #: a ``tuple`` for an array; values must have the same length; an empty one for a list of names
+    #: A ``tuple`` of numbers for an array, whose values must have the same length; an empty one for a list of names of
+    #: nodes, one of strings for a list of ``choices``.
+    default: Value
     text: str  #: what it does, in a sentence
     unit: str = ""  #: SI; empty if it has none
     low: Bound = -math.inf  #: smallest value; for arrays the bound of all elements, or one for each
     high: Bound = math.inf  #: largest value, likewise
-    choices: tuple[str, ...] = ()  #: the allowed values of a string
+    choices: tuple[str, ...] = ()  #: the allowed values of a string, or of each string of a list
     source: str = ""  #: where default and range come from
     locked_from: Stage | None = None  #: the stage from which on it cannot change; ``None``: it can change at any time
     effect: Effect = Effect.NONE  #: what a change does in the control process
@@ -88,18 +90,18 @@ class Setting:
     @property
     def size(self) -> int:
         """Number of elements; 0 for a scalar."""
-        return len(self.default) if isinstance(self.default, tuple) else 0
+        return len(self.default) if isinstance(self.default, tuple) and not self.is_list else 0
 
     @property
     def is_list(self) -> bool:
-        """Whether it is a list of names of nodes."""
-        return self.default == ()
+        """Whether it is a list of strings: of ``choices``, or of names of nodes."""
+        return self.default == () or isinstance(self.default, tuple) and isinstance(self.default[0], str)
 
     @property
     def range(self) -> str:
         """The allowed values, with their unit."""
         if self.choices:
-            return "one of " + ", ".join(self.choices)
+            return ("any of " if self.is_list else "one of ") + ", ".join(self.choices)
         if isinstance(self.default, bool):
             return "true or false"
         if self.is_name:
@@ -168,6 +170,9 @@ class Setting:
         if not isinstance(value, (list, tuple)):
             raise self._refusal(f"is {_quoted(value)}")
         for name in value:
+            if self.choices and name and name not in self.choices:
+                near = nearest(name, self.choices) if isinstance(name, str) else None
+                raise self._refusal(f"has {_quoted(name)}" + (f" (did you mean {near!r}?)" if near else ""))
             if not isinstance(name, str) or not re.fullmatch(_NODE_NAME, name, re.ASCII):
                 raise self._refusal(f"has {_quoted(name)}, which is not a name of a node")
         return tuple(name for name in value if name)

@@ -15,8 +15,9 @@ from aiofranka_ros.arm.chunks import ChunkPlayer
 from aiofranka_ros.arm.settings import ArmSettings
 from aiofranka_ros.control.defaults import default_commands
 from aiofranka_ros.control.law import reference
+from aiofranka_ros.control.law.memory import MEMORY, SCRATCH
 from aiofranka_ros.control.law.motion import Motion
-from aiofranka_ros.control.records import MEMORY, SCRATCH, STATE, Mode, new
+from aiofranka_ros.control.records import STATE, Mode, new
 from aiofranka_ros.kernels import Array, Record, kernel
 from aiofranka_ros.model import fr3
 from bench.policies.chunks import Case

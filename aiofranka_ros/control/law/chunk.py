@@ -52,7 +52,7 @@ def update(memory: Record, commands: Record, chunk: Record, stop: int, in_motion
 @kernel
 def _obstacle(memory: Record, commands: Record, chunk: Record, stop: int, in_motion: bool) -> int:
     """Why the chunk must not be followed now."""
-    if chunk.mode_id != memory.mode_id or commands.mode == Mode.TORQUE:
+    if chunk.mode_id != memory.mode_id or commands.mode == Mode.TORQUE or commands.mode == Mode.FREE:
         return ChunkEnd.MODE
     if chunk.target_id != commands.target_id:
         return ChunkEnd.TARGET

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from aiofranka_ros.control.law import chunk as chunks
-from aiofranka_ros.control.law import follower, laws, limits, reference, stream, velocity
+from aiofranka_ros.control.law import follower, guiding, laws, limits, reference, stream, velocity
 from aiofranka_ros.control.law.cholesky import factorize
 from aiofranka_ros.control.law.motion import advance as advance_motion
 from aiofranka_ros.control.law.motion import begin as begin_motion
@@ -209,7 +209,7 @@ def _drive(kind: int, commands: Record, measured: Record, memory: Record) -> Non
 @kernel
 def _accept_target(commands: Record, measured: Record, memory: Record, scratch: Record) -> None:
     kind, now = commands.target_kind, measured.time
-    if kind == TargetKind.VELOCITY and commands.mode == Mode.TORQUE:
+    if commands.mode == Mode.FREE or kind == TargetKind.VELOCITY and commands.mode == Mode.TORQUE:
         return
     _drive(kind, commands, measured, memory)
     if kind == TargetKind.VELOCITY:
@@ -232,7 +232,7 @@ def _accept_target(commands: Record, measured: Record, memory: Record, scratch: 
 @kernel
 def _follows_joints(commands: Record) -> bool:
     """Whether the law of the mode has a joint reference."""
-    return commands.mode != Mode.OSC and commands.mode != Mode.TORQUE
+    return commands.mode == Mode.IMPEDANCE or commands.mode == Mode.PID
 
 
 @kernel
@@ -257,7 +257,7 @@ def _update_motion(commands: Record, motion: Record, measured: Record, memory: R
     elif commands.motion_id != memory.motion_id and motion.id == commands.motion_id:
         late = measured.time - motion.start if motion.start > 0.0 else 0.0
         replacing = _in_motion(memory)
-        if memory.law == Law.OSC or memory.law == Law.TORQUE:
+        if memory.law == Law.OSC or memory.law == Law.TORQUE or memory.law == Law.FREE:
             # These laws have no joint reference: the motion begins from where the arm is.
             begin_motion(memory, motion, measured.q, measured.dq, late)
         else:
@@ -282,15 +282,17 @@ def _choose_law(commands: Record, measured: Record, memory: Record) -> int:
         return Law.MOTION
     if memory.driving == TargetKind.SERVO and not _follows_joints(commands):
         return Law.HOLD
-    if commands.mode != Mode.TORQUE:
+    if commands.mode != Mode.TORQUE and commands.mode != Mode.FREE:
         return commands.mode
-    age = measured.time - memory.target_seen
-    if memory.hold & _STOPS == 0 and memory.target_count > 0 and age <= commands.torque_timeout:
-        memory.hold &= ~_TORQUE_STALE
-        return Law.TORQUE
+    if memory.hold & _STOPS == 0:
+        if commands.mode == Mode.FREE:
+            return Law.FREE
+        if memory.target_count > 0 and measured.time - memory.target_seen <= commands.torque_timeout:
+            memory.hold &= ~_TORQUE_STALE
+            return Law.TORQUE
     if memory.law != Law.HOLD:
         # Brake, and stay where that ends.
-        if memory.target_count > 0:
+        if commands.mode == Mode.TORQUE and memory.target_count > 0:
             memory.hold |= _TORQUE_STALE
         reference.seed(memory, commands, measured.q, measured.dq)
         for i in range(7):
@@ -338,11 +340,15 @@ def _make_torque(
         for i in range(7):
             tau[i] = memory.target_torque[i]
         return
-    if law != Law.MOTION and not begins:
+    if law == Law.FREE:
+        if begins:
+            guiding.begin(memory, measured.q)
+        guiding.guide(measured.q, measured.dq, scratch.inertia, commands, memory, scratch, tau)
+    elif law != Law.MOTION and not begins:
         _advance_reference(law, commands, chunk, measured, memory, scratch, dt)
     if law == Law.OSC:
         laws.operational_space(measured.q, measured.dq, scratch.inertia, commands, memory, scratch, tau)
-    else:
+    elif law != Law.FREE:
         kp, kd = commands.kp, commands.kd
         if law == Law.MOTION or law == Law.HOLD:
             kp, kd = commands.motion_kp, commands.motion_kd
@@ -365,7 +371,7 @@ def _make_torque(
 def _place_springs(law: int, memory: Record, q: Array, dt: float) -> None:
     if law == Law.MOTION:
         margin = limits.NO_SPRINGS
-    elif law == Law.OSC or law == Law.TORQUE:
+    elif law == Law.OSC or law == Law.TORQUE or law == Law.FREE:
         margin = limits.SOFT_LIMIT_MARGIN
     else:
         margin = limits.REFERENCE_MARGIN

@@ -107,14 +107,14 @@ def operational_space(
     for i in range(3):
         wanted[i] += memory.ref_linear_acceleration[i]
         wanted[i + 3] += memory.ref_angular_acceleration[i]
-    singularity = _decouple(scratch.factor, memory, scratch)
+    singularity = decouple(scratch.factor, memory, scratch)
     for i in range(7):
         damping = commands.null_kd[i] + max(singularity, memory.singularity) * _SINGULAR_DAMPING
         scratch.acceleration[i] = commands.null_kp[i] * (memory.null_q[i] - q[i]) - damping * dq[i]
         scratch.bias[i] = 0.0
         for j in range(7):
             scratch.weight[i, j] = inertia[i, j]
-    _do_task(inertia, scratch.factor, memory, scratch)
+    do_task(inertia, scratch.factor, memory, scratch)
     for _ in range(_MOST_STOPPED):
         if not _stop_at_limits(q, dq, inertia, memory, scratch):
             break
@@ -124,8 +124,8 @@ def operational_space(
             for k in range(7):
                 wanted[i] += memory.jacobian[i, k] * scratch.acceleration[k]
         factorize(scratch.weight, 7, scratch.weight_factor)
-        singularity = max(singularity, _decouple(scratch.weight_factor, memory, scratch))
-        _do_task(inertia, scratch.weight_factor, memory, scratch)
+        singularity = max(singularity, decouple(scratch.weight_factor, memory, scratch))
+        do_task(inertia, scratch.weight_factor, memory, scratch)
     memory.singularity += _SINGULARITY_SHARE * (singularity - memory.singularity)
     for i in range(7):
         tau[i] = 0.0
@@ -181,7 +181,7 @@ def _stop_at_limits(q: Array, dq: Array, inertia: Array, memory: Record, scratch
 
 
 @kernel
-def _decouple(factor: Array, memory: Record, scratch: Record) -> float:
+def decouple(factor: Array, memory: Record, scratch: Record) -> float:
     """Find the task's inertia Λ, damped near singularities: ``scratch.task_factor``, the Cholesky factor of Λ⁻¹.
 
     :param factor: Cholesky factor of M (7, 7).
@@ -211,10 +211,10 @@ def _decouple(factor: Array, memory: Record, scratch: Record) -> float:
 
 
 @kernel
-def _do_task(inertia: Array, factor: Array, memory: Record, scratch: Record) -> None:
+def do_task(inertia: Array, factor: Array, memory: Record, scratch: Record) -> None:
     """Change ``scratch.acceleration`` [rad/s²] (7,) as little as possible so that it does the task, ``scratch.wanted``.
 
-    :param factor: Cholesky factor of M with the weights of joints that stop (7, 7), as in :func:`_decouple` before.
+    :param factor: Cholesky factor of M with the weights of joints that stop (7, 7), as in :func:`decouple` before.
     """
     jacobian, force, acceleration = memory.jacobian, scratch.force, scratch.acceleration
     row = scratch.row

@@ -25,8 +25,9 @@ import math
 
 from aiofranka_ros.control.law import approach, follower, stream
 from aiofranka_ros.control.law.limits import allowed, inside
+from aiofranka_ros.control.law.memory import KNOTS
 from aiofranka_ros.control.law.vectors import length, limit_norm, median
-from aiofranka_ros.control.records import KNOTS, Approach, Limit, TargetKind
+from aiofranka_ros.control.records import Approach, Limit, TargetKind
 from aiofranka_ros.kernels import Array, Record, kernel
 from aiofranka_ros.model.kinematics import forward, rotate, rotation_between
 

@@ -20,8 +20,9 @@ from __future__ import annotations
 import math
 
 from aiofranka_ros.control.law.approach import LONGEST_GAP
+from aiofranka_ros.control.law.memory import INTERVALS, KNOTS
 from aiofranka_ros.control.law.vectors import median
-from aiofranka_ros.control.records import INTERVALS, KNOTS, Interpolation, TargetKind
+from aiofranka_ros.control.records import Interpolation, TargetKind
 from aiofranka_ros.kernels import Array, Record, kernel
 
 #: Streams with a longer period are interpolated, with a shorter one extrapolated, unless the setting says otherwise.
