@@ -74,7 +74,7 @@ class Setup:
     def push(self, force: list[float], duration: float) -> None:
         """Push the hand of the simulated arm [N] (3,), for so long [s]."""
         words = Path(f"/proc/{self.process('aiofranka_ros.simulation')}/cmdline").read_text().split("\0")
-        remote.ask(words[words.index("--host") + 1], "push", force=force, duration=duration)
+        remote.ask(words[words.index("--host") + 1], "push", force=force, torque=[0.0] * 3, duration=duration)
 
     def close(self) -> None:
         if self.node is not None:
@@ -136,6 +136,11 @@ async def until(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not become true"
         await asyncio.sleep(0.01)
+
+
+def compute_until(stop: threading.Event) -> None:
+    while not stop.is_set():
+        sum(range(1000))
 
 
 def speed(controller: FrankaController) -> float:
@@ -512,6 +517,55 @@ async def test_joint_targets_move_the_arm(loop, controller, mode):
     await controller.set("q_desired", target)
     await until(lambda: abs(controller.state["qpos"][0] - target[0]) < 0.01)
     np.testing.assert_array_equal(controller.q_desired, target)
+
+
+async def test_a_recording_has_every_cycle_once_while_the_event_loop_is_blocked_and_threads_compute(
+    loop, controller, tmp_path
+):
+    """`make bench-recording` does so for a minute."""
+    stop = threading.Event()
+    threads = [threading.Thread(target=compute_until, args=(stop,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        with controller.record(path=tmp_path / "run.npz") as recording:
+            begin = time.monotonic()
+            while time.monotonic() < begin + 3.0:
+                time.sleep(0.3)
+                await asyncio.sleep(0.3)
+            elapsed = time.monotonic() - begin
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    rows = recording.data()
+    np.testing.assert_array_equal(np.diff(rows["cycle"]), 1)
+    assert recording.dropped == 0
+    assert len(rows["time"]) >= 0.95e3 * elapsed, "as many as the robot's cycles, which may be slower than the clock's"
+    steps = np.round(1e3 * np.diff(rows["time"]))
+    assert (steps >= 1).all() and abs(rows["wall_time"][0] - time.time()) < 60.0
+    np.testing.assert_allclose(rows["tcp"][-1], controller.state["ee"], atol=1e-3)
+    with np.load(tmp_path / "run.npz") as saved:
+        np.testing.assert_array_equal(saved["tau"], rows["tau"])
+
+
+async def test_a_recording_of_a_loop_that_ends_with_an_error_is_saved(loop, controller, setup, tmp_path):
+    with pytest.raises(FrankaError):
+        with controller.record(["time", "q"], tmp_path / "end.npz"):
+            os.kill(setup.process("aiofranka_ros.control.process"), signal.SIGKILL)
+            while True:
+                await controller.next_state()
+    with np.load(tmp_path / "end.npz") as saved:
+        assert len(saved["time"]) > 0 and saved["q"].shape[1] == 7
+
+
+async def test_figures_of_the_control_loop_count_from_the_activation(loop, controller):
+    await until(lambda: controller.loop_stats()["count"] > 1000)
+    before = controller.loop_stats()
+    await until(lambda: controller.loop_stats()["count"] > before["count"])
+    stats = controller.loop_stats()
+    assert 0.0 < stats["busy_mean"] < stats["busy_max"]
+    assert stats["lost"] >= stats["longest_gap"] >= 0 and 0.0 <= stats["success_min"] <= 1.0
 
 
 async def test_in_mode_free_the_arm_yields_to_a_hand_along_free_axes_and_refuses_targets(loop, controller, setup):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ import numpy as np
 from aiofranka_ros.api.arguments import positive
 from aiofranka_ros.api.attributes import ASSIGNABLE, TARGETS, Attributes, array, position_and_quaternion
 from aiofranka_ros.api.competition import PAUSE
-from aiofranka_ros.api.following import Following
-from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted
+from aiofranka_ros.api.link import Link, uninterrupted
+from aiofranka_ros.api.measuring import Measuring
 from aiofranka_ros.api.pace import Lateness, Pace
 from aiofranka_ros.api.policy import PolicyRun
 from aiofranka_ros.api.progress import reported_progress
@@ -40,7 +40,7 @@ _DEFAULT_FREQUENCY = 50.0
 _LIMITS_PERIOD = 0.2
 
 
-class FrankaController(Following):
+class FrankaController(Measuring):
     """Drives a Franka arm from asyncio code.
 
     ::
@@ -87,8 +87,6 @@ class FrankaController(Following):
         self._counted: dict[str, int] = {}  # The same at the last call of set().
         self._reported: set[str] = set()
         self._limits_due = 0.0
-        # Made by start(), like _ended: set at every new state.
-        self._measured: asyncio.Event
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Without this, assigning to a mistyped gain would do nothing. Subclasses may have more attributes.
@@ -300,35 +298,6 @@ class FrankaController(Following):
             observe=observe,
             timeout=timeout,
         )
-
-    async def next_state(self) -> dict[str, Any]:
-        """The first state that arrives after this call; states come at the rate of the setting ``state_rate``.
-
-        :raises FrankaError: what ended the control loop.
-        """
-        self._check()
-        await self._measured.wait()
-        self._check()
-        return self.state
-
-    async def states(self) -> AsyncIterator[dict[str, Any]]:
-        """Each newest state; those that arrive while the loop's body runs are skipped.
-
-        :raises FrankaError: what ended the control loop.
-        """
-        while True:
-            yield await self.next_state()
-
-    async def test_connection(self, duration: float = 5.0) -> ConnectionReport:
-        """Measure how well the control loop answers the robot; ``print`` the report, or read its figures.
-
-        :param duration: [s].
-        :raises ConfigurationError: it is not a positive number.
-        :raises FrankaError: what ended the control loop.
-        """
-        self._check()
-        seconds = positive("the duration", duration, "s")
-        return await self._unless_ended(self.robot.measure_connection(seconds))
 
     def _on_state(self) -> None:
         if self._running:  # Wakes the calls that wait now; later ones wait for the next state.

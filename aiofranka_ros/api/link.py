@@ -22,6 +22,7 @@ from aiofranka_ros.errors import FrankaError, InvalidTarget, NotStarted
 from aiofranka_ros.kernels import Array
 
 if TYPE_CHECKING:
+    from aiofranka_ros.api.recording import Recording
     from aiofranka_ros.arm.chunks import Ticket
 
 _T = TypeVar("_T")
@@ -218,6 +219,14 @@ class Link(abc.ABC):
         :raises InvalidTarget: the goal was refused.
         :raises MoveFailed: the arm did not arrive.
         """
+
+    @abc.abstractmethod
+    def record(self, recording: Recording) -> None:
+        """Give a recording the rows of all control cycles from now on, until it is stopped."""
+
+    @abc.abstractmethod
+    def loop_stats(self) -> dict[str, float]:
+        """See :meth:`.Measuring.loop_stats`."""
 
     @abc.abstractmethod
     async def measure_connection(self, duration: float) -> ConnectionReport:

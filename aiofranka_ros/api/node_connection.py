@@ -35,6 +35,7 @@ from aiofranka_ros.errors import (
     ControlStopped,
     FrankaError,
     MoveFailed,
+    NotStarted,
 )
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.names import ArmNames
@@ -194,6 +195,20 @@ class NodeDiagnostics:
                 "max": max(float(period["response max [us]"]) for period in periods),
             },
         )
+
+    def loop_stats(self) -> dict[str, float]:
+        """See :meth:`.Measuring.loop_stats`."""
+        figures = self._figures
+        if "response mean [us]" not in figures:
+            raise NotStarted("the node has not published its diagnostics yet")
+        return {
+            "count": int(figures["cycles"]),
+            "lost": int(figures["cycles lost"]),
+            "longest_gap": int(figures["longest gap [cycles]"]),
+            "busy_mean": 1e-6 * float(figures["response mean [us]"]),
+            "busy_max": 1e-6 * float(figures["response longest [us]"]),
+            "success_min": float(figures["success rate min"]),
+        }
 
     async def _next_figures(self) -> dict[str, str]:
         await self._received.wait()

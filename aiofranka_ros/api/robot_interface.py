@@ -21,6 +21,7 @@ import numpy as np
 
 from aiofranka_ros.api.attributes import ASSIGNABLE
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted, until_stopped
+from aiofranka_ros.api.recording import Recording
 from aiofranka_ros.arm.chunk_points import Chunk
 from aiofranka_ros.arm.chunks import ChunkPlayer, Ticket
 from aiofranka_ros.arm.driver import Driver
@@ -29,7 +30,9 @@ from aiofranka_ros.arm.planning import check_goal
 from aiofranka_ros.arm.settings import SETTING_NAMES, ArmSettings
 from aiofranka_ros.arm.tasks import Goal, Tolerance
 from aiofranka_ros.control.client import ControlClient
+from aiofranka_ros.control.cycles import CycleReader
 from aiofranka_ros.control.records import Approach, Hold
+from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.control.snapshot import Snapshot, distance_text
 from aiofranka_ros.control.stamps import Stamps, offset_to
 from aiofranka_ros.errors import (
@@ -239,6 +242,28 @@ class RobotInterface(Link):
             settle_time=self.settings["move_settle_time"],
         )
         await until_stopped(lambda cancelled: self._mover.move(task, cancelled=cancelled.is_set))
+
+    def record(self, recording: Recording) -> None:
+        """See :meth:`.Link.record`; from the memory shared with the control process."""
+        reader = CycleReader(self._memory, recording.take)
+        recording.follow(reader.read, reader.close)
+
+    def _memory(self) -> SharedMemory | None:
+        client = self.active_client
+        return None if client is None else client.shared
+
+    def loop_stats(self) -> dict[str, float]:
+        """See :meth:`.Link.loop_stats`."""
+        state = self._require_active().state()
+        count = int(state["cycles"])
+        return {
+            "count": count,
+            "lost": int(state["cycles_lost"]),
+            "longest_gap": int(state["longest_gap"]),
+            "busy_mean": float(state["response_total"]) / max(count, 1),
+            "busy_max": float(state["response_longest"]),
+            "success_min": float(state["success_rate_min"]),
+        }
 
     async def measure_connection(self, duration: float) -> ConnectionReport:
         """See :meth:`.Link.measure_connection`; from the records of all cycles."""

@@ -96,13 +96,25 @@ class RosClient:
         :param done: called in the event loop with that future when it is done.
         """
         # In that thread, because up to Humble the answer may arrive before the client is ready to wait for it.
+        self._do(lambda: send().add_done_callback(self.in_loop(done)))
+
+    def subscribe(self, kind: type, topic: str, receive: Callable[[Any], object], qos: Any) -> Callable[[], None]:
+        """Receive messages from now on, in rclpy's thread; may be called from any thread.
+
+        :returns: ends it; ignored after :meth:`close`.
+        """
+        made: list[Any] = []
+        self._do(lambda: made.append(self.node.create_subscription(kind, topic, receive, qos)))
+        return lambda: self._do(lambda: self.node.destroy_subscription(made.pop()))
+
+    def _do(self, call: Callable[[], object]) -> None:
+        """Call ``call`` in rclpy's thread; ignored after :meth:`close`."""
         if not self._stopping.is_set():
-            self._executor.create_task(lambda: send().add_done_callback(self.in_loop(done)))
+            self._executor.create_task(call)
 
     def after_turn(self, call: Callable[[], object]) -> None:
         """Call ``call`` in the event loop when rclpy's thread had time to receive something. Ignored once closed."""
-        if not self._stopping.is_set():
-            self._executor.create_task(lambda: self.in_loop(lambda _: call())(None))
+        self._do(lambda: self.in_loop(lambda _: call())(None))
 
     async def call(self, service: Any, request: Any, timeout: float = ANSWER_TIMEOUT) -> Any:
         """The answer of a service; errors and cancellation as in :meth:`prompt_answer`."""

@@ -19,11 +19,12 @@ from rcl_interfaces.msg import ParameterEvent
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import qos_profile_parameter_events, qos_profile_sensor_data
-from std_msgs.msg import Float64MultiArray
+from std_msgs.msg import Float64MultiArray, UInt8MultiArray
 
 from aiofranka_ros.api.competition import Competition
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted, until_stopped
 from aiofranka_ros.api.node_connection import REASON_DELAY, NodeConnection
+from aiofranka_ros.api.recording import Recording
 from aiofranka_ros.api.ros_chunks import RosChunks
 from aiofranka_ros.arm.chunks import Ticket
 from aiofranka_ros.arm.planning import check_goal
@@ -40,6 +41,7 @@ from aiofranka_ros.errors import (
 )
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.ros import ownership, refusals
+from aiofranka_ros.ros.cycles import QOS, TOPIC, read_cycles
 from aiofranka_ros.ros.messages import read_snapshot
 from aiofranka_ros.ros.warnings import Warnings
 
@@ -52,6 +54,8 @@ _STATE_TIMEOUT = 10.0
 _STOP_TIMEOUT, _LAST_TIMEOUT = 10.0, 3.0
 #: An active node that is silent for this long is lost [s]; it publishes its state at 30 Hz or more.
 _SILENCE_TIMEOUT = 1.0
+#: How long the last rows of a recording may take [s]; usually a tenth of that.
+_LAST_ROWS = 1.0
 #: How often to check for that [s].
 _WATCH_PERIOD = 0.25
 _NOT_ACTIVE = (State.PRIMARY_STATE_UNCONFIGURED, State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_FINALIZED)
@@ -190,6 +194,31 @@ class RosInterface(Link):
         """See :meth:`.Link.stop_following`."""
         if self._chunks is not None:
             self._chunks.stop()
+
+    def record(self, recording: Recording) -> None:
+        """See :meth:`.Link.record`; from the topic ``~/cycles``.
+
+        Its end waits for the last rows, which come within a tenth of a second.
+        """
+        connection = self._require_connection()
+
+        def receive(message: UInt8MultiArray) -> None:
+            try:
+                recording.take(read_cycles(message))
+            except FrankaError as error:
+                self._warnings.warn("cycles", str(error))
+
+        end = connection.subscribe(UInt8MultiArray, f"{self.name}/{TOPIC}", receive, QOS)
+
+        def finish() -> None:
+            recording.wait_until(self.clock(), _LAST_ROWS)
+            end()
+
+        recording.follow(lambda: None, finish, self.clock())
+
+    def loop_stats(self) -> dict[str, float]:
+        """See :meth:`.Link.loop_stats`; from the node's diagnostics."""
+        return self._require_connection().diagnostics.loop_stats()
 
     async def measure_connection(self, duration: float) -> ConnectionReport:
         """See :meth:`.Link.measure_connection` and :meth:`.NodeDiagnostics.measure`."""

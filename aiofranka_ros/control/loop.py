@@ -98,7 +98,7 @@ class ControlLoop:
         self.chunks.reset(self._current.integers[_CHUNK_ID])
         memory[:] = np.zeros(1, MEMORY)
         state["activation"], state["phase"] = activation, Phase.ACTIVE
-        for field in ("cycles", "cycles_lost", "longest_gap"):
+        for field in ("cycles", "cycles_lost", "longest_gap", "response_total", "response_longest"):
             state[field] = 0
         state["success_rate_min"] = 1.0
         views, scratch, tau, motions, chunks = self._views, self._scratch, memory["tau"][0], self.motions, self.chunks

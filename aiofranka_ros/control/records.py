@@ -270,6 +270,10 @@ _CYCLE: list[Any] = [
     ("ref_q", "f8", (7,)),
     ("ref_position", "f8", (3,)),
     ("ref_orientation", "f8", (4,)),
+    ("tau_last", "f8", (7,)),  # what the robot used last (tau_J_d) [Nm]
+    ("robot_mode", "i8"),  # franka::RobotMode; from here to external_wrench packed together, in this order
+    *fields("f8", "tau_measured tau_external", 7),
+    ("external_wrench", "f8", (6,)),  # O_F_ext_hat_K [N, Nm]
 ]
 
 #: Control process to node, once a cycle: one record of the ring.
@@ -280,9 +284,6 @@ STATE = np.dtype(
     [
         *_CYCLE,
         ("phase", "i8"),
-        ("robot_mode", "i8"),  # franka::RobotMode; from here to external_wrench packed together, in this order
-        *fields("f8", "tau_measured tau_external", 7),
-        ("external_wrench", "f8", (6,)),  # O_F_ext_hat_K [N, Nm]
         ("robot_tcp", "f8", (4, 4)),  # F_T_EE, the end effector configured in the robot, in the flange
         ("tcp", "f8", (4, 4)),  # the control frame in the base
         ("twist", "f8", (6,)),  # [m/s, rad/s]
@@ -313,6 +314,7 @@ STATE = np.dtype(
         *fields("u8", "approaches far_targets velocity_timeouts not_finite silent_holds"),
         *fields("u8", "cycles cycles_lost"),  # since activation
         ("longest_gap", "u8"),  # most cycles lost in a row
+        *fields("f8", "response_total response_longest"),  # of all cycles since activation [s]
         ("success_rate_min", "f8"),  # since 100 cycles after activation
     ]
 )

@@ -157,7 +157,7 @@ class Ring:
     def __init__(self, memory: memoryview, dtype: np.dtype[Any], capacity: int) -> None:
         self._count = memory[:8].cast("Q")
         self._capacity = capacity
-        slot = _slot(dtype)
+        slot = slot_of(dtype)
         self._slot_size = slot.itemsize
         self._bytes = memory[_LINE : _LINE + capacity * slot.itemsize]
         self._words = self._bytes.cast("Q")
@@ -166,7 +166,7 @@ class Ring:
     @staticmethod
     def size(dtype: np.dtype[Any], capacity: int) -> int:
         """Bytes that a ring needs."""
-        return _LINE + -(-capacity * _slot(dtype).itemsize // _LINE) * _LINE
+        return _LINE + -(-capacity * slot_of(dtype).itemsize // _LINE) * _LINE
 
     @property
     def count(self) -> int:
@@ -186,23 +186,24 @@ class Ring:
 
         :returns: the records, the position to ask for next, and how many were overwritten before they could be read.
         """
-        count = self.count
-        first = max(position, count - self._capacity + 1)
-        slots = self._slots[np.arange(first, count) % self._capacity]
+        slots, first = self.slots(position)
         # Drop what may have been overwritten during the copy.
         intact = max(first, self.count - self._capacity + 1)
         slots = slots[intact - first :]
         # What is not complete yet will be next time.
-        complete = self._complete(slots, intact)
-        return slots["record"][:complete], intact + complete, intact - position
+        whole = complete(slots, intact)
+        return slots["record"][:whole], intact + whole, intact - position
 
-    def _complete(self, slots: npt.NDArray[Any], number: int) -> int:
-        """How many records are complete, from the first one on, which has that number."""
-        data, size = slots.view(np.uint8).data, self._slot_size
-        for index, check in enumerate(slots["check"].tolist()):
-            if check != _checksum(data[index * size + 8 : (index + 1) * size], number + index):
-                return index
-        return len(slots)
+    def slots(self, position: int, most: int = sys.maxsize) -> tuple[npt.NDArray[Any], int]:
+        """A copy of the records after the first ``position`` ones, at most ``most``, with their checksums.
+
+        Some may not be complete, or be overwritten during the copy: see :func:`complete`.
+
+        :returns: the records, and the number of the first one.
+        """
+        count = self.count
+        first = max(position, count - self._capacity + 1)
+        return self._slots[np.arange(first, min(count, first + most)) % self._capacity], first
 
     def at(self, time: int) -> Record | None:
         """A copy of the cycle nearest to ``time`` [ns, monotonic]; ``None`` if there is none."""
@@ -217,12 +218,21 @@ class Ring:
         for number in sorted(around, key=lambda index: abs(written(index) - time)):
             slot = self._slots[number % self._capacity, None].copy()
             # The oldest one may have been overwritten during the search, and the newest may not be complete yet.
-            if self._complete(slot, number):
+            if complete(slot, number):
                 return slot["record"][0]
         return None
 
 
-def _slot(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def complete(slots: npt.NDArray[Any], number: int) -> int:
+    """How many records of a ring are complete, from the first one on, which has that number."""
+    data, size = slots.view(np.uint8).data, slots.dtype.itemsize
+    for index, check in enumerate(slots["check"].tolist()):
+        if check != _checksum(data[index * size + 8 : (index + 1) * size], number + index):
+            return index
+    return len(slots)
+
+
+def slot_of(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """What a ring keeps of each record."""
     return np.dtype([("check", "u8"), ("record", dtype)])
 

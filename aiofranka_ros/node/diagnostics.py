@@ -150,6 +150,8 @@ class Diagnosis:
             "cycles": state["cycles"],
             "cycles lost": state["cycles_lost"],
             "longest gap [cycles]": state["longest_gap"],
+            "response mean [us]": f"{1e6 * state['response_total'] / max(int(state['cycles']), 1):.1f}",
+            "response longest [us]": f"{1e6 * state['response_longest']:.0f}",
             "success rate": f"{state['success_rate']:.3f}",
             "success rate min": f"{state['success_rate_min']:.3f}",
             **{f"torques limited: {limit.name.lower()}": state["limited_torques"][limit] for limit in TorqueLimit},

@@ -31,6 +31,7 @@ from aiofranka_ros.control.robot_records import RobotSetting
 from aiofranka_ros.control.setting import Stage
 from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError, Interrupted, NameTaken
 from aiofranka_ros.node.chunks import ChunkTopics
+from aiofranka_ros.node.cycles import CycleTopic
 from aiofranka_ros.node.diagnostics import DiagnosticsTopic, Trouble
 from aiofranka_ros.node.frames import Frames
 from aiofranka_ros.node.hold import HoldServices
@@ -74,6 +75,7 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         self._driver = Driver(self._settings, on_compiling=lambda: self._diagnostics.publish())
         names = self._settings.names
         self._state = StateTopics(self, names)
+        self._cycles = CycleTopic(self)
         # For the gripper's node: only this node knows the address of a simulated arm. Late subscribers get it too.
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._robot_address = self.create_publisher(String, "~/robot_address", latched)
@@ -334,6 +336,7 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
                 if ended is not None and ended.error is not None:
                     self._fall_back(ended.error, disconnected=ended.reason == "connection")
                 self._follow_state()
+        self._cycles.follow(self._driver.client)
         self._targets.admission.follow()
         self._owner.follow()
         self._robot_state.follow()

@@ -36,6 +36,8 @@ def report(
     s.cycles_lost += s.lost
     s.longest_gap = max(s.longest_gap, s.lost)
     s.stamp, s.response, s.success_rate = stamp, response, success_rate
+    s.response_total += response
+    s.response_longest = max(s.response_longest, response)
     if s.cycles > _SUCCESS_WINDOW:
         s.success_rate_min = min(s.success_rate_min, success_rate)
     s.time, s.mode, s.law = m.time, c.mode, r.law
@@ -55,7 +57,7 @@ def report(
     s.limited_targets[:], s.limited_torques[:] = r.limited_targets, r.limited_torques
     s.not_finite, s.silent_holds = r.not_finite, r.silent_holds
     _report_blocked(c, m, r, s)
-    s.q[:], s.dq[:], s.tau[:] = m.q, m.dq, r.tau
+    s.q[:], s.dq[:], s.tau[:], s.tau_last[:] = m.q, m.dq, r.tau, m.tau_last
     m.external_wrench[:] = s.external_wrench
     s.ref_q[:], s.ref_dq[:], s.ref_ddq[:] = r.ref_q, r.ref_dq, r.ref_ddq
     s.tcp[:], s.position[:], s.orientation[:], s.twist[:] = r.tcp, r.position, r.orientation, r.twist
