@@ -74,7 +74,7 @@ class Setup:
     def push(self, force: list[float], duration: float) -> None:
         """Push the hand of the simulated arm [N] (3,), for so long [s]."""
         words = Path(f"/proc/{self.process('aiofranka_ros.simulation')}/cmdline").read_text().split("\0")
-        remote.ask(words[words.index("--host") + 1], "push", force=force, torque=[0.0] * 3, duration=duration)
+        remote.ask(words[words.index("--host") + 1], "push", force=force, torque=[0.0] * 7, duration=duration)
 
     def close(self) -> None:
         if self.node is not None:

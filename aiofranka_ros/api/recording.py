@@ -23,6 +23,8 @@ from aiofranka_ros.errors import ConfigurationError
 #: A first row this much later than asked for shows that others are missing [ns]: half a cycle more than one.
 _LATE = 1_500_000
 _CYCLE = 1_000_000
+#: How often a recording that ends looks for its last rows [s].
+_LOOK = 0.01
 
 
 class Recording:
@@ -103,8 +105,10 @@ class Recording:
     def wait_until(self, stamp: int, timeout: float) -> None:
         """Wait until a row of this time [ns, as their stamps] has come, at most ``timeout`` [s]; called by the link."""
         deadline = time.monotonic() + timeout
+        self._read()
         while self._newest < stamp and time.monotonic() < deadline:
-            time.sleep(_LATE * 1e-9)
+            time.sleep(_LOOK)
+            self._read()
 
     def data(self) -> dict[str, npt.NDArray[Any]]:
         """The rows so far, oldest first: an array for each field, with a row for each cycle."""

@@ -98,13 +98,13 @@ class RosClient:
         # In that thread, because up to Humble the answer may arrive before the client is ready to wait for it.
         self._do(lambda: send().add_done_callback(self.in_loop(done)))
 
-    def subscribe(self, kind: type, topic: str, receive: Callable[[Any], object], qos: Any) -> Callable[[], None]:
-        """Receive messages from now on, in rclpy's thread; may be called from any thread.
+    def subscribe(self, kind: type, topic: str, receive: Callable[[bytes], object], qos: Any) -> Callable[[], None]:
+        """Receive messages from now on, as their bytes, in rclpy's thread; may be called from any thread.
 
         :returns: ends it; ignored after :meth:`close`.
         """
         made: list[Any] = []
-        self._do(lambda: made.append(self.node.create_subscription(kind, topic, receive, qos)))
+        self._do(lambda: made.append(self.node.create_subscription(kind, topic, receive, qos, raw=True)))
         return lambda: self._do(lambda: self.node.destroy_subscription(made.pop()))
 
     def _do(self, call: Callable[[], object]) -> None:

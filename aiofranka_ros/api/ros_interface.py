@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -55,7 +57,7 @@ _STOP_TIMEOUT, _LAST_TIMEOUT = 10.0, 3.0
 #: An active node that is silent for this long is lost [s]; it publishes its state at 30 Hz or more.
 _SILENCE_TIMEOUT = 1.0
 #: How long the last rows of a recording may take [s]; usually a tenth of that.
-_LAST_ROWS = 1.0
+_LAST_ROWS = 3.0
 #: How often to check for that [s].
 _WATCH_PERIOD = 0.25
 _NOT_ACTIVE = (State.PRIMARY_STATE_UNCONFIGURED, State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_FINALIZED)
@@ -198,23 +200,26 @@ class RosInterface(Link):
     def record(self, recording: Recording) -> None:
         """See :meth:`.Link.record`; from the topic ``~/cycles``.
 
-        Its end waits for the last rows, which come within a tenth of a second.
+        Its end waits for the last rows, which come within a third of a second.
         """
-        connection = self._require_connection()
+        # rclpy's thread only keeps the messages: if other threads of this process compute, it has little time.
+        received: deque[bytes] = deque()
+        lock = threading.Lock()
 
-        def receive(message: UInt8MultiArray) -> None:
-            try:
-                recording.take(read_cycles(message))
-            except FrankaError as error:
-                self._warnings.warn("cycles", str(error))
-
-        end = connection.subscribe(UInt8MultiArray, f"{self.name}/{TOPIC}", receive, QOS)
+        def read() -> None:
+            with lock:
+                while received:
+                    try:
+                        recording.take(read_cycles(received.popleft()))
+                    except FrankaError as error:
+                        self._warnings.warn("cycles", str(error))
 
         def finish() -> None:
             recording.wait_until(self.clock(), _LAST_ROWS)
             end()
 
-        recording.follow(lambda: None, finish, self.clock())
+        recording.follow(read, finish, self.clock())
+        end = self._require_connection().subscribe(UInt8MultiArray, f"{self.name}/{TOPIC}", received.append, QOS)
 
     def loop_stats(self) -> dict[str, float]:
         """See :meth:`.Link.loop_stats`; from the node's diagnostics."""

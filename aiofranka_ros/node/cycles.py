@@ -16,12 +16,12 @@ from aiofranka_ros.control.stamps import offset_to
 from aiofranka_ros.ros.clock import node_time
 from aiofranka_ros.ros.cycles import QOS, TOPIC, UInt8MultiArray, message_of
 
-#: How often a message is sent [s].
-_PERIOD = 0.05
+#: How often a message is sent [s]: rarely, because a receiver whose interpreter is busy needs long for each.
+_PERIOD = 0.25
 #: A new subscriber also gets the cycles of this time before [s]: it may have asked for them before it was discovered.
 _BEFORE = 2.0
 #: Most cycles in a message: a tick must not take long.
-_MOST = 200
+_MOST = 500
 
 
 class CycleTopic:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rclpy.qos import QoSProfile
+from rclpy.serialization import deserialize_message
 from std_msgs.msg import UInt8MultiArray
 
 from aiofranka_ros.control.cycles import Cycles
@@ -36,12 +37,12 @@ def message_of(source: int, number: int, slots: npt.NDArray[Any], offset: int) -
     return UInt8MultiArray(data=array.array("B", head + slots.tobytes()))
 
 
-def read_cycles(message: UInt8MultiArray) -> Cycles:
-    """What a message has.
+def read_cycles(message: bytes) -> Cycles:
+    """What a message, as its bytes, has.
 
     :raises FrankaError: the node runs another version of this package.
     """
-    data = bytes(message.data)
+    data = bytes(deserialize_message(message, UInt8MultiArray).data)
     layout, source, number, offset = _HEAD.unpack_from(data)
     if layout != _LAYOUT:
         raise FrankaError("the node runs another version of aiofranka_ros, whose cycles cannot be recorded here")
