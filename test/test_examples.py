@@ -31,15 +31,16 @@ class Example:
     """An example as a user starts it from a terminal, in a separate process group.
 
     :param log: file for standard error.
+    :param typed: what the user types.
     """
 
-    def __init__(self, name: str, *arguments: str, log: Path) -> None:
-        self._log = log
+    def __init__(self, name: str, *arguments: str, log: Path, typed: str = "") -> None:
+        self._log, self._typed = log, typed
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         with log.open("w") as stream:
             self.process = subprocess.Popen(
                 [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if typed else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stream,
                 text=True,
@@ -54,7 +55,7 @@ class Example:
 
     def output(self) -> str:
         """Everything that it prints until it ends by itself, with exit status 0."""
-        printed, _ = self.process.communicate(timeout=_LONGEST)
+        printed, _ = self.process.communicate(self._typed or None, timeout=_LONGEST)
         assert self.process.returncode == 0, self.complaints
         return printed
 
@@ -70,9 +71,9 @@ class Example:
 
 
 @contextlib.contextmanager
-def started(name: str, *arguments: str, tmp_path: Path) -> Iterator[Example]:
+def started(name: str, *arguments: str, tmp_path: Path, typed: str = "") -> Iterator[Example]:
     """A running example; in the end it is killed, with everything that it started."""
-    example = Example(name, *arguments, log=tmp_path / f"{name}.log")
+    example = Example(name, *arguments, log=tmp_path / f"{name}.log", typed=typed)
     try:
         yield example
     finally:
@@ -111,6 +112,12 @@ def assert_the_ball_was_followed(printed: str) -> None:
     assert figure(r"(\d+) chunks", printed) > 6
     # Without any motion it would be some 25 mm; on an idle machine it is 3 mm.
     assert figure(r"([\d.]+) mm from the ball", printed) < 15.0
+
+
+def test_teach_keeps_poses_and_repeats_them(tmp_path: Path) -> None:
+    with started("teach", tmp_path=tmp_path, typed="\n\nr\nq\n") as example:
+        printed = example.output()
+    assert re.search(r"pose 2: x -?\d\.\d+, y", printed) and "at pose 2 of 2" in printed
 
 
 def test_hello_moves_sways_and_circles(tmp_path: Path) -> None:
