@@ -21,7 +21,7 @@ from aiofranka_ros import Controller, Robot, sync
 from aiofranka_ros.arm.chunks import Outcome
 from aiofranka_ros.model.fr3 import HOME
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
-from aiofranka_ros.testing import PATIENCE, alive, descendants, wait_until
+from aiofranka_ros.testing import PATIENCE, Client, NodeProcess, alive, descendants, wait_until
 
 #: A joint slower than this counts as stopped [rad/s].
 REST = 0.02
@@ -69,7 +69,7 @@ def test_what_scripts_for_aiofranka_do_works_without_await(robot: Robot, control
     controller.switch("osc")
     controller.ee_kp = np.array([300.0, 300.0, 300.0, 1000.0, 1000.0, 1000.0])
     controller.ee_kd = 2.0 * np.sqrt(controller.ee_kp)
-    np.testing.assert_allclose(controller.control_transform @ np.eye(4), controller.control_transform)
+    np.testing.assert_allclose(controller.control_transform, np.eye(4), atol=1e-6)  # Nothing is configured in Desk.
     controller.set_tcp([0.0, 0.0, 0.1])
     target = controller.initial_ee.copy()
     target[1, 3] += 0.02
@@ -169,3 +169,14 @@ def test_ctrl_c_stops_a_move_and_a_program_that_ends_without_stop_releases_the_a
             assert speed(controller) < REST
             assert abs(controller.state["qpos"] - HOME).max() > 0.05, "the arm that the program has moved"
         assert "after clearing a reflex" not in caplog.text and "active, the arm holds" in caplog.text
+
+
+def test_through_a_node_the_calls_are_the_same(running: tuple[NodeProcess, Client]) -> None:
+    process, client = running
+    with sync.FrankaController(sync.RosInterface(process.name)) as controller:
+        controller.move(controller.state["qpos"] + 0.05, progress=False)
+        controller.switch("impedance")
+        for _ in range(10):
+            controller.set("q_desired", controller.initial_qpos)
+        assert next(controller.states())["qpos"] == pytest.approx(controller.initial_qpos, abs=0.01)
+    assert client.state == "active", "it was active before"

@@ -93,53 +93,51 @@ def _as_sender() -> contextvars.Context:
     return context
 
 
-def _passed_on(
-    method: Callable[Concatenate[Any, _P], _R],
-) -> Callable[Concatenate[FrankaController, _P], _R]:
+def _passed_on(method: Callable[Concatenate[Any, _P], _R]) -> Callable[Concatenate[Any, _P], _R]:
     """A method that is called in the caller's thread."""
 
     @functools.wraps(method)
-    def call(self: FrankaController, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def call(self: Any, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         return method(self._inner, *args, **kwargs)
 
     return call
 
 
-def _in_loop(
-    method: Callable[Concatenate[Any, _P], _R],
-) -> Callable[Concatenate[FrankaController, _P], _R]:
+def _in_loop(method: Callable[Concatenate[Any, _P], _R]) -> Callable[Concatenate[Any, _P], _R]:
     """A method that is called in the loop's thread, because it must not run at the same time as coroutines."""
 
     @functools.wraps(method)
-    def call(self: FrankaController, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def call(self: Any, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         async def called() -> _R:
             return method(self._inner, *args, **kwargs)
 
-        return self._wait(called())
+        result: _R = self._wait(called())
+        return result
 
     return call
 
 
 def _awaited(
     method: Callable[Concatenate[Any, _P], Coroutine[Any, Any, _R]],
-) -> Callable[Concatenate[FrankaController, _P], _R]:
+) -> Callable[Concatenate[Any, _P], _R]:
     """A method that waits for a coroutine."""
 
     @functools.wraps(method)
-    def call(self: FrankaController, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        return self._wait(method(self._inner, *args, **kwargs))
+    def call(self: Any, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        result: _R = self._wait(method(self._inner, *args, **kwargs))
+        return result
 
     return call
 
 
 def _returning(
-    result: Callable[[FrankaController, _R], _S], call: Callable[Concatenate[FrankaController, _P], _R]
-) -> Callable[Concatenate[FrankaController, _P], _S]:
-    """``call``, with its result passed through ``result``."""
+    part: Callable[[FrankaController, _R], _S], call: Callable[Concatenate[Any, _P], _R]
+) -> Callable[Concatenate[Any, _P], _S]:
+    """``call``, whose result is a part of the controller that has coroutines, too."""
 
     @functools.wraps(call)
     def converted(self: FrankaController, /, *args: _P.args, **kwargs: _P.kwargs) -> _S:
-        return result(self, call(self, *args, **kwargs))
+        return part(self, call(self, *args, **kwargs))
 
     return converted
 
@@ -154,12 +152,23 @@ def _documented_by(method: Any) -> Callable[[_F], _F]:
     return document
 
 
-class ChunkTicket:
-    """A chunk that was accepted; its attributes are kept up to date."""
+class _Part(Generic[_R]):
+    """A part of a controller.
 
-    def __init__(self, owner: FrankaController, ticket: chunk_ticket.ChunkTicket) -> None:
-        self._owner = owner
-        self._inner = ticket
+    :param owner: the controller.
+    :param inner: the part of the asyncio controller.
+    """
+
+    def __init__(self, owner: FrankaController, inner: _R) -> None:
+        self._inner = inner
+        self._wait = owner._wait
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+
+class ChunkTicket(_Part[chunk_ticket.ChunkTicket]):
+    """A chunk that was accepted; its attributes are kept up to date."""
 
     accepted = _Attribute[bool](chunk_ticket.ChunkTicket.accepted)
     number = _Attribute[int](chunk_ticket.ChunkTicket.number)
@@ -182,13 +191,10 @@ class ChunkTicket:
         async def ended() -> Outcome:
             return await self._inner.done
 
-        return self._owner._wait(ended())
-
-    def __repr__(self) -> str:
-        return repr(self._inner)
+        return self._wait(ended())
 
 
-class PolicyRun:
+class PolicyRun(_Part[policy.PolicyRun]):
     """A policy that plans in chunks drives the arm while a ``with`` block runs.
 
     ::
@@ -200,16 +206,12 @@ class PolicyRun:
     See :class:`.policy.PolicyRun`, also for the arguments. Asynchronous functions run in the controller's event loop.
     """
 
-    def __init__(self, owner: FrankaController, run: policy.PolicyRun) -> None:
-        self._owner = owner
-        self._inner = run
-
     def __enter__(self) -> PolicyRun:
-        self._owner._wait(self._inner.__aenter__(), sends=False)  # Its chunks are not the caller's.
+        self._wait(self._inner.__aenter__(), sends=False)  # Its chunks are not the caller's.
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._owner._wait(self._inner.__aexit__(*error))
+        self._wait(self._inner.__aexit__(*error))
 
     def until(self, stop: policy.Stop | threading.Event = None) -> None:
         """Wait until ``stop``; the arm then still follows the policy, until the block is left.
@@ -221,9 +223,9 @@ class PolicyRun:
         :raises PolicyFailed, FrankaError: as :meth:`.policy.PolicyRun.until`.
         """
         if isinstance(event := stop, threading.Event):
-            self._owner._wait(self._inner.until(lambda state: event.is_set()))
+            self._wait(self._inner.until(lambda state: event.is_set()))
         else:
-            self._owner._wait(self._inner.until(stop))  # type: ignore[arg-type]
+            self._wait(self._inner.until(stop))  # type: ignore[arg-type]
 
     def report(self) -> PolicyReport:
         """How the policy has done so far, and how it did after the end."""

@@ -123,7 +123,7 @@ class LoopThread:
         try:
             return call.outcome()
         except asyncio.CancelledError:  # Only the end of the thread cancels it while the caller waits.
-            raise NotStarted(f"{self._name} has ended") from None
+            raise NotStarted(f"the event loop {self._name} has ended") from None
 
     def end(self) -> None:
         """Run ``last`` and end the thread, in the background; idempotent. Does nothing in a fork."""
@@ -142,12 +142,14 @@ class LoopThread:
 
     def _start(self) -> None:
         if os.getpid() != self._owner:
-            raise NotStarted(f"{self._name} belongs to another process, and this one is a fork of it")
+            raise NotStarted(f"the event loop {self._name} is in another process, and this one is a fork of it")
         if threading.current_thread() is self._thread:
-            raise WouldDeadlock(f"{self._name} cannot wait for itself: call this in another thread than its callbacks")
+            raise WouldDeadlock(
+                "a callback cannot wait for the event loop that it runs in: call this in another thread"
+            )
         with self._lock:
             if self._over:
-                raise NotStarted(f"{self._name} has ended")
+                raise NotStarted(f"the event loop {self._name} has ended")
             if self._thread is None:
                 thread = threading.Thread(target=lambda: asyncio.run(self._run()), name=self._name, daemon=True)
                 self._thread = thread  # First: a thread that runs although its start was interrupted is this one.
@@ -162,7 +164,7 @@ class LoopThread:
     def _schedule(self, function: Callable[[], None], context: contextvars.Context | None) -> None:
         with self._lock:  # Whatever is scheduled before the end is begun, so that its caller gets an outcome.
             if self._over:
-                raise NotStarted(f"{self._name} has ended")
+                raise NotStarted(f"the event loop {self._name} has ended")
             self._loop.call_soon_threadsafe(function, context=context)
 
     def _cancel(self, call: _Call[Any]) -> None:
@@ -180,7 +182,7 @@ class LoopThread:
         try:
             await self._last()
         except Exception:
-            _log.exception("%s did not end in order", self._name)
+            _log.exception("the event loop %s did not end in order", self._name)
 
     @classmethod
     def end_all(cls) -> None:
