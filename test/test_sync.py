@@ -349,6 +349,7 @@ def test_a_controller_that_is_lost_is_stopped_before_the_next_one_starts(
     assert "was lost without stop()" in caplog.text
 
 
+@pytest.mark.timing
 def test_the_guard_does_not_complain_about_a_prompt_that_waits(arm: Arm) -> None:
     controller = sync.FrankaController(arm)  # type: ignore[arg-type]
     assert controller.guard is None

