@@ -231,14 +231,14 @@ SCRIPT = """
 import asyncio
 from aiofranka_ros.offload.loop_thread import LoopThread
 
+async def take():
+    await asyncio.get_running_loop().run_in_executor(None, print, "taken")
+
 async def release():
     await asyncio.get_running_loop().run_in_executor(None, print, "released")
 
-async def nothing():
-    pass
-
 loop = LoopThread("loop", release)
-loop.call(nothing())
+loop.call(take())
 {end}
 """
 
@@ -246,5 +246,5 @@ loop.call(nothing())
 @pytest.mark.parametrize(("end", "status"), [("", 0), ("raise SystemExit(3)", 3), ("loop.call(missing())", 1)])
 def test_when_the_main_thread_ends_the_last_coroutine_runs_and_may_use_executors(end: str, status: int) -> None:
     ran = subprocess.run([sys.executable, "-c", SCRIPT.format(end=end)], capture_output=True, text=True, timeout=60)
-    assert (ran.returncode, ran.stdout) == (status, "released\n"), ran.stderr
+    assert (ran.returncode, ran.stdout) == (status, "taken\nreleased\n"), ran.stderr
     assert ("Traceback" in ran.stderr) == (status == 1)

@@ -75,7 +75,8 @@ class LoopThread:
     """An event loop in a thread that starts with the first call.
 
     :param name: of the thread.
-    :param last: makes the coroutine that runs before the thread ends, after :meth:`end` or when the process ends.
+    :param last: makes the coroutine that runs before the thread ends, after :meth:`end` or when the process ends. It
+        must not start threads; those of executors that have run before are still there.
     """
 
     _instances: weakref.WeakSet[LoopThread] = weakref.WeakSet()
@@ -151,7 +152,7 @@ class LoopThread:
             if self._over:
                 raise NotStarted(f"the event loop {self._name} has ended")
             if self._thread is None:
-                thread = threading.Thread(target=lambda: asyncio.run(self._run()), name=self._name, daemon=True)
+                thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
                 self._thread = thread  # First: a thread that runs although its start was interrupted is this one.
                 try:
                     thread.start()
@@ -175,14 +176,27 @@ class LoopThread:
                 pass
         call.drop()
 
+    def _serve(self) -> None:
+        """The thread. Not asyncio.run: its end starts a thread, which Python 3.12 refuses when the process ends."""
+        self._loop = loop = asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(self._run())
+        finally:
+            loop.close()
+
     async def _run(self) -> None:
-        self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
+        self._ending = asyncio.Event()
         self._ready.set()
         await self._ending.wait()
         try:
             await self._last()
         except Exception:
             _log.exception("the event loop %s did not end in order", self._name)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
 
     @classmethod
     def end_all(cls) -> None:
