@@ -15,6 +15,7 @@ failure and has its data as attributes, so that callers never match the text of 
      ├── NameTaken                another node on the ROS graph has the names of this one
      ├── ControlStopped           the 1 kHz loop ended: reflex, lost packets, user stop
      ├── NotStarted               used before start() or after stop()
+     ├── WouldDeadlock            a call of the synchronous API that would wait for itself
      ├── CommandRefused           libfranka refused a command in the arm's present state
      ├── MoveFailed               a move did not reach its goal
      │    ├── PathViolated        a joint was too far from its path
@@ -120,6 +121,10 @@ class ControlStopped(FrankaError):
 
 class NotStarted(FrankaError, RuntimeError):
     """Something was used before ``start()`` or after ``stop()``: a controller, an inference thread."""
+
+
+class WouldDeadlock(FrankaError, RuntimeError):
+    """A call of the synchronous API that would wait for itself: in a callback of it, or inside ``state_lock``."""
 
 
 class Superseded(FrankaError):

@@ -6,6 +6,7 @@ everything else that was assigned.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,10 +21,14 @@ from aiofranka_ros.control.setting import plain
 from aiofranka_ros.control.snapshot import Snapshot
 from aiofranka_ros.errors import ConfigurationError, InvalidTarget, NotStarted
 from aiofranka_ros.kernels import Array
-from aiofranka_ros.model.kinematics import control_frame, quaternion_from_matrix
+from aiofranka_ros.model.kinematics import control_frame, pose_matrix, quaternion_from_matrix
+
+_log = logging.getLogger(__name__)
 
 #: Largest deviation of a rotation matrix from an orthonormal one that counts as rounding.
 _ROTATION_TOLERANCE, _IDENTITY = 0.01, np.eye(4)
+#: What :func:`report_unused` has reported.
+_reported: set[str] = set()
 
 
 def array(name: str, value: Any, shape: tuple[int, ...] = (7,)) -> Array:
@@ -88,18 +93,26 @@ def frozen(array: Array) -> Array:
     return copy
 
 
+def report_unused(name: str, instead: str) -> None:
+    """Log, once in a process, that something which scripts for aiofranka set does nothing here."""
+    if name not in _reported:
+        _reported.add(name)
+        _log.warning("%s does nothing here: %s", name, instead)
+
+
 class StateLock:
     """A reentrant lock; calls ``send`` just before the outermost release."""
 
     def __init__(self, send: Callable[[], None]) -> None:
         self._lock = threading.RLock()
         self._send = send
-        self._depth = 0
+        self._depth = self._holder = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """See :meth:`threading.Lock.acquire`."""
         acquired = self._lock.acquire(blocking, timeout)
-        self._depth += acquired
+        if acquired:
+            self._depth, self._holder = self._depth + 1, threading.get_ident()
         return acquired
 
     def release(self) -> None:
@@ -109,7 +122,14 @@ class StateLock:
                 self._send()
         finally:
             self._depth -= 1
+            if self._depth == 0:
+                self._holder = 0
             self._lock.release()
+
+    @property
+    def held(self) -> bool:
+        """Whether the calling thread holds it."""
+        return self._holder == threading.get_ident()
 
     def __enter__(self) -> bool:
         return self.acquire()
@@ -119,21 +139,49 @@ class StateLock:
 
 
 class SettingAttribute:
-    """An attribute for the setting of the same name; ``config/fr3.yaml`` has its range."""
+    """An attribute for a setting; ``config/fr3.yaml`` has its range.
+
+    :param setting: its name; empty: that of the attribute.
+    """
+
+    def __init__(self, setting: str = "") -> None:
+        self._name = setting
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
+        self._name = self._name or name
 
     def __get__(self, controller: Attributes | None, owner: type) -> Any:
         if controller is None:
             return self
-        value = controller._changes.get(self._name, controller.robot.settings[self._name])
+        value = controller._setting(self._name)
         return frozen(value) if isinstance(value, np.ndarray) else value
 
     def __set__(self, controller: Attributes, value: Any) -> None:
         checked = controller.robot.settings.check(self._name, value)
         with controller.state_lock:
             controller._changes[self._name] = checked
+
+
+class UnusedAttribute:
+    """An attribute of aiofranka that scripts assign, and that does nothing here, which the log says once.
+
+    :param default: its value until it is assigned.
+    :param instead: what does that here.
+    """
+
+    def __init__(self, default: Any, instead: str) -> None:
+        self._default = default
+        self._instead = instead
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, controller: Attributes | None, owner: type) -> Any:
+        return self if controller is None else vars(controller).get(self._name, self._default)
+
+    def __set__(self, controller: Attributes, value: Any) -> None:
+        vars(controller)[self._name] = value
+        report_unused(self._name, self._instead)
 
 
 class TargetAttribute:
@@ -150,7 +198,7 @@ class TargetAttribute:
         if controller is None:
             return self
         if self._name not in controller._targets:
-            raise NotStarted(f"there is no {self._name} yet: await controller.start() first")
+            raise NotStarted(f"there is no {self._name} yet: call controller.start() first")
         return frozen(controller._targets[self._name])
 
     def __set__(self, controller: Attributes, value: Any) -> None:
@@ -217,9 +265,24 @@ class Attributes:
         return self.robot.snapshot().as_state()
 
     @property
+    def error(self) -> Exception | None:
+        """What ended the control loop, until the next :meth:`start`; ``None`` if nothing did."""
+        return self._failure
+
+    @property
+    def last_command(self) -> Array:
+        """The torque that was commanded last, gravity excluded [Nm] (7,)."""
+        return frozen(self.robot.snapshot().tau)
+
+    @property
     def initial_qpos(self) -> Array:
         """Joint positions when the mode began [rad] (7,)."""
         return frozen(self._begun().q)
+
+    @property
+    def initial_qvel(self) -> Array:
+        """Joint velocities when the mode began [rad/s] (7,)."""
+        return frozen(self._begun().dq)
 
     @property
     def initial_ee(self) -> Array:
@@ -265,6 +328,11 @@ class Attributes:
     torque_limit = SettingAttribute()
     #: Largest change of the torque [Nm/s].
     torque_diff_limit = SettingAttribute()
+    #: How close every joint must come to the goal of a move [rad].
+    arrival_tolerance = SettingAttribute("move_tolerance")
+
+    verbose = UnusedAttribute(False, "what the controller does is logged, see the module logging")
+    track = UnusedAttribute(False, "print(await controller.test_connection()) shows the figures of the control loop")
 
     @property
     def clip(self) -> bool:
@@ -275,6 +343,18 @@ class Attributes:
     def clip(self, value: bool) -> None:
         if not value:
             raise ConfigurationError("torques are always limited, because the robot would stop; see torque_diff_limit")
+
+    @property
+    def control_transform(self) -> Array:
+        """Pose of the control frame in the flange (4, 4); assigning it is :meth:`set_tcp`."""
+        if not self._setting("tcp_from_robot"):
+            return frozen(pose_matrix(np.asarray(self._setting("tcp_in_flange"))))
+        state = self.robot.snapshot()
+        return frozen(np.linalg.solve(control_frame(state.q), state.ee))
+
+    @control_transform.setter
+    def control_transform(self, value: Any) -> None:
+        self.set_tcp(value)
 
     def set_tcp(self, transform: Any) -> None:
         """Control another point of the tool from now on; in mode ``osc`` the arm holds where that point is.
@@ -300,6 +380,10 @@ class Attributes:
                 self._initial = replace(state, ee=control_frame(state.q, pose))
                 self._targets["ee_desired"] = self._initial.ee
 
+    def _setting(self, name: str) -> Any:
+        """The value of a setting, also if it is sent only when the state lock is released."""
+        return self._changes.get(name, self.robot.settings[name])
+
     def _begin(self) -> None:
         """Set targets and initial values to the present measured state."""
         self._initial = self.robot.snapshot()
@@ -313,7 +397,7 @@ class Attributes:
 
     def _begun(self) -> Snapshot:
         if self._initial is None:
-            raise NotStarted("nothing was measured yet: await controller.start() first")
+            raise NotStarted("nothing was measured yet: call controller.start() first")
         return self._initial
 
     def _send(self) -> None:
@@ -330,7 +414,7 @@ class Attributes:
         if self._failure is not None:
             raise self._failure.with_traceback(None)
         if not self._running:
-            raise NotStarted("the controller does not run: await controller.start() first")
+            raise NotStarted("the controller does not run: call controller.start() first")
 
 
 #: Names of the attributes that :meth:`.FrankaController.set` can assign.

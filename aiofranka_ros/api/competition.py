@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ _PATIENCE, _OVER = 0.4, 0.75
 _PRECEDENCE = ("overridden", "held", "during a move")
 #: A task that set a target and then pauses for this long, at least, is no longer in charge of it [s].
 PAUSE = 0.5
+#: The thread that sets targets through the synchronous API: there, each call is another task in the same event loop.
+SENDER: contextvars.ContextVar[threading.Thread | None] = contextvars.ContextVar("sender", default=None)
 
 
 class Competition:
@@ -126,6 +129,8 @@ class Setters:
 
 
 def _caller() -> Any:
+    if (sender := SENDER.get()) is not None:
+        return sender
     with contextlib.suppress(RuntimeError):  # No event loop runs in this thread.
         if (task := asyncio.current_task()) is not None:
             return task

@@ -209,10 +209,10 @@ class FrankaController(Measuring):
             raise AttributeError(_no_attribute(attr))
         setattr(self, attr, value)
         await self._unless_ended(self.robot.settled())
-        if attr not in self._paces:
-            self._paces[attr] = Pace(attr, self._frequency, _log.warning)
+        if (pace := self._paces.get(attr)) is None:  # Another thread may call set_freq().
+            pace = self._paces[attr] = Pace(attr, self._frequency, _log.warning)
         now, self._last_set = asyncio.get_running_loop().time(), attr
-        await self._wait(self._paces[attr].wait_until(now) - now)
+        await self._wait(pace.wait_until(now) - now)
         return self._check_targets() if attr in TARGETS else ()
 
     async def handed_back(self) -> None:

@@ -33,6 +33,12 @@ class Following(Attributes):
     #: Done when the control loop ends; made at the start.
     _ended: asyncio.Future[None]
 
+    @property
+    def task(self) -> asyncio.Future[None] | None:
+        """Await it for the end of the control loop, however it comes: it raises nothing. ``None`` before the start."""
+        ended = getattr(self, "_ended", None)
+        return None if ended is None else asyncio.shield(ended)
+
     async def follow(
         self,
         chunk: Any,

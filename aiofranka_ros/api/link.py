@@ -90,13 +90,19 @@ class Link(abc.ABC):
         """The newest measured state, see :attr:`FrankaController.state <.FrankaController.state>`."""
         return self.snapshot().as_state()
 
+    @property
+    def state_minimal(self) -> dict[str, Any]:
+        """``qpos``, ``qvel`` and ``last_torque`` of :attr:`state`."""
+        state = self.state
+        return {name: state[name] for name in ("qpos", "qvel", "last_torque")}
+
     def snapshot(self) -> Snapshot:
         """The newest measured state.
 
         :raises NotStarted: nothing was measured yet.
         """
         if self._newest is None:
-            raise NotStarted("nothing was measured yet: await controller.start() first")
+            raise NotStarted("nothing was measured yet: call controller.start() first")
         return self._newest
 
     @abc.abstractmethod

@@ -85,7 +85,7 @@ class Pace:
 
     def lateness(self) -> Lateness:
         """The figures of the last turns."""
-        turns, late = np.array(self._turns).reshape(-1, 2).T
+        turns, late = np.array(list(self._turns)).reshape(-1, 2).T  # A list first: another thread may add some.
         late = late[late > _TOLERANCE * self._period]
         return Lateness(
             name=self._name,

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from aiofranka_ros.api.attributes import ASSIGNABLE
+from aiofranka_ros.api.attributes import ASSIGNABLE, report_unused
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted, until_stopped
 from aiofranka_ros.api.recording import Recording
 from aiofranka_ros.arm.chunk_points import Chunk
@@ -81,6 +81,8 @@ class RobotInterface(Link):
     """
 
     def __init__(self, ip: str | None = None, **settings: Any) -> None:
+        if settings.pop("read_tool", None) is not None:
+            report_unused("read_tool", "the end effector that is configured in Desk is used; nothing else is read")
         for name in settings:
             if name in ASSIGNABLE and name not in SETTING_NAMES:
                 raise ConfigurationError(
@@ -102,6 +104,16 @@ class RobotInterface(Link):
         self._observed = 0  # Stamp of the newest state that was reported [ns, monotonic].
         #: Plays chunks, while the arm is active.
         self._player: ChunkPlayer | None = None
+
+    @property
+    def ip(self) -> str | None:
+        """Address of the robot; ``None``: a simulated arm is started."""
+        return None if self.settings["robot_ip"] == "sim" else str(self.settings["robot_ip"])
+
+    @property
+    def real(self) -> bool:
+        """Whether it has an address; at which there may be a simulated arm, too."""
+        return self.ip is not None
 
     async def start(self, on_state: Callable[[], None], on_end: Callable[[Exception], None]) -> None:
         """See :meth:`.Link.start`; takes at most several seconds."""
