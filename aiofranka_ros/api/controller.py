@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -329,6 +330,19 @@ class FrankaController(Following):
         self._check()
         seconds = positive("the duration", duration, "s")
         return await self._unless_ended(self.robot.measure_connection(seconds))
+
+    async def save_recording(self) -> Path:
+        """Write what happened in the last 16 s into a file, cycle by cycle, and return where it is.
+
+        The same is written whenever the robot stops by itself; ``python -m aiofranka_ros.explain FILE`` says what
+        stopped it. Also possible after that, until :meth:`stop`. If cancelled, the file is written all the same.
+        Through a node, the file is on the node's computer.
+
+        :raises RecordingFailed: it could not be written, and why: the arm is not affected.
+        :raises NotStarted: the controller was not started.
+        :raises ConnectionFailed: the node does not answer.
+        """
+        return await self.robot.save_recording()
 
     def _on_state(self) -> None:
         if self._running:  # Wakes the calls that wait now; later ones wait for the next state.

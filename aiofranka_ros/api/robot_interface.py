@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aiofranka_ros.api.attributes import ASSIGNABLE
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted, until_stopped
+from aiofranka_ros.api.own_recording import OwnRecording
 from aiofranka_ros.arm.chunk_points import Chunk
 from aiofranka_ros.arm.chunks import ChunkPlayer, Ticket
 from aiofranka_ros.arm.driver import Driver
@@ -99,6 +101,7 @@ class RobotInterface(Link):
         self._observed = 0  # Stamp of the newest state that was reported [ns, monotonic].
         #: Plays chunks, while the arm is active.
         self._player: ChunkPlayer | None = None
+        self._recording: OwnRecording | None = None
 
     async def start(self, on_state: Callable[[], None], on_end: Callable[[Exception], None]) -> None:
         """See :meth:`.Link.start`; takes at most several seconds."""
@@ -154,6 +157,8 @@ class RobotInterface(Link):
         """See :meth:`.Link.set_target`."""
         stamp = time.monotonic_ns()
         self._if_active(lambda client: _SETTERS[name](client, values, stamp))
+        if (recording := self._recording) is not None:
+            recording.target(name, values, stamp)
 
     async def follow(self, kind: str, values: Array, times: Array, start: int | None, gripper: Array | None) -> Ticket:
         """See :meth:`.Link.follow`.
@@ -163,6 +168,8 @@ class RobotInterface(Link):
         if gripper is not None:
             raise ConfigurationError("RobotInterface drives no gripper: leave its widths out, or use RosInterface")
         begin = None if start is None else _monotonic(start)
+        if self._recording is not None:
+            self._recording.notes.event("request", f"a chunk of {len(values)} points ({kind})")
         return self._require_player().follow(Chunk(kind, times, values, begin), time.monotonic())
 
     def snapshot_at(self, stamp: int) -> Snapshot:
@@ -232,6 +239,8 @@ class RobotInterface(Link):
         """See :meth:`.Link.move`."""
         joints = self.settings.names.joints
         check_goal(goal, joints)
+        if self._recording is not None:
+            self._recording.notes.event("request", "controller.move()", goal=[round(q, 4) for q in goal.tolist()])
         task = Goal(
             q=goal,
             velocity=self.settings["move_velocity"],
@@ -239,6 +248,12 @@ class RobotInterface(Link):
             settle_time=self.settings["move_settle_time"],
         )
         await until_stopped(lambda cancelled: self._mover.move(task, cancelled=cancelled.is_set))
+
+    async def save_recording(self) -> Path:
+        """See :meth:`.Link.save_recording`."""
+        if self._recording is None:
+            raise NotStarted("nothing was recorded yet: await controller.start() first")
+        return await self._recording.save()
 
     async def measure_connection(self, duration: float) -> ConnectionReport:
         """See :meth:`.Link.measure_connection`; from the records of all cycles."""
@@ -309,6 +324,8 @@ class RobotInterface(Link):
 
     def _end(self, error: FrankaError) -> None:
         """The arm was stopped or lost; it is released."""
+        if self._recording is not None:
+            self._recording.stopped(error)
         self._driver.active = False
         self._close_player(str(error))
         self._stop_ticking()
@@ -332,6 +349,8 @@ class RobotInterface(Link):
         self._keep(super().snapshot())
         if self._player is not None:
             self._player.observe(state)
+        if self._recording is not None:
+            self._recording.tick(state, client)
         if int(state["stamp"]) != self._observed:  # On a busy computer, the control process may not have run since.
             self._observed = int(state["stamp"])
             self._on_state()
@@ -375,6 +394,8 @@ class RobotInterface(Link):
     def _start(self, stop: StopRequest) -> None:
         connected = self._driver.client is not None
         try:
+            if self._recording is None:
+                self._recording = OwnRecording(self._driver, self.settings)
             self._driver.activate(stop)
             client = self._require_active()
             self._read(client)
@@ -397,6 +418,9 @@ class RobotInterface(Link):
         finally:
             self._stop_heartbeat()
             self._driver.release()
+            recording, self._recording = self._recording, None
+            if recording is not None:
+                recording.close()
 
     # The heartbeat's thread.
 

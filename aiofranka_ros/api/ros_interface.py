@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -190,6 +191,10 @@ class RosInterface(Link):
         """See :meth:`.Link.stop_following`."""
         if self._chunks is not None:
             self._chunks.stop()
+
+    async def save_recording(self) -> Path:
+        """See :meth:`.Link.save_recording`; on the node's computer."""
+        return await self._require_connection().save_recording()
 
     async def measure_connection(self, duration: float) -> ConnectionReport:
         """See :meth:`.Link.measure_connection` and :meth:`.NodeDiagnostics.measure`."""
