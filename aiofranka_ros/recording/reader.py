@@ -150,7 +150,7 @@ def _records(file: IO[bytes]) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """The messages of a file, its metadata, and a last one with an empty topic if the file is complete."""
     topics: dict[int, str] = {}
     try:
-        for record in StreamReader(file, record_size_limit=_LARGEST_RECORD).records:
+        for record in StreamReader(file, validate_crcs=True, record_size_limit=_LARGEST_RECORD).records:
             if isinstance(record, Channel):
                 topics[record.id] = record.topic
             elif isinstance(record, Metadata):

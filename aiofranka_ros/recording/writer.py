@@ -114,7 +114,7 @@ def save(job: Mapping[str, Any], control: SharedMemory | None, notes: memoryview
         with folder.locked(path.parent):
             _save(job, path, messages(job, control, notes), before)
     except OSError as error:
-        raise RecordingFailed(f"cannot write {path}: {os.strerror(error.errno or errno.EIO)}") from error
+        raise RecordingFailed(f"cannot write to {path.parent}: {os.strerror(error.errno or errno.EIO)}") from error
     return path
 
 
