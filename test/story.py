@@ -44,7 +44,7 @@ class Story:
         state = self.ticks["state"]
         after = self.ticks["stamp"] > self.noticed
         state["phase"], state["robot_mode"] = np.where(after, Phase.CONNECTED, Phase.ACTIVE), np.where(after, 1, 2)
-        state["stamp"], state["activation"] = self.ticks["stamp"] - MS // 2, 1
+        state["stamp"], state["activation"] = self.ticks["stamp"] - 2 * MS // 5, 1
         self.targets: list[tuple[int, str, tuple[float, ...]]] = []
         self.events: list[tuple[int, str, str, dict[str, Any]]] = []
         self.lines: list[tuple[int, str, str]] = []

@@ -80,6 +80,14 @@ def control_process_suspended(story: Story) -> None:
     story.ticks["control_code"][story.ticks["control_code"] > 0] = ord("T")
 
 
+def suspended_but_it_answered_once_more(story: Story) -> None:
+    """The state that waited for the control process while it was stopped."""
+    story.stopped("communication_constraints_violation")
+    story.cycles["stamp"][:-1] -= 40 * MS
+    during = (story.ticks["stamp"] > story.end - 38 * MS) & (story.ticks["stamp"] < story.end)
+    story.ticks["control_code"][during] = ord("T")
+
+
 def processor_taken(story: Story) -> None:
     states_lost(story)
     story.ticks["control_waited"][story.ticks["stamp"] > story.end] = 29 * MS
@@ -169,6 +177,10 @@ def on_request(story: Story) -> None:
         (answers_lost, "because 19 answers in a row left this computer in time, but did not reach the robot"),
         (states_lost, "because no state of the robot arrived for 25 ms: packets were lost"),
         (control_process_suspended, "because a signal or a debugger had stopped the control process"),
+        (
+            suspended_but_it_answered_once_more,
+            "because a signal or a debugger had stopped the control process for 41 ms",
+        ),
         (processor_taken, "because other programs took the processor: the control process waited for one for 29 ms"),
         (computer_stood_still, "because the whole computer stood still for 25 ms: the node /aiofranka was silent"),
         (answers_late, "because 19 answers left too late, up to 1400 us after their state"),

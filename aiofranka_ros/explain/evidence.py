@@ -205,13 +205,23 @@ class Evidence:
                 return self.end, self.end
             worst = int(np.argmax(lost))
             return int(stamps[max(worst - 1, 0)]), int(stamps[worst])
-        silence = self.noticed - int(1e9 * _NOTICE) - self.end
-        recent = np.flatnonzero(stamps >= self.end - 30_000_000)[1:]
-        steps = np.diff(stamps)[recent - 1] if len(recent) else np.zeros(0)
+        silence = min(self.noticed, self._first_after) - int(1e9 * _NOTICE) - self.end
+        # A process that did not run for a while may still answer a state that waited for it.
+        steps = np.diff(stamps, prepend=stamps[:1])
+        steps[stamps < self.end - _BEFORE // 2] = 0
         if len(steps) and steps.max() > max(silence, 5_000_000):
-            worst = int(recent[np.argmax(steps)])
+            worst = int(np.argmax(steps))
             return int(stamps[worst - 1]), int(stamps[worst])
         return self.end, self.end + max(silence, 0)
+
+    @property
+    def _first_after(self) -> int:
+        """When the first state was measured after torque control had ended; the notice if that was earlier."""
+        ticks = self.recording.ticks
+        measured = ticks.stamps - (1e9 * ticks["state_age"]).astype(np.int64)
+        # Not the last state of torque control, which is published once more.
+        after = measured[(ticks["phase"] == Phase.CONNECTED) & (measured > self.end + 1_000_000)]
+        return int(after[0]) if len(after) else self.noticed
 
     @property
     def gap_ms(self) -> float:

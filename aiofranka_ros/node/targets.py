@@ -304,7 +304,7 @@ class TargetTopics:
                 self._warnings.warn("priority", CONDITIONS["no priority"].message)
             self._newest, self._source = ("q_desired" if topic is self._servo else topic.name, target), (topic, info)
             self.accepted += 1
-            self.on_target(topic.name, target, stamp, self.owners.publisher)
+            made = stamp
             # Not a simulated time, which may be slow, or stand still: targets follow each other in the robot's time.
             stamp = 0 if self.admission.simulated_time else stamp
             coming = _Coming(topic, target, stamp, (client, client.mode_id))
@@ -312,6 +312,7 @@ class TargetTopics:
                 self._coming.append(coming)
             else:
                 self._send(client, coming)
+            self.on_target(topic.name, target, made, self.owners.publisher)  # Last: the arm does not wait for it.
 
     def refuse(self, topic: str, info: Mapping[str, Any], error: InvalidTarget, what: str = "a target") -> None:
         """Count, log and report a refused message.

@@ -164,7 +164,9 @@ class Recorder:
             if error is None:
                 self._warned = ""
                 path = run.result.result()
-                self._log("info", f"recorded ({run.trigger.kind}); what happened: {EXPLAIN} {path}")
+                # A script without ROS shows warnings only.
+                level = "info" if run.trigger.kind == "asked" else "warning"
+                self._log(level, f"recorded ({run.trigger.kind}); what happened: {EXPLAIN} {path}")
             elif str(error) != self._warned:
                 self._warned = str(error)
                 self._log("warning", f"what happened was not recorded: {error}")
