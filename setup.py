@@ -15,6 +15,7 @@ PYTHON_REQUIRES = ">=3.10,<3.13"
 # Franka's compatibility table before changing its bounds.
 INSTALL_REQUIRES = [
     "numpy>=1.22",
+    "mcap>=1.0",
     "numba>=0.59",
     "packaging>=21.3",
     "pyyaml>=5.4",
@@ -73,6 +74,7 @@ setup(
             "ctl = aiofranka_ros.ctl.__main__:main",
             "doctor = aiofranka_ros.doctor.__main__:main",
             "streams = aiofranka_ros.streams.__main__:main",
+            "explain = aiofranka_ros.explain.__main__:main",
         ],
     },
 )

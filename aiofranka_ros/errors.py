@@ -24,6 +24,7 @@ failure and has its data as attributes, so that callers never match the text of 
      ├── PolicyFailed             a policy that plans in chunks raised, died, hangs, or its chunks are refused
      ├── GripperFailed            the gripper could not execute a command
      ├── ControlProcessDied       the control process is gone or does not answer
+     ├── RecordingFailed          a recording of what happened could not be written or read
      ├── Interrupted              the program was asked to end, so a start or a wait was given up
      ├── SimulationError          the simulated arm could not be started or died
      ├── Superseded               a newer call replaced this one, which had not begun
@@ -168,6 +169,10 @@ class ControlProcessDied(FrankaError):
     def __init__(self, message: str, *, exit_code: int | None = None) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class RecordingFailed(FrankaError):
+    """A recording of what happened could not be written, or is not one; the arm is not affected."""
 
 
 class Interrupted(FrankaError):

@@ -20,7 +20,7 @@ from aiofranka_ros.errors import FrankaError
 
 #: What a hand may do to the arm without a reflex of the robot: joint torques [Nm], and forces [N] and torques [Nm].
 PUSH = {"collision_torque_thresholds": [40.0] * 7, "collision_force_thresholds": [60.0] * 6}
-#: How fast the arm repeats [rad/s]: somebody is near.
+#: How fast the arm repeats [rad/s]: a person is near.
 SPEED = [0.5] * 7
 
 

@@ -21,6 +21,9 @@ from aiofranka_ros.testing import Client, CycleRecorder, NodeProcess, isolate, s
 
 isolate()
 
+# Recordings and logs of the nodes under test are not those of the user.
+os.environ["ROS_HOME"] = str(Path(__file__).resolve().parents[1] / "build" / "test" / "ros")
+
 # Two participants in one process, as tests have them, can deadlock in Fast DDS when one delivers directly to the other
 # (https://github.com/eProsima/Fast-DDS/issues/6193).
 os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(Path(__file__).with_name("fastdds.xml")))

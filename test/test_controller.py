@@ -39,6 +39,8 @@ from aiofranka_ros.errors import (
 )
 from aiofranka_ros.model.fr3 import HOME, TORQUE_LIMIT
 from aiofranka_ros.model.kinematics import control_frame
+from aiofranka_ros.recording.folder import recordings
+from aiofranka_ros.recording.reader import read
 from aiofranka_ros.simulation import remote
 from aiofranka_ros.testing import NodeProcess, descendant
 
@@ -831,6 +833,36 @@ async def test_a_reflex_is_raised_in_every_call_until_recovery(loop, controller,
         await controller.next_state()
     np.testing.assert_allclose(controller.state["qpos"], held, atol=0.02)
     await controller.move()
+
+
+async def test_what_happened_can_be_saved_at_any_time_and_a_stop_saves_it_by_itself(loop, controller, setup):
+    await controller.move(ELSEWHERE)
+    asked = await controller.save_recording()
+    recording = read(asked)
+    assert recording.summary["trigger"] == "asked" and len(recording.cycles) > 500
+    assert any(event["kind"] == "request" and "move" in event["message"] for event in recording.events)
+    controller.switch("impedance")
+    for _ in range(5):
+        await controller.set("q_desired", ELSEWHERE)
+    lose_packets(setup.process("control.process"))
+    with pytest.raises(ControlStopped):
+        await asyncio.wait_for(forever(controller), PATIENCE)
+    # Either the one that the stop has caused, or one that also has what it says.
+    after = read(await controller.save_recording())
+    assert "communication_constraints_violation" in errors_in(asked.parent, after.summary["stamp"])
+    assert [target["topic"] for target in after.targets[-5:]] == ["q_desired"] * 5
+    await controller.recover()
+
+
+async def forever(controller: FrankaController) -> None:
+    while True:
+        await controller.next_state()
+
+
+def errors_in(folder: Path, until: int) -> str:
+    """The errors of all recordings up to a time [ns, system clock]."""
+    found = [read(path).summary for path in recordings(folder)]
+    return " ".join(name for summary in found if summary["stamp"] <= until for name in summary["errors"])
 
 
 async def test_a_killed_control_process_is_an_error_and_starting_again_works(loop, controller, setup):

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiofranka_ros.arm.moves import MoveCancelled
@@ -233,6 +234,10 @@ class Link(abc.ABC):
     @abc.abstractmethod
     def loop_stats(self) -> dict[str, float]:
         """See :meth:`.Measuring.loop_stats`."""
+
+    @abc.abstractmethod
+    async def save_recording(self) -> Path:
+        """See :meth:`FrankaController.save_recording() <.FrankaController.save_recording>`."""
 
     @abc.abstractmethod
     async def measure_connection(self, duration: float) -> ConnectionReport:

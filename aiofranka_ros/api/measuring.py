@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from aiofranka_ros.api.arguments import positive
@@ -74,6 +75,19 @@ class Measuring(Following):
         recording = Recording(fields, path)
         self.robot.record(recording)
         return recording
+
+    async def save_recording(self) -> Path:
+        """Write what happened in the last 16 s into a file, cycle by cycle, and return where it is.
+
+        The same is written whenever the robot stops by itself; ``python -m aiofranka_ros.explain FILE`` says what
+        stopped it. Also possible after that, until :meth:`stop`. If cancelled, the file is written all the same.
+        Through a node, the file is on the node's computer.
+
+        :raises RecordingFailed: it could not be written, and why: the arm is not affected.
+        :raises NotStarted: the controller was not started.
+        :raises ConnectionFailed: the node does not answer.
+        """
+        return await self.robot.save_recording()
 
     def loop_stats(self) -> dict[str, float]:
         """How the control loop has run since the arm became active, within the last second.

@@ -12,6 +12,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import GetParameters, SetParametersAtomically
 from rclpy.parameter import Parameter, parameter_value_to_python
 from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
 
 from aiofranka_ros import errors
 from aiofranka_ros.api.link import ConnectionReport
@@ -36,6 +38,7 @@ from aiofranka_ros.errors import (
     FrankaError,
     MoveFailed,
     NotStarted,
+    RecordingFailed,
 )
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.names import ArmNames
@@ -50,6 +53,8 @@ _DISCOVERY_TIMEOUT = 10.0
 _RESULT_PERIOD = 5.0
 #: A transition may have to compile the control process's kernels, which takes half a minute [s].
 _TRANSITION_TIMEOUT = 200.0
+#: Writing a recording has a low priority: on a busy computer it takes long [s].
+_RECORDING_TIMEOUT = 150.0
 #: How long the reason why a goal was refused may take to arrive [s].
 _REASON_TIMEOUT = 2.0
 #: How long the reason for a failure may take to arrive after the failure [s].
@@ -252,6 +257,7 @@ class NodeConnection(RosClient):
             self._get_state = node.create_client(GetState, f"{name}/get_state")
             self._change_state = node.create_client(ChangeState, f"{name}/change_state")
             self._get_parameters = node.create_client(GetParameters, f"{name}/get_parameters")
+            self._save_recording = node.create_client(Trigger, f"{name}/save_recording")
             self._move = action_client(node, PTPMotion, f"{name}/move")
             self._presence = Presence(node, name)
             self.parameters = ParameterQueue(self, name, on_settled)
@@ -330,6 +336,19 @@ class NodeConnection(RosClient):
         """
         answer = await self.call(self._get_parameters, GetParameters.Request(names=names))
         return [parameter_value_to_python(value) for value in answer.values]
+
+    async def save_recording(self) -> Path:
+        """Have the node write a recording.
+
+        :raises RecordingFailed: it could not.
+        :raises ConnectionFailed: it does not answer, or does not offer that.
+        """
+        if not await self.ready(self._save_recording.service_is_ready, timeout=_DISCOVERY_TIMEOUT):
+            raise ConnectionFailed(f"the node {self._name} does not offer {self._save_recording.srv_name}")
+        answer = await self.call(self._save_recording, Trigger.Request(), _RECORDING_TIMEOUT)
+        if not answer.success:
+            raise RecordingFailed(answer.message)
+        return Path(answer.message)
 
     def prepare_targets(self, names: ArmNames, simulated_time: bool) -> None:
         """Make the messages of :meth:`publish_target`, with the node's names of joints and frames and its clock."""

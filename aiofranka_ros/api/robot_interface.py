@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aiofranka_ros.api.attributes import ASSIGNABLE, report_unused
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted, until_stopped
+from aiofranka_ros.api.own_recording import OwnRecording
 from aiofranka_ros.api.recording import Recording
 from aiofranka_ros.arm.chunk_points import Chunk
 from aiofranka_ros.arm.chunks import ChunkPlayer, Ticket
@@ -30,10 +31,10 @@ from aiofranka_ros.arm.planning import check_goal
 from aiofranka_ros.arm.settings import SETTING_NAMES, ArmSettings
 from aiofranka_ros.arm.tasks import Goal, Tolerance
 from aiofranka_ros.control.client import ControlClient
-from aiofranka_ros.control.cycles import CycleReader
+from aiofranka_ros.control.cycles import CycleReader, loop_stats
 from aiofranka_ros.control.records import Approach, Hold
 from aiofranka_ros.control.shared_memory import SharedMemory
-from aiofranka_ros.control.snapshot import Snapshot, distance_text
+from aiofranka_ros.control.snapshot import Snapshot, at_cycle, distance_text, snapshot_of
 from aiofranka_ros.control.stamps import Stamps, offset_to
 from aiofranka_ros.errors import (
     ConfigurationError,
@@ -44,14 +45,13 @@ from aiofranka_ros.errors import (
     NotStarted,
 )
 from aiofranka_ros.kernels import Array, Record
-from aiofranka_ros.model.kinematics import pose_matrix, rotate
 from aiofranka_ros.processes import StopRequest
 
 #: How long this process may be silent before the arm holds [s], unless the settings say otherwise. Longer than for the
 #: node, which runs nothing else: garbage collection in a large program can block every thread for this long.
 _HEARTBEAT_TIMEOUT = 1.0
-#: How often the heartbeat is sent, and the records of the cycles are read while they are evaluated [s].
-_BEAT_PERIOD, _READ_PERIOD = 0.02, 1.0
+#: How often the heartbeat is sent [s].
+_BEAT_PERIOD = 0.02
 #: A record of a cycle is of a time if it is this close [ns]: some cycles may be lost.
 _CYCLES_APART = 5_000_000
 
@@ -104,6 +104,7 @@ class RobotInterface(Link):
         self._observed = 0  # Stamp of the newest state that was reported [ns, monotonic].
         #: Plays chunks, while the arm is active.
         self._player: ChunkPlayer | None = None
+        self._recording: OwnRecording | None = None
 
     @property
     def ip(self) -> str | None:
@@ -169,6 +170,8 @@ class RobotInterface(Link):
         """See :meth:`.Link.set_target`."""
         stamp = time.monotonic_ns()
         self._if_active(lambda client: _SETTERS[name](client, values, stamp))
+        if (recording := self._recording) is not None:
+            recording.target(name, values, stamp)
 
     async def follow(self, kind: str, values: Array, times: Array, start: int | None, gripper: Array | None) -> Ticket:
         """See :meth:`.Link.follow`.
@@ -178,6 +181,8 @@ class RobotInterface(Link):
         if gripper is not None:
             raise ConfigurationError("RobotInterface drives no gripper: leave its widths out, or use RosInterface")
         begin = None if start is None else _monotonic(start)
+        if self._recording is not None:
+            self._recording.notes.event("request", f"a chunk of {len(values)} points ({kind})")
         return self._require_player().follow(Chunk(kind, times, values, begin), time.monotonic())
 
     def snapshot_at(self, stamp: int) -> Snapshot:
@@ -187,17 +192,7 @@ class RobotInterface(Link):
         cycle = None if client is None else client.shared.cycles.at(measured)
         if cycle is None or abs(measured - cycle["stamp"]) > _CYCLES_APART:
             return snapshot
-        ahead = 1e-9 * (measured - int(cycle["stamp"]))
-        twist = snapshot.jacobian @ cycle["dq"]
-        orientation = cycle["orientation"].copy()
-        rotate(orientation, twist[3:], ahead)
-        return replace(
-            snapshot,
-            q=cycle["q"] + ahead * cycle["dq"],
-            dq=cycle["dq"].copy(),
-            ee=pose_matrix(np.concatenate((cycle["position"] + ahead * twist[:3], orientation))),
-            tau=cycle["tau"].copy(),
-        )
+        return at_cycle(snapshot, cycle, measured)
 
     def committed(self, n: int, dt: float, start: int | None) -> tuple[Array, int]:
         """See :meth:`.Link.committed`."""
@@ -247,6 +242,8 @@ class RobotInterface(Link):
         """See :meth:`.Link.move`."""
         joints = self.settings.names.joints
         check_goal(goal, joints)
+        if self._recording is not None:
+            self._recording.notes.event("request", "controller.move()", goal=[round(q, 4) for q in goal.tolist()])
         task = Goal(
             q=goal,
             velocity=self.settings["move_velocity"],
@@ -266,37 +263,32 @@ class RobotInterface(Link):
 
     def loop_stats(self) -> dict[str, float]:
         """See :meth:`.Link.loop_stats`."""
-        state = self._require_active().state()
-        count = int(state["cycles"])
-        return {
-            "count": count,
-            "lost": int(state["cycles_lost"]),
-            "longest_gap": int(state["longest_gap"]),
-            "busy_mean": float(state["response_total"]) / max(count, 1),
-            "busy_max": float(state["response_longest"]),
-            "success_min": float(state["success_rate_min"]),
-        }
+        return loop_stats(self._require_active().state())
+
+    async def save_recording(self) -> Path:
+        """See :meth:`.Link.save_recording`."""
+        if self._recording is None:
+            raise NotStarted("nothing was recorded yet: await controller.start() first")
+        return await self._recording.save()
 
     async def measure_connection(self, duration: float) -> ConnectionReport:
         """See :meth:`.Link.measure_connection`; from the records of all cycles."""
-        ring, begin = self._require_active().shared.cycles, time.monotonic()
-        position, missed = ring.count, 0
-        # Read often, because the ring keeps only the last seconds.
-        parts: list[Array] = []
-        while (rest := begin + duration - time.monotonic()) > 0.0 or not parts:
-            await asyncio.sleep(min(max(rest, _BEAT_PERIOD), _READ_PERIOD))
-            records, position, more = ring.since(position)
-            missed += more
-            if len(records):
-                parts.append(np.array([records[name] for name in ("response", "lost", "success_rate")], dtype=float))
-        response, lost, success_rate = np.concatenate(parts, axis=1)
+        self._require_active()
+        begin, recording = time.monotonic(), Recording(("response", "lost", "success_rate"), None)
+        self.record(recording)
+        try:
+            while (rest := begin + duration - time.monotonic()) > 0.0 or recording.rows == 0:
+                await asyncio.sleep(max(rest, _BEAT_PERIOD))
+        finally:
+            rows = recording.stop()
+        response, lost = rows["response"], rows["lost"]
         p50, p99, longest = 1e6 * np.percentile(response, (50, 99, 100))
         return ConnectionReport(
             duration=time.monotonic() - begin,
-            cycles=len(response) + missed,
+            cycles=len(response) + recording.dropped,
             cycles_lost=int(lost.sum()),
             longest_gap=int(lost.max()),
-            success_rate_min=float(success_rate.min()),
+            success_rate_min=float(rows["success_rate"].min()),
             response_us={"p50": float(p50), "p99": float(p99), "max": float(longest)},
         )
 
@@ -346,6 +338,8 @@ class RobotInterface(Link):
 
     def _end(self, error: FrankaError) -> None:
         """The arm was stopped or lost; it is released."""
+        if self._recording is not None:
+            self._recording.stopped(error)
         self._driver.active = False
         self._close_player(str(error))
         self._stop_ticking()
@@ -369,24 +363,15 @@ class RobotInterface(Link):
         self._keep(super().snapshot())
         if self._player is not None:
             self._player.observe(state)
+        if self._recording is not None:
+            self._recording.tick(state, client)
         if int(state["stamp"]) != self._observed:  # On a busy computer, the control process may not have run since.
             self._observed = int(state["stamp"])
             self._on_state()
 
     def _read(self, client: ControlClient) -> Record:
         state = client.state()
-        self._newest = Snapshot(
-            stamp=self._stamps.of(int(state["stamp"])),
-            q=state["q"].copy(),
-            dq=state["dq"].copy(),
-            ee=state["tcp"].copy(),
-            jacobian=state["jacobian"].copy(),
-            mass=state["mass"].copy(),
-            tau=state["tau"].copy(),
-            limited=state["limited_targets"].copy(),
-            approach=Approach(int(state["approach"])),
-            approach_left=state["approach_left"].copy(),
-        )
+        self._newest = snapshot_of(state, self._stamps.of(int(state["stamp"])))
         return state
 
     def _if_active(self, work: Callable[[ControlClient], object]) -> None:
@@ -412,6 +397,8 @@ class RobotInterface(Link):
     def _start(self, stop: StopRequest) -> None:
         connected = self._driver.client is not None
         try:
+            if self._recording is None:
+                self._recording = OwnRecording(self._driver, self.settings)
             self._driver.activate(stop)
             client = self._require_active()
             self._read(client)
@@ -434,6 +421,9 @@ class RobotInterface(Link):
         finally:
             self._stop_heartbeat()
             self._driver.release()
+            recording, self._recording = self._recording, None
+            if recording is not None:
+                recording.close()
 
     # The heartbeat's thread.
 

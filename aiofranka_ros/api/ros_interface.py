@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -224,6 +225,10 @@ class RosInterface(Link):
     def loop_stats(self) -> dict[str, float]:
         """See :meth:`.Link.loop_stats`; from the node's diagnostics."""
         return self._require_connection().diagnostics.loop_stats()
+
+    async def save_recording(self) -> Path:
+        """See :meth:`.Link.save_recording`; on the node's computer."""
+        return await self._require_connection().save_recording()
 
     async def measure_connection(self, duration: float) -> ConnectionReport:
         """See :meth:`.Link.measure_connection` and :meth:`.NodeDiagnostics.measure`."""

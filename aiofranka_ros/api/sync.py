@@ -311,6 +311,7 @@ class FrankaController:
     state_at = _awaited(_Asynchronous.state_at)
     next_state = _awaited(_Asynchronous.next_state)
     test_connection = _awaited(_Asynchronous.test_connection)
+    save_recording = _awaited(_Asynchronous.save_recording)
     record = _passed_on(_Asynchronous.record)
     loop_stats = _passed_on(_Asynchronous.loop_stats)
 

@@ -14,6 +14,7 @@ After each of them, successful or not, the arm is either held or released.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -50,6 +51,19 @@ class Driver:
     def active_client(self) -> ControlClient | None:
         """The control process while the arm is active, else ``None``."""
         return self.client if self.active else None
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What a report should say of the arm and this computer, as JSON has it."""
+        client = self.client
+        return {
+            "address": self.address or self._settings["robot_ip"],
+            "versions": {name: str(version) for name, version in self.versions.items()},
+            "missing": [] if client is None else list(client.missing),
+            "pid": os.getpid(),
+            "control_pid": None if client is None else client.pid,
+            "kernel": os.uname().release,
+        }
 
     def configure(self, stop: StopRequest = NEVER) -> None:
         """Start the processes and connect; after a failure nothing is left running.

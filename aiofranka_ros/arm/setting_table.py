@@ -241,4 +241,13 @@ SETTINGS: tuple[Setting, ...] = (
                "N and Nm", source=_MOTION_EXAMPLE),
     Setting("restart_if_needed", False,
             "Whether services such as ~/set_load may stop an active arm, make the change and activate it again."),
+    # Recordings of what happened.
+    Setting("recording_folder", "~/.ros/aiofranka",
+            "Folder for a recording whenever the robot stops by itself, a cycle is lost, or a client asks for one; "
+            "empty: none is written.",
+            may_be_empty=True, source="~/.ros is $ROS_HOME, if that is set"),
+    Setting("recording_files", 20, "Most recordings in that folder; the oldest one is removed first.",
+            low=1, high=10000, source="some days of an arm that stops now and then"),
+    Setting("recording_megabytes", 200.0, "Most that all recordings in that folder may take, likewise.",
+            "MB", 1.0, 100000.0, source="twenty recordings of 16 s, each of which takes less than 10 MB"),
 )  # fmt: skip

@@ -18,7 +18,7 @@ from aiofranka_ros.control.records import CYCLE_RECORD
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.control.stamps import offset_to
 from aiofranka_ros.errors import ConfigurationError, unknown
-from aiofranka_ros.kernels import Array
+from aiofranka_ros.kernels import Array, Record
 
 #: How often the ring is read [s]: it keeps 16 s, so a busy process may be late.
 _PERIOD = 0.1
@@ -130,6 +130,19 @@ DEFAULT_FIELDS = (
     "cycle", "time", "wall_time", "busy", "q", "dq", "tcp", "q_desired", "ee_desired", "tau", "tau_J_d", "tau_J",
     "control_command_success_rate",
 )  # fmt: skip
+
+
+def loop_stats(state: Record) -> dict[str, float]:
+    """See :meth:`.Measuring.loop_stats`, from a record of :data:`~aiofranka_ros.control.records.STATE`."""
+    count = int(state["cycles"])
+    return {
+        "count": count,
+        "lost": int(state["cycles_lost"]),
+        "longest_gap": int(state["longest_gap"]),
+        "busy_mean": float(state["response_total"]) / max(count, 1),
+        "busy_max": float(state["response_longest"]),
+        "success_min": float(state["success_rate_min"]),
+    }
 
 
 def check_fields(names: Sequence[str]) -> tuple[str, ...]:

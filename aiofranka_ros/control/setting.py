@@ -86,6 +86,7 @@ class Setting:
     effect: Effect = Effect.NONE  #: what a change does in the control process
     field: str = ""  #: name of the field of the commands that it sets, if it differs from its own
     is_name: bool = False  #: whether a string becomes part of names of joints and frames; empty only if the default is
+    may_be_empty: bool = False  #: whether any other string may be empty
 
     @property
     def size(self) -> int:
@@ -107,7 +108,7 @@ class Setting:
         if self.is_name:
             return "a letter, then letters, digits and _" + ("" if self.default else "; or empty")
         if isinstance(self.default, str):
-            return "not empty"
+            return "any text, or empty" if self.may_be_empty else "not empty"
         if self.is_list:
             return "any number of names of nodes; a relative one is in the node's namespace"
         count = f"{self.size} values, each " if self.size else ""
@@ -164,7 +165,7 @@ class Setting:
     def _allows(self, text: str) -> bool:
         if self.is_name:
             return re.fullmatch(r"[A-Za-z]\w*", text, re.ASCII) is not None or text == self.default == ""
-        return bool(text.strip()) and (not self.choices or text in self.choices)
+        return (bool(text.strip()) or self.may_be_empty) and (not self.choices or text in self.choices)
 
     def _parse_names(self, value: Any) -> tuple[str, ...]:
         if not isinstance(value, (list, tuple)):

@@ -205,6 +205,22 @@ class Ring:
         first = max(position, count - self._capacity + 1)
         return self._slots[np.arange(first, min(count, first + most)) % self._capacity], first
 
+    def intact(self) -> npt.NDArray[Any]:
+        """All records that are complete, in their order; takes long, for a ring that is not written any more.
+
+        In a copy of a ring that was made while it was written, the oldest records may be torn or newer ones.
+        """
+        count, capacity, data, size = self.count, self._capacity, self._bytes, self._slot_size
+        found: list[tuple[int, int]] = []
+        for number in range(max(0, count - capacity), count):
+            begin = number % capacity * size
+            check, record = self._words[begin // 8], data[begin + 8 : begin + size]
+            for one in (number, number + capacity):
+                if check == _checksum(record, one):
+                    found.append((one, number % capacity))
+        slots: list[int] = [slot for _, slot in sorted(found)]
+        return self._slots["record"][slots]
+
     def at(self, time: int) -> Record | None:
         """A copy of the cycle nearest to ``time`` [ns, monotonic]; ``None`` if there is none."""
         count, stamps = self.count, self._slots["record"]["stamp"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from aiofranka_ros.control.records import Approach, Limit
-from aiofranka_ros.kernels import Array
+from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.kinematics import pose_matrix, quaternion_from_matrix, rotate, rotation_between
 
 
@@ -48,6 +48,37 @@ class Snapshot:
             "stamp": self.stamp,
             "limited_targets": self.limited_targets,
         }
+
+
+def snapshot_of(state: Record, stamp: int) -> Snapshot:
+    """The snapshot of a record of :data:`~aiofranka_ros.control.records.STATE`, measured at ``stamp`` [ns]."""
+    return Snapshot(
+        stamp=stamp,
+        q=state["q"].copy(),
+        dq=state["dq"].copy(),
+        ee=state["tcp"].copy(),
+        jacobian=state["jacobian"].copy(),
+        mass=state["mass"].copy(),
+        tau=state["tau"].copy(),
+        limited=state["limited_targets"].copy(),
+        approach=Approach(int(state["approach"])),
+        approach_left=state["approach_left"].copy(),
+    )
+
+
+def at_cycle(snapshot: Snapshot, cycle: Record, measured: int) -> Snapshot:
+    """``snapshot`` with what a record of a cycle has, moved on to ``measured`` [ns, monotonic]."""
+    ahead = 1e-9 * (measured - int(cycle["stamp"]))
+    twist = snapshot.jacobian @ cycle["dq"]
+    orientation = cycle["orientation"].copy()
+    rotate(orientation, twist[3:], ahead)
+    return replace(
+        snapshot,
+        q=cycle["q"] + ahead * cycle["dq"],
+        dq=cycle["dq"].copy(),
+        ee=pose_matrix(np.concatenate((cycle["position"] + ahead * twist[:3], orientation))),
+        tau=cycle["tau"].copy(),
+    )
 
 
 def between(before: Snapshot, after: Snapshot, stamp: int) -> Snapshot:

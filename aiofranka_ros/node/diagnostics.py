@@ -305,6 +305,8 @@ class DiagnosticsTopic:
         self._diagnosis = Diagnosis(self._name)
         #: The last thing that went wrong since the arm was activated.
         self.trouble: Trouble | None = None
+        #: Called with the name and the content of every status that is published.
+        self.on_status: Callable[[str, DiagnosticStatus], object] = lambda name, status: None
 
     def report(self, error: BaseException, *, again: str = "activate") -> None:
         """Log and publish what went wrong; ``again`` is the transition to request once the cause is removed."""
@@ -336,6 +338,7 @@ class DiagnosticsTopic:
         message = DiagnosticArray()
         message.header.stamp = self._node.get_clock().now().to_msg()
         for name, said in statuses.items():
+            self.on_status(name, said)
             # With the namespace, because viewers tell statuses apart by their names.
             said.name = f"{self._name.lstrip('/')}{self._identity.suffix}: {name}"
             said.hardware_id = f"{driver.address or settings['robot_ip']} {self._name}"

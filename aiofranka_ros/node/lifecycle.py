@@ -19,6 +19,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.callback_groups import CallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
@@ -27,9 +28,11 @@ from std_msgs.msg import String
 from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.arm.moves import Mover
 from aiofranka_ros.control.client import ControlClient
+from aiofranka_ros.control.law.motion import Motion
 from aiofranka_ros.control.robot_records import RobotSetting
 from aiofranka_ros.control.setting import Stage
 from aiofranka_ros.errors import ControlProcessDied, ControlStopped, FrankaError, Interrupted, NameTaken
+from aiofranka_ros.kernels import Array
 from aiofranka_ros.node.chunks import ChunkTopics
 from aiofranka_ros.node.cycles import CycleTopic
 from aiofranka_ros.node.diagnostics import DiagnosticsTopic, Trouble
@@ -39,6 +42,7 @@ from aiofranka_ros.node.move_action import MoveAction
 from aiofranka_ros.node.owners import OwnerTopic
 from aiofranka_ros.node.parameters import Parameters
 from aiofranka_ros.node.planned_path import PlannedPath
+from aiofranka_ros.node.recording import FlightRecorder, NotedLogger
 from aiofranka_ros.node.recovery_action import RecoveryAction
 from aiofranka_ros.node.robot_services import RobotServices
 from aiofranka_ros.node.robot_state import RobotStateTopic
@@ -46,6 +50,7 @@ from aiofranka_ros.node.state import StateTopics
 from aiofranka_ros.node.targets import TargetTopics
 from aiofranka_ros.node.trajectory_action import TrajectoryAction
 from aiofranka_ros.processes import NEVER, StopRequest
+from aiofranka_ros.recording.notes import Notes
 from aiofranka_ros.ros.actions import Actions
 from aiofranka_ros.ros.descriptors import ExplainedParameters
 from aiofranka_ros.ros.identity import Identity
@@ -64,7 +69,9 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
 
     def __init__(self, stop: StopRequest = NEVER) -> None:
         self._patient = ReentrantCallbackGroup()
+        self._notes, self._noted_logger = Notes(), None
         super().__init__("aiofranka")
+        self._noted_logger = NotedLogger(self.get_logger().name, self._notes)
         self._guard_services()
         self._stop = stop
         self._cpus = os.sched_getaffinity(0)
@@ -80,7 +87,7 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._robot_address = self.create_publisher(String, "~/robot_address", latched)
         self._planned_path = PlannedPath(self, names.base)
-        self._mover = Mover(self, self._planned_path.begin)
+        self._mover = Mover(self, self._on_motion)
         self._hold = HoldServices(self, self._driver, self._mover)
         self._actions = Actions(self)
         frames = Frames(self, names)
@@ -103,6 +110,9 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         self._diagnostics = DiagnosticsTopic(
             self, self._driver, self._settings, self._targets, self._chunks, self._owner, self._actions, self._identity
         )
+        self._recording = FlightRecorder(self, self._notes, self._driver, self._settings, self._targets)
+        self._actions.refusals.on_refusal = self._recording.on_refusal
+        self._owner.on_change, self._diagnostics.on_status = self._recording.on_owner, self._recording.on_status
         # Not the node's clock: simulated time may stop, but the control process waits for heartbeats in real time.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._robot_state = RobotStateTopic(self, self._driver, self._settings["robot_state_rate"], steady, names)
@@ -111,6 +121,10 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         self.create_timer(1.0 / self._settings["diagnostics_rate"], self._diagnostics.publish, clock=steady)
         if self._settings["autostart"]:
             self._autostart_timer = self.create_timer(0.0, self._autostart, clock=steady)
+
+    def get_logger(self) -> RcutilsLogger:
+        """The node's logger, whose lines are part of recordings."""
+        return self._noted_logger or super().get_logger()
 
     @property
     def default_callback_group(self) -> CallbackGroup:
@@ -341,6 +355,7 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         self._owner.follow()
         self._robot_state.follow()
         self._planned_path.publish()
+        self._recording.tick()
         ticked, self._ticked = self._ticked, Future()
         ticked.set_result(None)
 
@@ -363,7 +378,9 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
 
     def _fall_back(self, error: FrankaError, *, disconnected: bool) -> None:
         """The arm was stopped or lost: become inactive. If it was lost, the next activation connects again."""
-        self._diagnostics.report(self._driver.cause(error))
+        cause = self._driver.cause(error)
+        self._recording.stopped(cause)
+        self._diagnostics.report(cause)
         if self._driver.active:
             self.trigger_deactivate()
         if disconnected:
@@ -385,12 +402,18 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         """Release a control process that did not answer: its state is unknown, and it may still answer later."""
         self._fall_back(ControlProcessDied(str(error)), disconnected=True)
 
+    def _on_motion(self, motion: Motion, flange_to_tcp: Array) -> None:
+        """A motion has begun, with this pose of the control frame in the flange (4, 4)."""
+        self._planned_path.begin(motion, flange_to_tcp)
+        self._recording.on_motion(motion, self._mover.owner)
+
     def _publish_address(self) -> None:
         self._robot_address.publish(String(data=self._driver.address))
 
     def close(self) -> None:
         """Release the arm, then everything of ROS."""
         self.release()
+        self._recording.close()
         self._actions.destroy()
         self.destroy_node()
 

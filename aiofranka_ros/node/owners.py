@@ -226,6 +226,8 @@ class OwnerTopic:
         self._name = node.get_fully_qualified_name()
         self._publisher = node.create_publisher(DiagnosticStatus, f"~/{ownership.TOPIC}", ownership.QOS)
         self._published: Ownership | None = None
+        #: Called with whatever controls the arm from now on.
+        self.on_change: Callable[[Ownership], object] = lambda owner: None
 
     @property
     def present(self) -> Ownership:
@@ -242,4 +244,5 @@ class OwnerTopic:
         present = self.present
         if present != self._published:
             self._published = present
+            self.on_change(present)
             self._publisher.publish(present.message_of(self._name))

@@ -141,6 +141,10 @@ class TargetTopics:
         self._waiting: deque[_Waiting] = deque()
         self._coming: deque[_Coming] = deque(maxlen=_MOST_COMING)
         self._sent = 0.0  # When the last target was passed on [s, monotonic].
+        #: Called with every accepted target: its topic, the target, its stamp [ns] and its publisher's identity.
+        self.on_target: Callable[[str, Any, int, bytes], object] = lambda topic, target, stamp, publisher: None
+        #: Called with the topic of every chunk that is accepted.
+        self.on_chunk: Callable[[str], object] = lambda topic: None
         #: Decides whether a target is accepted, and a chunk.
         self.admission = Admission(node, owner, mover)
         group = ReentrantCallbackGroup()  # Not the node's default group, whose callbacks can wait.
@@ -193,6 +197,7 @@ class TargetTopics:
     def replaced_by(self, chunk: str) -> None:
         """A chunk on the topic ``chunk`` is followed, instead of the targets that are not due yet or wait."""
         self.accepted += 1
+        self.on_chunk(chunk)
         self._newest, self._source = (chunk, None), None
         self._coming.clear()
         self._waiting.clear()
@@ -299,6 +304,7 @@ class TargetTopics:
                 self._warnings.warn("priority", CONDITIONS["no priority"].message)
             self._newest, self._source = ("q_desired" if topic is self._servo else topic.name, target), (topic, info)
             self.accepted += 1
+            made = stamp
             # Not a simulated time, which may be slow, or stand still: targets follow each other in the robot's time.
             stamp = 0 if self.admission.simulated_time else stamp
             coming = _Coming(topic, target, stamp, (client, client.mode_id))
@@ -306,6 +312,7 @@ class TargetTopics:
                 self._coming.append(coming)
             else:
                 self._send(client, coming)
+            self.on_target(topic.name, target, made, self.owners.publisher)  # Last: the arm does not wait for it.
 
     def refuse(self, topic: str, info: Mapping[str, Any], error: InvalidTarget, what: str = "a target") -> None:
         """Count, log and report a refused message.

@@ -62,6 +62,8 @@ class RefusalTopic:
         self._name = node.get_fully_qualified_name()
         self._publisher = node.create_publisher(DiagnosticStatus, f"~/{TOPIC}", QOS)
         self._reported: dict[Hashable, float] = {}
+        #: Called with every refusal that is reported.
+        self.on_refusal: Callable[[Refusal], object] = lambda refusal: None
 
     def goal(self, what: str, error: InvalidTarget, goal_id: bytes) -> None:
         """Report a refused goal; ``goal_id`` is empty for a request that has none."""
@@ -82,6 +84,7 @@ class RefusalTopic:
         self._publish(Refusal(what, str(error), error.reason, publisher=name()))
 
     def _publish(self, refusal: Refusal) -> None:
+        self.on_refusal(refusal)
         self._publisher.publish(refusal.message_of(self._name))
 
 

@@ -12,5 +12,6 @@ The parts, from the bottom up:
     heartbeats watches how long the node is silent
     rig        all of them together, with a client of the node; the faults below use it
     processes, robot, network, system, owners, limits, interruption, gripper, sizes, storm, fuzz, walk    the faults
+    verdicts   whether ``explain`` names their causes, and variants of them
     report     the outcomes, as a table and a page
 """

@@ -26,6 +26,7 @@ from bench.faults import system
 from bench.faults.catalogue import FAULTS, Fault
 from bench.faults.report import Outcome, table, write_page
 from bench.faults.rig import Findings, Options, Rig, Skipped
+from bench.faults.verdicts import NAMED, check_verdict
 from bench.faults.walk import torque_violations
 
 for _module in (
@@ -43,6 +44,7 @@ for _module in (
     "storm",
     "walk",
     "fuzz",
+    "verdicts",
 ):
     importlib.import_module(f"bench.faults.{_module}")  # Registers its faults.
 
@@ -59,6 +61,8 @@ def stage(rig: Rig, fault: Fault) -> Outcome:
     begin, said = time.monotonic(), len(rig.log)
     try:
         fault.stage(rig, findings)
+        if fault.name in NAMED:
+            check_verdict(rig, findings, NAMED[fault.name])
     except Skipped as reason:
         outcome.skipped = True
         findings.check(False, f"skipped: {reason}")

@@ -134,6 +134,8 @@ class Rig(Client):
         self._parameters: dict[str, Any] = {}
         self._log = folder / "node.log"
         self._log.write_bytes(b"")  # Without the nodes of an earlier run.
+        #: The folder of what the nodes record.
+        self.recordings = folder / "recordings"
         self._policies: list[Child] = []
         #: Oddities that the fault did not cause; the caller clears the list.
         self.remarks: list[str] = []
@@ -227,6 +229,7 @@ class Rig(Client):
             "realtime_cpu": cpu_for(self._arm_host),
             "diagnostics_rate": 20.0,
             "discovery_time": 0.0,
+            "recording_folder": str(self.recordings),
         }
         self._node = NodeProcess(
             self._log, "", module=module, options=options, child=child, **{**defaults, **parameters}
@@ -378,6 +381,11 @@ class Rig(Client):
         stood = arm.standstill(self.marked)
         self.stop_ms = None if stood is None else 1e3 * stood
         return stood
+
+    @property
+    def last_state_is_inactive(self) -> bool:
+        """Whether the node has noticed that the arm is not active any more, if it answers."""
+        return self.value("robot", "last error") != "" and self.state_or_none() in ("inactive", "unconfigured")
 
     @property
     def target_age(self) -> float:

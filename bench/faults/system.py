@@ -162,7 +162,7 @@ def system_clock_step(rig: Rig, findings: Findings) -> None:
         rig.stop_node()
 
 
-def _without_real_time() -> None:
+def without_real_time() -> None:
     """In the node's process, before it starts: drop the permissions for SCHED_FIFO and locked memory."""
     resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
@@ -174,7 +174,7 @@ def _without_real_time() -> None:
 def no_real_time_scheduling(rig: Rig, findings: Findings) -> None:
     """A node without permission for SCHED_FIFO."""
     said = len(rig.log)
-    rig.ready(prepare=_without_real_time)
+    rig.ready(prepare=without_real_time)
     rig.mark()
     findings.check("SCHED_FIFO" in rig.log[said:], "the log names SCHED_FIFO")
     missing = rig.value("control loop", "missing for real time")
