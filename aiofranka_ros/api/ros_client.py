@@ -104,7 +104,10 @@ class RosClient:
         :returns: ends it; ignored after :meth:`close`.
         """
         made: list[Any] = []
-        self._do(lambda: made.append(self.node.create_subscription(kind, topic, receive, qos, raw=True)))
+        # A lambda, because rclpy looks at the signature, which built-in functions do not have.
+        self._do(
+            lambda: made.append(self.node.create_subscription(kind, topic, lambda data: receive(data), qos, raw=True))
+        )
         return lambda: self._do(lambda: self.node.destroy_subscription(made.pop()))
 
     def _do(self, call: Callable[[], object]) -> None:

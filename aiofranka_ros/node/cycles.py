@@ -1,7 +1,7 @@
 """The topic of all control cycles, for recordings.
 
 Used by the node, in its process and its one thread. Without a subscriber it costs nothing; with one, a copy of some
-dozens of kilobytes every :data:`_PERIOD`.
+dozens of kilobytes ten times a second.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from aiofranka_ros.control.stamps import offset_to
 from aiofranka_ros.ros.clock import node_time
 from aiofranka_ros.ros.cycles import QOS, TOPIC, UInt8MultiArray, message_of
 
-#: How often a message is sent [s]: rarely, because a receiver whose interpreter is busy needs long for each.
-_PERIOD = 0.25
 #: A new subscriber also gets the cycles of this time before [s]: it may have asked for them before it was discovered.
 _BEFORE = 2.0
-#: Most cycles in a message: a tick must not take long.
-_MOST = 500
+#: Cycles in a message: it fits into one datagram (64 kB), so DDS need not divide it and wait for its parts.
+_MOST = 90
+#: The last cycles of an arm that has stopped are sent after this time [s].
+_PATIENCE = 0.25
 
 
 class CycleTopic:
@@ -49,7 +49,7 @@ class CycleTopic:
         ring, now = self._memory.cycles, time.monotonic()
         if subscribers > before:
             self._position = max(0, ring.count - round(1e3 * _BEFORE))
-        elif now - self._sent < _PERIOD and ring.count - self._position < _MOST:
+        elif now - self._sent < _PATIENCE and ring.count - self._position < _MOST:
             return
         slots, first = ring.slots(self._position, _MOST)
         if len(slots):
