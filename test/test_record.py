@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mcap.reader import make_reader
 from rclpy.serialization import serialize_message
 from scipy.spatial.transform import Rotation
 
 from aiofranka_ros.api.recording import Recording
 from aiofranka_ros.control.cycles import DEFAULT_FIELDS, FIELDS, CycleReader, Cycles, columns
-from aiofranka_ros.control.records import CYCLE_RECORD, new
+from aiofranka_ros.control.records import CYCLE_RECORD, Mode, new
 from aiofranka_ros.control.shared_memory import SharedMemory
 from aiofranka_ros.errors import ConfigurationError, FrankaError
 from aiofranka_ros.ros.cycles import message_of, read_cycles
@@ -162,13 +164,27 @@ def test_rows_are_saved_whole_also_after_an_error_inside_the_block(tmp_path: Pat
     assert [entry.name for entry in path.parent.iterdir()] == ["run.npz"]
 
 
+def test_a_file_for_foxglove_has_a_message_for_each_row(tmp_path: Path) -> None:
+    recording = Recording(["time", "q", "tcp", "mode"], None)
+    part = cycles(3, 4)
+    part.rows["mode"] = Mode.OSC
+    recording.take(part)
+    path = recording.save(tmp_path / "run.mcap")
+    with path.open("rb") as file:
+        rows = [(message.log_time, json.loads(message.data)) for _, _, message in make_reader(file).iter_messages()]
+    assert [stamp for stamp, _ in rows] == [CYCLE * number + 5 for number in range(3, 7)]
+    assert rows[1][1]["time"] == 0.004 and rows[1][1]["mode"] == "osc"
+    assert len(rows[0][1]["q"]) == 7 and np.shape(rows[0][1]["tcp"]) == (4, 4)
+    assert "stamp" not in rows[0][1]
+
+
 @pytest.mark.parametrize(
     ("fields", "path", "message"),
     [
         (["qq"], None, "no field of a recording 'qq'; did you mean 'q'"),
         ("q", None, "must be a list of names"),
         (["q", "tau", "q"], None, "'q' twice"),
-        (["q"], "run.csv", r"saved as \.npz, not as 'run.csv'"),
+        (["q"], "run.csv", r"saved as \.npz or \.mcap, not as 'run.csv'"),
         (["q"], "/proc/run.npz", "/proc/run.npz cannot be written: "),
     ],
 )

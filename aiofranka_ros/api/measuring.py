@@ -67,7 +67,7 @@ class Measuring(Following):
             ``tau_J`` measured, ``tau_ext_hat_filtered`` [Nm], ``O_F_ext_hat_K`` [N, Nm];
             ``control_command_success_rate``; and the fields of
             :data:`~aiofranka_ros.control.records.CYCLE_RECORD`.
-        :param path: where the rows are saved at the end, ``.npz``.
+        :param path: where the rows are saved at the end, ``.npz`` or ``.mcap``.
         :raises ConfigurationError: there is no such field, or ``path`` cannot be written.
         :raises FrankaError: what ended the control loop.
         """

@@ -19,10 +19,15 @@ import numpy.typing as npt
 from aiofranka_ros.control.cycles import Cycles, check_fields, columns
 from aiofranka_ros.control.records import CYCLE_RECORD
 from aiofranka_ros.errors import ConfigurationError
+from aiofranka_ros.recording.rows import write_rows
 
 #: A first row this much later than asked for shows that others are missing [ns]: half a cycle more than one.
 _LATE = 1_500_000
 _CYCLE = 1_000_000
+#: The field that a file of messages needs for their times.
+_STAMP = "stamp"
+#: Endings of the files that can be written.
+_ENDINGS = (".npz", ".mcap")
 #: How often a recording that ends looks for its last rows [s].
 _LOOK = 0.01
 
@@ -38,6 +43,7 @@ class Recording:
 
     def __init__(self, fields: Sequence[str], path: str | os.PathLike[str] | None) -> None:
         self.fields = check_fields(fields)
+        self._kept = tuple(dict.fromkeys([*self.fields, _STAMP]))
         self.path = None if path is None else _writable(Path(path))
         self._lock = threading.Lock()
         self._parts: list[dict[str, npt.NDArray[Any]]] = []
@@ -98,7 +104,7 @@ class Recording:
                 self._dropped -= known
             fresh = Cycles(cycles.source, max(number, self._next), rows[max(known, 0) :], cycles.offset)
             self._next = number + len(rows)
-            self._parts.append(columns(fresh, self.fields))
+            self._parts.append(columns(fresh, self._kept))
             self._newest = int(fresh.stamps[-1])
             self._rows += len(fresh.rows)
 
@@ -112,16 +118,21 @@ class Recording:
 
     def data(self) -> dict[str, npt.NDArray[Any]]:
         """The rows so far, oldest first: an array for each field, with a row for each cycle."""
+        return self._columns()[0]
+
+    def _columns(self) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.int64]]:
+        """The rows so far, and their stamps [ns]."""
         self._read()
         with self._lock:
             if len(self._parts) != 1:
                 none = Cycles(0, 0, np.zeros(0, CYCLE_RECORD), 0)
-                parts = self._parts or [columns(none, self.fields)]
-                self._parts = [{name: np.concatenate([part[name] for part in parts]) for name in self.fields}]
-            return dict(self._parts[0])
+                parts = self._parts or [columns(none, self._kept)]
+                self._parts = [{name: np.concatenate([part[name] for part in parts]) for name in self._kept}]
+            found = self._parts[0]
+        return {name: found[name] for name in self.fields}, found[_STAMP]
 
     def save(self, path: str | os.PathLike[str] | None = None) -> Path:
-        """Save the rows so far as a file of numpy (``.npz``), whole or not at all.
+        """Save the rows so far, whole or not at all: for numpy (``.npz``), or for Foxglove (``.mcap``).
 
         :param path: where; ``None``: the recording's own.
         :returns: the file.
@@ -131,11 +142,14 @@ class Recording:
         target = self.path if path is None else _writable(Path(path))
         if target is None:
             raise ConfigurationError("the recording has no path: give save() one")
-        data = self.data()
+        data, stamps = self._columns()
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
             with partial.open("wb") as file:
-                np.savez(file, **data)  # type: ignore[arg-type]
+                if target.suffix == ".mcap":
+                    write_rows(file, data, stamps)
+                else:
+                    np.savez(file, **data)  # type: ignore[arg-type]
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
@@ -171,8 +185,8 @@ def _writable(path: Path) -> Path:
 
     :raises ConfigurationError: it cannot, or has another ending than that of a known format.
     """
-    if path.suffix != ".npz":
-        raise ConfigurationError(f"a recording is saved as .npz, not as {path.name!r}")
+    if path.suffix not in _ENDINGS:
+        raise ConfigurationError(f"a recording is saved as {' or '.join(_ENDINGS)}, not as {path.name!r}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
