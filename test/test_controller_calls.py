@@ -164,8 +164,16 @@ class Robot(RobotInterface):
         memory = memoryview(bytearray(Ring.size(_RECORD, capacity)))
         self.ring = Ring(memory, _RECORD, capacity)
 
+    @property
+    def active_client(self) -> Any:
+        return SimpleNamespace(shared=self)
+
+    @property
+    def cycles(self) -> Ring:
+        return self.ring
+
     def _require_active(self) -> Any:
-        return SimpleNamespace(shared=SimpleNamespace(cycles=self.ring))
+        return self.active_client
 
     def work(self) -> None:
         record = np.zeros(1, _RECORD)

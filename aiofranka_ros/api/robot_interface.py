@@ -50,8 +50,8 @@ from aiofranka_ros.processes import StopRequest
 #: How long this process may be silent before the arm holds [s], unless the settings say otherwise. Longer than for the
 #: node, which runs nothing else: garbage collection in a large program can block every thread for this long.
 _HEARTBEAT_TIMEOUT = 1.0
-#: How often the heartbeat is sent [s].
-_BEAT_PERIOD = 0.02
+#: How often the heartbeat is sent, and the records of the cycles are read while they are evaluated [s].
+_BEAT_PERIOD, _READ_PERIOD = 0.02, 1.0
 #: A record of a cycle is of a time if it is this close [ns]: some cycles may be lost.
 _CYCLES_APART = 5_000_000
 
@@ -277,8 +277,10 @@ class RobotInterface(Link):
         begin, recording = time.monotonic(), Recording(("response", "lost", "success_rate"), None)
         self.record(recording)
         try:
-            while (rest := begin + duration - time.monotonic()) > 0.0 or recording.rows == 0:
-                await asyncio.sleep(max(rest, _BEAT_PERIOD))
+            # At least one row; and looked at often, because the memory keeps only the last seconds.
+            while recording.rows == 0 or time.monotonic() < begin + duration:
+                rest = begin + duration - time.monotonic()
+                await asyncio.sleep(min(max(rest, _BEAT_PERIOD), _READ_PERIOD))
         finally:
             rows = recording.stop()
         response, lost = rows["response"], rows["lost"]
