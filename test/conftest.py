@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import ast
 import functools
 import inspect
@@ -98,6 +99,17 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     loop = pyfuncitem.funcargs["loop"]
     loop.run_until_complete(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
     return True
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[Callable[[], None]]:
+    """A function that interrupts the main thread as Ctrl-C does, also after tests of programs that only note it.
+
+    Some front ends interrupt in this way, which does not wake a thread that waits.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield _thread.interrupt_main
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import contextvars
 import os
@@ -103,11 +102,11 @@ def test_calls_from_several_threads_wait_at_the_same_time(loop: LoopThread) -> N
         assert not thread.is_alive()
 
 
-def test_ctrl_c_cancels_the_call_and_is_raised_when_it_has_ended(loop: LoopThread) -> None:
+def test_ctrl_c_cancels_the_call_and_is_raised_when_it_has_ended(loop: LoopThread, ctrl_c: Callable[[], None]) -> None:
     ended = []
 
     async def moving() -> None:
-        _thread.interrupt_main()  # As some front ends interrupt; it does not wake a thread that waits.
+        ctrl_c()
         try:
             await asyncio.sleep(LONG)
         except asyncio.CancelledError:
@@ -121,15 +120,15 @@ def test_ctrl_c_cancels_the_call_and_is_raised_when_it_has_ended(loop: LoopThrea
     loop.call(nothing())
 
 
-def test_the_second_ctrl_c_does_not_wait_for_the_first(loop: LoopThread) -> None:
+def test_the_second_ctrl_c_does_not_wait_for_the_first(loop: LoopThread, ctrl_c: Callable[[], None]) -> None:
     released = asyncio.Event()
 
     async def stubborn() -> None:
-        _thread.interrupt_main()
+        ctrl_c()
         try:
             await asyncio.sleep(LONG)
         except asyncio.CancelledError:
-            _thread.interrupt_main()
+            ctrl_c()
             await released.wait()
             raise
 
@@ -143,10 +142,10 @@ def test_the_second_ctrl_c_does_not_wait_for_the_first(loop: LoopThread) -> None
 
 
 def test_a_call_that_fails_while_it_is_cancelled_still_raises_ctrl_c(
-    loop: LoopThread, caplog: pytest.LogCaptureFixture
+    loop: LoopThread, caplog: pytest.LogCaptureFixture, ctrl_c: Callable[[], None]
 ) -> None:
     async def failing_late() -> None:
-        _thread.interrupt_main()
+        ctrl_c()
         try:
             await asyncio.sleep(LONG)
         finally:

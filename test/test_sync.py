@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import gc
 import inspect
@@ -231,8 +230,10 @@ def test_an_error_is_raised_at_the_callers_line(controller: sync.FrankaControlle
 # Ctrl-C.
 
 
-def test_ctrl_c_stops_the_move_smoothly_before_it_is_raised(arm: Arm, controller: sync.FrankaController) -> None:
-    arm.during_move = _thread.interrupt_main
+def test_ctrl_c_stops_the_move_smoothly_before_it_is_raised(
+    arm: Arm, controller: sync.FrankaController, ctrl_c: Callable[[], None]
+) -> None:
+    arm.during_move = ctrl_c
     with pytest.raises(KeyboardInterrupt):
         controller.move(progress=False)
     assert arm.named("held") and controller.running
