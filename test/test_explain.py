@@ -275,6 +275,7 @@ def test_the_page_says_the_verdict_what_was_asked_for_and_who_was_late(
     ]
     story.ticks["state"]["limited_targets"][-100:, Limit.MAX_LINEAR_STEP] = 7
     story.events.append((story.end - 900 * MS, "refusal", "a target on ~/q_desired: the mode is osc", {"sender": "/x"}))
+    story.events.append((story.end - 300 * MS, "parameters", "ee_kp, mode", {}))
     story.lines.append((story.noticed, "error", "the robot stopped [bold]: joint_reflex"))
     path = story.save(tmp_path)
     status, out, _ = explain(capsys, path)
@@ -286,6 +287,7 @@ def test_the_page_says_the_verdict_what_was_asked_for_and_who_was_late(
         "20 ms before",
         "largest step between two targets in the last 0.5 s: 0.0470 on ee_desired",
         "max_linear_step (7)",
+        "parameters changed 300 ms before: ee_kp, mode",
         "900 ms before: a target on ~/q_desired: the mode is osc",
         "+0.005 s  the robot stopped [bold]: joint_reflex",
         "answers in the last second: 25 us after their state (median)",

@@ -395,6 +395,12 @@ class Evidence:
         return next((one for one in reversed(events) if one["kind"] == "request" and one.stamp <= self.end), None)
 
     @cached_property
+    def changes(self) -> list[Entry]:
+        """Changes of parameters in the last five seconds."""
+        events = self.recording.events
+        return [one for one in events if one["kind"] == "parameters" and 0 <= self.end - one.stamp < 5_000_000_000]
+
+    @cached_property
     def largest_step(self) -> tuple[float, Entry] | None:
         """The largest difference between two targets of one topic in the last half second, and the second of them."""
         recent = [one for one in self.recording.targets if self.end - 500_000_000 <= one.stamp <= self.end]
