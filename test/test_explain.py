@@ -156,6 +156,17 @@ def cycles_lost(story: Story) -> None:
     story.noticed = story.end - 290 * MS
 
 
+def crowded_processors(story: Story) -> None:
+    """Many short losses: each after an answer to a state that had waited for the process."""
+    story.summary |= {"trigger": "cycles lost"}
+    story.noticed = story.end - 500 * MS
+    for row in range(-480, -80, 40):
+        story.cycles["lost"][row] = 2
+        story.cycles["stamp"][row - 1] += 3 * MS // 2
+    busy = np.cumsum(np.where(np.abs(story.ticks["stamp"] - story.end + 280 * MS) < 210 * MS, 2 * MS, 0))
+    story.ticks["control_waited"] = busy
+
+
 def on_request(story: Story) -> None:
     pass
 
@@ -194,6 +205,7 @@ def on_request(story: Story) -> None:
         (guided, "A person took the arm by hand: its guiding buttons were pressed."),
         (robot_gone, "The robot was lost: nothing came from it for 1495 ms"),
         (cycles_lost, "The arm did not stop, but 12 cycles were lost, because no state of the robot arrived for 13 ms"),
+        (crowded_processors, "but 20 cycles were lost, because other programs took the processor"),
         (on_request, "Nothing stopped the arm: recorded on request, and no cycle was lost."),
     ],
 )
@@ -263,6 +275,7 @@ def test_the_page_says_the_verdict_what_was_asked_for_and_who_was_late(
     ]
     story.ticks["state"]["limited_targets"][-100:, Limit.MAX_LINEAR_STEP] = 7
     story.events.append((story.end - 900 * MS, "refusal", "a target on ~/q_desired: the mode is osc", {"sender": "/x"}))
+    story.events.append((story.end - 300 * MS, "parameters", "ee_kp, mode", {}))
     story.lines.append((story.noticed, "error", "the robot stopped [bold]: joint_reflex"))
     path = story.save(tmp_path)
     status, out, _ = explain(capsys, path)
@@ -274,6 +287,7 @@ def test_the_page_says_the_verdict_what_was_asked_for_and_who_was_late(
         "20 ms before",
         "largest step between two targets in the last 0.5 s: 0.0470 on ee_desired",
         "max_linear_step (7)",
+        "parameters changed 300 ms before: ee_kp, mode",
         "900 ms before: a target on ~/q_desired: the mode is osc",
         "+0.005 s  the robot stopped [bold]: joint_reflex",
         "answers in the last second: 25 us after their state (median)",

@@ -292,6 +292,14 @@ def test_a_request_writes_a_file_and_the_log_names_the_command(owner: Owner) -> 
     assert owner.log == [("info", f"recorded (asked); what happened: python3 -m aiofranka_ros.explain {path}")]
 
 
+def test_a_parameter_that_is_changed_again_and_again_does_not_push_everything_else_out(owner: Owner) -> None:
+    owner.notes.event("request", "~/move")
+    for _ in range(2000):
+        owner.notes.changed({"kp", "kd"})
+    owner.notes.changed(())
+    assert [event.message for event in owner.notes.events] == ["~/move", "kd, kp"]
+
+
 def test_the_cycles_of_a_control_process_that_died_are_still_there(owner: Owner) -> None:
     shared = owner.with_cycles()
     result = owner.save(Trigger.of(ControlProcessDied("the control process was killed by signal 9", exit_code=-9)))

@@ -93,7 +93,7 @@ def test_a_control_process_that_is_killed_leaves_its_last_cycles(
     assert robot.spin_until(lambda: set(recordings(folder)) - before, 60.0), process.log
     evidence = Evidence(read(recordings(folder)[-1]))
     assert judge(evidence).sentence.startswith("The control process was killed (SIGKILL)")
-    assert len(evidence.cycles) > 100
+    assert len(evidence.cycles) > 0 and len(evidence.recording.cycles) > 1000, "of this activation, and of those before"
     assert robot.change("activate")
 
 

@@ -164,6 +164,8 @@ class RobotInterface(Link):
     def apply(self, changes: Mapping[str, Any]) -> None:
         """See :meth:`.Link.apply`."""
         changed = self.settings.update(changes)
+        if self._recording is not None:
+            self._recording.notes.changed(changed)
         self._if_active(lambda client: self.settings.apply(client, changed))
 
     def set_target(self, name: str, values: Array) -> None:

@@ -22,6 +22,8 @@ from aiofranka_ros.recording.reader import Entry, Recording, Table
 _BEFORE, _AROUND = 100_000_000, 60_000_000
 #: A gap is looked for in this time before the end [ns].
 _RECENT = 3_000_000_000
+#: How many cycles before a loss the process may have been late, and for how long [ns].
+_LATE_BEFORE, _AROUND_LOSS = 5, 15_000_000
 #: What passes between a stop and its notice in any case: a tick of the owner, and a few states [s].
 _NOTICE = 0.015
 #: A torque that leaves later than this after its state is late [s]: the robot's network needs the rest of the cycle.
@@ -75,8 +77,7 @@ class Evidence:
         """The cycles of the activation in which it happened."""
         cycles = self.recording.cycles
         # What followed a lost cycle or a request is a part of it.
-        stopped = self.trigger not in ("cycles lost", "asked")
-        known = np.flatnonzero(cycles.stamps <= self.noticed) if stopped else np.arange(len(cycles))
+        known = np.arange(len(cycles)) if self.still_active else np.flatnonzero(cycles.stamps <= self.noticed)
         if len(known) == 0:
             return cycles.only(slice(0, 0))
         activation = cycles["activation"][known[-1]]
@@ -84,6 +85,16 @@ class Evidence:
 
     def __bool__(self) -> bool:
         return len(self.cycles) > 0
+
+    @property
+    def still_active(self) -> bool:
+        """Whether nothing had stopped the arm."""
+        return self.trigger in ("cycles lost", "asked")
+
+    @property
+    def missing_ms(self) -> float:
+        """How long the robot and this computer missed each other: the gap, or all cycles that were lost [ms]."""
+        return max(self.gap_ms, float(self.lost) if self.still_active else 0.0)
 
     @property
     def owner(self) -> str:
@@ -199,12 +210,15 @@ class Evidence:
     def gap(self) -> tuple[int, int]:
         """When the longest time without a cycle began and ended: the last one before the end, or the one at the end."""
         stamps = self.cycles.stamps
-        if self.trigger in ("cycles lost", "asked"):
+        if self.still_active:
             lost = self.cycles["lost"]
             if not len(lost) or not lost.any():
                 return self.end, self.end
+            # A process that was late answers a state that waited for it, and only then misses those after it.
             worst = int(np.argmax(lost))
-            return int(stamps[max(worst - 1, 0)]), int(stamps[worst])
+            first = max(worst - _LATE_BEFORE, 1)
+            worst = first + int(np.argmax(np.diff(stamps[first - 1 : worst + 1])))
+            return int(stamps[worst - 1]), int(stamps[worst])
         silence = min(self.noticed, self._first_after) - int(1e9 * _NOTICE) - self.end
         # A process that did not run for a while may still answer a state that waited for it.
         steps = np.diff(stamps, prepend=stamps[:1])
@@ -269,8 +283,14 @@ class Evidence:
 
     @cached_property
     def control_waited_ms(self) -> float:
-        """How long the control process waited for a processor during the gap [ms]."""
-        return self._grown("control_waited", *self.gap)
+        """How long the control process waited for a processor during the gap, or around all lost cycles [ms]."""
+        if not self.still_active:
+            return self._grown("control_waited", *self.gap)
+        ticks, losses = self.recording.ticks, self.cycles.stamps[self.cycles["lost"] > 0]
+        # Each tick counts once, however many cycles were lost around it.
+        after = np.searchsorted(losses, ticks.stamps[:-1] - 2_000_000)
+        near = after < np.searchsorted(losses, ticks.stamps[1:] + _AROUND_LOSS)
+        return 1e3 * float(np.maximum(np.diff(ticks["control_waited"])[near], 0.0).sum())
 
     @cached_property
     def control_code(self) -> str:
@@ -284,7 +304,7 @@ class Evidence:
     def owner_gap(self) -> tuple[int, int]:
         """When the longest silence of the owner during the gap, or around the end, began and ended."""
         stamps = self.recording.ticks.stamps
-        begin, end = self.gap[0], self.gap[1] if self.trigger in ("cycles lost", "asked") else self.noticed
+        begin, end = self.gap[0], self.gap[1] if self.still_active else self.noticed
         # The owner notices what happened at the beginning of a tick, or a moment before it.
         around = np.flatnonzero((stamps[1:] >= begin) & (stamps[:-1] <= end))
         if len(around) == 0:
@@ -373,6 +393,12 @@ class Evidence:
         """The last move, trajectory or chunk that began before the end."""
         events = self.recording.events
         return next((one for one in reversed(events) if one["kind"] == "request" and one.stamp <= self.end), None)
+
+    @cached_property
+    def changes(self) -> list[Entry]:
+        """Changes of parameters in the last five seconds."""
+        events = self.recording.events
+        return [one for one in events if one["kind"] == "parameters" and 0 <= self.end - one.stamp < 5_000_000_000]
 
     @cached_property
     def largest_step(self) -> tuple[float, Entry] | None:

@@ -111,6 +111,8 @@ class Report:
         if e.largest_step is not None and e.largest_step[0] > 0.0:
             step, entry = e.largest_step
             lines.append((f"largest step between two targets in the last 0.5 s: {step:.4f} on {entry['topic']}", False))
+        for change in e.changes:
+            lines.append((f"parameters changed {e.before(change.stamp)}: {change['message']}", False))
         if e.limited:
             counts = ", ".join(f"{name} ({count})" for name, count in e.limited.items())
             lines.append((f"targets limited in the last 3 s by: {counts}", True))

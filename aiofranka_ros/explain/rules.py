@@ -67,7 +67,7 @@ LATE: Sequence[Rule] = (
     ),
     Rule(
         "processors taken",
-        lambda e: e.gap_ms > 1.5 and e.control_waited_ms >= _MOST * e.gap_ms,
+        lambda e: e.missing_ms > 1.5 and e.control_waited_ms >= _MOST * e.missing_ms,
         "other programs took the processor: the control process waited for one for {e.control_waited_ms:.0f} ms",
         (_NICE, _FEWER),
     ),

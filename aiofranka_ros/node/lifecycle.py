@@ -392,7 +392,9 @@ class FrankaNode(ExplainedParameters, LifecycleNode):
         if client is None or not self._settings.dirty:
             return
         try:
-            self._settings.apply(client, self._settings.changes())
+            changed = self._settings.changes()
+            self._notes.changed(changed)
+            self._settings.apply(client, changed)
         except FrankaError as error:
             self._diagnostics.report(error)
         except TimeoutError as error:

@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -143,6 +143,13 @@ class Notes:
     def event(self, kind: str, message: str, **data: Any) -> None:
         """Note something that happened once; ``data`` are numbers, texts and lists of them."""
         self.events.append(Event(time.monotonic_ns(), kind, message, data))
+
+    def changed(self, names: Iterable[str]) -> None:
+        """Note that parameters were changed; one that is changed again and again counts once."""
+        message = ", ".join(sorted(names))
+        events = self.events
+        if message and not (events and events[-1].kind == "parameters" and events[-1].message == message):
+            self.event("parameters", message)
 
     def line(self, level: str, message: str) -> None:
         """Note a line of the log."""

@@ -21,6 +21,7 @@ from aiofranka_ros.explain.evidence import Evidence
 from aiofranka_ros.explain.rules import judge
 from aiofranka_ros.recording.folder import name_of, recordings
 from aiofranka_ros.recording.reader import read
+from aiofranka_ros.simulation.simulated_arm import cpu_for
 from bench.faults.catalogue import fault
 from bench.faults.rig import SWING, Findings, Rig, Skipped
 from bench.faults.robot import FOLDED
@@ -222,33 +223,67 @@ def _require_root() -> None:
         raise Skipped("raising priorities needs root")
 
 
-@fault("the verdict's first line says: took the processor")
-def verdict_processor_taken_from_real_time(rig: Rig, findings: Findings) -> None:
-    """A process with a higher real-time priority computes for 80 ms on the control process's processor."""
-    _require_root()
-    rig.ready()
-    rig.swing()
-    cpu = min(os.sched_getaffinity(rig.control_pid))
+def _preempt(rig: Rig, cpu: int, seconds: float) -> None:
+    """A process with a higher real-time priority than the control process computes on its processor."""
     code = (
         f"import os, time\nos.sched_setaffinity(0, {{{cpu}}})\nos.sched_setscheduler(0, os.SCHED_FIFO, "
-        "os.sched_param(95))\nend = time.monotonic() + 0.08\nwhile time.monotonic() < end: pass"
+        f"os.sched_param(95))\nend = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
     )
     rig.mark()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30.0)
-    rig.spin_for(0.3)
+
+
+def _other_cpu(rig: Rig) -> int:
+    """A processor that the simulated arm does not use: a robot is another computer."""
+    _require_root()
+    others = os.sched_getaffinity(0) - {cpu_for(rig.arm.host)}
+    if not others:
+        raise Skipped("the arm and its control process need a processor each")
+    return min(others)
+
+
+@fault("the verdict's first line says: took the processor")
+def verdict_processor_taken_in_a_move(rig: Rig, findings: Findings) -> None:
+    """A process with a higher real-time priority computes for 80 ms on the control process's processor."""
+    rig.start_arm()
+    cpu = _other_cpu(rig)
+    rig.ready(realtime_cpu=cpu)
+    rig.swing()
+    _preempt(rig, cpu, 0.08)
     check_verdict(rig, findings, "took the processor")
 
 
 @fault("the verdict's first line says: took the processor")
-def verdict_processors_taken_without_real_time(rig: Rig, findings: Findings) -> None:
-    """Without real-time scheduling, four processes of the highest priority for each processor compute all the time."""
+def verdict_processor_taken_while_holding(rig: Rig, findings: Findings) -> None:
+    """The same for 45 ms, while the arm holds."""
+    rig.start_arm()
+    cpu = _other_cpu(rig)
+    rig.ready(realtime_cpu=cpu)
+    rig.spin_for(0.5)
+    _preempt(rig, cpu, 0.045)
+    check_verdict(rig, findings, "took the processor")
+
+
+def _crowd(rig: Rig, findings: Findings, count: int, niceness: int) -> None:
     _require_root()
     rig.ready(prepare=without_real_time)
     rig.swing()
     rig.mark()
     try:
-        with _computing(4 * (os.cpu_count() or 1), niceness=-20):
+        with _computing(count, niceness=niceness):
             rig.spin_for(2.0)
         check_verdict(rig, findings, "took the processor")
     finally:
         rig.stop_node()
+
+
+@fault("the verdict's first line says: took the processor")
+def verdict_crowd_without_real_time(rig: Rig, findings: Findings) -> None:
+    """Without real-time scheduling, four processes of the highest priority for each processor compute all the time."""
+    _crowd(rig, findings, 4 * (os.cpu_count() or 1), -20)
+
+
+@fault("the verdict's first line says: took the processor")
+def verdict_larger_crowd_without_real_time(rig: Rig, findings: Findings) -> None:
+    """The same with six for each processor, of a lower priority."""
+    _crowd(rig, findings, 6 * (os.cpu_count() or 1), -12)
