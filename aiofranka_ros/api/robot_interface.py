@@ -21,6 +21,7 @@ import numpy as np
 
 from aiofranka_ros.api.attributes import ASSIGNABLE
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted, until_stopped
+from aiofranka_ros.api.robot_gripper import RobotGripper
 from aiofranka_ros.arm.chunk_points import Chunk
 from aiofranka_ros.arm.chunks import ChunkPlayer, Ticket
 from aiofranka_ros.arm.driver import Driver
@@ -87,6 +88,7 @@ class RobotInterface(Link):
         super().__init__(values["robot_ip"], values)
         self._driver = Driver(self.settings)
         self._mover = Mover(self)
+        self._gripper = RobotGripper()
         self._worker: ThreadPoolExecutor | None = None
         self._heartbeat: threading.Thread | None = None
         self._silence = threading.Event()
@@ -99,6 +101,11 @@ class RobotInterface(Link):
         self._observed = 0  # Stamp of the newest state that was reported [ns, monotonic].
         #: Plays chunks, while the arm is active.
         self._player: ChunkPlayer | None = None
+
+    @property
+    def gripper(self) -> RobotGripper:
+        """See :attr:`.Link.gripper`; of the same robot."""
+        return self._gripper
 
     async def start(self, on_state: Callable[[], None], on_end: Callable[[Exception], None]) -> None:
         """See :meth:`.Link.start`; takes at most several seconds."""
@@ -158,12 +165,15 @@ class RobotInterface(Link):
     async def follow(self, kind: str, values: Array, times: Array, start: int | None, gripper: Array | None) -> Ticket:
         """See :meth:`.Link.follow`.
 
-        :raises ConfigurationError: widths of a gripper were given; only a node drives one.
+        :raises GripperFailed: widths are given, but there is no gripper.
         """
         if gripper is not None:
-            raise ConfigurationError("RobotInterface drives no gripper: leave its widths out, or use RosInterface")
-        begin = None if start is None else _monotonic(start)
-        return self._require_player().follow(Chunk(kind, times, values, begin), time.monotonic())
+            await self._gripper.prepare(gripper)
+        now, begin = time.monotonic(), None if start is None else _monotonic(start)
+        ticket = self._require_player().follow(Chunk(kind, times, values, begin), now)
+        if gripper is not None:
+            self._gripper.follow(now if begin is None else begin, times, gripper)
+        return ticket
 
     def snapshot_at(self, stamp: int) -> Snapshot:
         """See :meth:`.Link.snapshot_at`; from the record of every cycle, even if the event loop was blocked then."""
@@ -197,6 +207,7 @@ class RobotInterface(Link):
         """See :meth:`.Link.stop_following`."""
         if self._player is not None:
             self._player.stop()
+        self._gripper.stop_following()
 
     async def settled(self) -> None:
         """See :meth:`.Link.settled`; here, changes are in force with the next cycle."""
@@ -319,6 +330,7 @@ class RobotInterface(Link):
     def _close_player(self, reason: str) -> None:
         """The arm is no longer active."""
         player, self._player = self._player, None
+        self._gripper.stop_following()
         if player is not None:
             player.close(reason)
 
@@ -378,6 +390,7 @@ class RobotInterface(Link):
             self._driver.activate(stop)
             client = self._require_active()
             self._read(client)
+            self._gripper.open(self._driver.address)
             self._player = ChunkPlayer(client, self.parameter)
             self._silence.clear()
             heartbeat = threading.Thread(target=self._beat, args=(client,), name="aiofranka_ros-heartbeat", daemon=True)
@@ -396,6 +409,7 @@ class RobotInterface(Link):
             pass  # Already released, or the release below does it.
         finally:
             self._stop_heartbeat()
+            self._gripper.close()
             self._driver.release()
 
     # The heartbeat's thread.
