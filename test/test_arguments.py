@@ -17,9 +17,9 @@ from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from aiofranka_ros.arm.gripper.settings import GRIPPER_SETTINGS
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.errors import ConfigurationError
-from aiofranka_ros.gripper_node.parameters import GRIPPER_SETTINGS
 from aiofranka_ros.ros.arguments import checked, read
 from aiofranka_ros.ros.descriptors import ExplainedParameters, describe
 from aiofranka_ros.testing import environment

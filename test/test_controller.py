@@ -22,6 +22,7 @@ from action_msgs.srv import CancelGoal
 from common import lose_packets
 from lifecycle_msgs.srv import GetState
 from std_srvs.srv import Trigger
+from test_gripper import GripperProcess
 
 from aiofranka_ros import FrankaController, RobotInterface, RosInterface
 from aiofranka_ros.api.ros_client import RosClient, unique_name
@@ -31,6 +32,7 @@ from aiofranka_ros.errors import (
     ControlProcessDied,
     ControlStopped,
     FrankaError,
+    GripperFailed,
     InvalidTarget,
     MoveFailed,
     NotStarted,
@@ -437,7 +439,7 @@ async def test_targets_that_begin_far_away_and_must_not_are_refused_by_the_call(
 
 
 async def test_a_move_is_not_disturbed_by_repeated_requests_for_its_result(loop, controller, monkeypatch):
-    monkeypatch.setattr("aiofranka_ros.api.node_connection._RESULT_PERIOD", 0.1)
+    monkeypatch.setattr("aiofranka_ros.api.ros_goals._RESULT_PERIOD", 0.1)
     await controller.move(ELSEWHERE)
     np.testing.assert_allclose(controller.state["qpos"], ELSEWHERE, atol=0.012)
 
@@ -448,6 +450,75 @@ async def test_targets_are_refused_during_a_move(loop, controller):
     with pytest.raises(InvalidTarget, match="during a move"):
         await controller.set("ee_desired", controller.initial_ee)
     await moving
+
+
+# The gripper.
+
+
+@contextlib.asynccontextmanager
+async def gripper_of(controller: FrankaController, setup: Setup, path: Path) -> AsyncIterator[Any]:
+    """The arm's gripper, connected; with its node, if the arm has one."""
+    node = GripperProcess(path / "gripper.log", setup.node.namespace) if setup.node else None
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                await controller.gripper.next_state()
+                break
+            except GripperFailed:  # Its node does not run yet, or does not know the arm's address.
+                assert time.monotonic() < deadline
+        yield controller.gripper
+    finally:
+        if node is not None:
+            node.close()
+
+
+async def test_the_gripper_of_the_arm_is_driven_next_to_it(loop, controller, setup, tmp_path):
+    async with gripper_of(controller, setup, tmp_path) as gripper:
+        await asyncio.gather(controller.move(ELSEWHERE), gripper.move(0.05))
+        assert gripper.width == pytest.approx(0.05)
+        assert abs((await gripper.next_state())["stamp"] - controller.state["stamp"]) < 5e8
+        await gripper.homing()
+
+        async def set_widths() -> None:
+            for width in np.linspace(0.08, 0.02, 100):
+                gripper.width = width
+                await asyncio.sleep(0.02)
+
+        assert await cycles_lost(controller, set_widths()) == 0
+        await until(lambda: gripper.width == pytest.approx(0.02, abs=0.003))
+
+
+async def test_the_gripper_follows_the_widths_of_a_chunk(loop, controller, setup, tmp_path):
+    async with gripper_of(controller, setup, tmp_path) as gripper:
+        await gripper.move(0.08)
+        controller.switch("impedance")
+        rows = np.tile(controller.initial_qpos, (10, 1))
+        with pytest.raises((InvalidTarget, GripperFailed)):
+            await controller.follow(rows, dt=0.1, gripper=[math.nan] * 10)
+        ticket = await controller.follow(rows, dt=0.1, gripper=[0.07] * 5 + [0.04] * 5)
+        await asyncio.wait_for(ticket.done, PATIENCE)
+        await until(lambda: gripper.width == pytest.approx(0.04))
+        await controller.follow(rows, dt=0.1, gripper=[0.05] + [0.01] * 9)
+        controller.stop_following()
+        await gripper.move(0.06)
+        for _ in range(40):  # For longer than until the next width would have been due.
+            await controller.next_state()
+        assert gripper.width == pytest.approx(0.06)
+
+
+async def test_the_gripper_works_while_the_arm_does_not_run(loop, controller, setup, tmp_path):
+    async with gripper_of(controller, setup, tmp_path) as gripper:
+        await gripper.move(0.08)
+        moving = asyncio.ensure_future(gripper.move(0.03, speed=0.03))
+        lose_packets(setup.process("aiofranka_ros.control.process"))
+        with pytest.raises(ControlStopped):
+            async for _ in controller.states():
+                pass
+        await moving
+        assert gripper.width == pytest.approx(0.03)
+        await gripper.move(0.06)
+    await controller.recover()
 
 
 # Modes and targets.

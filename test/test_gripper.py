@@ -27,13 +27,17 @@ from franka_msgs.msg import GraspEpsilon
 from franka_sim.gripper.backend import GripperStateData
 from franka_sim.gripper.protocol import GripperCommand as GripperCommandName
 from franka_sim.gripper.protocol import GripperCommandHeader, GripperStatus, build_command_response
+from hands import GRASP, HOMING, MOVE, STOP, Counting
 from rcl_interfaces.srv import DescribeParameters
 from rclpy.qos import qos_profile_sensor_data
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
 from test_hand import served
 
-from aiofranka_ros.gripper_node.parameters import GRIPPER_SETTINGS
+from aiofranka_ros.arm.gripper.settings import GRIPPER_SETTINGS
 from aiofranka_ros.ros.cdr import nanoseconds
+from aiofranka_ros.ros.gripper_state import Measured, read_gripper_state
 from aiofranka_ros.simulation.hand import HandServer
 from aiofranka_ros.simulation.simulated_arm import SimulatedArm
 from aiofranka_ros.testing import PATIENCE, NodeClient, NodeProcess
@@ -195,6 +199,29 @@ def test_the_finger_joints_are_on_the_topic_of_all_joints(hand: GripperClient) -
     assert sum(received[0].position) == pytest.approx(0.08)
 
 
+def test_the_state_has_what_is_held_and_the_largest_width(hand: GripperClient) -> None:
+    states: list[Measured] = []
+    messages: list[Float64MultiArray] = []
+
+    def receive(message: Float64MultiArray) -> None:
+        messages.append(message)
+        states.append(read_gripper_state(serialize_message(message)))
+
+    name = f"{hand.name}/state"
+    subscription = hand.node.create_subscription(Float64MultiArray, name, receive, qos_profile_sensor_data)
+    try:
+        assert hand.spin_until(lambda: states)
+        assert states[-1][:4] == (pytest.approx(0.08), pytest.approx(0.08), False, 30)
+        assert hand.do("franka_gripper/grasp", Grasp.Goal(width=OBJECT, force=30.0))[0] == SUCCEEDED
+        assert hand.spin_until(lambda: states[-1].is_grasped)
+        assert states[-1].width == pytest.approx(OBJECT)
+    finally:
+        hand.node.destroy_subscription(subscription)
+    assert messages[0].layout.dim[0].label == "sec nanosec width max_width is_grasped temperature"
+    stamps = [state.stamp for state in states]
+    assert stamps == sorted(stamps) and abs(stamps[-1] - time.time_ns()) < PATIENCE * 1e9
+
+
 def test_a_grasp_succeeds_if_the_object_has_the_requested_width(hand: GripperClient) -> None:
     goal = Grasp.Goal(width=OBJECT + 0.004, speed=0.1, force=30.0)
     assert hand.do("franka_gripper/grasp", goal)[0] == SUCCEEDED
@@ -281,24 +308,6 @@ def test_the_last_of_many_goals_is_pursued_to_its_end(hand: GripperClient) -> No
     assert others[0] == (ABORTED, "replaced by a new goal")
     assert (ABORTED, "replaced by a newer goal before it began") in others
     assert all(status == ABORTED and error.startswith("replaced by a new") for status, error in others)
-
-
-class Counting(HandServer):
-    """A hand that remembers the commands it was sent."""
-
-    commands: ClassVar[list[GripperCommandName]] = []
-
-    def _dispatch_command(self, sock: socket.socket, header: GripperCommandHeader, payload: bytes) -> None:
-        self.commands.append(header.command)
-        super()._dispatch_command(sock, header, payload)
-
-
-HOMING, MOVE, GRASP, STOP = (
-    GripperCommandName.kHoming,
-    GripperCommandName.kMove,
-    GripperCommandName.kGrasp,
-    GripperCommandName.kStop,
-)
 
 
 @pytest.fixture(scope="module")

@@ -10,26 +10,15 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from franka_msgs.action import Move
+from hands import GRASP, MOVE, STOP, Counting
 from std_srvs.srv import Trigger
-from test_gripper import (
-    COUNTED as ADDRESS,
-)
-from test_gripper import (
-    GRASP,
-    MOVE,
-    OBJECT,
-    STOP,
-    SUCCEEDED,
-    Counting,
-    GripperClient,
-    GripperCommandName,
-    gripper,
-)
+from test_gripper import COUNTED as ADDRESS
+from test_gripper import OBJECT, SUCCEEDED, GripperClient, GripperCommandName, gripper
 from test_hand import served
 from trajectory_msgs.msg import JointTrajectory
 
+from aiofranka_ros.arm.gripper.widths import DueWidths
 from aiofranka_ros.control.chunk_size import MOST_POINTS
-from aiofranka_ros.gripper_node.chunks import Widths
 from aiofranka_ros.ros.chunk_reports import ChunkReport, ChunkState, reports_of
 from aiofranka_ros.ros.trajectories import joint_trajectory
 
@@ -115,8 +104,7 @@ def test_closing_completely_grasps_what_is_there_and_holds_it(hand: ChunkClient)
 
 
 def test_the_newest_width_that_is_due_counts() -> None:
-    report = ChunkReport("gripper_chunk", ChunkState.ACCEPTED)
-    widths = Widths(None, report, 10.0, np.array([0.0, 0.1, 0.2]), np.array([0.01, 0.02, 0.03]))  # type: ignore[arg-type]
+    widths = DueWidths(10.0, np.array([0.0, 0.1, 0.2]), np.array([0.01, 0.02, 0.03]))
     assert widths.take(9.9) is None
     assert widths.take(10.15) == 0.02 and widths.take(10.15) is None
     assert widths.take(11.0) == 0.03 and not widths.left

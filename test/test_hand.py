@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from aiofranka_ros.arm.gripper.connection import PORT, Hand, Request, SentCommand, Status
 from aiofranka_ros.errors import ConnectionFailed, IncompatibleRobot
-from aiofranka_ros.gripper_node.connection import PORT, Hand, Request, SentCommand, Status
 from aiofranka_ros.simulation.hand import HandServer, SimulatedHand
 from aiofranka_ros.testing import PATIENCE
 

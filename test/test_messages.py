@@ -18,6 +18,7 @@ from aiofranka_ros.kernels import Record
 from aiofranka_ros.model.fr3 import JOINT_NAMES
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.ros import messages
+from aiofranka_ros.ros.gripper_state import gripper_state_message, read_gripper_state
 
 pytestmark = pytest.mark.unit
 
@@ -156,3 +157,23 @@ def test_a_snapshot_of_another_size_is_refused() -> None:
 def test_a_truncated_snapshot_is_refused(length: int) -> None:
     with pytest.raises(InvalidTarget):
         messages.read_snapshot(snapshot_bytes()[:length])
+
+
+@given(
+    st.floats(0.0, 0.1),
+    st.floats(0.0, 0.1),
+    st.booleans(),
+    st.integers(0, 2**16 - 1),
+    st.integers(0, 2**31 * 10**9 - 1),
+)
+def test_the_state_of_a_gripper_is_read_back_exactly(
+    width: float, max_width: float, is_grasped: bool, temperature: int, stamp: int
+) -> None:
+    message = gripper_state_message((width, max_width, is_grasped, temperature), stamp)
+    assert read_gripper_state(serialize_message(message)) == (width, max_width, is_grasped, temperature, stamp)
+
+
+@pytest.mark.parametrize("numbers", [[], [0.0] * 5, [0.0] * 7, [0.0, 0.0, math.nan, 0.08, 0.0, 30.0]])
+def test_a_message_that_is_no_state_of_a_gripper_is_refused(numbers: list[float]) -> None:
+    with pytest.raises(InvalidTarget):
+        read_gripper_state(serialize_message(Float64MultiArray(data=numbers)))

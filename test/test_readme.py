@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from common import ROOT
 
+from aiofranka_ros.arm.gripper.settings import GRIPPER_SETTINGS
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.control.setting import Setting, Stage
-from aiofranka_ros.gripper_node.parameters import GRIPPER_SETTINGS
 from aiofranka_ros.ros.conditions import (
     CONDITIONS,
     ERROR,

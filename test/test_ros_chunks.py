@@ -188,6 +188,17 @@ def test_a_stop_ends_the_chunk_and_its_widths_once(client: Client) -> None:
     asyncio.run(work())
 
 
+def test_the_gripper_does_not_follow_a_chunk_that_the_arm_does_not_follow_any_more(client: Client) -> None:
+    async def work() -> None:
+        task = await begun(client.follow(stamp := time.time_ns(), WIDTHS))
+        client.report(ChunkState.ACCEPTED, stamp, number=1)
+        await task
+        client.chunks.close("the robot stopped")
+        assert client.published[2:] == [("/franka_gripper/gripper_chunk", 0)]
+
+    asyncio.run(work())
+
+
 def test_widths_that_are_done_are_not_stopped(client: Client) -> None:
     """The gripper may follow another client by then."""
 

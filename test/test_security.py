@@ -130,7 +130,7 @@ def test_processes_are_connected_by_sockets_without_names() -> None:
     assert found == {
         "control.fci",
         "processes",
-        "gripper_node.connection",
+        "arm.gripper.connection",
         "simulation.hand",
         "simulation.simulated_arm",
         "simulation.model",

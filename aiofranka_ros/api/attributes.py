@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from aiofranka_ros.api.competition import Setters
+from aiofranka_ros.api.gripper import Gripper
 from aiofranka_ros.api.link import Link
 from aiofranka_ros.control.records import Mode
 from aiofranka_ros.control.setting import plain
@@ -248,6 +249,11 @@ class Attributes:
     def type(self) -> str:
         """The control law: ``impedance``, ``pid``, ``osc``, ``torque`` or ``free``."""
         return str(self.robot.settings["mode"])
+
+    @property
+    def gripper(self) -> Gripper:
+        """The arm's Franka Hand: ``await gripper.grasp(0.03)``, ``gripper.width = 0.08``."""
+        return Gripper(self.robot.gripper)
 
     @property
     def state(self) -> dict[str, Any]:

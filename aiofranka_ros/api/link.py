@@ -23,6 +23,7 @@ from aiofranka_ros.errors import FrankaError, InvalidTarget, NotStarted
 from aiofranka_ros.kernels import Array
 
 if TYPE_CHECKING:
+    from aiofranka_ros.api.gripper import GripperLink
     from aiofranka_ros.api.recording import Recording
     from aiofranka_ros.arm.chunks import Ticket
 
@@ -85,6 +86,11 @@ class Link(abc.ABC):
         # The arguments of start().
         self._on_state: Callable[[], None] = lambda: None
         self._on_end: Callable[[Exception], None] = lambda error: None
+
+    @property
+    @abc.abstractmethod
+    def gripper(self) -> GripperLink:
+        """The way to the arm's gripper, from the start to the stop, also while the arm does not run."""
 
     @property
     def state(self) -> dict[str, Any]:

@@ -30,12 +30,14 @@ from std_srvs.srv import Trigger
 from aiofranka_ros import errors
 from aiofranka_ros.api.link import ConnectionReport
 from aiofranka_ros.api.ros_client import ANSWER_TIMEOUT, RosClient, unique_name
+from aiofranka_ros.api.ros_goals import Goals
 from aiofranka_ros.errors import (
     CommandRefused,
     ConfigurationError,
     ConnectionFailed,
     ControlStopped,
     FrankaError,
+    InvalidTarget,
     MoveFailed,
     NotStarted,
     RecordingFailed,
@@ -43,20 +45,16 @@ from aiofranka_ros.errors import (
 from aiofranka_ros.kernels import Array, Record
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.ros.cdr import SerializedMessage
-from aiofranka_ros.ros.clients import Presence, action_client
+from aiofranka_ros.ros.clients import action_client
 from aiofranka_ros.ros.messages import header_of
-from aiofranka_ros.ros.refusals import Refusal, RefusalReader
+from aiofranka_ros.ros.refusals import Refusal
 
 #: How long discovery may take [s].
 _DISCOVERY_TIMEOUT = 10.0
-#: How often the result of a running move is requested [s].
-_RESULT_PERIOD = 5.0
 #: A transition may have to compile the control process's kernels, which takes half a minute [s].
 _TRANSITION_TIMEOUT = 200.0
 #: Writing a recording has a low priority: on a busy computer it takes long [s].
 _RECORDING_TIMEOUT = 150.0
-#: How long the reason why a goal was refused may take to arrive [s].
-_REASON_TIMEOUT = 2.0
 #: How long the reason for a failure may take to arrive after the failure [s].
 REASON_DELAY = 0.1
 #: How long the error of a stopped robot may take to reach the caller of a move; it is better than the move's [s].
@@ -259,10 +257,10 @@ class NodeConnection(RosClient):
             self._get_parameters = node.create_client(GetParameters, f"{name}/get_parameters")
             self._save_recording = node.create_client(Trigger, f"{name}/save_recording")
             self._move = action_client(node, PTPMotion, f"{name}/move")
-            self._presence = Presence(node, name)
             self.parameters = ParameterQueue(self, name, on_settled)
             self.diagnostics = NodeDiagnostics(name)
-            self.refusals = RefusalReader(on_refused_target)
+            self._goals = Goals(self, name, on_refused_target)
+            self.refusals = self._goals.refusals
             self._targets = {
                 "ee_desired": node.create_publisher(PoseStamped, f"{name}/ee_desired", 1),
                 "ee_velocity": node.create_publisher(TwistStamped, f"{name}/twist_desired", 1),
@@ -393,33 +391,13 @@ class NodeConnection(RosClient):
         """
         await self.parameters.wait()
         request = PTPMotion.Goal(goal_joint_configuration=goal.tolist())
-        name = f"{self._name}/move"
-        goal_id = self._presence.goal_id()
-        handle = await self.prompt_answer(name, lambda: self._move.send_goal_async(request, goal_uuid=goal_id))
-        if not handle.accepted:
-            refused = bytes(goal_id.uuid)
-            await self.ready(lambda: self.refusals.why(refused) != "", timeout=_REASON_TIMEOUT)
-            raise MoveFailed(f"the node {self._name} refused the goal: {self.refusals.why(refused) or 'see its log'}")
-        result = asyncio.ensure_future(self._result(handle))
-        cancellation = asyncio.ensure_future(cancelled.wait())
         try:
-            await asyncio.wait([result, cancellation], return_when=asyncio.FIRST_COMPLETED)
-            if not result.done():
-                await self.prompt_answer(name, handle.cancel_goal_async)
-            outcome = await result
-        finally:
-            cancellation.cancel()
-            if not result.cancel() and not result.cancelled():
-                result.exception()  # Retrieved: it is raised above, or a failed cancellation is.
+            outcome = await self._goals.pursue(self._move, f"{self._name}/move", request, cancelled)
+        except InvalidTarget as error:
+            raise MoveFailed(f"the node {self._name} refused the goal: {error}") from None
         by_us = cancelled.is_set() and outcome.status == GoalStatus.STATUS_CANCELED
         if outcome.status == GoalStatus.STATUS_SUCCEEDED or by_us:
             return
         if (await self.lifecycle_state()).id != State.PRIMARY_STATE_ACTIVE:
             await asyncio.sleep(_STOP_DELAY)
         raise MoveFailed(outcome.result.error_message or f"the node {self._name} gave no reason why the move failed")
-
-    async def _result(self, handle: Any) -> Any:
-        """The result of a goal, whenever it comes; requested repeatedly, because an answer may be lost."""
-        while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                return await self.answer(handle.get_result_async, _RESULT_PERIOD)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from aiofranka_ros.api.attributes import ASSIGNABLE, report_unused
+from aiofranka_ros.api.heartbeat import Heartbeat
 from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted, until_stopped
 from aiofranka_ros.api.own_recording import OwnRecording
 from aiofranka_ros.api.recording import Recording
+from aiofranka_ros.api.robot_gripper import RobotGripper
 from aiofranka_ros.arm.chunk_points import Chunk
 from aiofranka_ros.arm.chunks import ChunkPlayer, Ticket
 from aiofranka_ros.arm.driver import Driver
@@ -50,8 +51,8 @@ from aiofranka_ros.processes import StopRequest
 #: How long this process may be silent before the arm holds [s], unless the settings say otherwise. Longer than for the
 #: node, which runs nothing else: garbage collection in a large program can block every thread for this long.
 _HEARTBEAT_TIMEOUT = 1.0
-#: How often the heartbeat is sent, and the records of the cycles are read while they are evaluated [s].
-_BEAT_PERIOD, _READ_PERIOD = 0.02, 1.0
+#: How often the records of the cycles are read while they are evaluated [s], and at least.
+_READ_PERIOD, _SHORTEST_READ = 1.0, 0.02
 #: A record of a cycle is of a time if it is this close [ns]: some cycles may be lost.
 _CYCLES_APART = 5_000_000
 
@@ -92,9 +93,9 @@ class RobotInterface(Link):
         super().__init__(values["robot_ip"], values)
         self._driver = Driver(self.settings)
         self._mover = Mover(self)
+        self._gripper = RobotGripper()
         self._worker: ThreadPoolExecutor | None = None
-        self._heartbeat: threading.Thread | None = None
-        self._silence = threading.Event()
+        self._heartbeat = Heartbeat()
         self._timer: asyncio.TimerHandle | None = None
         self._ticked = asyncio.Event()
         self._stamps = Stamps()
@@ -115,6 +116,11 @@ class RobotInterface(Link):
     def real(self) -> bool:
         """Whether it has an address; at which there may be a simulated arm, too."""
         return self.ip is not None
+
+    @property
+    def gripper(self) -> RobotGripper:
+        """See :attr:`.Link.gripper`; of the same robot."""
+        return self._gripper
 
     async def start(self, on_state: Callable[[], None], on_end: Callable[[Exception], None]) -> None:
         """See :meth:`.Link.start`; takes at most several seconds."""
@@ -178,14 +184,17 @@ class RobotInterface(Link):
     async def follow(self, kind: str, values: Array, times: Array, start: int | None, gripper: Array | None) -> Ticket:
         """See :meth:`.Link.follow`.
 
-        :raises ConfigurationError: widths of a gripper were given; only a node drives one.
+        :raises GripperFailed: widths are given, but there is no gripper.
         """
         if gripper is not None:
-            raise ConfigurationError("RobotInterface drives no gripper: leave its widths out, or use RosInterface")
-        begin = None if start is None else _monotonic(start)
+            await self._gripper.prepare(gripper)
         if self._recording is not None:
             self._recording.notes.event("request", f"a chunk of {len(values)} points ({kind})")
-        return self._require_player().follow(Chunk(kind, times, values, begin), time.monotonic())
+        now, begin = time.monotonic(), None if start is None else _monotonic(start)
+        ticket = self._require_player().follow(Chunk(kind, times, values, begin), now)
+        if gripper is not None:
+            self._gripper.follow(now if begin is None else begin, times, gripper)
+        return ticket
 
     def snapshot_at(self, stamp: int) -> Snapshot:
         """See :meth:`.Link.snapshot_at`; from the record of every cycle, even if the event loop was blocked then."""
@@ -209,6 +218,7 @@ class RobotInterface(Link):
         """See :meth:`.Link.stop_following`."""
         if self._player is not None:
             self._player.stop()
+        self._gripper.stop_following()
 
     async def settled(self) -> None:
         """See :meth:`.Link.settled`; here, changes are in force with the next cycle."""
@@ -282,7 +292,7 @@ class RobotInterface(Link):
             # At least one row; and looked at often, because the memory keeps only the last seconds.
             while recording.rows == 0 or time.monotonic() < begin + duration:
                 rest = begin + duration - time.monotonic()
-                await asyncio.sleep(min(max(rest, _BEAT_PERIOD), _READ_PERIOD))
+                await asyncio.sleep(min(max(rest, _SHORTEST_READ), _READ_PERIOD))
         finally:
             rows = recording.stop()
         response, lost = rows["response"], rows["lost"]
@@ -347,13 +357,14 @@ class RobotInterface(Link):
         self._driver.active = False
         self._close_player(str(error))
         self._stop_ticking()
-        self._stop_heartbeat()
+        self._heartbeat.stop()
         self._ticked.set()  # First: whatever else happens, a move must see that the arm is released.
         self._on_end(error)
 
     def _close_player(self, reason: str) -> None:
         """The arm is no longer active."""
         player, self._player = self._player, None
+        self._gripper.stop_following()
         if player is not None:
             player.close(reason)
 
@@ -406,11 +417,9 @@ class RobotInterface(Link):
             self._driver.activate(stop)
             client = self._require_active()
             self._read(client)
+            self._gripper.open(self._driver.address)
             self._player = ChunkPlayer(client, self.parameter)
-            self._silence.clear()
-            heartbeat = threading.Thread(target=self._beat, args=(client,), name="aiofranka_ros-heartbeat", daemon=True)
-            heartbeat.start()
-            self._heartbeat = heartbeat
+            self._heartbeat.start(client)
         except BaseException:
             if self._driver.active or not connected:
                 self._stop()
@@ -423,23 +432,12 @@ class RobotInterface(Link):
         except (ControlStopped, ControlProcessDied, TimeoutError):
             pass  # Already released, or the release below does it.
         finally:
-            self._stop_heartbeat()
+            self._heartbeat.stop()
+            self._gripper.close()
             self._driver.release()
             recording, self._recording = self._recording, None
             if recording is not None:
                 recording.close()
-
-    # The heartbeat's thread.
-
-    def _beat(self, client: ControlClient) -> None:
-        while not self._silence.wait(_BEAT_PERIOD):
-            client.beat()
-
-    def _stop_heartbeat(self) -> None:
-        """End the thread; afterwards it does not touch the client any more."""
-        self._silence.set()
-        if self._heartbeat is not None:
-            self._heartbeat.join()
 
 
 def _monotonic(stamp: int) -> float:

@@ -20,6 +20,7 @@ from scipy.interpolate import CubicSpline
 from trajectory_msgs.msg import JointTrajectory, MultiDOFJointTrajectory
 
 from aiofranka_ros.api.ros_client import RosClient
+from aiofranka_ros.api.ros_gripper import GRIPPER
 from aiofranka_ros.arm.chunk_delays import Delays
 from aiofranka_ros.arm.chunks import SAME, Outcome, Ticket
 from aiofranka_ros.control.stamps import offset_to
@@ -39,8 +40,6 @@ from aiofranka_ros.ros.trajectories import (
 #: How long the node may take to say whether it follows a chunk, and how long discovery may take, of the gripper's
 #: node only once [s].
 _ANSWER_TIMEOUT, _DISCOVERY_TIMEOUT = 5.0, 5.0
-#: Name of the gripper's node, in the namespace of the arm's.
-_GRIPPER = "franka_gripper"
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -77,7 +76,7 @@ class RosChunks:
         self._poses = publisher(MultiDOFJointTrajectory, f"{node}/ee_chunk", 1)
         self._last = self._poses
         namespace = node.rpartition("/")[0]
-        self._widths = publisher(JointTrajectory, f"{namespace}/{_GRIPPER}/gripper_chunk", 1)
+        self._widths = publisher(JointTrajectory, f"{namespace}/{GRIPPER}/gripper_chunk", 1)
         subscribe, group = client.node.create_subscription, ReentrantCallbackGroup()
         self._status = subscribe(
             DiagnosticArray, f"{node}/{chunk_reports.TOPIC}", client.in_loop(self._on_status), chunk_reports.QOS
@@ -136,14 +135,13 @@ class RosChunks:
         """End the chunk in force, if it is this client's, also one that is on its way, and what the gripper does."""
         if self._tickets or self._sent:
             self._last.publish(JointTrajectory() if self._last is self._joints else MultiDOFJointTrajectory())
-        if self._now() < self._widths_end:
-            self._widths.publish(JointTrajectory())
-        self._widths_end = 0
+        self._stop_widths()
         for sent in self._sent.values():  # DDS may never show the node a chunk that this message has followed so soon.
             _set(sent.answer, InvalidTarget("it was stopped before the node had answered", reason="stopped"))
 
     def close(self, reason: str) -> None:
         """The arm is no longer active."""
+        self._stop_widths()
         for ticket in self._tickets.values():
             ticket.end(Outcome.STOPPED, reason)
         self._tickets.clear()
@@ -153,6 +151,12 @@ class RosChunks:
                 sent.answer.set_exception(NotStarted(reason))
                 sent.answer.exception()  # Retrieved: a call that is being cancelled does not raise it.
         self._sent.clear()
+
+    def _stop_widths(self) -> None:
+        """Drop the gripper's widths that are not due yet."""
+        if self._now() < self._widths_end:
+            self._widths.publish(JointTrajectory())
+        self._widths_end = 0
 
     async def _connected(self, publisher: Any, gripper: bool) -> None:
         """Wait until the nodes are discovered."""

@@ -12,10 +12,11 @@ import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import rclpy
+from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, ShutdownException
 from rclpy.signals import SignalHandlerOptions
@@ -60,6 +61,7 @@ class RosClient:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._spin, name="aiofranka_ros-rclpy", daemon=True)
         self._unanswered: set[asyncio.Future[Any]] = set()
+        self._lasting: set[asyncio.Future[Any]] = set()
 
     def start(self) -> None:
         """Start to receive."""
@@ -68,7 +70,7 @@ class RosClient:
     async def close(self) -> None:
         """Leave the graph, for good; calls that wait for an answer, and later ones, raise :class:`.NotStarted`."""
         self._stopping.set()
-        self.abandon(NotStarted(_CLOSED))
+        self.abandon(NotStarted(_CLOSED), self._unanswered | self._lasting)
         await self._loop.run_in_executor(None, self.discard)
 
     def discard(self) -> None:
@@ -77,6 +79,10 @@ class RosClient:
         if self._thread.is_alive():
             self._thread.join()
         self._executor.shutdown()
+        # The node does not destroy them, and an exception that the program keeps may keep them, too: servers would then
+        # see their client on the graph, and continue with its goals.
+        for each in [one for one in self.node.waitables if isinstance(one, ActionClient)]:
+            each.destroy()
         self.node.destroy_node()
         self._context.try_shutdown()
 
@@ -119,26 +125,29 @@ class RosClient:
         """Call ``call`` in the event loop when rclpy's thread had time to receive something. Ignored once closed."""
         self._do(lambda: self.in_loop(lambda _: call())(None))
 
-    async def call(self, service: Any, request: Any, timeout: float = ANSWER_TIMEOUT) -> Any:
+    async def call(self, service: Any, request: Any, timeout: float = ANSWER_TIMEOUT, lasting: bool = False) -> Any:
         """The answer of a service; errors and cancellation as in :meth:`prompt_answer`."""
-        return await self.prompt_answer(service.srv_name, lambda: service.call_async(request), timeout)
+        return await self.prompt_answer(service.srv_name, lambda: service.call_async(request), timeout, lasting)
 
-    async def prompt_answer(self, name: str, send: Callable[[], Any], timeout: float = ANSWER_TIMEOUT) -> Any:
+    async def prompt_answer(
+        self, name: str, send: Callable[[], Any], timeout: float = ANSWER_TIMEOUT, lasting: bool = False
+    ) -> Any:
         """As :meth:`answer`, but a late one is an error.
 
         :param name: of the service or action, for the message.
         :raises ConnectionFailed: no answer came in time.
         """
         try:
-            return await self.answer(send, timeout)
+            return await self.answer(send, timeout, lasting)
         except asyncio.TimeoutError:
             raise ConnectionFailed(f"no answer from {name} within {timeout:.0f} s") from None
 
-    async def answer(self, send: Callable[[], Any], timeout: float) -> Any:
+    async def answer(self, send: Callable[[], Any], timeout: float, lasting: bool = False) -> Any:
         """Send something in rclpy's thread, and wait for the answer. If cancelled, the answer is ignored.
 
         :param send: returns rclpy's future.
         :param timeout: how long to wait [s].
+        :param lasting: whether only :meth:`close` ends the wait, and :meth:`abandon` does not.
         :raises asyncio.TimeoutError: no answer came in time.
         :raises NotStarted: this client is closed.
         :raises FrankaError: the argument of :meth:`abandon`.
@@ -151,7 +160,8 @@ class RosClient:
             if not answer.done():
                 answer.set_result(future)
 
-        self._unanswered.add(answer)
+        waiting = self._lasting if lasting else self._unanswered
+        waiting.add(answer)
         try:
             self.request(send, resolve)
             # Unlike this, asyncio.wait_for may miss a cancellation up to Python 3.11.
@@ -160,11 +170,11 @@ class RosClient:
                 raise asyncio.TimeoutError
             return answer.result().result()
         finally:
-            self._unanswered.discard(answer)
+            waiting.discard(answer)
 
-    def abandon(self, error: FrankaError) -> None:
-        """Raise ``error`` in every call that waits for an answer."""
-        for answer in self._unanswered:
+    def abandon(self, error: FrankaError, waiting: Iterable[asyncio.Future[Any]] | None = None) -> None:
+        """Raise ``error`` in every call that waits for an answer, except for lasting ones, or only in ``waiting``."""
+        for answer in self._unanswered if waiting is None else waiting:
             if not answer.done():
                 answer.set_exception(error)
                 answer.exception()  # Retrieved: a call that is being cancelled does not raise it.

@@ -29,6 +29,7 @@ from aiofranka_ros.api.link import ConnectionReport, Link, uninterrupted, until_
 from aiofranka_ros.api.node_connection import REASON_DELAY, NodeConnection
 from aiofranka_ros.api.recording import Recording
 from aiofranka_ros.api.ros_chunks import RosChunks
+from aiofranka_ros.api.ros_gripper import RosGripper
 from aiofranka_ros.arm.chunks import Ticket
 from aiofranka_ros.arm.planning import check_goal
 from aiofranka_ros.arm.setting_table import SETTINGS
@@ -79,6 +80,7 @@ class RosInterface(Link):
         # Defaults, until the first start reads the node's parameters.
         super().__init__("/" + node.strip("/"), ArmSettings())
         self._client = client
+        self._gripper = RosGripper(self.name)
         self._connection: NodeConnection | None = None
         self._chunks: RosChunks | None = None
         self._simulated_time = False
@@ -95,6 +97,11 @@ class RosInterface(Link):
         self._competition = Competition(self.name, "")
         #: The newest target, if changes of settings must be in force first.
         self._waiting_target: tuple[str, Array] | None = None
+
+    @property
+    def gripper(self) -> RosGripper:
+        """See :attr:`.Link.gripper`; of the node ``franka_gripper`` in the namespace of the arm's node."""
+        return self._gripper
 
     async def start(self, on_state: Callable[[], None], on_end: Callable[[Exception], None]) -> None:
         """See :meth:`.Link.start`; takes as long as the node's configuration."""
@@ -115,6 +122,7 @@ class RosInterface(Link):
         connection, self._connection = self._connection, None
         was_live, self._live = self._live is not None, None
         self._close_chunks("the arm was released")
+        self._gripper.close()
         if self._watch is not None:
             self._watch.cancel()
         if connection is None:
@@ -240,8 +248,10 @@ class RosInterface(Link):
         try:
             self._listen(connection)
             self._chunks = RosChunks(connection, self.name, self.clock)
+            self._gripper.open(connection)
             connection.start()
         except BaseException:
+            self._gripper.close()
             connection.discard()
             raise
         return connection
@@ -251,6 +261,7 @@ class RosInterface(Link):
         subscribe, in_loop = connection.node.create_subscription, connection.in_loop
         subscribe(TransitionEvent, f"{self.name}/transition_event", in_loop(self._on_transition), 10)
         subscribe(DiagnosticArray, "/diagnostics", in_loop(connection.diagnostics.receive), 10)
+        subscribe(DiagnosticArray, "/diagnostics", in_loop(self._gripper.diagnose), 10)
         subscribe(DiagnosticStatus, f"{self.name}/{refusals.TOPIC}", in_loop(connection.refusals.receive), refusals.QOS)
         subscribe(DiagnosticStatus, f"{self.name}/{ownership.TOPIC}", in_loop(self._on_owner), ownership.QOS)
         self._clock = clock = HeardClock()

@@ -28,7 +28,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
-from aiofranka_ros.api import chunk_ticket, controller, policy
+from aiofranka_ros.api import chunk_ticket, controller, gripper, policy
 from aiofranka_ros.api.attributes import StateLock
 from aiofranka_ros.api.competition import SENDER
 from aiofranka_ros.api.link import Link
@@ -42,7 +42,7 @@ from aiofranka_ros.offload.loop_thread import LoopThread
 if TYPE_CHECKING:
     from aiofranka_ros.api.ros_interface import RosInterface
 
-__all__ = ["ChunkTicket", "FrankaController", "PolicyRun", "RobotInterface", "RosInterface"]
+__all__ = ["ChunkTicket", "FrankaController", "Gripper", "PolicyRun", "RobotInterface", "RosInterface"]
 
 _log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
@@ -232,6 +232,20 @@ class PolicyRun(_Part[policy.PolicyRun]):
         return self._inner.report()
 
 
+class Gripper(_Part[gripper.Gripper]):
+    """The gripper of the arm; see :class:`.gripper.Gripper`."""
+
+    state = _Attribute[dict[str, Any]](gripper.Gripper.state)
+    width = _Attribute[Any](gripper.Gripper.width)
+    max_width = _Attribute[float](gripper.Gripper.max_width)
+    is_grasped = _Attribute[bool](gripper.Gripper.is_grasped)
+    next_state = _awaited(gripper.Gripper.next_state)
+    homing = _awaited(gripper.Gripper.homing)
+    move = _awaited(gripper.Gripper.move)
+    grasp = _awaited(gripper.Gripper.grasp)
+    stop = _awaited(gripper.Gripper.stop)
+
+
 class FrankaController:
     """Drives a Franka arm; :class:`.controller.FrankaController` without ``await``.
 
@@ -320,6 +334,12 @@ class FrankaController:
         """As the asyncio controller's."""
         while True:
             yield self.next_state()
+
+    @property
+    @_documented_by(_Asynchronous.gripper)
+    def gripper(self) -> Gripper:
+        """As the asyncio controller's."""
+        return Gripper(self, self._inner.gripper)
 
     robot = _Attribute[Any]()
     state_lock = _Attribute[StateLock]()

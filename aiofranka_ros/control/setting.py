@@ -1,6 +1,6 @@
 """A setting: its default, unit, range and meaning, and which values it accepts.
 
-Used by the tables of settings (:mod:`aiofranka_ros.arm.setting_table`, :mod:`aiofranka_ros.gripper_node.parameters`),
+Used by the tables of settings (:mod:`aiofranka_ros.arm.setting_table`, :mod:`aiofranka_ros.arm.gripper.settings`),
 in every process. It imports nothing that takes long, because the gripper's node needs nothing that drives an arm.
 """
 

@@ -8,27 +8,29 @@ The arm's node publishes the address of the simulated arm that it has started on
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rclpy.task import Future
 from sensor_msgs.msg import JointState
-from std_msgs.msg import String
+from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import Trigger
 
-from aiofranka_ros.errors import ConnectionFailed, GripperFailed
+from aiofranka_ros.arm.gripper.gripper import Gripper
 from aiofranka_ros.gripper_node.actions import GripperActions
 from aiofranka_ros.gripper_node.chunks import GripperChunks
-from aiofranka_ros.gripper_node.gripper import Gripper
 from aiofranka_ros.gripper_node.parameters import GripperParameters
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.ros.actions import Actions
+from aiofranka_ros.ros.clock import node_time
 from aiofranka_ros.ros.conditions import Recent, problem, summary
 from aiofranka_ros.ros.descriptors import ExplainedParameters
+from aiofranka_ros.ros.gripper_state import TOPIC, gripper_state_message
 from aiofranka_ros.ros.identity import Identity
 
 _DIAGNOSTICS_PERIOD = 1.0
@@ -49,10 +51,12 @@ class GripperNode(ExplainedParameters, Node):
         self._joint_states = [
             self.create_publisher(JointState, name, QoSProfile(depth=10)) for name in ("~/joint_states", "joint_states")
         ]
+        self._states = self.create_publisher(Float64MultiArray, f"~/{TOPIC}", qos_profile_sensor_data)
+        self._now = node_time(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         # It waits for ticks: in the default group it would block the timer of the ticks.
         self.create_service(Trigger, "~/stop", self._on_stop, callback_group=ReentrantCallbackGroup())
-        self._gripper = Gripper(settings, self.get_logger(), self._start)
+        self._gripper = Gripper(settings, self.get_logger())
         self._actions = Actions(self)
         GripperActions(self._actions, settings, self._gripper)
         self._chunks = GripperChunks(self, settings, self._gripper, self._actions)
@@ -84,10 +88,6 @@ class GripperNode(ExplainedParameters, Node):
         """Full name of the node whose simulated arm has the gripper; empty for the gripper of a real robot."""
         return self._address_topic.rpartition("/")[0]
 
-    def _start(self, work: Callable[[], Awaitable[None]]) -> Any:
-        assert self.executor is not None  # Goals arrive only while the node spins.
-        return self.executor.create_task(work)
-
     def _on_address(self, message: String) -> None:
         """The arm's node has started or ended a simulated arm."""
         address = message.data
@@ -106,14 +106,15 @@ class GripperNode(ExplainedParameters, Node):
             message.header.stamp = self.get_clock().now().to_msg()
             for publisher in self._joint_states:
                 publisher.publish(message)
+            stamp = self._now() - round(1e9 * (time.monotonic() - self._gripper.heard))
+            self._states.publish(gripper_state_message(state, stamp))
 
     async def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Stop the fingers, which release what they hold."""
-        try:
-            response.success = await self._gripper.stop("stopped by ~/stop")
-            response.message = "" if response.success else "the gripper did not confirm that it stopped"
-        except (GripperFailed, ConnectionFailed) as error:
-            response.success, response.message = False, str(error)
+        ended = Future()
+        self._gripper.stop("stopped by ~/stop", ended.set_result)
+        response.message = await ended
+        response.success = not response.message
         return response
 
     def _on_identity(self) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from rclpy.executors import SingleThreadedExecutor
 
+from aiofranka_ros.arm.gripper.settings import GRIPPER_SETTINGS
 from aiofranka_ros.gripper_node.node import GripperNode
-from aiofranka_ros.gripper_node.parameters import GRIPPER_SETTINGS
 from aiofranka_ros.processes import StopRequest
 from aiofranka_ros.ros.arguments import checked, read
 from aiofranka_ros.ros.running import run, send_last_results

@@ -96,18 +96,23 @@ class RefusalReader:
 
     def __init__(self, on_target: Callable[[Refusal], None] = lambda refusal: None) -> None:
         self._on_target = on_target
-        self._goals: dict[str, str] = {}
+        self._goals: dict[str, Refusal] = {}
 
     def receive(self, message: DiagnosticStatus) -> None:
         """Remember a message of the topic."""
         refusal = Refusal.of(message)
         if refusal.goal:
-            self._goals[refusal.goal] = refusal.message
+            self._goals[refusal.goal] = refusal
             while len(self._goals) > _REMEMBERED:
                 del self._goals[next(iter(self._goals))]
         else:
             self._on_target(refusal)
 
+    def of(self, goal_id: bytes) -> Refusal | None:
+        """The refusal of a goal; ``None`` if it has not arrived, at least not yet."""
+        return self._goals.get(goal_id.hex())
+
     def why(self, goal_id: bytes) -> str:
         """Why a goal was refused; empty if that has not arrived, at least not yet."""
-        return self._goals.get(goal_id.hex(), "")
+        refusal = self.of(goal_id)
+        return "" if refusal is None else refusal.message

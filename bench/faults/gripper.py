@@ -14,7 +14,7 @@ from action_msgs.msg import GoalStatus
 from control_msgs.action import GripperCommand
 from rclpy.action import ActionClient
 
-from aiofranka_ros.gripper_node.connection import Request
+from aiofranka_ros.arm.gripper.connection import Request
 from aiofranka_ros.testing import Child, ros_arguments
 from bench.faults.catalogue import fault
 from bench.faults.hand import RecordedHand

@@ -1,6 +1,7 @@
 """The connection to a Franka Hand: commands that it answers later, and the state that it sends. Nothing here waits.
 
-Used by the gripper's node, in its process and its one thread, which calls :meth:`Hand.poll` at every tick.
+Used by :mod:`aiofranka_ros.arm.gripper.gripper`, in the one thread that drives the hand, which calls :meth:`Hand.poll`
+at every tick.
 
 It speaks the gripper's network protocol itself (``research_interface/gripper/types.h`` of libfranka, version 3) instead
 of calling ``pylibfranka.Gripper``, for three reasons, measured with pylibfranka 0.21:
@@ -102,7 +103,9 @@ class Hand:
         self.state: HandState | None = None
         #: Number of states received, which tells a new one.
         self.states = 0
-        self._began = self._heard = time.monotonic()
+        #: When the newest state arrived [s, monotonic].
+        self.heard = time.monotonic()
+        self._began = self.heard
         self._commands: dict[int, SentCommand] = {}
         self._sent = 0
         self._received = bytearray()
@@ -153,7 +156,7 @@ class Hand:
         now = time.monotonic()
         if self.state is None and now - self._began > _CONNECT_TIMEOUT:
             raise ConnectionFailed(self._what_is_missing())
-        if self.state is not None and now - self._heard > _SILENCE:
+        if self.state is not None and now - self.heard > _SILENCE:
             raise ConnectionFailed(f"lost the gripper at {self.address}: it has been silent for {_SILENCE:g} s")
 
     def close(self) -> None:
@@ -223,7 +226,7 @@ class Hand:
                         udp.connect(sender)  # From now on, the system drops what others send.
                     self.state = HandState(*_STATE.unpack(packet)[1:])
                     self.states += 1
-                    self._heard = time.monotonic()
+                    self.heard = time.monotonic()
 
     def _what_is_missing(self) -> str:
         """Which step of connecting took too long."""

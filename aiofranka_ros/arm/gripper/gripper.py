@@ -1,30 +1,30 @@
 """The gripper: it stays connected, and runs one command at a time; blocked fingers are noticed.
 
-Used by the gripper's node, in its process and its one thread. A command is a coroutine that awaits only the next tick,
-like a move of the arm (:mod:`aiofranka_ros.arm.moves`). Widths are the distance between the two fingers [m].
+Used by the gripper's node and by ``RobotInterface``, each in one thread of its process, which calls
+:meth:`Gripper.tick` regularly. A command is a coroutine that awaits only the next tick, so it needs neither asyncio nor
+rclpy. Widths are the distance between the two fingers [m].
 
 Clients repeat themselves: a policy at 30 Hz sends its goal 30 times a second. The gripper would be stopped, and would
-let go, for each of them. So a goal for what the gripper does already joins the command that runs, and a goal for what
-the last command achieved has succeeded; neither sends anything. Of different goals, the newest is next: it replaces the
-one that waits, and stops the one that runs. A command that had to wait for another one may run for a while first, so
-that the fingers move however often clients change their mind.
+let go, for each of them. So a command for what the gripper does already joins the one that runs, and a command for what
+the last one achieved, or for a grasp of what is held, has succeeded; neither sends anything. Of different commands, the
+newest is next: it replaces the one that waits, and stops the one that runs. A command that had to wait for another one
+may run for a while first, so that the fingers move however often clients change their mind.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field
+from types import coroutine
 from typing import Any, NamedTuple
 
-from rclpy.task import Future
-
+from aiofranka_ros.arm.gripper.commands import Command, End, Outcome
+from aiofranka_ros.arm.gripper.connection import Hand, HandState, Request, Status
+from aiofranka_ros.arm.gripper.settings import Settings
 from aiofranka_ros.errors import ConnectionFailed, GripperFailed
-from aiofranka_ros.gripper_node.connection import Hand, HandState, Request, SentCommand, Status
-from aiofranka_ros.gripper_node.parameters import GripperParameters
 
 #: Pause between two attempts to connect [s].
 _RETRY_PERIOD = 1.0
@@ -33,92 +33,28 @@ _STILL = 0.0002
 #: How long a command that had to wait for another one runs before the next one may replace it [s]: several times what
 #: stopping the fingers takes, and little for a person.
 _LEAST_RUN = 0.3
-#: Differences that the gripper cannot resolve: width [m], speed [m/s], force [N], tolerances of the width [m].
-_RESOLUTION = (1e-4, 1e-4, 0.1, 1e-4, 1e-4)
-
-
-class Command(NamedTuple):
-    """What a goal requests: homing, which needs no numbers, a move or a grasp.
-
-    The object may be smaller than ``width`` by ``inner``, and larger by ``outer`` [m]; [m/s], [N]. A grasp that
-    ``may_open`` is a move instead if the fingers are not further open than ``width`` when it begins.
-    """
-
-    request: Request
-    width: float = 0.0
-    speed: float = math.inf
-    force: float = 0.0
-    inner: float = 0.0
-    outer: float = 0.0
-    may_open: bool = False
-
-    def equals(self, other: Command) -> bool:
-        """Whether the gripper would do the same."""
-        return (self.request, self.may_open) == (other.request, other.may_open) and all(
-            math.isclose(one, two, rel_tol=0.0, abs_tol=least)
-            for one, two, least in zip(self[1:6], other[1:6], _RESOLUTION, strict=True)
-        )
-
-    def begin(self, width: float, tolerance: float) -> Command:
-        """The command to send with the fingers at ``width``, see ``may_open``."""
-        if self.may_open and self.width >= width - tolerance:
-            return Command(Request.MOVE, self.width, self.speed)
-        return self
-
-    def send(self, hand: Hand) -> SentCommand:
-        """:raises ConnectionFailed: the connection was lost."""
-        if self.request is Request.HOMING:
-            return hand.send(self.request)
-        if self.request is Request.MOVE:
-            return hand.send(self.request, self.width, self.speed)
-        return hand.send(self.request, self.width, self.inner, self.outer, self.speed, self.force)
-
-    def why_unsuccessful(self, width: float) -> str:
-        """Why the gripper calls it no success, with its fingers at ``width``."""
-        if self.request is Request.HOMING:
-            return "homing failed: is something between the fingers?"
-        if self.request is Request.MOVE:
-            return f"the gripper gave up, with its fingers at {width:.4f} m"
-        return (
-            f"nothing was grasped: the fingers ended at {width:.4f} m, which is not between "
-            f"{self.width - self.inner:.4f} and {self.width + self.outer:.4f} m"
-        )
-
-
-class End(enum.Enum):
-    """How a command ended."""
-
-    #: The gripper carried it out, with or without success.
-    FINISHED = enum.auto()
-    #: A move was stopped because the fingers were blocked.
-    BLOCKED = enum.auto()
-    #: The gripper could not carry it out, or something else ended it.
-    FAILED = enum.auto()
-    CANCELLED = enum.auto()
-
-
-class Outcome(NamedTuple):
-    """How a command ended, with the width [m] (NaN: not connected any more), and why it had no success, if so.
-
-    ``force`` is that of a grasp [N], else 0.
-    """
-
-    end: End
-    width: float
-    failure: str = ""
-    force: float = 0.0
 
 
 class _Cancelled(Exception):
     """Every client of the command has cancelled it, and the gripper was told to stop."""
 
 
+class _Replaced(Exception):
+    """Another command or a stop ended the command."""
+
+
+@coroutine
+def _next_tick() -> Generator[None, None, None]:
+    """Wait for the next :meth:`Gripper.tick`, which continues the coroutine."""
+    yield
+
+
 class _Goal(NamedTuple):
     """A client's interest in a command."""
 
     cancelled: Callable[[], bool]
-    on_state: Callable[[HandState], None]
-    outcome: Future
+    on_state: Callable[[HandState], object]
+    on_end: Callable[[Outcome], object]
 
 
 @dataclass(eq=False)
@@ -141,35 +77,39 @@ class _Job:
     def end(self, outcome: Outcome) -> None:
         """Tell everyone who wants it how it ended."""
         for goal in self.goals:
-            goal.outcome.set_result(outcome)
+            goal.on_end(outcome)
 
 
 class Gripper:
     """The gripper at one address. It connects by itself, and again if the connection is lost.
 
-    :param settings: the node's.
-    :param log: the node's.
-    :param start: starts a coroutine function as a task of the node's executor.
+    :param settings: the owner's.
+    :param log: the owner's, of ROS or of Python.
     """
 
-    def __init__(self, settings: GripperParameters, log: Any, start: Callable[..., Any]) -> None:
+    def __init__(self, settings: Settings, log: Any) -> None:
         self._settings = settings
         self._log = log
-        self._start = start
         self._connection: Hand | None = None
         self._next_attempt = 0.0
-        self._ticked: Future = Future()
+        #: Everything that waits for the next tick.
+        self._coroutines: list[Coroutine[None, None, None]] = []
         self._running: _Job | None = None
         self._waiting: _Job | None = None
-        self._worker: Any = None
-        # The last command while its outcome holds, with the state that it left.
+        self._working = False
+        # The last command while its outcome holds, with the state that it left. A lost connection changes nothing.
         self._achieved: tuple[Command, Outcome, HandState] | None = None
+        # The last state that may be older than the end of the last command or stop, by its connection and number.
+        self._unclear: tuple[Hand | None, int] = (None, 0)
+        self._stopping = 0
         #: Empty while there is no robot to connect to.
         self.address = ""
         #: Why the gripper is not connected.
         self.why = ""
         #: Whether it was connected before and is not any more.
         self.lost = False
+        #: Whether it is known if there is a gripper at the address: an attempt to connect has ended.
+        self.tried = False
         #: Counts what changes what the gripper does: commands that differ from the one before, and stops.
         self.begun = 0
 
@@ -184,21 +124,39 @@ class Gripper:
         return None if self._connection is None else self._connection.state
 
     @property
+    def heard(self) -> float:
+        """When the newest state arrived [s, monotonic]; 0 if the gripper is not connected."""
+        return 0.0 if self._connection is None else self._connection.heard
+
+    @property
+    def busy(self) -> bool:
+        """Whether the gripper has not answered a command or a stop yet."""
+        return self.hand is not None and self.hand.busy
+
+    @property
     def running(self) -> bool:
         """Whether a command runs."""
         return self._running is not None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the gripper holds something, and nothing that it does or has just done may change that."""
+        hand, number = self._unclear
+        clear = self._connection is not None and (self._connection is not hand or self._connection.states > number)
+        idle = self._running is None and self._waiting is None and not self._stopping
+        return idle and clear and self.state is not None and self.state.is_grasped
 
     # The connection.
 
     def use(self, address: str, why: str) -> None:
         """Connect to the gripper at another address, or to none; ``why`` says why it is not connected yet."""
         self.disconnect(why)
-        self.address, self.lost, self._next_attempt = address, False, 0.0
+        self.address, self.lost, self.tried, self._next_attempt = address, False, False, 0.0
+        self._achieved = None
 
     def disconnect(self, why: str) -> None:
         """Disconnect for ``why``, for at least the time between two attempts to connect."""
         connection, self._connection = self._connection, None
-        self._achieved = None
         self.why = why
         self._next_attempt = time.monotonic() + _RETRY_PERIOD
         if connection is not None:
@@ -220,60 +178,64 @@ class Gripper:
             if connected or failure != self.why:  # Once, not at every attempt.
                 self._log.error(f"{failure} (trying again every {_RETRY_PERIOD:g} s)")
             self.lost |= connected
+            self.tried = True
             self.disconnect(failure)
         if self.hand is not None and not connected:
-            self.lost = False
+            self.lost, self.tried = False, True
             self._log.info(f"connected to the gripper at {self.address}")
         for job in (self._running, self._waiting):
             if job is not None:
                 self._attend(job)
-        ticked, self._ticked = self._ticked, Future()
-        ticked.set_result(None)
+        for each in list(self._coroutines):
+            self._continue(each)
         return not failure
 
-    # Commands.
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        """Run ``work`` until it waits for a tick; the ticks continue it."""
+        self._coroutines.append(work)
+        self._continue(work)
 
-    async def run(
-        self, command: Command, cancelled: Callable[[], bool], on_state: Callable[[HandState], None]
-    ) -> Outcome:
-        """Run ``command`` to its end, see :meth:`submit`."""
-        outcome: Outcome = await self.submit(command, cancelled, on_state)
-        return outcome
+    def _continue(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            work.send(None)
+        except StopIteration:
+            self._coroutines.remove(work)
+        except BaseException:
+            self._coroutines.remove(work)
+            raise
+
+    # Commands.
 
     def submit(
         self,
         command: Command,
         cancelled: Callable[[], bool],
-        on_state: Callable[[HandState], None] = lambda state: None,
-    ) -> Future:
-        """Begin to run ``command``, unless the gripper does so already, or an equal one has left it so.
+        on_end: Callable[[Outcome], object],
+        on_state: Callable[[HandState], object] = lambda state: None,
+    ) -> None:
+        """Begin to run ``command``, unless the gripper does so already, or is as it would leave it.
 
         :param cancelled: called at every tick; once it is true, the gripper is stopped, unless another client wants the
             same.
+        :param on_end: called when it has ended, which may be before this returns.
         :param on_state: called with the state at every tick while the command runs.
-        :returns: done with the :class:`Outcome`.
         """
-        goal = _Goal(cancelled, on_state, Future())
-        achieved = self._outcome_without(command)
-        if achieved is not None:
-            goal.outcome.set_result(achieved)
-        else:
-            self._job_of(command).goals.append(goal)
-        return goal.outcome
+        done = self._outcome_without(command)
+        if done is not None:
+            on_end(done)
+            return
+        self._job_of(command).goals.append(_Goal(cancelled, on_state, on_end))
+        if not self._working:
+            self._begin(self._work())
 
-    async def stop(self, reason: str) -> bool:
+    def stop(self, reason: str, on_end: Callable[[str], object]) -> None:
         """End all commands, stop the gripper, and release what it holds.
 
         :param reason: the failure of the commands.
-        :returns: whether the gripper confirmed the stop within ``stop_timeout``.
-        :raises GripperFailed: there is no gripper.
-        :raises ConnectionFailed: the connection was lost.
+        :param on_end: called with why the gripper did not confirm the stop within ``stop_timeout``; empty: it did.
         """
         self._end_all(reason)
-        hand = self._require_hand()
-        sent = hand.send(Request.STOP)
-        await self._ticks_while(hand, lambda: sent.status is None)
-        return sent.status is Status.SUCCESS
+        self._begin(self._stop(on_end))
 
     def abandon(self, reason: str) -> None:
         """End all commands for ``reason``, without waiting; fingers that hold something still do."""
@@ -283,15 +245,42 @@ class Gripper:
             with contextlib.suppress(ConnectionFailed):  # Then there is nothing left to stop.
                 hand.send(Request.STOP)
 
+    async def _stop(self, on_end: Callable[[str], object]) -> None:
+        self._stopping += 1
+        failure = ""
+        try:
+            hand = self._require_hand()
+            sent = hand.send(Request.STOP)
+            await self._ticks_while(hand, lambda: sent.status is None)
+            if sent.status is not Status.SUCCESS:
+                failure = "the gripper did not confirm that it stopped"
+        except (GripperFailed, ConnectionFailed) as error:
+            failure = str(error)
+        self._stopping -= 1
+        self._distrust()
+        on_end(failure)
+
+    def _distrust(self) -> None:
+        """The present state may be older than what the gripper did last."""
+        self._unclear = self._connection, 0 if self._connection is None else self._connection.states
+
     def _outcome_without(self, command: Command) -> Outcome | None:
-        """The outcome of ``command`` if the last one was equal and the gripper still is as that left it."""
-        if self._achieved is None or self.state is None:
+        """The outcome of ``command`` if the gripper is already as that would leave it."""
+        state, tolerance = self.state, self._settings["goal_tolerance"]
+        if state is None:
             return None
-        last, outcome, left = self._achieved
-        moved = abs(self.state.width - left.width) > self._settings["goal_tolerance"]
-        if moved or self.state.is_grasped != left.is_grasped or not last.equals(command):
-            return None
-        return outcome._replace(width=self.state.width)
+        force = math.nan
+        if self._achieved is not None:
+            last, outcome, left = self._achieved
+            moved = abs(state.width - left.width) > tolerance
+            # What gives way moves the fingers, but is held all the same.
+            unchanged = state.is_grasped == left.is_grasped and (state.is_grasped or not moved)
+            if unchanged and command.is_done_by(last):
+                return outcome._replace(width=state.width)
+            force = last.force if unchanged else math.nan
+        if self.holds and command.would_grasp_again(state, force, tolerance):
+            return Outcome(End.FINISHED, state.width, "", command.force if math.isnan(force) else force)
+        return None
 
     def _job_of(self, command: Command) -> _Job:
         """The job of an equal command, or a new one; it is the next to run unless it runs already."""
@@ -304,15 +293,13 @@ class Gripper:
         self._achieved = None
         self.begun += 1
         job = self._waiting = _Job(command)
-        if self._worker is None or self._worker.done():
-            self._worker = self._start(self._work)
         return job
 
     def _drop(self, reason: str) -> None:
         """End the job that waits, if any."""
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
-            waiting.end(self._failed(reason))
+            waiting.end(self._failed(reason, End.REPLACED))
 
     def _end_all(self, reason: str) -> None:
         self.begun += 1
@@ -334,19 +321,24 @@ class Gripper:
                 job.cancelled = True  # It ends once the fingers have stopped.
             else:
                 job.goals.remove(goal)
-                goal.outcome.set_result(self._failed("cancelled", End.CANCELLED))
+                goal.on_end(self._failed("cancelled", End.CANCELLED))
         if job is self._waiting and not job.goals:
             self._waiting = None
 
     async def _work(self) -> None:
         """Run the job that waits, and the next one, until none waits."""
+        self._working = True
         least_run = 0.0
         while (job := self._waiting) is not None:
-            self._running, self._waiting = job, None
+            self._running, self._waiting, self._achieved = job, None, None
             job.least_run = least_run
-            job.end(await self._pursue(job))
+            outcome = await self._pursue(job)
+            if outcome.end is not End.FINISHED:
+                self._distrust()
             self._running = None
+            job.end(outcome)
             least_run = _LEAST_RUN
+        self._working = False
 
     async def _pursue(self, job: _Job) -> Outcome:
         """Run one job to its end."""
@@ -356,14 +348,18 @@ class Gripper:
             await self._halt(hand)
             await self._check(job, hand)
             return await self._until_done(job, hand)
-        except (_Cancelled, GripperFailed, ConnectionFailed) as error:
-            return self._failed(str(error), End.CANCELLED if isinstance(error, _Cancelled) else End.FAILED)
+        except _Cancelled as error:
+            return self._failed(str(error), End.CANCELLED)
+        except _Replaced as error:
+            return self._failed(str(error), End.REPLACED)
+        except (GripperFailed, ConnectionFailed) as error:
+            return self._failed(str(error))
 
     async def _until_done(self, job: _Job, hand: Hand) -> Outcome:
         """Send the command of a job and wait for its end."""
         state, tolerance = hand.state, self._settings["goal_tolerance"]
         assert state is not None  # The hand is connected.
-        command = job.command.begin(state.width, tolerance)
+        command = job.command.begin(state, tolerance)
         sent = command.send(hand)
         job.began = still_since = time.monotonic()
         limit = self._settings["command_timeout"] + state.max_width / command.speed
@@ -404,20 +400,20 @@ class Gripper:
 
     async def _next_tick(self, job: _Job, hand: Hand) -> None:
         """Wait for the next tick, and check that the command may still run then."""
-        await self._ticked
+        await _next_tick()
         await self._check(job, hand)
 
     async def _check(self, job: _Job, hand: Hand) -> None:
-        """:raises GripperFailed: the command must end now."""
+        """:raises GripperFailed, _Replaced, _Cancelled: the command must end now."""
         if self.hand is not hand:
             raise GripperFailed(self.why)
         if job.ended_by:
-            raise GripperFailed(job.ended_by)
+            raise _Replaced(job.ended_by)
         if job.cancelled:
             await self._halt(hand)
             raise _Cancelled("cancelled")
         if self._waiting is not None and hand.busy and time.monotonic() - job.began >= job.least_run:
-            raise GripperFailed("replaced by a new goal")
+            raise _Replaced("replaced by a new goal")
 
     async def _halt(self, hand: Hand) -> None:
         """Stop what the gripper does, and wait for that, for at most ``stop_timeout``.
@@ -432,7 +428,7 @@ class Gripper:
         """Wait while ``condition`` is true and the gripper is connected, for at most ``stop_timeout``."""
         limit = time.monotonic() + self._settings["stop_timeout"]
         while condition() and self.hand is hand and time.monotonic() < limit:
-            await self._ticked
+            await _next_tick()
 
     def _require_hand(self) -> Hand:
         """:raises GripperFailed: there is no gripper."""
