@@ -129,6 +129,13 @@ def control_process_crashed(story: Story) -> None:
 def control_process_stopped(story: Story) -> None:
     control_process_killed(story)
     story.summary["exit_code"] = None
+    story.ticks["control_code"][story.ticks["control_code"] > 0] = ord("T")
+
+
+def control_process_hung(story: Story) -> None:
+    control_process_stopped(story)
+    story.summary["message"] = "the control process did not release the arm within 5 s"
+    story.ticks["control_code"] = 0
 
 
 def control_process_ended(story: Story) -> None:
@@ -200,6 +207,7 @@ def on_request(story: Story) -> None:
         (control_process_killed, "The control process was killed (SIGKILL)"),
         (control_process_crashed, "The control process was killed (SIGSEGV)"),
         (control_process_stopped, "The control process was stopped by a signal or a debugger"),
+        (control_process_hung, "The control process did not answer any more: the control process did not release"),
         (control_process_ended, "The control process ended by itself"),
         (user_stop, "A person pressed the user stop."),
         (guided, "A person took the arm by hand: its guiding buttons were pressed."),

@@ -349,9 +349,15 @@ class Evidence:
         return int(after[0]) if len(after) else -1
 
     @property
+    def exit_code(self) -> int | None:
+        """Of a control process that died: negative if a signal killed it; ``None``: not known."""
+        code = self.summary.get("exit_code")
+        return None if code is None else int(code)
+
+    @property
     def signal_name(self) -> str:
         """The signal that killed the control process; empty if none did."""
-        code = self.summary.get("exit_code")
+        code = self.exit_code
         if code is None or code >= 0:
             return ""
         try:

@@ -55,7 +55,7 @@ _ACTIVATE = "activate again: the arm holds where it is"
 LATE: Sequence[Rule] = (
     Rule(
         "control process suspended",
-        lambda e: "T" in e.control_code or "t" in e.control_code,
+        lambda e: _suspended(e),
         "a signal or a debugger had stopped the control process for {e.gap_ms:.0f} ms",
         ("find out who sends SIGSTOP to the processes of this package, or debugs them",),
     ),
@@ -108,9 +108,15 @@ RULES: Sequence[Rule] = (
     ),
     Rule(
         "control process suspended",
-        lambda e: e.trigger == "control process died" and e.summary.get("exit_code") is None,
+        lambda e: e.trigger == "control process died" and e.exit_code is None and _suspended(e),
         "The control process was stopped by a signal or a debugger, so the robot got no torques: {e.message}.",
         ("find out who sends SIGSTOP to the processes of this package, or debugs them", _ACTIVATE),
+    ),
+    Rule(
+        "control process hung",
+        lambda e: e.trigger == "control process died" and e.exit_code is None,
+        "The control process did not answer any more: {e.message}.",
+        ("run fewer programs on this computer{busy}", "report it, with this recording and the log", _ACTIVATE),
     ),
     Rule(
         "control process ended",
@@ -247,6 +253,11 @@ RULES: Sequence[Rule] = (
     ),
     Rule("stopped", lambda e: True, "The arm stopped: {e.message}.", (_ACTIVATE,)),
 )
+
+
+def _suspended(e: Evidence) -> bool:
+    """Whether the control process was seen to be stopped by a signal, or by a debugger."""
+    return "T" in e.control_code or "t" in e.control_code
 
 
 def _motion_free(e: Evidence) -> bool:

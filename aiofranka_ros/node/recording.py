@@ -15,7 +15,7 @@ from std_srvs.srv import Trigger as TriggerService
 from aiofranka_ros.arm.driver import Driver
 from aiofranka_ros.arm.settings import SETTING_NAMES, ArmSettings
 from aiofranka_ros.control.law.motion import Motion
-from aiofranka_ros.errors import FrankaError
+from aiofranka_ros.errors import FrankaError, NameTaken
 from aiofranka_ros.node.targets import TargetTopics
 from aiofranka_ros.recording.notes import Notes
 from aiofranka_ros.recording.recorder import OFF, Recorder, Trigger
@@ -86,7 +86,8 @@ class FlightRecorder:
 
     def stopped(self, error: FrankaError) -> None:
         """Record that the arm was stopped or lost; called before its control process is closed."""
-        self._recorder.save(Trigger.of(error), self._driver.client)
+        if not isinstance(error, NameTaken):  # Then nothing went wrong: the node left the arm to another one.
+            self._recorder.save(Trigger.of(error), self._driver.client)
 
     def close(self) -> None:
         """Let recordings that have begun finish by themselves."""

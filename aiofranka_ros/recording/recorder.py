@@ -182,10 +182,25 @@ class Recorder:
     # In the thread of a recording.
 
     def _write(self, run: _Run, folder: Path, shared: int) -> Path:
-        settings, trigger = self._settings(), run.trigger
-        offset = offset_to()
+        with contextlib.ExitStack() as stack:
+            if shared >= 0:
+                stack.callback(os.close, shared)
+            # At once, because they are overwritten; the process may have to wait for another one.
+            copies = {"job": stack.enter_context(_memory(json.dumps(self._job(run.trigger, folder)).encode()))}
+            for name, source in (("control", shared), ("notes", self._notes.descriptor)):
+                if source >= 0:
+                    copies[name] = stack.enter_context(_copied(source))
+            with self._one_at_a_time:
+                answer = _answer(copies, run.handed_over.set)
+        if "path" not in answer:
+            raise RecordingFailed(str(answer.get("error") or "the process that writes it died"))
+        return Path(answer["path"])
+
+    def _job(self, trigger: Trigger, folder: Path) -> dict[str, Any]:
+        """Everything that is not in shared memory, as JSON has it; see :mod:`.writer`."""
+        settings, notes, offset = self._settings(), self._notes, offset_to()
         stamp = trigger.stamp + offset
-        job = {
+        return {
             "folder": str(folder),
             "name": name_of(stamp, self._name, trigger.kind),
             "most_files": settings["recording_files"],
@@ -198,24 +213,11 @@ class Recorder:
                 **self._details(),
             },
             "parameters": {name: _plain(value) for name, value in settings.items()},
-            "topics": list(self._notes.topics),
-            "senders": list(self._notes.senders),
-            "events": tuple(self._notes.events),
-            "lines": tuple(self._notes.lines),
+            "topics": list(notes.topics),
+            "senders": list(notes.senders),
+            "events": tuple(notes.events),
+            "lines": tuple(notes.lines),
         }  # fmt: skip
-        with contextlib.ExitStack() as stack:
-            if shared >= 0:
-                stack.callback(os.close, shared)
-            # At once, because they are overwritten; the process may have to wait for another one.
-            copies = {"job": stack.enter_context(_memory(json.dumps(job).encode()))}
-            for name, source in (("control", shared), ("notes", self._notes.descriptor)):
-                if source >= 0:
-                    copies[name] = stack.enter_context(_copied(source))
-            with self._one_at_a_time:
-                answer = _answer(copies, run.handed_over.set)
-        if "path" not in answer:
-            raise RecordingFailed(str(answer.get("error") or "the process that writes it died"))
-        return Path(answer["path"])
 
 
 def _answer(copies: Mapping[str, int], on_started: Callable[[], object]) -> dict[str, Any]:
