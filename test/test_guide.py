@@ -35,6 +35,7 @@ from isolated_objects import Planner
 
 import aiofranka_ros
 from aiofranka_ros import FrankaController, RobotInterface, errors
+from aiofranka_ros.api.gripper import Gripper
 from aiofranka_ros.arm.setting_table import SETTINGS
 from aiofranka_ros.testing import descendants, wait_until
 
@@ -385,6 +386,9 @@ def test_the_page_of_the_api_names_everything_public_and_nothing_else() -> None:
     named = set(re.findall(r"`(?:await |async for \w+ in )?(\w+)", " ".join(rows)))
     public = {name for name in (*dir(FrankaController), *FrankaController.__annotations__) if not name.startswith("_")}
     assert named == public - {"robot", "state_lock"}  # Both are in the text.
+    rows = re.findall(r"^\| (`.*?) \|", sections["The gripper"], re.MULTILINE)
+    named = set(re.findall(r"`(?:await )?(\w+)", " ".join(rows)))
+    assert named == {name for name in dir(Gripper) if not name.startswith("_")}
     helpers = set(
         re.findall(r"`@?(?:await )?(\w+)", sections["The way to an arm"] + sections["Work off the event loop"])
     )
