@@ -51,7 +51,9 @@ async def main(robot: RobotInterface, free: list[str]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Teach an arm poses by hand, and let it repeat them.")
-    parser.add_argument("--robot", default="sim", metavar="ADDRESS", help="address; sim: a simulated arm [%(default)s]")
+    parser.add_argument(
+        "--robot", default="sim", metavar="ADDRESS", help="address of the robot; sim: a simulated one [%(default)s]"
+    )
     parser.add_argument(
         "--free", default="x,y,z,roll,pitch,yaw,elbow", metavar="AXES", help="along which the arm yields [%(default)s]"
     )

@@ -250,7 +250,8 @@ def test_a_recovery_that_is_refused_keeps_the_connection_until_the_end(arm: Simu
         asyncio.run(recover())
     finally:
         remote.ask(arm.host, "release")
-    assert descendants(os.getpid()) == before
+    # What writes the recording of the stop takes a moment longer.
+    assert wait_until(lambda: descendants(os.getpid()) == before)
 
 
 def test_a_start_without_a_robot_leaves_nothing() -> None:

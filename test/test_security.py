@@ -71,7 +71,7 @@ def test_the_policy_enclave_permits_publishing_targets_and_reading_state_only(na
     of_gripper = {"/franka_gripper/gripper_chunk"}
     assert names_for_policies("publish") == targets | of_gripper
     read = names_for_policies("subscribe")
-    assert read and read <= names["publish"] | {"/franka_gripper/chunk_status"}
+    assert read and read <= names["publish"] | {"/franka_gripper/chunk_status", "/franka_gripper/state"}
     assert not [name for name in read if "*" in name]
     assert rules("policy", "services", "request") == rules("policy", "actions", "call") == set()
     assert rules("policy", "services", "reply") == {"/policy/*"}

@@ -133,7 +133,7 @@ class Driver:
             raise
         self.active = True
         note = " after clearing a reflex" if recovered else ""
-        _log.info("active%s; mode %s: %s", note, self._settings["mode"], self._settings.at_first)
+        _log.info("active%s, %s; mode %s", note, self._settings.at_first, self._settings["mode"])
         return recovered
 
     def _report_compiling(self) -> None:

@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--seconds", type=_duration, default=5.0, metavar="S",
-        help="how long to watch; a slow policy, or one with long pauses, needs more [%(default)g]",
+        help="how long to watch from the first target on; slow policies need more [%(default)g]",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="FILE", help="plot targets and arm into a PNG file")
     parser.add_argument("--json", action="store_true", help="print JSON")

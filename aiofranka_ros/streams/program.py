@@ -28,6 +28,8 @@ from aiofranka_ros.streams.watch import Watch
 _CTRL_C = 130
 #: How long to wait for the diagnostics from before the watch [s]: a little longer than their usual period.
 _DIAGNOSTICS = 1.2
+#: How long the first target is waited for [s].
+_FIRST = 5.0
 #: Parameters that have to do with targets.
 _SETTINGS = (
     "mode", "arm_prefix", "interpolation", "extrapolation_time", "smooth_targets", "reference_bandwidth",
@@ -88,18 +90,25 @@ def main(options: argparse.Namespace, stop: StopRequest) -> int:
 
 
 def _listen(client: NodeClient, watch: Watch, seconds: float, stop: StopRequest, console: Console) -> float:
-    """Receive for ``seconds`` [s], or until a stop is requested; return how long it was [s]."""
-    begin = time.monotonic()
+    """Receive for ``seconds`` [s], or until a stop is requested; return how long it was [s].
+
+    They begin with the first message, if one comes soon: discovery may take some seconds.
+    """
+
+    def count() -> int:
+        return sum(len(heard.data) for heard in watch.heard.values())
+
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]} messages")
     with Progress(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
     ) as progress:
         task = progress.add_task(f"watching {client.name}", total=seconds, count=0)
+        client.spin_until(lambda: stop.requested or count() > 0, _FIRST)
+        begin = time.monotonic()
 
         def over() -> bool:
             passed = time.monotonic() - begin
-            count = sum(len(heard.data) for heard in watch.heard.values())
-            progress.update(task, completed=passed, count=count)
+            progress.update(task, completed=passed, count=count())
             return stop.requested or passed >= seconds
 
         client.spin_until(over, seconds + 1.0)

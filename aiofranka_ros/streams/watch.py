@@ -119,8 +119,7 @@ class Watch:
         node = self._client.name
         namespace, _, _ = node.rpartition("/")
         self.begin = time.time_ns()
-        self.topics = self._taken()
-        for topic in self.topics:
+        for topic in TOPICS:  # Which of them the node takes may not be discovered yet.
             self.heard[topic.name] = Heard()
             self._listen(topic.kind, topic.full_name(node), self.heard[topic.name])
         self._listen(PoseStamped, f"{node}/ee_pose", self._measured["ee_pose"])
@@ -135,6 +134,7 @@ class Watch:
         :param joints: names of the arm's joints.
         """
         self._client.spin_until(lambda: False, _DISCOVERY)
+        self.topics = self._taken()
         found = []
         for topic in self.topics:
             heard, publishers = self.heard[topic.name], self._publishers(topic)
