@@ -40,7 +40,7 @@ _STAMPS = (0.0, -0.05, -1.0, -3600.0, 1.0, 3600.0)
 _INTEGER = re.compile(r"(u?)int(\d+)|byte|octet|char")
 #: After how many messages the mode changes, and the modes; empty: goals and trajectories, in any mode.
 _BLOCK = 250
-_MODES = ("", "osc", "impedance", "torque")
+_MODES = ("", "osc", "impedance", "torque", "free")
 #: Matches subscriptions of any durability.
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 #: The transitions requested here cannot succeed while the node is active; the storm tests the others.

@@ -24,7 +24,7 @@ _WHOLE = 0.9999
 _DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
 #: How often the walk takes a step [Hz].
 _RATE = 50.0
-_MODES = ("osc", "impedance", "pid", "torque")
+_MODES = ("osc", "impedance", "pid", "torque", "free")
 
 
 def torque_violations(cycles: npt.NDArray[Any]) -> list[str]:
@@ -88,7 +88,7 @@ class Walk:
 
     def reset(self) -> None:
         """Restore all parameters."""
-        names = ("kp", "kd", "ki", "ee_kp", "ee_kd", "null_kp", "null_kd", "motion_kp", "motion_kd")
+        names = ("kp", "kd", "ki", "ee_kp", "ee_kd", "null_kp", "null_kd", "motion_kp", "motion_kd", "free_axes")
         self._rig.set(mode="osc", tcp_from_robot=True, **{name: list(_DEFAULTS[name]) for name in names})
 
     def _switch(self) -> None:
@@ -113,7 +113,8 @@ class Walk:
             values[spring] = [scale * value for value in _DEFAULTS[spring]]
             values[damper] = [scale**0.5 * value for value in _DEFAULTS[damper]]
         values["ki"] = [self._random.uniform(0.0, 1.0) * value for value in _DEFAULTS["ki"]]
-        self._rig.set(**values)
+        axes: list[str] = [axis for axis in _DEFAULTS["free_axes"] if self._random.random() < 0.5]
+        self._rig.set(free_axes=axes, **values)
         self.changes += 1
 
     def _change_frame(self) -> None:
@@ -150,6 +151,8 @@ class Walk:
             message.position = []
             message.effort = [float(x) + self._random.gauss(0.0, 1.0) for x in back]
             rig.publishers["torque_desired"].publish(message)
+        elif self._mode == "free":
+            return  # It takes no targets.
         else:
             self._q = self._q + np.array([self._random.gauss(0.0, 0.012) for _ in range(7)])
             self._q += 0.01 * (self._centre - self._q)
