@@ -84,7 +84,7 @@ def test_columns_have_a_row_for_each_cycle_and_the_names_of_scripts() -> None:
     for name in ("q", "tau_last", "position", "response"):
         part.rows[name] = rng.uniform(size=part.rows[name].shape)
     part.rows["orientation"] = turns = Rotation.random(3, random_state=1).as_quat()
-    found = columns(part, FIELDS)
+    found = columns([part], FIELDS)
     assert {len(column) for column in found.values()} == {3}
     assert set(DEFAULT_FIELDS) <= set(FIELDS)
     np.testing.assert_array_equal(found["tau_J_d"], part.rows["tau_last"])

@@ -28,6 +28,8 @@ _CYCLE = 1_000_000
 _STAMP = "stamp"
 #: Endings of the files that can be written.
 _ENDINGS = (".npz", ".mcap")
+#: So many rows become columns together.
+_TOGETHER = 5000
 #: How often a recording that ends looks for its last rows [s].
 _LOOK = 0.01
 
@@ -46,7 +48,10 @@ class Recording:
         self._kept = tuple(dict.fromkeys([*self.fields, _STAMP]))
         self.path = None if path is None else _writable(Path(path))
         self._lock = threading.Lock()
+        # Rows as columns, and those that are not yet: if other threads compute, many small arrays take long.
         self._parts: list[dict[str, npt.NDArray[Any]]] = []
+        self._raw: list[Cycles] = []
+        self._raw_rows = 0
         self._rows = self._dropped = 0
         self._source, self._next = -1, 0
         self._begin = self._newest = 0  # [ns]
@@ -104,30 +109,44 @@ class Recording:
                 self._dropped -= known
             fresh = Cycles(cycles.source, max(number, self._next), rows[max(known, 0) :], cycles.offset)
             self._next = number + len(rows)
-            self._parts.append(columns(fresh, self._kept))
+            self._raw.append(fresh)
+            self._raw_rows += len(fresh.rows)
+            if self._raw_rows >= _TOGETHER:
+                self._convert()
             self._newest = int(fresh.stamps[-1])
             self._rows += len(fresh.rows)
 
     def wait_until(self, stamp: int, timeout: float) -> None:
-        """Wait until a row of this time [ns, as their stamps] has come, at most ``timeout`` [s]; called by the link."""
-        deadline = time.monotonic() + timeout
+        """Wait until a row of this time [ns, as their stamps] has come; called by the link.
+
+        :param timeout: how long to wait if no row comes [s]: the arm may have stopped.
+        """
         self._read()
-        while self._newest < stamp and time.monotonic() < deadline:
+        newest, deadline = self._newest, time.monotonic() + timeout
+        while newest < stamp and time.monotonic() < deadline:
             time.sleep(_LOOK)
             self._read()
+            if self._newest > newest:
+                newest, deadline = self._newest, time.monotonic() + timeout
 
     def data(self) -> dict[str, npt.NDArray[Any]]:
         """The rows so far, oldest first: an array for each field, with a row for each cycle."""
         return self._columns()[0]
 
+    def _convert(self) -> None:
+        """Make columns of the rows that are none yet; with the lock."""
+        raw = self._raw or [Cycles(0, 0, np.zeros(0, CYCLE_RECORD), 0)]
+        self._parts.append(columns(raw, self._kept))
+        self._raw, self._raw_rows = [], 0
+
     def _columns(self) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.int64]]:
         """The rows so far, and their stamps [ns]."""
         self._read()
         with self._lock:
-            if len(self._parts) != 1:
-                none = Cycles(0, 0, np.zeros(0, CYCLE_RECORD), 0)
-                parts = self._parts or [columns(none, self._kept)]
-                self._parts = [{name: np.concatenate([part[name] for part in parts]) for name in self._kept}]
+            if self._raw or not self._parts:
+                self._convert()
+            if len(self._parts) > 1:
+                self._parts = [{name: np.concatenate([part[name] for part in self._parts]) for name in self._kept}]
             found = self._parts[0]
         return {name: found[name] for name in self.fields}, found[_STAMP]
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import rclpy
 from rclpy.action import ActionClient
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, ShutdownException
 from rclpy.signals import SignalHandlerOptions
@@ -110,10 +111,16 @@ class RosClient:
         :returns: ends it; ignored after :meth:`close`.
         """
         made: list[Any] = []
-        # A lambda, because rclpy looks at the signature, which built-in functions do not have.
-        self._do(
-            lambda: made.append(self.node.create_subscription(kind, topic, lambda data: receive(data), qos, raw=True))
-        )
+        urgent = ReentrantCallbackGroup()  # Otherwise, it takes long if other threads of this process compute.
+
+        def make() -> None:
+            # A lambda, because rclpy looks at the signature, which built-in functions do not have.
+            one = self.node.create_subscription(
+                kind, topic, lambda data: receive(data), qos, raw=True, callback_group=urgent
+            )
+            made.append(one)
+
+        self._do(make)
         return lambda: self._do(lambda: self.node.destroy_subscription(made.pop()))
 
     def _do(self, call: Callable[[], object]) -> None:

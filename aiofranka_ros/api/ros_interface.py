@@ -58,8 +58,8 @@ _STATE_TIMEOUT = 10.0
 _STOP_TIMEOUT, _LAST_TIMEOUT = 10.0, 3.0
 #: An active node that is silent for this long is lost [s]; it publishes its state at 30 Hz or more.
 _SILENCE_TIMEOUT = 1.0
-#: How long the last rows of a recording may take [s]; usually a tenth of that.
-_LAST_ROWS = 3.0
+#: How long a recording waits for its last rows if none comes [s]; they usually take a tenth of a second.
+_LAST_ROWS = 1.0
 #: How often to check for that [s].
 _WATCH_PERIOD = 0.25
 _NOT_ACTIVE = (State.PRIMARY_STATE_UNCONFIGURED, State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_FINALIZED)
@@ -209,7 +209,7 @@ class RosInterface(Link):
     def record(self, recording: Recording) -> None:
         """See :meth:`.Link.record`; from the topic ``~/cycles``.
 
-        Its end waits for the last rows, which come within a third of a second.
+        Its end waits for the last rows, which come within a tenth of a second, unless this process is busy.
         """
         # rclpy's thread only keeps the messages: if other threads of this process compute, it has little time.
         received: deque[bytes] = deque()
@@ -217,7 +217,7 @@ class RosInterface(Link):
 
         def read() -> None:
             with lock:
-                while received:
+                for _ in range(len(received)):  # Not those that come meanwhile.
                     try:
                         recording.take(read_cycles(received.popleft()))
                     except FrankaError as error:

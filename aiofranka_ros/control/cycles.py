@@ -60,8 +60,10 @@ class CycleReader:
         threading.Thread(target=self._run, name="aiofranka_ros-cycles", daemon=True).start()
 
     def read(self) -> None:
-        """Read what there is now; also those of a control process that has ended since."""
+        """Read what there is now; also those of a control process that has ended since. Nothing after :meth:`close`."""
         with self._lock:
+            if self._closed.is_set():
+                return
             self._read_rest()
             memory = self._memory()
             if memory is not None and memory is not self._source:
@@ -70,8 +72,9 @@ class CycleReader:
 
     def close(self) -> None:
         """Read the last ones, and end; idempotent."""
-        self._closed.set()
         self.read()
+        with self._lock:  # The thread may be reading.
+            self._closed.set()
 
     def _read_rest(self) -> None:
         if self._source is not None:
@@ -96,11 +99,20 @@ def _poses(position: Array, orientation: Array) -> Array:
     return poses
 
 
-def _arrival(cycles: Cycles) -> Array:
+class _Joined:
+    """Records of parts, one after the other (n,), with their numbers and stamps."""
+
+    def __init__(self, parts: Sequence[Cycles]) -> None:
+        self.rows = np.concatenate([part.rows for part in parts])
+        self.numbers = np.concatenate([part.number + np.arange(len(part.rows)) for part in parts])
+        self.stamps = np.concatenate([part.stamps for part in parts])
+
+
+def _arrival(cycles: _Joined) -> Array:
     return np.asarray(1e-9 * cycles.stamps - cycles.rows["response"])
 
 
-def _tcp(cycles: Cycles) -> Array:
+def _tcp(cycles: _Joined) -> Array:
     return _poses(cycles.rows["position"], cycles.rows["orientation"])
 
 
@@ -116,8 +128,8 @@ _ALIASES = {
     "q_desired": "ref_q",
 }
 #: Fields that are computed.
-_COMPUTED: dict[str, Callable[[Cycles], Any]] = {
-    "cycle": lambda cycles: cycles.number + np.arange(len(cycles.rows)),
+_COMPUTED: dict[str, Callable[[_Joined], Any]] = {
+    "cycle": lambda cycles: cycles.numbers,
     "stamp": lambda cycles: cycles.stamps,
     "wall_time": _arrival,
     "tcp": _tcp,
@@ -157,9 +169,9 @@ def check_fields(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def columns(cycles: Cycles, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """The fields of that name, each with a row for every cycle."""
-    found = {}
+def columns(parts: Sequence[Cycles], names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """The fields of that name, each with a row for every cycle of at least one part."""
+    cycles, found = _Joined(parts), {}
     for name in names:
         compute = _COMPUTED.get(name)
         found[name] = compute(cycles) if compute else cycles.rows[_ALIASES.get(name, name)].copy()
