@@ -217,7 +217,7 @@ class RosInterface(Link):
 
         def read() -> None:
             with lock:
-                for _ in range(len(received)):  # Not those that come meanwhile.
+                for _ in range(len(received)):  # Not those that come during this.
                     try:
                         recording.take(read_cycles(received.popleft()))
                     except FrankaError as error:
