@@ -110,10 +110,10 @@ def test_nodes_of_a_launch_that_is_gone_end_in_order(tmp_path: Path, number: sig
         children = descendants(launch.process.pid)
         assert len(children) == 4
         with Client("/launched/aiofranka") as client:
+            client.refresh()  # Before the move, which is shorter than the period of the diagnostics.
+            memory = CycleRecorder(client.value("control loop", "shared memory"))
             assert client.send_goal(HOME + 0.3).accepted
             assert client.spin_until(lambda: client.speed() > 0.3)
-            client.refresh()
-            memory = CycleRecorder(client.value("control loop", "shared memory"))
             launch.end(number)
             assert wait_until(lambda: not [pid for pid in children if alive(pid)])
         cycles = memory.take()
