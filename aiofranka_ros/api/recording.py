@@ -93,15 +93,15 @@ class Recording:
             rows, number = cycles.rows, cycles.number
             if cycles.source != self._source:
                 self._source, self._next = cycles.source, number
-                if self._begin:
-                    stamps = cycles.stamps
-                    skipped = int(np.searchsorted(stamps, self._begin))
-                    self._next += skipped
-                    if skipped == len(rows):
-                        return
-                    late = int(stamps[skipped]) - self._begin
-                    self._dropped += late // _CYCLE if skipped == 0 and late > _LATE else 0
-                    self._begin = 0
+            if self._begin:  # All rows so far were earlier.
+                stamps = cycles.stamps
+                skipped = int(np.searchsorted(stamps, self._begin))
+                self._next = number + skipped
+                if skipped == len(rows):
+                    return
+                late = int(stamps[skipped]) - self._begin
+                self._dropped += late // _CYCLE if skipped == 0 and late > _LATE else 0
+                self._begin = 0
             known = self._next - number
             if known >= len(rows):
                 return
