@@ -259,3 +259,18 @@ def test_the_check_finds_what_is_not_compiled(copy: Path, environment: dict[str,
     (copy / "__pycache__" / "kernels").write_text("")
     (copy.parent / "cache").write_text("")
     assert subprocess.run(command, env=environment, cwd=copy.parent).returncode == 1, "no folder is writable"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_warming_up_compiles_the_kernels_of_every_module(tmp_path: Path) -> None:
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(PACKAGE.parent)}
+    run(environment, "-m", "aiofranka_ros.warm_up")
+    script = f"""if True:
+        import importlib
+        from aiofranka_ros import kernels
+        for module in {WITH_KERNELS}:
+            importlib.import_module(module)
+        print([name for folder, name in kernels._cached_kernels() if not any(folder.glob(f"*.{{name}}-*.nbi"))])
+    """
+    assert run(environment, "-c", script) == "[]\n"

@@ -200,4 +200,5 @@ def load_kernels() -> None:
     """Compile the kernels that paths need, or load them from the cache; later, that would delay the first chunk."""
     points = np.zeros((4, 7))
     path, lead = ended(curve(0.1 * np.arange(4), points, 30.0), 0.1, 0.0, np.ones(7), np.ones(7))
+    evaluate(path, path.times)
     joined(path, 0.0, 0.01, path, lead, fading(points[0], points[0], points[0], np.ones(7), np.ones(7)))
