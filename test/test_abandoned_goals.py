@@ -11,7 +11,7 @@ import pytest
 from action_msgs.msg import GoalStatus
 
 from aiofranka_ros.model.fr3 import HOME
-from aiofranka_ros.testing import Child, Client
+from aiofranka_ros.testing import Child, Client, NodeProcess
 from bench.faults.requester import GOAL
 
 Log = Callable[[str], bool]
@@ -27,15 +27,16 @@ def at_home(robot: Client) -> Iterator[None]:
 
 
 @pytest.fixture
-def request_goal(robot: Client, tmp_path: Path) -> Iterator[Callable[..., Child]]:
+def request_goal(robot: Client, running: tuple[NodeProcess, Client], tmp_path: Path) -> Iterator[Callable[..., Child]]:
     """Starts a client whose goal moves the arm."""
     started: list[Child] = []
+    node, _ = running
 
     def start(kind: str, *options: str) -> Child:
         arguments = ["-m", "bench.faults.requester", "--robot", robot.name, "--kind", kind, *options]
         started.append(Child(arguments, log=tmp_path / "requester.log"))
-        assert robot.spin_until(lambda: "accepted" in started[-1].log), started[-1].log
-        assert robot.spin_until(lambda: robot.speed() > 0.03), started[-1].log
+        assert robot.spin_until(lambda: "accepted" in started[-1].log), started[-1].log + node.log
+        assert robot.spin_until(lambda: robot.speed() > 0.03), started[-1].log + node.log
         return started[-1]
 
     yield start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import threading
@@ -22,6 +23,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 from std_srvs.srv import Trigger
 
+from aiofranka_ros.api import ros_client
+from aiofranka_ros.api.ros_client import RosClient
 from aiofranka_ros.ros import answers
 from aiofranka_ros.ros.actions import Actions, Ending
 from aiofranka_ros.ros.executor import UrgentFirstExecutor
@@ -106,6 +109,23 @@ def spin_until(
             node.released.set_result(None)
         assert spin(lambda: not node.actions.busy)
     other.shutdown()
+    executor.shutdown()
+
+
+@pytest.fixture
+def spun(node: Answering) -> Iterator[None]:
+    """Runs the node in a thread."""
+    executor, ended = UrgentFirstExecutor(node), threading.Event()
+
+    def spin() -> None:
+        while not ended.is_set():
+            executor.spin_turn()
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
     executor.shutdown()
 
 
@@ -198,12 +218,15 @@ def test_rclpy_sends_answers_by_itself_if_it_is_not_as_expected(
 
 
 class Sent:
-    """Takes answers instead of rcl; those for client 1 only when ``open`` is set, and none of them if ``lost``."""
+    """Takes answers instead of rcl; those for client 1 only when ``open`` is set, and none of them if ``lost``.
+
+    Client 0 is discovered only after ``attempts``, and as long as it is not, each attempt takes a moment.
+    """
 
     pointer = 0
 
     def __init__(self) -> None:
-        self.open, self.lost = threading.Event(), False
+        self.open, self.lost, self.attempts = threading.Event(), False, 0
         self.sent: list[int] = []
         self.destroyed: list[int] = []
         self.sender = answers._Sender()
@@ -223,6 +246,9 @@ class Sent:
                 self.open.wait()
                 if self.lost:
                     return 1
+            elif client == 0 and self.attempts:
+                self.attempts -= 1
+                return int(answers._TIMEOUT)
             self.sent.append(message)
             return 0
 
@@ -250,3 +276,56 @@ def test_what_else_was_to_be_sent_to_a_client_that_has_left_is_dropped() -> None
         sent.open.set()
     assert sent.sent == []
     assert sent.destroyed == [1, 2, 3]
+
+
+def test_a_client_that_is_discovered_late_gets_its_answers_in_order() -> None:
+    sent = Sent()
+    sent.attempts = 100
+    for message in (1, 2, 3):
+        sent.send(client=0, message=message)
+    sent.send(client=2, message=4)
+    assert wait_until(lambda: len(sent.sent) == 4)
+    assert [message for message in sent.sent if message != 4] == [1, 2, 3]
+    sent.sender.close()
+    assert sorted(sent.destroyed) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("patience", [0.0, 1000.0], ids=["in time", "when the node ends"])
+def test_a_client_that_is_never_discovered_is_given_up(monkeypatch: pytest.MonkeyPatch, patience: float) -> None:
+    monkeypatch.setattr(answers, "_PATIENCE", patience)
+    sent = Sent()
+    sent.attempts = 10**9
+    for message in (1, 2, 3):
+        sent.send(client=0, message=message)
+    assert patience or wait_until(lambda: len(sent.destroyed) == 3)
+    sent.sender.close()
+    assert sent.sent == []
+    assert sent.destroyed == [1, 2, 3]
+
+
+def test_what_waits_for_a_client_is_bounded() -> None:
+    sent = Sent()
+    sent.attempts = 10**9
+    for message in range(answers._MOST_WAITING + 10):
+        sent.send(client=0, message=message)
+    assert len(sent.destroyed) == 10
+    sent.sender.close()
+    assert len(sent.destroyed) == answers._MOST_WAITING + 10
+
+
+@pytest.mark.usefixtures("spun")
+def test_a_client_repeats_a_question_whose_answer_was_lost(monkeypatch: pytest.MonkeyPatch, node: Answering) -> None:
+    monkeypatch.setattr(ros_client, "_REPETITION", 0.1)
+
+    async def ask() -> Any:
+        client = RosClient("asking")
+        question = GetParameters.Request(names=["goals_outlive_clients"])
+        service = client.node.create_client(GetParameters, "/answering/get_parameters")
+        client.start()
+        try:
+            # Sent before the node is discovered, the first one is lost, as an answer can be.
+            return await client.ask(service, question)
+        finally:
+            await client.close()
+
+    assert asyncio.run(ask()).values[0].bool_value

@@ -289,7 +289,7 @@ class NodeConnection(RosClient):
 
         :raises FrankaError: no answer came.
         """
-        return (await self.call(self._get_state, GetState.Request(), _TRANSITION_TIMEOUT)).current_state
+        return (await self.ask(self._get_state, GetState.Request(), _TRANSITION_TIMEOUT)).current_state
 
     def request_lifecycle_state(self, on_answer: Callable[[Any], None]) -> None:
         """Call ``on_answer`` in the event loop with rclpy's future of the state; does not wait."""
@@ -332,7 +332,7 @@ class NodeConnection(RosClient):
 
         :raises FrankaError: no answer came.
         """
-        answer = await self.call(self._get_parameters, GetParameters.Request(names=names))
+        answer = await self.ask(self._get_parameters, GetParameters.Request(names=names))
         return [parameter_value_to_python(value) for value in answer.values]
 
     async def save_recording(self) -> Path:

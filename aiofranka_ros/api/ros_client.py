@@ -33,6 +33,10 @@ _DISCOVERY_PERIOD = 0.05
 #: nothing to the next one for some seconds (on a busy computer up to seven, also if the node is nothing but rclpy). A
 #: node that is lost is noticed sooner, because its state is missing.
 ANSWER_TIMEOUT = 30.0
+#: How long to wait before a question is repeated [s]: DDS drops an answer to a client that it has not discovered yet.
+_REPETITION = 5.0
+#: After this time, a question is asked again [s]: DDS drops the answer to a client that the node has not discovered.
+_REPETITION = 5.0
 
 
 def unique_name(beginning: str) -> str:
@@ -135,6 +139,14 @@ class RosClient:
     async def call(self, service: Any, request: Any, timeout: float = ANSWER_TIMEOUT, lasting: bool = False) -> Any:
         """The answer of a service; errors and cancellation as in :meth:`prompt_answer`."""
         return await self.prompt_answer(service.srv_name, lambda: service.call_async(request), timeout, lasting)
+
+    async def ask(self, service: Any, question: Any, timeout: float = ANSWER_TIMEOUT) -> Any:
+        """As :meth:`call`, for a request that changes nothing; it is repeated until an answer comes."""
+        deadline = self._loop.time() + timeout
+        while (left := deadline - self._loop.time()) > _REPETITION:
+            with contextlib.suppress(asyncio.TimeoutError):
+                return await self.answer(lambda: service.call_async(question), _REPETITION)
+        return await self.call(service, question, left)
 
     async def prompt_answer(
         self, name: str, send: Callable[[], Any], timeout: float = ANSWER_TIMEOUT, lasting: bool = False

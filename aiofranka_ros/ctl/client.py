@@ -28,8 +28,8 @@ from std_srvs.srv import Trigger
 PATIENCE = 40.0
 #: How long a transition may take [s]: the first one may have to compile the kernels.
 _TRANSITION = 120.0
-#: How long services of a node may appear after one another [s].
-_DISCOVERY = 1.0
+#: How long services of a node may appear after one another [s]; where a stopped process was killed, it takes seconds.
+_DISCOVERY = 10.0
 
 _Self = TypeVar("_Self", bound="NodeClient")
 
@@ -202,10 +202,9 @@ class NodeClient:
 
     # Lifecycle.
 
-    @property
-    def has_lifecycle(self) -> bool:
-        """Whether the node is a lifecycle node; known once it :meth:`exists`."""
-        return bool(self.spin_until(self._get_state.service_is_ready, _DISCOVERY))
+    def has_lifecycle(self, timeout: float = _DISCOVERY) -> bool:
+        """Whether the node, which :meth:`exists`, is a lifecycle node as far as is known within ``timeout`` [s]."""
+        return self.spin_until(self._get_state.service_is_ready, timeout)
 
     def change(self, transition: str, number: int = 0) -> bool:
         """Request a transition by its label, or by its number if the label is empty; return whether it succeeded."""

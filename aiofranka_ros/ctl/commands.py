@@ -35,7 +35,7 @@ _STEPS = {
     ("active", "inactive"): "deactivate",
 }
 #: How long a node may take to appear on the graph, and to publish its diagnostics once it is there [s].
-_DISCOVERY, _DIAGNOSTICS = 5.0, 3.0
+_DISCOVERY, _DIAGNOSTICS = 10.0, 3.0
 #: How long a running motion may take to end, its cancellation included [s].
 _LONGEST_MOVE, _LONGEST_STOP = 600.0, 10.0
 
@@ -57,7 +57,7 @@ def discover(client: NodeClient) -> None:
 def change(client: NodeClient, transition: str) -> str:
     """Make a transition; does nothing if the node is already where it leads to."""
     begin, end = TRANSITIONS[transition]
-    if not client.has_lifecycle:
+    if not client.has_lifecycle():
         raise Failed(f"{client.name} is not a lifecycle node: it cannot {transition}")
     state = client.state
     if state == end:
@@ -151,7 +151,7 @@ def _send(client: NodeClient, kind: Any, name: str, goal: Any) -> Any:
 
 def status(client: NodeClient) -> dict[str, Any]:
     """The node's state and everything that it reports about itself on ``/diagnostics``."""
-    state = client.state if client.has_lifecycle else None
+    state = client.state if client.has_lifecycle(_DIAGNOSTICS) else None
     expected = ("robot", "control loop", "targets") if state else ()
     client.spin_until(lambda: client.statuses and all(name in client.statuses for name in expected), _DIAGNOSTICS)
     return {

@@ -30,10 +30,13 @@ from aiofranka_ros.ros.bounded import function_of
 
 #: How many clients that cannot be reached do not delay the answers to others.
 _THREADS = 8
-#: How long to wait for a client that is not discovered [s]; on a busy computer, the 100 ms of DDS are too short.
-_PATIENCE = 1.0
-#: ``RCL_RET_TIMEOUT``: the client is not discovered.
-_TIMEOUT = 2
+#: How long to wait for a client that is not discovered [s]. The 100 ms of DDS are too short on a busy computer, and
+#: where a stopped process was killed, discovery may take seconds.
+_PATIENCE = 20.0
+#: How many answers wait for one client; what it asks beyond that is not answered.
+_MOST_WAITING = 1000
+#: ``RCL_RET_TIMEOUT``: the client is not discovered; ``RCL_RET_SERVICE_INVALID``: the node has destroyed the service.
+_TIMEOUT, _DESTROYED = 2, 600
 
 #: The methods that send answers, the function of rcl that each calls, and its library.
 _METHODS = (
@@ -100,34 +103,52 @@ class _Sender:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="answers")
+        # Clients that are not discovered take turns in a separate thread, where each attempt takes 100 ms.
+        self._undiscovered = ThreadPoolExecutor(1, thread_name_prefix="answers to undiscovered clients")
         self._lock = threading.Lock()
         self._waiting: dict[bytes, deque[Answer]] = {}
+        self._closing = False
 
     def send(self, answer: Answer) -> None:
         """Send ``answer`` soon."""
         client = bytes(answer.request.client)
         with self._lock:
             waiting = self._waiting.setdefault(client, deque())
+            if len(waiting) == _MOST_WAITING:
+                answer.destroy(answer.message)
+                return
             waiting.append(answer)
             first = len(waiting) == 1
         if first:
-            self._threads.submit(self._send_all, client, waiting)
+            self._threads.submit(self._send_all, client, waiting, time.monotonic() + _PATIENCE)
 
     def close(self) -> None:
-        """Wait until all answers have been sent or given up."""
+        """Wait until all answers have been sent, or given up because their client is not discovered."""
+        with self._lock:
+            self._closing = True
         self._threads.shutdown()
+        self._undiscovered.shutdown()
 
-    def _send_all(self, client: bytes, waiting: deque[Answer]) -> None:
-        """Send the answers to one client, until there are none."""
-        reached = True
+    def _send_all(self, client: bytes, waiting: deque[Answer], deadline: float) -> None:
+        """Send the answers to one client, until there are none, or until its next turn if it is not discovered.
+
+        :param deadline: when an undiscovered client is given up [s, monotonic].
+        """
+        failed = 0
         while waiting:
             answer = waiting[0]
-            reached = reached and _send(answer)
-            answer.destroy(answer.message)
+            failed = failed or _send(answer)
             with self._lock:
+                if failed == _TIMEOUT and time.monotonic() < deadline and not self._closing:
+                    self._undiscovered.submit(self._send_all, client, waiting, deadline)
+                    return
                 waiting.popleft()
+                answer.destroy(answer.message)
                 if not waiting:
                     del self._waiting[client]
+        if failed and failed != _DESTROYED:
+            reason = "its client has left, or was not discovered" if failed == _TIMEOUT else f"rcl's error {failed}"
+            get_logger("aiofranka_ros").warning(f"an answer could not be sent: {reason}")
 
 
 _sender: _Sender | None = None
@@ -194,19 +215,12 @@ def _request_of(header: Any) -> RequestId | None:
     return request if request.sequence_number == header.sequence_number else None
 
 
-def _send(answer: Answer) -> bool:
-    """Send ``answer`` now; returns whether it has left."""
-    deadline = time.monotonic() + _PATIENCE
+def _send(answer: Answer) -> int:
+    """Send ``answer`` now; returns 0, or why it has not left, as a code of rcl."""
     try:
         with answer.handle:
-            request = ctypes.addressof(answer.request)
-            while failed := answer.send(answer.handle.pointer, request, answer.message):
+            if failed := answer.send(answer.handle.pointer, ctypes.addressof(answer.request), answer.message):
                 reset_error()
-                if failed != _TIMEOUT or time.monotonic() > deadline:
-                    break
-    except rclpy_implementation.InvalidHandle:  # The node has destroyed the service.
-        return False
-    if failed:
-        reason = "its client has left, or was not discovered" if failed == _TIMEOUT else f"rcl's error {failed}"
-        get_logger("aiofranka_ros").warning(f"an answer could not be sent: {reason}")
-    return not failed
+            return failed
+    except rclpy_implementation.InvalidHandle:
+        return _DESTROYED

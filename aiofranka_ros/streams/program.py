@@ -53,7 +53,7 @@ def main(options: argparse.Namespace, stop: StopRequest) -> int:
             watch = Watch(client)
             names = set(client.parameter_names())
             settings = client.get_all([name for name in _SETTINGS if name in names])
-            state = client.state if client.has_lifecycle else None
+            state = client.state if client.has_lifecycle(_DIAGNOSTICS) else None
             client.spin_until(lambda: "targets" in client.statuses, _DIAGNOSTICS)
             before = _counts(client)
             watch.start()
