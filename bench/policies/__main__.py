@@ -143,8 +143,8 @@ def run(output: Path, kinds: Sequence[Kind], minutes: float, stop: StopRequest, 
     data: dict[str, Any] = {}
     columns = TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        own, others = mix.counts(minutes)
-        task = bar.add_task("", total=len(kinds) + (own + others * mix.players() if minutes else 0))
+        own, others = mix.selection(minutes)
+        task = bar.add_task("", total=len(kinds) + (own + len(others) * mix.players() if minutes else 0))
         done = itertools.count()
 
         def advance(what: str) -> None:

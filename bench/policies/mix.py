@@ -1,7 +1,7 @@
 """The adversarial mix of chunks, played by this project and by others to the same simulated arm.
 
-Called by :mod:`bench.policies.__main__` in its thread. This project plays all cases, the others the first of them, and
-all are compared there.
+Called by :mod:`bench.policies.__main__` in its thread. This project plays all cases, the others
+some of them, from the first to the last because a shared computer has bad minutes, and all are compared there.
 """
 
 from __future__ import annotations
@@ -46,30 +46,30 @@ class Found:
     """What was found.
 
     :ivar cases: all cases.
-    :ivar figures: of each case, by player; of the others only the first cases.
+    :ivar figures: by player and number of the case; of the others only some.
     :ivar example: what each player did in the first case.
     :ivar remarks: on the other players: which is missing, or ended cases early, and why.
     """
 
     cases: Sequence[Case]
-    figures: dict[str, list[Figures]] = field(default_factory=dict)
+    figures: dict[str, dict[int, Figures]] = field(default_factory=dict)
     example: dict[str, Played] = field(default_factory=dict)
     reports: Reports = field(default_factory=Reports)
     remarks: list[str] = field(default_factory=list)
 
-    def add(self, player: str, case: Case, played: Played) -> None:
-        """One case, in order."""
-        self.figures.setdefault(player, []).append(figures(played, case))
+    def add(self, player: str, number: int, played: Played) -> None:
+        """The case of a number."""
+        self.figures.setdefault(player, {})[number] = figures(played, self.cases[number])
         self.example.setdefault(player, played)
 
     @property
-    def common(self) -> int:
-        """How many cases all players played."""
-        return min(len(found) for found in self.figures.values())
+    def common(self) -> list[int]:
+        """Numbers of the cases that all players played."""
+        return sorted(set.intersection(*map(set, self.figures.values())))
 
     def table(self) -> dict[str, Figures]:
         """Of each player over the cases that all played."""
-        return {player: combined(found[: self.common]) for player, found in self.figures.items()}
+        return {player: combined([found[number] for number in self.common]) for player, found in self.figures.items()}
 
 
 def players() -> int:
@@ -77,10 +77,10 @@ def players() -> int:
     return len(RULES) + len(FRANKA_RS)
 
 
-def counts(minutes: float) -> tuple[int, int]:
-    """How many cases this project plays in ``minutes``, and each of the others."""
+def selection(minutes: float) -> tuple[int, range]:
+    """How many cases this project plays in ``minutes``, and the numbers of those that the others play."""
     own = max(_FEWEST, round(60.0 * minutes / _DURATION))
-    return own, min(own, max(_FEWEST, own // _SHARE))
+    return own, range(0, own, max(1, own // max(_FEWEST, own // _SHARE)))
 
 
 def run(output: Path, minutes: float, stop: StopRequest, advance: Callable[[str], None]) -> Found:
@@ -90,7 +90,7 @@ def run(output: Path, minutes: float, stop: StopRequest, advance: Callable[[str]
     :param advance: called before each case with what is played.
     :raises Interrupted: a stop was requested.
     """
-    own, others = counts(minutes)
+    own, others = selection(minutes)
     found = Found(chunks.mix(own, duration=_DURATION))
     try:
         franka_rs = FrankaRs(output / "franka-rs", stop)
@@ -102,25 +102,25 @@ def run(output: Path, minutes: float, stop: StopRequest, advance: Callable[[str]
         return found
     with contextlib.closing(FaultyArm(_OTHER_HOST, output)) as arm:
         for how in FRANKA_RS:
-            for case in found.cases[:others]:
+            for number in others:
                 advance(f"franka-rs {how}")
-                found.add(f"franka-rs {how}", case, franka_rs.play(arm, case, how))
+                found.add(f"franka-rs {how}", number, franka_rs.play(arm, found.cases[number], how))
     found.remarks += [f"franka-rs {ended}" for ended in franka_rs.ended]
     return found
 
 
 async def _through_this_project(
-    found: Found, output: Path, others: int, stop: StopRequest, advance: Callable[[str], None]
+    found: Found, output: Path, others: range, stop: StopRequest, advance: Callable[[str], None]
 ) -> None:
     async with ArmPlayer(_HOST, output, stop) as player:
         found.reports = player.reports
         for number, case in enumerate(found.cases):
             advance(OURS)
-            await _aside(found.add, OURS, case, await player.chunks(case))
-            if number < others:  # In turns, because a shared computer has bad minutes.
+            await _aside(found.add, OURS, number, await player.chunks(case))
+            if number in others:
                 for rule, targets in RULES.items():
                     advance(rule)
-                    await _aside(found.add, rule, case, await player.targets(await _aside(targets, case), case))
+                    await _aside(found.add, rule, number, await player.targets(await _aside(targets, case), case))
 
 
 #: Figures take a while, and would delay everything else in the event loop.
@@ -131,7 +131,7 @@ def verdicts(found: Found) -> list[tuple[str, str, bool]]:
     """What is required, what was found, and whether that is good."""
     table, reports = found.table(), found.reports
     ours, others = table[OURS], {rule: table[rule] for rule in RULES}
-    reflexes = sum(values["reflexes"] for values in found.figures[OURS])
+    reflexes = sum(values["reflexes"] for values in found.figures[OURS].values())
     minutes = len(found.cases) * _DURATION / 60.0
     result = [
         (f"reflexes in {minutes:.1f} minutes", f"{reflexes:.0f}", reflexes == 0),

@@ -25,7 +25,7 @@ def lines(found: Found) -> list[str]:
     text = [
         "## Chunks",
         "",
-        f"{found.common} cases of {found.cases[0].meant.duration:g} s, each played to the same simulated arm:",
+        f"{len(found.common)} cases of {found.cases[0].meant.duration:g} s, each played to the same simulated arm:",
         "",
         "| played by | " + " | ".join(_FORMS) + " |",
         "|---" * (len(_FORMS) + 1) + "|",
@@ -37,7 +37,7 @@ def lines(found: Found) -> list[str]:
     names = ("rms error [mrad]", "jerk [rad/s³]", "torque rate [Nm/s]")
     text += ["", "| case | " + " | ".join(f"{name}, best rule" for name in names) + " |", "|---" * 4 + "|"]
     others = [found.figures[rule] for rule in RULES]
-    for number in range(found.common):
+    for number in found.common:
         ours = found.figures[OURS][number]
         cells = [f"{ours[name]:.1f}, {min(values[number][name] for values in others):.1f}" for name in names]
         text.append(f"| {found.cases[number].name} | " + " | ".join(cells) + " |")
