@@ -17,6 +17,17 @@ from bench.faults.requester import GOAL
 Log = Callable[[str], bool]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_shared_memory() -> Iterator[None]:
+    """A client that is killed can leave Fast DDS's shared memory unusable for the next one.
+
+    See https://github.com/eProsima/Fast-DDS/issues/5469, and the page about troubleshooting.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def at_home(robot: Client) -> Iterator[None]:
     """Start at HOME, with moves that would take far longer than a test."""

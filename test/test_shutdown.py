@@ -87,7 +87,7 @@ def test_the_other_processes_of_a_killed_node_end_too(tmp_path: Path) -> None:
 #: Starts the nodes of arm and gripper as a launch file does, with their output in pipes that nothing reads any more
 #: once this process is gone.
 LAUNCHER = """
-import os, subprocess, sys
+import os, subprocess, sys, threading
 environment = {**os.environ, sys.argv[1]: str(os.getpid())}
 words = ["--ros-args", "-r", "__ns:=/launched", "-p"]
 nodes = [
@@ -97,9 +97,12 @@ nodes = [
     )
     for name, setting in (("node", "autostart:=true"), ("gripper_node", "robot_ip:=sim"))
 ]
-for line in nodes[0].stdout:
-    sys.stdout.write(line)
-    sys.stdout.flush()
+def relay(output):
+    for line in output:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+for node in nodes:
+    threading.Thread(target=relay, args=[node.stdout]).start()
 """
 
 
@@ -108,7 +111,7 @@ def test_nodes_of_a_launch_that_is_gone_end_in_order(tmp_path: Path, number: sig
     with Child(["-c", LAUNCHER, LAUNCH], log=tmp_path / "launch.log") as launch:
         assert launch.says("the arm holds"), launch.log
         children = descendants(launch.process.pid)
-        assert len(children) == 4
+        assert len(children) == 4, launch.log
         with Client("/launched/aiofranka") as client:
             client.refresh()  # Before the move, which is shorter than the period of the diagnostics.
             memory = CycleRecorder(client.value("control loop", "shared memory"))
