@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python3.x selects the interpreter; ARGS="..." goes to the program of the target.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast stress faults soak bench bench-quick bench-growth bench-offload bench-policies bench-recording bench-two-arms lint format clean
+.PHONY: help setup demo test test-fast stress faults soak bench bench-quick bench-growth bench-offload bench-policies bench-payload bench-recording bench-two-arms lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -56,6 +56,10 @@ bench-offload: ## cost of the offload helpers and of the obvious alternatives; r
 bench-policies: ## what the arm makes of slow, repeated, late and chunked streams; plots in build/bench
 	@tools/set_up
 	@tools/run python -m bench.policies --output build/bench $(ARGS)
+
+bench-payload: ## how well identify_payload weighs three loads on the simulated arm
+	@tools/set_up
+	@tools/run python -m bench.payload $(ARGS)
 
 bench-recording: ## whether a recording has every cycle, and what it costs; results in build/bench
 	@tools/set_up

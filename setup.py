@@ -75,6 +75,7 @@ setup(
             "doctor = aiofranka_ros.doctor.__main__:main",
             "streams = aiofranka_ros.streams.__main__:main",
             "explain = aiofranka_ros.explain.__main__:main",
+            "identify_payload = aiofranka_ros.ctl.identify_payload.__main__:main",
         ],
     },
 )

@@ -31,6 +31,7 @@ MODULES = (
     "gripper_node",
     "rviz_tools",
     "ctl",
+    "ctl.identify_payload",
     "doctor",
     "streams",
     "simulation",

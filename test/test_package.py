@@ -104,6 +104,7 @@ def test_every_executable_is_an_existing_main_function() -> None:
         "ctl",
         "streams",
         "explain",
+        "identify_payload",
     }
     for module, function in scripts.values():
         spec = importlib.util.find_spec(module)

@@ -21,7 +21,7 @@ class Meaning(NamedTuple):
 
 
 _SLOWER = "send slower and smoother targets, or lower max_linear_velocity, max_angular_velocity, max_joint_velocity"
-_GAINS = "lower the gains (kp, ee_kp), or check the load that is set in Desk"
+_GAINS = "lower the gains (kp, ee_kp), or weigh the load (identify_payload)"
 _AWAY = "move the arm away by hand (Desk, guiding), or activate and move away with a slow ~/move"
 _OWN = "report it: this package commands torques only, for which the robot does not check that"
 

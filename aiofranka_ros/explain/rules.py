@@ -175,7 +175,7 @@ RULES: Sequence[Rule] = (
         "A collision, or a wrong load: the robot measured an external force beyond its threshold ({words}).",
         (
             "remove what was in the way, then activate again",
-            "check the mass and the centre of mass of the load (Desk, ~/set_load): a wrong load looks like a push",
+            "weigh the load (python3 -m aiofranka_ros.ctl.identify_payload): a wrong one looks like a push",
             "if the contact is wanted, raise collision_torque_thresholds and collision_force_thresholds",
         ),
     ),

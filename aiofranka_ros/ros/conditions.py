@@ -178,7 +178,7 @@ ROBOT_ERRORS = {
     "collision": "move the arm away by hand (Desk, guiding), or activate and move away with a slow ~/move",
     "position_limits": "leave the limit by hand (Desk, guiding), or activate and leave it with a slow ~/move",
     "velocity": "send slower targets, or lower max_linear_velocity, max_angular_velocity, max_joint_velocity",
-    "violation": "send slower targets, or lower the gains; check the load that is set in Desk",
+    "violation": "send slower targets, or lower the gains; weigh the load (identify_payload)",
 }
 
 

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _ask(options: argparse.Namespace) -> int:
     """Ask a running arm for something."""
-    names = ("force", "torque", "duration")
+    names = ("force", "torque", "duration", "mass", "center")
     arguments = {name: getattr(options, name) for name in names if hasattr(options, name)}
     try:
         remote.ask(options.host, options.command, **arguments)
@@ -198,6 +198,16 @@ def _parser() -> argparse.ArgumentParser:
         "--torque", type=float, nargs=7, default=[0.0] * 7, metavar="T", help="of the joints, in addition [Nm]"
     )
     push.add_argument("--duration", type=float, default=0.2, metavar="S", help="how long [s] [%(default)s]")
+    load = command("load", "have the running arm carry a load, which its client must know or the arm sinks")
+    load.add_argument("--mass", type=float, required=True, metavar="KG", help="0: nothing")
+    load.add_argument(
+        "--center",
+        type=float,
+        nargs=3,
+        default=[0.0, 0.0, 0.05],
+        metavar=("X", "Y", "Z"),
+        help="centre of mass in the flange [m] [0 0 0.05]",
+    )
     command("stop", "press the user stop of the running arm")
     command("guide", "press the guiding buttons of the running arm")
     command("release", "release user stop and guiding buttons of the running arm")

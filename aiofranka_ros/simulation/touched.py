@@ -1,4 +1,4 @@
-"""What people do to the simulated arm: push it, press its user stop, guide it by hand.
+"""What people do to the simulated arm: push it, have it carry something, press its user stop, guide it by hand.
 
 Used in the simulator's process: :mod:`aiofranka_ros.simulation.remote` gets the requests on its thread, and the physics
 and the protocol of :mod:`aiofranka_ros.simulation.model` take them into account on theirs. ``franka_sim`` computes no
@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import mujoco
 import numpy as np
 from franka_sim.franka_protocol import (
     LibfrankaControllerMode,
@@ -21,20 +22,24 @@ from franka_sim.franka_protocol import (
 )
 
 from aiofranka_ros.errors import SimulationError
-from aiofranka_ros.simulation.model import ArmPhysics, ArmServer
+from aiofranka_ros.simulation.model import PREFIX, ArmPhysics, ArmServer
 
 #: Where these errors are in the robot's state: ``Error``, libfranka ``research_interface/robot/error.h``.
 _JOINT_REFLEX, _CARTESIAN_REFLEX = 6, 7
 #: Longest push [s], and its largest force and torque [N, Nm]: more would say nothing about a robot.
 _LONGEST, _STRONGEST = 60.0, 1000.0
+#: Heaviest load [kg], its greatest distance from the flange [m], and the radius of the ball that it is [m].
+_HEAVIEST, _FURTHEST, _RADIUS = 10.0, 0.5, 0.05
 
 
 class TouchedPhysics(ArmPhysics):
-    """An arm that can be pushed."""
+    """An arm that can be pushed, and that can carry something."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._push: tuple[np.ndarray, np.ndarray, float] | None = None
+        # Mass, and mass times centre of mass in the flange, of what it carries and of what its client has set (4,).
+        self._carried, self._known = np.zeros(4), np.zeros(4)
         #: External torques at the joints now [Nm] (7,), and external force and torque [N, Nm] (6,).
         self.external, self.wrench = np.zeros(7), np.zeros(6)
 
@@ -53,20 +58,49 @@ class TouchedPhysics(ArmPhysics):
             raise SimulationError(f"a push takes more than 0 and at most {_LONGEST:g} s; it is {duration:g} s")
         self._push = *push, time.monotonic() + duration
 
+    def carry(self, mass: float, center: Sequence[float]) -> None:
+        """Carry a ball of ``mass`` [kg] whose centre is at ``center`` in the flange [m] (3,); 0 kg: nothing.
+
+        :raises SimulationError: a number or a size cannot be used.
+        """
+        place = np.array(center, dtype=float)
+        if place.shape != (3,) or not 0.0 <= mass <= _HEAVIEST or not _largest(place) <= _FURTHEST:
+            raise SimulationError(
+                f"a load is a mass of 0 to {_HEAVIEST:g} kg and a centre of mass (3 values), each within "
+                f"{_FURTHEST:g} m; it is {mass:g} kg at {place.tolist()} m"
+            )
+        with self._stepping:
+            model, body = self.model, self.model.body(f"{PREFIX}link8").id  # The flange, which itself has no mass.
+            model.body_mass[body], model.body_ipos[body] = mass, place
+            model.body_inertia[body] = 0.4 * mass * _RADIUS**2
+            mujoco.mj_setConst(model, mujoco.MjData(model))
+            self._carried = np.array([mass, *(mass * place)])
+
+    def know(self, mass: float, center: Sequence[float]) -> None:
+        """Compensate the weight of the load that the client has set; arguments as in :meth:`carry`."""
+        self._known = np.array([mass, *(mass * np.asarray(center))])
+
     def _apply_control(self) -> None:
         super()._apply_control()
+        force, torque = np.zeros(3), np.zeros(7)
         push = self._push
-        if push is None:
+        if push is not None and time.monotonic() >= push[2]:
+            push = self._push = None
+        if push is not None:
+            force, torque = push[0], push[1]
+        load = self._carried - self._known
+        if push is None and not load.any():
+            self.external, self.wrench = torque, np.zeros(6)
             return
-        force, torque, until = push
-        if time.monotonic() < until:
-            jacobian, _ = self._step_ee_readings()
-            self.external = torque + jacobian[:3].T @ force
-            self.wrench = np.concatenate((force, np.zeros(3)))
-            self.data.qfrc_applied[self.arm_dofs_idx] += self.external
-        else:
-            self.external, self.wrench = np.zeros(7), np.zeros(6)
-            self._push = None
+        jacobian, end_effector = self._step_ee_readings()
+        rotation = self.data.xmat[self.ee_body_id].reshape(3, 3)
+        # MuJoCo compensates the weight of the load as it does the arm's own, so what is unknown is added here.
+        weight = load[0] * self.model.opt.gravity
+        moment = np.cross(rotation @ load[1:], self.model.opt.gravity)
+        lever = self.data.xpos[self.ee_body_id] - end_effector[:3, 3]
+        self.wrench = np.concatenate((force + weight, moment + np.cross(lever, weight)))
+        self.external = torque + jacobian.T @ self.wrench
+        self.data.qfrc_applied[self.arm_dofs_idx] += self.external
 
 
 class TouchedServer(ArmServer):
@@ -83,6 +117,7 @@ class TouchedServer(ArmServer):
         """What can be asked of the arm, by name; see :mod:`aiofranka_ros.simulation.remote`."""
         return {
             "push": self.physics_sim.push,
+            "load": self.physics_sim.carry,
             "stop": lambda: self._press(RobotMode.kUserStopped),
             "guide": lambda: self._press(RobotMode.kGuiding),
             "release": lambda: self._press(None),
@@ -115,8 +150,9 @@ class TouchedServer(ArmServer):
                 self.current_motion_id = 0
 
     def reset_state(self) -> None:
-        """Forget the last client, but not what is pressed."""
+        """Forget the last client and the load that it has set, but not what is pressed or carried."""
         super().reset_state()
+        self.physics_sim.know(0.0, [0.0] * 3)
         if self._pressed is not None:
             self.robot_state.state["robot_mode"] = self._pressed
 
@@ -128,6 +164,12 @@ class TouchedServer(ArmServer):
             np.asarray(command.upper_force_thresholds_nominal),
         )
         super().handle_set_collision_behavior_command(client_socket, header, payload)
+
+    def handle_set_load_command(self, client_socket: Any, header: Any, payload: bytes) -> None:
+        """Compensate the load's weight as well as reporting it."""
+        super().handle_set_load_command(client_socket, header, payload)
+        state = self.robot_state.state
+        self.physics_sim.know(state["m_load"], state["F_x_Cload"])
 
     def _refuse_move_while_latched(self, client_socket: Any, header: Any) -> bool:
         if self._pressed is None:
