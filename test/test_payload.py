@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from aiofranka_ros.ctl.identify_payload.__main__ import main
 from aiofranka_ros.ctl.identify_payload.weighing import Scale, ball
 from aiofranka_ros.model import fr3, payload
 from aiofranka_ros.simulation import remote
-from aiofranka_ros.testing import Client, NodeProcess, started
+from aiofranka_ros.testing import Child, Client, NodeProcess, started
 
 #: Mass [kg] and centre of mass [m] of what the arm carries.
 LOADS = [(0.3, (0.0, 0.0, 0.04)), (1.0, (0.02, -0.03, 0.08)), (2.5, (-0.02, 0.01, 0.12))]
@@ -187,6 +188,17 @@ def test_after_a_move_that_fails_the_robot_knows_the_same_load_as_before_and_hol
         assert robot.trigger("release").success
     assert (status, found) == (1, {}) and "failed:" in said
     assert robot.state == "active"
+    assert Scale(robot).load().mass == before.mass
+
+
+def test_ctrl_c_stops_the_arm_and_the_robot_knows_the_same_load_as_before(robot: Client, tmp_path: Path) -> None:
+    before = Scale(robot).load()
+    words = ["-m", "aiofranka_ros.ctl.identify_payload", "--node", robot.name, "--yes", "--velocity", "0.3"]
+    with Child(words, log=tmp_path / "log") as program:
+        assert robot.spin_until(lambda: robot.speed() > 0.1), program.log
+        assert program.end(signal.SIGINT) == 130, program.log
+        assert "Traceback" not in program.log
+    assert robot.rests() and robot.state == "active"
     assert Scale(robot).load().mass == before.mass
 
 

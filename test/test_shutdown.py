@@ -97,12 +97,13 @@ nodes = [
     )
     for name, setting in (("node", "autostart:=true"), ("gripper_node", "robot_ip:=sim"))
 ]
-def relay(output):
-    for line in output:
+def relay(node):
+    for line in node.stdout:
         sys.stdout.write(line)
         sys.stdout.flush()
+    print(node.args[2], "ended with", node.wait(), flush=True)
 for node in nodes:
-    threading.Thread(target=relay, args=[node.stdout]).start()
+    threading.Thread(target=relay, args=[node]).start()
 """
 
 
