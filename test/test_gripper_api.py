@@ -19,11 +19,12 @@ from hands import GRASP, HOMING, MOVE, STOP, Counting
 from test_gripper import GripperProcess, Unruly
 from test_hand import served
 
+from aiofranka_ros import RobotInterface
 from aiofranka_ros.api.gripper import Gripper
 from aiofranka_ros.api.robot_gripper import RobotGripper
 from aiofranka_ros.api.ros_client import RosClient, unique_name
 from aiofranka_ros.api.ros_gripper import RosGripper
-from aiofranka_ros.errors import GripperFailed, InvalidTarget, NotStarted
+from aiofranka_ros.errors import ConfigurationError, GripperFailed, InvalidTarget, NotStarted
 from aiofranka_ros.testing import PATIENCE
 
 pytestmark = pytest.mark.light
@@ -462,3 +463,29 @@ async def test_a_program_that_never_uses_its_gripper_does_not_connect_to_it(loop
         finally:
             other.close()
             link.close()
+
+
+async def test_the_settings_of_a_gripper_without_a_node_are_in_force(loop):
+    with served(host=BARE["robot"]) as server:
+        link = RobotGripper({"default_speed": 0.02})
+        link.open(BARE["robot"])
+        try:
+            await Gripper(link).next_state()
+            width, begin = server.backend.get_state().width, time.monotonic()
+            await Gripper(link).move(width - 0.02)
+            assert time.monotonic() - begin > 0.5  # At the usual speed, it takes 0.2 s.
+        finally:
+            link.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"default_sped": 0.05}, "did you mean 'default_speed'"),
+        ({"robot_ip": "127.0.0.1"}, "there is no setting of the gripper called 'robot_ip'"),
+        ({"default_speed": 5.0}, "default_speed is 5"),
+    ],
+)
+def test_settings_of_the_gripper_that_cannot_be_used_are_refused_at_once(settings, message):
+    with pytest.raises(ConfigurationError, match=message):
+        RobotInterface(gripper=settings)

@@ -17,7 +17,7 @@ from aiofranka_ros.arm.gripper import commands
 from aiofranka_ros.arm.gripper.commands import Command, End, Outcome
 from aiofranka_ros.arm.gripper.connection import HandState
 from aiofranka_ros.arm.gripper.gripper import Gripper
-from aiofranka_ros.arm.gripper.settings import defaults
+from aiofranka_ros.arm.gripper.settings import without_node
 from aiofranka_ros.arm.gripper.widths import WidthTargets
 from aiofranka_ros.errors import InvalidTarget
 from aiofranka_ros.testing import PATIENCE
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.light
 
 HOST = "127.0.0.57"
 OBJECT = 0.03
-SETTINGS = defaults()
+SETTINGS = without_node({})
 
 
 class Driven:

@@ -20,7 +20,7 @@ from aiofranka_ros.arm.gripper import commands
 from aiofranka_ros.arm.gripper.commands import BEYOND, Command, Outcome, width_of
 from aiofranka_ros.arm.gripper.connection import HandState, Request
 from aiofranka_ros.arm.gripper.gripper import Gripper
-from aiofranka_ros.arm.gripper.settings import defaults
+from aiofranka_ros.arm.gripper.settings import Settings
 from aiofranka_ros.arm.gripper.widths import DueWidths, WidthTargets
 from aiofranka_ros.control.stamps import Stamps
 from aiofranka_ros.errors import FrankaError, GripperFailed, InvalidTarget, NotStarted
@@ -50,8 +50,8 @@ class HandThread:
     read from then on is newer.
     """
 
-    def __init__(self, address: str) -> None:
-        self._settings = defaults(robot_ip=address)
+    def __init__(self, address: str, settings: Settings) -> None:
+        self._settings = settings
         self._gripper = Gripper(self._settings, _log)
         self._targets = WidthTargets(self._settings, self._gripper, _log_failure)
         self._stamps = Stamps()

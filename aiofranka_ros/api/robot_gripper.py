@@ -9,22 +9,28 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from aiofranka_ros.api.gripper import GripperLink, GripperRequest, GripperState
 from aiofranka_ros.api.hand_thread import PERIOD, HandThread
 from aiofranka_ros.api.link import uninterrupted
+from aiofranka_ros.arm.gripper.settings import without_node
 from aiofranka_ros.arm.gripper.widths import DueWidths
 from aiofranka_ros.errors import FrankaError, GripperFailed, NotStarted
 from aiofranka_ros.kernels import Array
 
 
 class RobotGripper(GripperLink):
-    """The gripper of one arm, which connects when it is first used."""
+    """The gripper of one arm, which connects when it is first used.
 
-    def __init__(self) -> None:
+    :param settings: see :func:`.without_node`, which also says what it raises.
+    """
+
+    def __init__(self, settings: Mapping[str, Any] = MappingProxyType({})) -> None:
+        self._settings = without_node(settings)
         self._address = ""
         self._thread: HandThread | None = None
         self._lock = threading.Lock()  # Of these two.
@@ -93,7 +99,7 @@ class RobotGripper(GripperLink):
             if not self._address:
                 raise NotStarted("the controller does not run: await controller.start() first")
             if self._thread is None:
-                self._thread = HandThread(self._address)
+                self._thread = HandThread(self._address, self._settings)
             return self._thread
 
     async def _connected(self) -> GripperState:

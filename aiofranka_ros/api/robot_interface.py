@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -77,11 +78,14 @@ class RobotInterface(Link):
     Nothing starts or connects before :meth:`FrankaController.start() <.FrankaController.start>`.
 
     :param ip: address of the robot's FCI; ``None`` or ``"sim"``: start a simulated arm.
+    :param gripper: settings of the gripper, e.g. ``{"default_speed": 0.05}``: parameters of its node.
     :param settings: any parameter of the node by name, e.g. ``mode="impedance"``, ``realtime_priority=0``.
     :raises ConfigurationError: a setting does not exist, or its value cannot be used.
     """
 
-    def __init__(self, ip: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self, ip: str | None = None, *, gripper: Mapping[str, Any] = MappingProxyType({}), **settings: Any
+    ) -> None:
         if settings.pop("read_tool", None) is not None:
             report_unused("read_tool", "the end effector that is configured in Desk is used; nothing else is read")
         for name in settings:
@@ -93,7 +97,7 @@ class RobotInterface(Link):
         super().__init__(values["robot_ip"], values)
         self._driver = Driver(self.settings)
         self._mover = Mover(self)
-        self._gripper = RobotGripper()
+        self._gripper = RobotGripper(gripper)
         self._worker: ThreadPoolExecutor | None = None
         self._heartbeat = Heartbeat()
         self._timer: asyncio.TimerHandle | None = None

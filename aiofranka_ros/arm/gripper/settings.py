@@ -1,14 +1,17 @@
 """The settings of a gripper: defaults, units, ranges and descriptions in one table.
 
-They are the parameters of the gripper's node (:mod:`aiofranka_ros.gripper_node.parameters`); ``RobotInterface`` uses
-the defaults. ``config/gripper.yaml`` and docs/reference.md follow from the table; a test compares them.
+They are the parameters of the gripper's node (:mod:`aiofranka_ros.gripper_node.parameters`), and some are those of
+``RobotInterface(gripper=...)``. ``config/gripper.yaml`` and docs/reference.md follow from the table; a test compares
+them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from aiofranka_ros.control.setting import Setting, Stage
+from aiofranka_ros.errors import ConfigurationError, unknown
 
 #: Franka Hand: 50 mm/s for each of its two fingers [m/s], and its largest force [N]; the largest continuous one is 70.
 MAX_SPEED, MAX_FORCE = 0.1, 140.0
@@ -78,12 +81,25 @@ GRIPPER_SETTINGS: tuple[Setting, ...] = (
 )  # fmt: skip
 
 
+#: Those that matter without a node, too.
+WITHOUT_NODE = (
+    "default_speed", "default_force", "default_epsilon", "goal_tolerance", "stall_timeout", "stop_timeout",
+    "command_timeout",
+)  # fmt: skip
+
+
 class Settings(Protocol):
     """The present values; one is read whenever it is needed, so a change takes effect with the next command."""
 
     def __getitem__(self, name: str) -> Any: ...
 
 
-def defaults(**values: Any) -> dict[str, Any]:
-    """The default of every setting, except for those in ``values``."""
+def without_node(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of every setting for a gripper without a node: the default, except for those in ``values``.
+
+    :raises ConfigurationError: there is no such setting, or its value cannot be used.
+    """
+    for name in values:
+        if name not in WITHOUT_NODE:
+            raise ConfigurationError(unknown("setting of the gripper called", name, WITHOUT_NODE))
     return {setting.name: setting.parse(values.get(setting.name, setting.default)) for setting in GRIPPER_SETTINGS}
