@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -199,6 +202,30 @@ def test_ctrl_c_stops_the_arm_and_the_robot_knows_the_same_load_as_before(robot:
         assert program.end(signal.SIGINT) == 130, program.log
         assert "Traceback" not in program.log
     assert robot.rests() and robot.state == "active"
+    assert Scale(robot).load().mass == before.mass
+
+
+def test_ctrl_c_at_the_last_question_leaves_the_load_as_it_was(
+    robot: Client, carry: Callable[..., None], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry(0.6)
+    before = Scale(robot).load()
+    terminal, theirs = pty.openpty()
+    os.write(terminal, b"yes\n")  # To the first question.
+
+    def weigh(scale: Scale, *arguments: Any) -> payload.Payload:
+        assert scale.load().mass != before.mass  # A first estimate.
+        os.kill(os.getpid(), signal.SIGINT)  # It comes while the second question is asked.
+        return payload.Payload(1.0, np.zeros(3), 0.01, np.full(3, 0.001), 0.0)
+
+    monkeypatch.setattr(Scale, "weigh", weigh)
+    with open(theirs) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert main(["--node", robot.name]) == 130
+    os.close(terminal)
+    said = capsys.readouterr()
+    assert "Tell the robot" in said.err and "interrupted" in said.err
+    assert robot.state == "inactive"  # As it was.
     assert Scale(robot).load().mass == before.mass
 
 

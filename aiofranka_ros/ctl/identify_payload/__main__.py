@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -49,16 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
     interrupted = False
 
-    def on_wait() -> None:
+    def check() -> None:
+        """Raise ``Interrupted`` once: afterwards the arm stops, and the robot is told what it knew before."""
         nonlocal interrupted
         if stop.requested and not interrupted:
-            interrupted = True  # Only once: afterwards the arm stops, and the robot is told what it knew before.
+            interrupted = True
             stop.check()
 
     try:
-        with NodeClient(options.node, own_name=f"aiofranka_payload_{os.getpid()}", on_wait=on_wait) as client:
+        with NodeClient(options.node, own_name=f"aiofranka_payload_{os.getpid()}", on_wait=check) as client:
             commands.discover(client)
-            _identify(client, options, out, errors, stop)
+            _identify(client, options, out, errors, check)
     except Failed as failure:
         errors.print("[bold red]failed:[/] ", end="")
         errors.print(str(failure), markup=False)
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _identify(
-    client: NodeClient, options: argparse.Namespace, out: Console, errors: Console, stop: StopRequest
+    client: NodeClient, options: argparse.Namespace, out: Console, errors: Console, check: Callable[[], None]
 ) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -90,7 +91,7 @@ def _identify(
         f"moves by up to {100.0 * reach(poses):.0f} cm. Nothing may touch it.",
         markup=False,
     )
-    if not options.yes and not _agreed("Is there room, and may it move?", errors, stop):
+    if not options.yes and not _agreed("Is there room, and may it move?", errors, check):
         raise Failed("nothing was done")
     told = before
     try:
@@ -103,7 +104,7 @@ def _identify(
         _show(found, before, options, out)
         if found.mass > HEAVIEST:
             raise Failed(f"an FR3 carries at most {HEAVIEST:g} kg")
-        if not options.only_measure and (options.yes or _agreed("Tell the robot this load?", errors, stop)):
+        if not options.only_measure and (options.yes or _agreed("Tell the robot this load?", errors, check)):
             told = (
                 ball(found.mass, found.center)
                 if found.mass > 2.0 * found.mass_error
@@ -150,14 +151,14 @@ def _load(load: Load) -> str:
     return f"{load.mass:.3f} kg at ({x:.0f}, {y:.0f}, {z:.0f}) mm" if load.mass else "0 kg"
 
 
-def _agreed(question: str, errors: Console, stop: StopRequest) -> bool:
+def _agreed(question: str, errors: Console, check: Callable[[], None]) -> bool:
     """Ask in the terminal; the end of the input is a no.
 
-    :raises Interrupted: a signal came.
+    :param check: called every now and then; raises ``Interrupted`` if a signal came.
     """
     errors.print(f"{question} [y/N] ", end="", markup=False)
     while not readable(sys.stdin.buffer, WAIT_STEP):
-        stop.check()
+        check()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
