@@ -177,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only-measure", action="store_true", help="set nothing")
     parser.add_argument(
         "--range", type=_share, default=1.0, metavar="R",
-        help="how far it moves, as a share of what is usual; half as far takes twice the uncertainty [%(default)g]",
+        help="how far it moves, as a share of what is usual; half as far doubles the uncertainty [%(default)g]",
     )  # fmt: skip
     parser.add_argument(
         "--velocity", type=_velocity, metavar="V",
