@@ -30,6 +30,8 @@ _JOINT_REFLEX, _CARTESIAN_REFLEX = 6, 7
 _LONGEST, _STRONGEST = 60.0, 1000.0
 #: Heaviest load [kg], its greatest distance from the flange [m], and the radius of the ball that it is [m].
 _HEAVIEST, _FURTHEST, _RADIUS = 10.0, 0.5, 0.05
+#: External torques of the joints and wrench while nothing acts on the arm; never changed.
+_NOTHING = np.zeros(7), np.zeros(6)
 
 
 class TouchedPhysics(ArmPhysics):
@@ -38,10 +40,12 @@ class TouchedPhysics(ArmPhysics):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._push: tuple[np.ndarray, np.ndarray, float] | None = None
-        # Mass, and mass times centre of mass in the flange, of what it carries and of what its client has set (4,).
+        # Mass, and mass times centre of mass in the flange, of what it carries and of what its client has set (4,); and
+        # the difference, if there is any.
         self._carried, self._known = np.zeros(4), np.zeros(4)
+        self._unknown: np.ndarray | None = None
         #: External torques at the joints now [Nm] (7,), and external force and torque [N, Nm] (6,).
-        self.external, self.wrench = np.zeros(7), np.zeros(6)
+        self.external, self.wrench = _NOTHING
 
     def push(self, force: Sequence[float], torque: Sequence[float], duration: float) -> None:
         """Push with ``force`` [N] (3,) at the flange, in the base, and ``torque`` [Nm] (7,), for ``duration`` [s].
@@ -75,23 +79,27 @@ class TouchedPhysics(ArmPhysics):
             model.body_inertia[body] = 0.4 * mass * _RADIUS**2
             mujoco.mj_setConst(model, mujoco.MjData(model))
             self._carried = np.array([mass, *(mass * place)])
+        self._compare()
 
     def know(self, mass: float, center: Sequence[float]) -> None:
         """Compensate the weight of the load that the client has set; arguments as in :meth:`carry`."""
         self._known = np.array([mass, *(mass * np.asarray(center))])
+        self._compare()
+
+    def _compare(self) -> None:
+        unknown = self._carried - self._known
+        self._unknown = unknown if unknown.any() else None
 
     def _apply_control(self) -> None:
         super()._apply_control()
-        force, torque = np.zeros(3), np.zeros(7)
-        push = self._push
+        push, load = self._push, self._unknown
         if push is not None and time.monotonic() >= push[2]:
             push = self._push = None
-        if push is not None:
-            force, torque = push[0], push[1]
-        load = self._carried - self._known
-        if push is None and not load.any():
-            self.external, self.wrench = torque, np.zeros(6)
+        if push is None and load is None:
+            self.external, self.wrench = _NOTHING
             return
+        force, torque = push[:2] if push is not None else (np.zeros(3), np.zeros(7))
+        load = np.zeros(4) if load is None else load
         jacobian, end_effector = self._step_ee_readings()
         rotation = self.data.xmat[self.ee_body_id].reshape(3, 3)
         # MuJoCo compensates the weight of the load as it does the arm's own, so what is unknown is added here.
