@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from aiofranka_ros.ctl import commands
-from aiofranka_ros.ctl.identify_payload.weighing import Scale, ball
+from aiofranka_ros.ctl.identify_payload.weighing import NOTHING, Scale
 from aiofranka_ros.errors import Interrupted
 from aiofranka_ros.model.payload import Payload, poses_around
 from aiofranka_ros.processes import StopRequest
@@ -23,7 +23,7 @@ from aiofranka_ros.simulation import remote
 from aiofranka_ros.testing import Client, isolate, started
 
 #: Mass [kg] and centre of mass in the flange [m] of each load.
-_LOADS = ((0.3, (0.0, 0.0, 0.04)), (1.0, (0.02, -0.03, 0.08)), (2.5, (-0.02, 0.01, 0.12)))
+LOADS = ((0.3, (0.0, 0.0, 0.04)), (1.0, (0.02, -0.03, 0.08)), (2.5, (-0.02, 0.01, 0.12)))
 #: Largest errors [kg], [m].
 _MASS, _CENTER = 0.05, 0.01
 
@@ -31,7 +31,7 @@ _MASS, _CENTER = 0.05, 0.01
 def main() -> int:
     """Weigh all loads; exit status 0 if mass and centre of mass are near enough, 1 if not, 130 after Ctrl-C."""
     argparse.ArgumentParser(
-        description="Weigh three loads on the simulated arm; it takes some four minutes."
+        description="Weigh three loads on the simulated arm; it takes some two minutes."
     ).parse_args()
     stop, console, good = StopRequest(), Console(), True
     stop.install()
@@ -42,8 +42,8 @@ def main() -> int:
             started(Path(folder), autostart=True) as (_, client),
             Progress(console=console, transient=True) as bar,
         ):
-            client.becomes("active")
-            for mass, center in _LOADS:
+            client.wait(lambda: client.state == "active", "the arm does not become active")
+            for mass, center in LOADS:
                 found = _weigh(client, mass, np.array(center), bar, stop)
                 off = float(np.abs(found.center - center).max())
                 good = good and abs(found.mass - mass) <= _MASS and off <= _CENTER
@@ -62,11 +62,9 @@ def main() -> int:
 
 def _weigh(client: Client, mass: float, center: np.ndarray, bar: Progress, stop: StopRequest) -> Payload:
     """What is found of a load that the robot does not know."""
-    client.refresh("robot")
-    address = client.statuses["robot"].hardware_id.split()[0]
-    scale = Scale(client)
+    address, scale = client.address, Scale(client)
     commands.change(client, "deactivate")
-    scale.tell(ball(0.0, np.zeros(3)))
+    scale.tell(NOTHING)
     remote.ask(address, "load", mass=mass, center=center.tolist())
     poses = poses_around(scale.q())
     task = bar.add_task(f"{mass:g} kg", total=len(poses))

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from aiofranka_ros.ctl.client import Failed
+from aiofranka_ros.ctl.identify_payload import weighing
 from aiofranka_ros.ctl.identify_payload.__main__ import main
 from aiofranka_ros.ctl.identify_payload.weighing import Scale, ball
 from aiofranka_ros.model import fr3, payload
 from aiofranka_ros.simulation import remote
 from aiofranka_ros.testing import Child, Client, NodeProcess, started
+from bench.payload import LOADS
 
-#: Mass [kg] and centre of mass [m] of what the arm carries.
-LOADS = [(0.3, (0.0, 0.0, 0.04)), (1.0, (0.02, -0.03, 0.08)), (2.5, (-0.02, 0.01, 0.12))]
 NOTHING = np.zeros(4)
 
 
@@ -137,8 +137,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeProc
 @pytest.fixture
 def carry(robot: Client) -> Iterator[Callable[..., None]]:
     """Releases the arm, which then carries something that the robot does not know."""
-    robot.refresh("robot")
-    address = robot.statuses["robot"].hardware_id.split()[0]
+    address = robot.address
 
     def carry(mass: float, center: Any = (0.0, 0.0, 0.05)) -> None:
         assert robot.change("deactivate")
@@ -148,7 +147,7 @@ def carry(robot: Client) -> Iterator[Callable[..., None]]:
     if robot.state == "active":
         assert robot.change("deactivate")
     remote.ask(address, "load", mass=0.0, center=[0.0] * 3)
-    Scale(robot).tell(ball(0.0, np.zeros(3)))
+    Scale(robot).tell(weighing.NOTHING)
     assert robot.change("activate")
 
 

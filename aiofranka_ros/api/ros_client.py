@@ -35,8 +35,6 @@ _DISCOVERY_PERIOD = 0.05
 ANSWER_TIMEOUT = 30.0
 #: How long to wait before a question is repeated [s]: DDS drops an answer to a client that it has not discovered yet.
 _REPETITION = 5.0
-#: After this time, a question is asked again [s]: DDS drops the answer to a client that the node has not discovered.
-_REPETITION = 5.0
 
 
 def unique_name(beginning: str) -> str:

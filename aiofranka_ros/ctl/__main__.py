@@ -17,7 +17,8 @@ from rich.console import Console
 
 from aiofranka_ros.ctl import commands
 from aiofranka_ros.ctl.client import Failed, NodeClient
-from aiofranka_ros.ctl.options import full_name, node_options
+from aiofranka_ros.ctl.ending import ended_by, interrupted_once
+from aiofranka_ros.ctl.options import add_velocity, full_name, node_options
 from aiofranka_ros.errors import COMPILING, Interrupted
 from aiofranka_ros.processes import StopRequest
 
@@ -37,14 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop.install()
     out, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
     said: list[str] = []
-    interrupted = False
+    check = interrupted_once(stop)
 
     def on_wait() -> None:
-        """Say what a node is busy with that does not answer yet; raise ``Interrupted`` once, at the first signal."""
-        nonlocal interrupted
-        if stop.requested and not interrupted:
-            interrupted = True  # A command that is interrupted may have to wait until the arm has stopped.
-            stop.check()
+        """Say what a node is busy with that does not answer yet; raise ``Interrupted`` at the first signal."""
+        check()
         loop = client.statuses.get("control loop")
         if loop is not None and loop.message == COMPILING and not said:
             said.append(COMPILING)
@@ -54,13 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with NodeClient(options.node, own_name=f"aiofranka_ctl_{os.getpid()}", on_wait=on_wait) as client:
             commands.discover(client)
             _show(out, options, _run(client, options))
-    except Failed as failure:
-        errors.print("[bold red]failed:[/] ", end="")
-        errors.print(str(failure), markup=False)
-        return 1
-    except Interrupted:
-        errors.print("interrupted")
-        return stop.exit_status
+    except (Failed, Interrupted) as error:
+        return ended_by(error, stop, errors)
     return 0
 
 
@@ -172,19 +165,8 @@ def _parser() -> argparse.ArgumentParser:
     command("recover", "Clear a reflex, or connect again, and hold where the arm is")
     moving = command("move", "Move to joint positions and wait until the arm is there; Ctrl-C stops it")
     moving.add_argument("goal", nargs="+", metavar="Q", help=f"seven joint positions [rad], or {' or '.join(_POSES)}")
-    moving.add_argument(
-        "--velocity", type=_positive, metavar="V",
-        help="largest velocity of the joints [rad/s] [the parameter move_velocity]",
-    )  # fmt: skip
+    add_velocity(moving)
     return parser
-
-
-def _positive(text: str) -> float:
-    """An argparse type: a positive number."""
-    value = float(text)
-    if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The options with which a command line names a node.
+"""The options that several command lines have: which node, and how fast.
 
 Used by :mod:`aiofranka_ros.ctl` and :mod:`aiofranka_ros.streams`, in the main thread of their processes. It imports
 nothing that takes long, because ``--help`` needs it.
@@ -23,3 +23,19 @@ def full_name(parser: argparse.ArgumentParser, options: argparse.Namespace) -> s
     if node.startswith("/") and namespace:
         parser.error(f"--node {node} is a full name already: leave --namespace out")
     return "/" + "/".join(part for part in (namespace, node.strip("/")) if part)
+
+
+def add_velocity(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--velocity``, of moves."""
+    parser.add_argument(
+        "--velocity", type=_positive, metavar="V",
+        help="largest velocity of the joints [rad/s] [the parameter move_velocity]",
+    )  # fmt: skip
+
+
+def _positive(text: str) -> float:
+    """An argparse type: a positive number."""
+    value = float(text)
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value

@@ -15,7 +15,7 @@ import numpy as np
 
 from aiofranka_ros.kernels import Array
 from aiofranka_ros.model import fr3
-from aiofranka_ros.model.kinematics import forward
+from aiofranka_ros.model.kinematics import control_frame, forward
 
 #: Gravity in the base of an arm that stands upright [m/s²], as libfranka's default.
 GRAVITY = np.array([0.0, 0.0, -9.81])
@@ -44,6 +44,11 @@ class Payload(NamedTuple):
     mass_error: float
     center_error: Array
     residual: float
+
+    @property
+    def is_something(self) -> bool:
+        """Whether the arm surely carries anything."""
+        return self.mass > 2.0 * self.mass_error
 
 
 def weight_torques(q: Array) -> Array:
@@ -81,12 +86,8 @@ def poses_around(q: Array, share: float = 1.0) -> Array:
 
 def reach(poses: Array) -> float:
     """How far the flange moves from where it is in the first of ``poses`` (n, 7), at most [m]."""
-    flange, tcp, jacobian = np.empty((4, 4)), np.empty((4, 4)), np.empty((6, 7))
-    positions = []
-    for q in poses:
-        forward(q, np.eye(4), flange, tcp, jacobian)
-        positions.append(flange[:3, 3].copy())
-    return float(np.linalg.norm(np.array(positions) - positions[0], axis=1).max())
+    positions = np.array([control_frame(q)[:3, 3] for q in poses])
+    return float(np.linalg.norm(positions - positions[0], axis=1).max())
 
 
 def rough_mass(q: Array, torques: Array) -> float:
@@ -120,10 +121,10 @@ def fit(q: Array, torques: Array, known: Array) -> Payload:
         noise = max(_NOISE, residual)
     covariance = np.linalg.inv(information)[:4, :4]
     total = found[:4] + known
-    mass = float(total[0])
-    mass_error = float(np.sqrt(covariance[0, 0]))
-    if mass <= 2.0 * mass_error:
-        return Payload(mass, np.full(3, np.nan), mass_error, np.full(3, np.nan), residual)
-    center = total[1:] / mass
-    change = np.hstack((-center[:, None], np.eye(3))) / mass  # Of the centre with the four numbers.
-    return Payload(mass, center, mass_error, np.sqrt(np.diag(change @ covariance @ change.T)), residual)
+    unknown = np.full(3, np.nan)
+    result = Payload(float(total[0]), unknown, float(np.sqrt(covariance[0, 0])), unknown, residual)
+    if not result.is_something:
+        return result
+    center = total[1:] / result.mass
+    change = np.hstack((-center[:, None], np.eye(3))) / result.mass  # Of the centre with the four numbers.
+    return result._replace(center=center, center_error=np.sqrt(np.diag(change @ covariance @ change.T)))

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aiofranka_ros.ctl import commands
 from aiofranka_ros.ctl.client import Failed, NodeClient
+from aiofranka_ros.ctl.ending import ended_by
 from aiofranka_ros.errors import Interrupted
 from aiofranka_ros.model.names import ArmNames
 from aiofranka_ros.processes import StopRequest
@@ -64,13 +65,8 @@ def main(options: argparse.Namespace, stop: StopRequest) -> int:
             reports = [examine(each, watch, joints, settings, state) for each in received]
             said = _said(client, before)
             why = "" if any(each.messages for each in received) else watch.why_nothing(received)
-    except Failed as failure:
-        errors.print("[bold red]failed:[/] ", end="")
-        errors.print(str(failure), markup=False)
-        return 1
-    except Interrupted:
-        errors.print("interrupted")
-        return stop.exit_status
+    except (Failed, Interrupted) as error:
+        return ended_by(error, stop, errors)
     if options.json:
         found = {"node": client.name, "seconds": round(seconds, 3), "node says": said}
         found["topics"] = [report.values(client.name) for report in reports]

@@ -105,6 +105,12 @@ class Client(NodeClient):
         """Whether the arm stops in time."""
         return self.spin_until(lambda: self.speed() < _STANDSTILL)
 
+    @property
+    def address(self) -> str:
+        """Address of the arm, also of a simulated one."""
+        self.refresh("robot")
+        return str(self.statuses["robot"].hardware_id.split()[0])
+
     # Targets and moves.
 
     def publish(self, topic: str, message: Any) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from aiofranka_ros.ctl.options import full_name, node_options
+from aiofranka_ros.ctl.options import add_velocity, full_name, node_options
 from aiofranka_ros.errors import Interrupted
 from aiofranka_ros.processes import WAIT_STEP, StopRequest, readable
 
@@ -45,28 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop.install()
     from aiofranka_ros.ctl import commands
     from aiofranka_ros.ctl.client import Failed, NodeClient
+    from aiofranka_ros.ctl.ending import ended_by, interrupted_once
 
     out, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
-    interrupted = False
-
-    def check() -> None:
-        """Raise ``Interrupted`` once: afterwards the arm stops, and the robot is told what it knew before."""
-        nonlocal interrupted
-        if stop.requested and not interrupted:
-            interrupted = True
-            stop.check()
-
+    check = interrupted_once(stop)
     try:
         with NodeClient(options.node, own_name=f"aiofranka_payload_{os.getpid()}", on_wait=check) as client:
             commands.discover(client)
             _identify(client, options, out, errors, check)
-    except Failed as failure:
-        errors.print("[bold red]failed:[/] ", end="")
-        errors.print(str(failure), markup=False)
-        return 1
-    except Interrupted:
-        errors.print("interrupted")
-        return stop.exit_status
+    except (Failed, Interrupted) as error:
+        return ended_by(error, stop, errors)
     return 0
 
 
@@ -77,7 +65,7 @@ def _identify(
 
     from aiofranka_ros.ctl import commands
     from aiofranka_ros.ctl.client import Failed
-    from aiofranka_ros.ctl.identify_payload.weighing import HEAVIEST, Scale, ball
+    from aiofranka_ros.ctl.identify_payload.weighing import HEAVIEST, NOTHING, Scale, ball
     from aiofranka_ros.model.payload import poses_around, reach
 
     state = client.state
@@ -105,11 +93,7 @@ def _identify(
         if found.mass > HEAVIEST:
             raise Failed(f"an FR3 carries at most {HEAVIEST:g} kg")
         if not options.only_measure and (options.yes or _agreed("Tell the robot this load?", errors, check)):
-            told = (
-                ball(found.mass, found.center)
-                if found.mass > 2.0 * found.mass_error
-                else ball(0.0, 0.0 * before.center)
-            )
+            told = ball(found.mass, found.center) if found.is_something else NOTHING
     finally:
         if client.state == "active":
             commands.change(client, "deactivate")
@@ -129,7 +113,7 @@ def _show(found: Payload, before: Load, options: argparse.Namespace, out: Consol
         out.print(json.dumps({name: _finite(value) for name, value in values.items()}, indent=2), markup=False)
         return
     out.print(f"mass            {found.mass:6.3f} kg ± {_SHOWN * found.mass_error:.3f}")
-    if found.mass > 2.0 * found.mass_error:
+    if found.is_something:
         for axis, center, error in zip("xyz", found.center, found.center_error, strict=True):
             out.print(f"centre of mass  {1e3 * center:6.1f} mm ± {1e3 * _SHOWN * error:.1f} along the flange's {axis}")
     else:
@@ -179,10 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         "--range", type=_share, default=1.0, metavar="R",
         help="how far it moves, as a share of what is usual; half as far doubles the uncertainty [%(default)g]",
     )  # fmt: skip
-    parser.add_argument(
-        "--velocity", type=_velocity, metavar="V",
-        help="largest velocity of the joints [rad/s] [the parameter move_velocity]",
-    )  # fmt: skip
+    add_velocity(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON; errors are standard deviations")
     return parser
 
@@ -192,14 +173,6 @@ def _share(text: str) -> float:
     value = float(text)
     if not 0.2 <= value <= 2.0:
         raise argparse.ArgumentTypeError(f"{text} is not between 0.2 and 2")
-    return value
-
-
-def _velocity(text: str) -> float:
-    """An argparse type: a positive number."""
-    value = float(text)
-    if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 

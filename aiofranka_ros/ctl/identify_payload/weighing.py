@@ -60,6 +60,9 @@ def ball(mass: float, center: Array) -> Load:
     return Load(mass, np.asarray(center, dtype=float), 0.4 * mass * _RADIUS**2 * np.eye(3))
 
 
+NOTHING = ball(0.0, np.zeros(3))
+
+
 class Scale:
     """Weighs what the arm of a node carries.
 
